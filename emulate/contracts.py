@@ -1,0 +1,269 @@
+"""THE PLAN: every contract and record of the house. Read first.
+
+Letters mean the same everywhere: `theta` physical parameters `[..., d]`, `u` the unit cube `[..., d]`, `y` physical
+output `[..., m]`, `z` standardised output `[..., p]`; n runs, d parameters, m outputs, p components.
+
+An entry of a room is one file with one public class: a frozen dataclass whose fields are the keys of a study's YAML.
+Every class is abstract or final: implement the abstract methods, never override a concrete one.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from emulate.runs import Outputs, Runs
+from emulate.space import Space
+
+
+class Entry:
+    """What every entry of a room shares: strict settings, and the name it is found by."""
+
+    __pydantic_config__: ClassVar[dict] = {"extra": "forbid", "allow_inf_nan": False, "arbitrary_types_allowed": True}
+
+    @classmethod
+    def entry_name(cls) -> str:
+        """`gp` for `emulate.emulators.gp:GP`, `my_lab.flows:Flow` for a class outside the house."""
+        parts = cls.__module__.split(".")
+        return parts[2] if parts[0] == "emulate" and len(parts) > 2 else f"{cls.__module__}:{cls.__qualname__}"
+
+    def settings(self) -> dict[str, Any]:
+        """The fields by name, without the parameter space."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.init and f.name != "space"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulator(Entry, ABC):
+    """y = f(theta, seed): one run. Running many is the pipeline's business.
+
+    Same theta and seed, same answer, bit for bit, in any process. Raise to fail; never return a filler value.
+    Noise is keyed by the seed and drawn from a generator of its own, never from a global one.
+    """
+
+    space: Space
+    version: ClassVar[str] = "1"  # enters the key of every stored run: change it when answers change
+    differentiable: ClassVar[bool] = False  # a torch gradient flows from theta through `run`; the tests measure it
+
+    @property
+    @abstractmethod
+    def outputs(self) -> Outputs:
+        """The fields of y with their coordinates and units."""
+
+    @property
+    @abstractmethod
+    def stochastic(self) -> bool:
+        """Whether the answer depends on the seed; when it does not, every run is stored under seed 0."""
+
+    @abstractmethod
+    def run(self, theta: Tensor, *, seed: int) -> Tensor:
+        """theta `[d]` float64 -> y `[m]` float64."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design(Entry, ABC):
+    """Where to run: n points in the unit cube."""
+
+    extensible: ClassVar[bool] = False  # the first n of 2n points are the n points
+
+    @abstractmethod
+    def points(self, n: int, dim: int, *, seed: int, emulator: "Any | None" = None) -> np.ndarray:
+        """u `[n, dim]` float64, in the open unit cube; adaptive designs read `emulator`."""
+
+
+class Core(torch.nn.Module, ABC):
+    """A fitted map from the unit cube to standardised outputs: u `[..., d]` -> p(z | u) with event shape `(p,)`.
+
+    All it knows lies in its `state_dict`, float64 buffers and parameters. `history` holds one dict per epoch.
+    """
+
+    history: tuple[dict[str, float], ...] = ()
+
+    @abstractmethod
+    def forward(self, u: Tensor) -> Distribution:
+        """A Normal or MultivariateNormal over z, differentiable with respect to u, batched over leading axes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Entry, ABC):
+    """How to fit an emulator. `emulate.emulator.fit(recipe, runs, seed=...)` alone knows units, logs and PCA."""
+
+    log: bool = True  # work on ln y for the fields that are positive by nature
+    truncation: float = 1e-10  # share of the standardised variance that the dropped PCA components may hold together
+    calibrate: bool = True  # scale the predictive variance by leave-one-out or held-out residuals
+
+    @abstractmethod
+    def minimum_runs(self, d: int) -> int:
+        """The least number of finished runs that this recipe accepts for d parameters."""
+
+    @abstractmethod
+    def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int) -> Core:
+        """u `[n, d]`, z `[n, p]` (mean 0, unit variance, uncorrelated), float64; `noisy`: the simulator is stochastic."""
+
+    @abstractmethod
+    def rebuild(self, state: dict[str, Tensor]) -> Core:
+        """The core whose `state_dict` is `state`, ready to predict; what `load` calls."""
+
+
+Function = Callable[[Tensor, int], Tensor]  # (theta [d], seed) -> y [m]: a simulator's run, an emulator's mean
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A derivative with its error bar and its price. value `[m]`, gradient and standard_error `[m, d]`."""
+
+    value: Tensor
+    gradient: Tensor
+    standard_error: Tensor
+    calls: int
+    seconds: float
+    diagnostics: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gradient(Entry, ABC):
+    """How to differentiate E[f(theta)]: an argument, never a property of the thing differentiated."""
+
+    needs_graph: ClassVar[bool] = False  # f must carry a torch graph
+
+    @abstractmethod
+    def estimate(self, f: Function, theta: Tensor, *, seed: int, n: int = 1) -> Estimate:
+        """dy/dtheta at theta `[d]`, averaged over n seeds keyed from `seed`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likelihood(Entry, ABC):
+    """p(data | prediction): the observation's noise, with the emulator's own covariance added."""
+
+    @abstractmethod
+    def log_prob(self, prediction: Distribution, data: Tensor) -> Tensor:
+        """ln p(data `[..., m]` | prediction), shape of the prediction's batch, normalised."""
+
+    @abstractmethod
+    def covariance(self, data: Tensor) -> Tensor:
+        """The covariance `[..., m, m]` of the observation's noise alone."""
+
+    @abstractmethod
+    def sample(self, truth: Tensor, *, seed: int) -> Tensor:
+        """One observation `[m]` of a noise-free truth `[m]`."""
+
+
+LogDensity = Callable[[Tensor], Tensor]  # x [chains, d] unconstrained -> ln p [chains], differentiable
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Draws of a sampler: x `[chains, draws, d]` unconstrained, log_density and divergent `[chains, draws]`."""
+
+    x: Tensor
+    log_density: Tensor
+    divergent: Tensor
+    rhat: Tensor  # [d], rank-normalised split R-hat
+    ess: Tensor  # [d], bulk effective sample size
+    diagnostics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler(Entry, ABC):
+    """Draws from a density that is known up to a constant, many chains in one batched call."""
+
+    @abstractmethod
+    def draw(self, log_density: LogDensity, start: Tensor, n: int, *, seed: int,
+             progress: Callable[[int, int], None] | None = None) -> Draws:  # fmt: skip
+        """n draws for each row of start `[chains, d]`; `progress(done, total)` is called now and then."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One verdict: a value, the bound it must keep (low, high; None is open), and a sentence for a human.
+
+    A value that is not a finite number never passes. A finding that does not block is printed and logged only.
+    """
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    sentence: str
+    figure: str = ""
+    blocking: bool = True
+
+    @property
+    def passed(self) -> bool:
+        good = bool(np.isfinite(self.value))
+        return good and (self.low is None or self.value >= self.low) and (self.high is None or self.value <= self.high)
+
+    @property
+    def bound(self) -> str:
+        """`<= 0.01`, `0.9 to 0.99`, or `none`."""
+        if self.low is not None and self.high is not None:
+            return f"{self.low:g} to {self.high:g}"
+        if self.high is not None:
+            return f"<= {self.high:g}"
+        return f">= {self.low:g}" if self.low is not None else "none"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**vars(self), "passed": self.passed}
+
+
+@dataclass(frozen=True)
+class Jacobians:
+    """Derivatives of the simulator at g held-out points: theta `[g, d]`, y `[g, m]`, value and standard_error `[g, m, d]`."""
+
+    theta: Tensor
+    y: Tensor
+    value: Tensor
+    standard_error: Tensor
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """Draws of the surrogate posterior at which the true simulator was run.
+
+    theta `[s, d]` equally likely under the surrogate posterior; log_weight `[s]` = ln p_true - ln p_surrogate of the
+    unnormalised densities, -inf where the true run failed; draws `[t, d]` all draws of the surrogate posterior.
+    """
+
+    theta: Tensor
+    log_weight: Tensor
+    draws: Tensor
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Posteriors of q held-out observations: rank `[q]` is the share of draws with a higher density than the truth
+    (below 0.95: the truth lies inside the 95 % region); truth `[q, d]`, mean and sd `[q, d]` of the posteriors."""
+
+    rank: Tensor
+    truth: Tensor
+    mean: Tensor
+    sd: Tensor
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All a check may read; what a stage has not made yet is None."""
+
+    emulator: "Any"  # emulate.emulator.Emulator
+    held_out: Runs | None = None
+    jacobians: Jacobians | None = None
+    weighted: Weighted | None = None
+    recovery: Recovery | None = None
+    baseline: "Any | None" = None  # an emulator printed beside, for scale
+    truth: Tensor | None = None  # [d], the parameters of the observation where they are known
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check(Entry, ABC):
+    """Evidence -> findings. A check is itself tested on an honest, a shy and a boastful emulator."""
+
+    stage: ClassVar[Literal["validate", "check"]]
+    needs: ClassVar[tuple[str, ...]]  # the fields of Evidence that it reads
+
+    @abstractmethod
+    def find(self, evidence: Evidence) -> tuple[Finding, ...]:
+        """One or several findings, names unique in the study."""

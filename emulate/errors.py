@@ -1,0 +1,47 @@
+"""Every error a user can meet; all are `EmulateError`, and the sentence does the work.
+
+A sentence says what was met, what is allowed and what to do. `exit_code` is what the command line returns.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class EmulateError(Exception):
+    """What every error of the project is."""
+
+    exit_code = 2
+
+
+class InputError(EmulateError, ValueError):
+    """The user's input is wrong: a key, a value, a name, a shape, a file."""
+
+
+class StoreError(EmulateError):
+    """A file or folder of the project cannot be read or written as it is."""
+
+
+class CampaignError(EmulateError):
+    """Too few runs of the simulator finished for what comes next."""
+
+    exit_code = 3
+
+
+class RunFailed(EmulateError):
+    """One run of a simulator failed; `kind` is one of error, crashed, timeout, oom, nonfinite, badshape."""
+
+    KINDS = ("error", "crashed", "timeout", "oom", "nonfinite", "badshape")
+
+    def __init__(self, kind: str, reason: str, log: str = ""):
+        super().__init__(f"{kind}: {reason}")
+        self.kind, self.reason, self.log = kind, reason, log
+
+
+class ExtrapolationWarning(UserWarning):
+    """An emulator was asked outside the box it was trained in."""
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """The tail of a sentence about an unknown name: ` Did you mean "sobol"?`, or nothing when none is near."""
+    close = difflib.get_close_matches(str(name), list(allowed), n=1, cutoff=0.6)
+    return f' Did you mean "{close[0]}"?' if close else ""

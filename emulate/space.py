@@ -1,0 +1,242 @@
+"""Parameters with their priors, and the map between physical values `theta` and the unit cube `u`.
+
+`u = F(theta)` is the prior's distribution function, so a uniform `u` is a draw from the prior. Outside the
+support of a bounded prior `u` continues linearly below 0 and above 1: the distance from the box is `u - 1` or `-u`.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.special import ndtr, ndtri
+
+from emulate.errors import InputError, nearest
+
+_EDGE = 1e-12  # an unbounded prior reaches u = 0 and u = 1 at infinity only
+
+
+def _need(good: bool, sentence: str) -> None:
+    if not good:
+        raise InputError(sentence)
+
+
+def _ordered(kind: str, low: float, high: float) -> None:
+    _need(math.isfinite(low) and math.isfinite(high), f"{kind}: low and high must be finite. Got [{low}, {high}].")
+    _need(low < high, f"{kind}: low must be below high. Got low = {low}, high = {high}; swap them or widen the range.")
+
+
+def _positive_sd(kind: str, sd: float) -> None:
+    _need(math.isfinite(sd) and sd > 0, f"{kind}: sd must be positive. Got {sd}; give a standard deviation above 0.")
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """p(theta) = 1 / (high - low) between `low` and `high`."""
+
+    low: float
+    high: float
+
+    def __post_init__(self):
+        _ordered("uniform", self.low, self.high)
+
+    def to_unit(self, theta: Tensor) -> Tensor:
+        return (theta - self.low) / (self.high - self.low)
+
+    def from_unit(self, u: Tensor) -> Tensor:
+        return self.low + u * (self.high - self.low)
+
+    def log_prob(self, theta: Tensor) -> Tensor:
+        inside = (theta >= self.low) & (theta <= self.high)
+        return torch.where(inside, -math.log(self.high - self.low), -math.inf)
+
+
+@dataclass(frozen=True)
+class LogUniform:
+    """p(theta) proportional to 1 / theta between `low` > 0 and `high`."""
+
+    low: float
+    high: float
+
+    def __post_init__(self):
+        _need(self.low > 0, f"log_uniform: low must be above 0. Got {self.low}; a logarithm needs positive bounds.")
+        _ordered("log_uniform", self.low, self.high)
+
+    def to_unit(self, theta: Tensor) -> Tensor:
+        return torch.log(theta / self.low) / math.log(self.high / self.low)
+
+    def from_unit(self, u: Tensor) -> Tensor:
+        return self.low * torch.exp(u * math.log(self.high / self.low))
+
+    def log_prob(self, theta: Tensor) -> Tensor:
+        inside = (theta >= self.low) & (theta <= self.high)
+        safe = torch.where(inside, theta, torch.as_tensor(self.low, dtype=theta.dtype))  # keeps the gradient finite
+        return torch.where(inside, -torch.log(safe) - math.log(math.log(self.high / self.low)), -math.inf)
+
+
+@dataclass(frozen=True)
+class Normal:
+    """p(theta) = N(mean, sd^2)."""
+
+    mean: float
+    sd: float
+
+    def __post_init__(self):
+        _need(math.isfinite(self.mean), f"normal: mean must be finite. Got {self.mean}.")
+        _positive_sd("normal", self.sd)
+
+    def to_unit(self, theta: Tensor) -> Tensor:
+        return ndtr((theta - self.mean) / self.sd)
+
+    def from_unit(self, u: Tensor) -> Tensor:
+        return self.mean + self.sd * ndtri(u.clamp(_EDGE, 1 - _EDGE))
+
+    def log_prob(self, theta: Tensor) -> Tensor:
+        x = (theta - self.mean) / self.sd
+        return -0.5 * x**2 - math.log(self.sd * math.sqrt(2 * math.pi))
+
+
+@dataclass(frozen=True)
+class TruncatedNormal:
+    """p(theta) proportional to N(mean, sd^2) between `low` and `high`, 0 elsewhere."""
+
+    mean: float
+    sd: float
+    low: float
+    high: float
+
+    def __post_init__(self):
+        _positive_sd("truncated_normal", self.sd)
+        _ordered("truncated_normal", self.low, self.high)
+        _need(self._mass > 1e-8, f"truncated_normal: [{self.low}, {self.high}] must hold some probability of "
+              f"N({self.mean}, {self.sd}^2). Got {self._mass:.1e}; move the bounds towards the mean.")  # fmt: skip
+
+    @property
+    def _tails(self) -> tuple[float, float]:
+        a, b = ((torch.tensor(x, dtype=torch.float64) - self.mean) / self.sd for x in (self.low, self.high))
+        return float(ndtr(a)), float(ndtr(b))
+
+    @property
+    def _mass(self) -> float:
+        a, b = self._tails
+        return b - a
+
+    def to_unit(self, theta: Tensor) -> Tensor:
+        inside = theta.clamp(self.low, self.high)
+        beyond = (theta - inside) / (self.high - self.low)
+        return (ndtr((inside - self.mean) / self.sd) - self._tails[0]) / self._mass + beyond
+
+    def from_unit(self, u: Tensor) -> Tensor:
+        inside = u.clamp(0, 1)
+        x = ndtri((self._tails[0] + inside * self._mass).clamp(_EDGE, 1 - _EDGE))
+        return (self.mean + self.sd * x).clamp(self.low, self.high) + (u - inside) * (self.high - self.low)
+
+    def log_prob(self, theta: Tensor) -> Tensor:
+        x = (theta - self.mean) / self.sd
+        value = -0.5 * x**2 - math.log(self.sd * math.sqrt(2 * math.pi) * self._mass)
+        return torch.where((theta >= self.low) & (theta <= self.high), value, -math.inf)
+
+
+Prior = Uniform | LogUniform | Normal | TruncatedNormal
+PRIORS = {"uniform": Uniform, "log_uniform": LogUniform, "normal": Normal, "truncated_normal": TruncatedNormal}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter: its name in files and code, its prior, its unit in words, its label in LaTeX (without $)."""
+
+    name: str
+    prior: Prior
+    unit: str = ""
+    label: str = ""
+
+    def __post_init__(self):
+        _need(self.name.isidentifier(), f"a parameter's name must be a word of letters, digits and _. Got {self.name!r}.")
+
+
+@dataclass(frozen=True)
+class Space:
+    """The parameters of a study, in order: theta has shape `[..., d]`.
+
+    >>> space = Space((Parameter("omega_m", Uniform(0.2, 0.4)), Parameter("h", Uniform(0.6, 0.8))))
+    >>> space.from_unit(torch.tensor([0.5, 0.5], dtype=torch.float64))
+    tensor([0.3000, 0.7000], dtype=torch.float64)
+    """
+
+    parameters: tuple[Parameter, ...]
+
+    def __post_init__(self):
+        _need(len(self.parameters) > 0, "a space must have at least one parameter. Got none.")
+        for name in self.names:
+            _need(self.names.count(name) == 1, f"a parameter must be named once. Got {name!r} twice; rename one of them.")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(p.name for p in self.parameters)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What axes say: the LaTeX label between dollars, or the name, with the unit in brackets."""
+        texts = (f"${p.label}$" if p.label else p.name for p in self.parameters)
+        return tuple(f"{t} [{p.unit}]" if p.unit else t for t, p in zip(texts, self.parameters, strict=True))
+
+    @property
+    def d(self) -> int:
+        return len(self.parameters)
+
+    def to_unit(self, theta: Tensor) -> Tensor:
+        """theta `[..., d]` -> u `[..., d]`, differentiable, linear outside the support of a bounded prior."""
+        return torch.stack([p.prior.to_unit(t) for p, t in zip(self.parameters, theta.unbind(-1), strict=True)], -1)
+
+    def from_unit(self, u: Tensor) -> Tensor:
+        """u `[..., d]` -> theta `[..., d]`, the inverse of `to_unit`, differentiable."""
+        return torch.stack([p.prior.from_unit(x) for p, x in zip(self.parameters, u.unbind(-1), strict=True)], -1)
+
+    def log_prob(self, theta: Tensor) -> Tensor:
+        """ln of the prior density at theta `[..., d]`, shape `[...]`; -inf outside."""
+        return sum(p.prior.log_prob(t) for p, t in zip(self.parameters, theta.unbind(-1), strict=True))
+
+    def pack(self, theta: Any) -> Tensor:
+        """theta as a float64 tensor `[..., d]` from a tensor, an array, a dict of named values or a pandas frame.
+
+        Named values may stand in any order and broadcast against each other; gradients flow through tensors.
+        """
+        if isinstance(theta, Mapping) or hasattr(theta, "columns"):
+            return self._pack_named({str(k): theta[k] for k in theta})
+        if not isinstance(theta, Tensor):
+            theta = torch.as_tensor(np.asarray(theta, dtype=np.float64))
+        size = theta.shape[-1] if theta.ndim else 0
+        _need(size == self.d, f"theta must have {self.d} values in its last axis ({', '.join(self.names)}). "
+              f"Got shape {tuple(theta.shape)}; give [{self.d}] for one point or [n, {self.d}] for many.")  # fmt: skip
+        return theta.to(torch.float64)
+
+    def _pack_named(self, values: Mapping[str, Any]) -> Tensor:
+        for name in values:
+            _need(name in self.names, f"theta has no parameter {name!r}; it must name {', '.join(self.names)}."
+                  f"{nearest(name, self.names)}")  # fmt: skip
+        missing = [n for n in self.names if n not in values]
+        _need(not missing, f"theta must name every parameter of {', '.join(self.names)}. Missing: {', '.join(missing)}.")
+        columns = [v if isinstance(v, Tensor) else torch.as_tensor(np.asarray(v, dtype=np.float64))
+                   for v in (values[n] for n in self.names)]  # fmt: skip
+        return torch.stack(torch.broadcast_tensors(*(c.to(torch.float64) for c in columns)), -1)
+
+    def unpack(self, theta: Tensor) -> dict[str, Tensor]:
+        """theta `[..., d]` as a dict of named values `[...]`."""
+        return dict(zip(self.names, theta.unbind(-1), strict=True))
+
+    def to_dict(self) -> list[dict]:
+        """Plain JSON, read back by `from_dict`."""
+        kinds = {cls: kind for kind, cls in PRIORS.items()}
+        return [{"name": p.name, "unit": p.unit, "label": p.label, "prior": {kinds[type(p.prior)]: vars(p.prior)}}
+                for p in self.parameters]  # fmt: skip
+
+    @staticmethod
+    def from_dict(entries: list[dict]) -> "Space":
+        def parameter(e: dict) -> Parameter:
+            ((kind, values),) = e["prior"].items()
+            return Parameter(e["name"], PRIORS[kind](**values), e.get("unit", ""), e.get("label", ""))
+
+        return Space(tuple(parameter(e) for e in entries))
