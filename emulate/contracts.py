@@ -102,7 +102,7 @@ class Recipe(Entry, ABC):
 
     @abstractmethod
     def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int) -> Core:
-        """u `[n, d]`, z `[n, p]` (mean 0, unit variance, uncorrelated), float64; `noisy`: the simulator is stochastic."""
+        """u `[n, d]`, z `[n, p]` (mean 0, unit variance, uncorrelated), float64; `noisy`: a stochastic simulator."""
 
     @abstractmethod
     def rebuild(self, state: dict[str, Tensor]) -> Core:
@@ -212,7 +212,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Jacobians:
-    """Derivatives of the simulator at g held-out points: theta `[g, d]`, y `[g, m]`, value and standard_error `[g, m, d]`."""
+    """The simulator's derivatives at g points: theta `[g, d]`, y `[g, m]`, value and standard_error `[g, m, d]`."""
 
     theta: Tensor
     y: Tensor

@@ -35,13 +35,13 @@ def names(room: str) -> tuple[str, ...]:
 
 def find(room: str, name: str) -> type:
     """The class of an entry: `find("emulators", "gp")`, or of any installed package: `"my_lab.flows:Flow"`."""
-    contract = getattr(importlib.import_module("emulate.contracts"), ROOMS.get(room, ""), None) if room in ROOMS else None
-    if ":" in name and contract:
+    allowed = names(room)
+    contract = getattr(importlib.import_module("emulate.contracts"), ROOMS[room])
+    if ":" in name:
         cls = _foreign(name)
         if not (inspect.isclass(cls) and issubclass(cls, contract)):
-            raise InputError(f"{name!r} must be a class that fulfils emulate.contracts.{contract.__name__}. Got {cls!r}.")
+            raise InputError(f"{name!r} must be a class that fulfils {contract.__module__}.{contract.__name__}. Got {cls!r}.")
         return cls
-    allowed = names(room)
     if name not in allowed:
         raise InputError(f"there is no entry {name!r} in {room}; there are {', '.join(allowed)}, "
                          f'or "package.module:Class".{nearest(name, allowed)}')  # fmt: skip
@@ -84,8 +84,8 @@ def _complaint(cls: type, error: dict[str, Any], path: str) -> str:
     met = error.get("input")
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         allowed = _keys(cls, error["loc"][:-1])
-        listed = f" Keys allowed here: {', '.join(allowed)}.{nearest(str(error['loc'][-1]), allowed)}" if allowed else ""
-        return f"{where}: this key is not known.{listed}"
+        hint = f" Keys allowed here: {', '.join(allowed)}.{nearest(str(error['loc'][-1]), allowed)}" if allowed else ""
+        return f"{where}: this key is not known.{hint}"
     if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"{where}: this key is missing. Add it."
     said = re.sub(r"^(Value error|Assertion failed), ", "", error["msg"]).rstrip(".")
@@ -101,14 +101,15 @@ def _keys(cls: type, loc: tuple) -> tuple[str, ...]:
             return ()
         cls = kind
     known = getattr(cls, "model_fields", None) or getattr(cls, "__dataclass_fields__", {})
-    return tuple(k for k in known if k != "space" and not str(getattr(known[k], "type", "")).startswith("typing.ClassVar"))
+    inherited = (k for k, f in known.items() if str(getattr(f, "type", "")).startswith("typing.ClassVar"))
+    return tuple(k for k in known if k not in {"space", *inherited})
 
 
 def _public_class(module: ModuleType, contract: type) -> type:
     mine = [c for n, c in vars(module).items() if inspect.isclass(c) and issubclass(c, contract)
             and c.__module__.startswith(module.__name__) and not n.startswith("_")]  # fmt: skip
     if len(mine) != 1:
-        raise InputError(f"{module.__name__} must have one public class that fulfils {contract.__name__}. Got {len(mine)}.")
+        raise InputError(f"{module.__name__} must have one public {contract.__name__} class. Got {len(mine)}.")
     return mine[0]
 
 

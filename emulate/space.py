@@ -154,7 +154,7 @@ class Parameter:
     label: str = ""
 
     def __post_init__(self):
-        _need(self.name.isidentifier(), f"a parameter's name must be a word of letters, digits and _. Got {self.name!r}.")
+        _need(self.name.isidentifier(), f"a parameter's name must be letters, digits and _. Got {self.name!r}.")
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class Space:
     def __post_init__(self):
         _need(len(self.parameters) > 0, "a space must have at least one parameter. Got none.")
         for name in self.names:
-            _need(self.names.count(name) == 1, f"a parameter must be named once. Got {name!r} twice; rename one of them.")
+            _need(self.names.count(name) == 1, f"a parameter must be named once. Got {name!r} twice; rename one.")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -218,7 +218,7 @@ class Space:
             _need(name in self.names, f"theta has no parameter {name!r}; it must name {', '.join(self.names)}."
                   f"{nearest(name, self.names)}")  # fmt: skip
         missing = [n for n in self.names if n not in values]
-        _need(not missing, f"theta must name every parameter of {', '.join(self.names)}. Missing: {', '.join(missing)}.")
+        _need(not missing, f"theta must name every one of {', '.join(self.names)}. Missing: {', '.join(missing)}.")
         columns = [v if isinstance(v, Tensor) else torch.as_tensor(np.asarray(v, dtype=np.float64))
                    for v in (values[n] for n in self.names)]  # fmt: skip
         return torch.stack(torch.broadcast_tensors(*(c.to(torch.float64) for c in columns)), -1)

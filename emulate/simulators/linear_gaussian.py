@@ -12,6 +12,9 @@ from emulate.runs import Field, Outputs
 from emulate.space import Normal, Parameter, Space
 
 
+_SPACE = Space((Parameter("a", Normal(0.0, 1.0)), Parameter("b", Normal(0.0, 1.0))))
+
+
 @dataclass(frozen=True, kw_only=True)
 class LinearGaussian(Simulator):
     """Linear map with Gaussian noise, y = A theta + noise e: the exact posterior is known.
@@ -24,7 +27,7 @@ class LinearGaussian(Simulator):
     tensor([0., 0., 0.], dtype=torch.float64)
     """
 
-    space: Space = Space((Parameter("a", Normal(0.0, 1.0)), Parameter("b", Normal(0.0, 1.0))))
+    space: Space = _SPACE
     outputs_count: Annotated[int, Ge(1)] = 5  # m
     noise: Annotated[float, Ge(0)] = 0.0  # standard deviation of every output
 
@@ -46,4 +49,5 @@ class LinearGaussian(Simulator):
 
     def run(self, theta: Tensor, *, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
-        return self.matrix @ theta + self.noise * torch.randn(self.outputs_count, generator=generator, dtype=torch.float64)
+        e = torch.randn(self.outputs_count, generator=generator, dtype=torch.float64)
+        return self.matrix @ theta + self.noise * e
