@@ -9,6 +9,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from types import ModuleType
 from typing import Any
 
@@ -40,7 +41,7 @@ def find(room: str, name: str) -> type:
     if ":" in name:
         cls = _foreign(name)
         if not (inspect.isclass(cls) and issubclass(cls, contract)):
-            raise InputError(f"{name!r} must be a class that fulfils {contract.__module__}.{contract.__name__}. Got {cls!r}.")
+            raise InputError(f"{name!r} must be a class that fulfils the contract {contract.__name__}. Got {cls!r}.")
         return cls
     if name not in allowed:
         raise InputError(f"there is no entry {name!r} in {room}; there are {', '.join(allowed)}, "
@@ -95,14 +96,17 @@ def _complaint(cls: type, error: dict[str, Any], path: str) -> str:
 def _keys(cls: type, loc: tuple) -> tuple[str, ...]:
     """The keys allowed at a place below `cls`, as far as its annotations tell."""
     for part in loc:
-        annotated = (getattr(cls, "model_fields", None) or getattr(cls, "__dataclass_fields__", {})).get(part)
-        kind = getattr(annotated, "annotation", None) or getattr(annotated, "type", None)
-        if not inspect.isclass(kind):
+        cls = _fields(cls).get(part)
+        if not inspect.isclass(cls):
             return ()
-        cls = kind
-    known = getattr(cls, "model_fields", None) or getattr(cls, "__dataclass_fields__", {})
-    inherited = (k for k, f in known.items() if str(getattr(f, "type", "")).startswith("typing.ClassVar"))
-    return tuple(k for k in known if k not in {"space", *inherited})
+    return tuple(k for k in _fields(cls) if k != "space")
+
+
+def _fields(cls: type) -> dict[str, Any]:
+    """The annotation of every field of a dataclass or pydantic model."""
+    if is_dataclass(cls):
+        return {f.name: f.type for f in fields(cls)}
+    return {k: f.annotation for k, f in getattr(cls, "model_fields", {}).items()}
 
 
 def _public_class(module: ModuleType, contract: type) -> type:

@@ -11,7 +11,6 @@ from emulate.contracts import Simulator
 from emulate.runs import Field, Outputs
 from emulate.space import Normal, Parameter, Space
 
-
 _SPACE = Space((Parameter("a", Normal(0.0, 1.0)), Parameter("b", Normal(0.0, 1.0))))
 
 
