@@ -5,6 +5,7 @@ A sentence says what was met, what is allowed and what to do. `exit_code` is wha
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class EmulateError(Exception):
@@ -45,3 +46,9 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     """The tail of a sentence about an unknown name: ` Did you mean "sobol"?`, or nothing when none is near."""
     close = difflib.get_close_matches(str(name), list(allowed), n=1, cutoff=0.6)
     return f' Did you mean "{close[0]}"?' if close else ""
+
+
+def shown(value: Any) -> str:
+    """A value as a sentence shows it: `true` and `nothing` as in a study's YAML, long ones cut."""
+    text = "nothing" if value is None else repr(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 80 else f"{text[:76]} ..."

@@ -8,12 +8,12 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from types import ModuleType
 from typing import Any
 
-from emulate.errors import InputError, nearest
+from emulate.errors import InputError, nearest, shown
 
 ROOMS = {
     "simulators": "Simulator",
@@ -59,10 +59,13 @@ def build(room: str, spec: Mapping[str, Any] | str, *, path: str = "", **given: 
 
     `path` is where the part stands in the file; it leads every complaint.
     """
+    if not isinstance(spec, str | Mapping):
+        raise InputError(f"{path or room}: must be an entry's name or a mapping {{use: NAME, ...}}. Got {shown(spec)}.")
     spec = {"use": spec} if isinstance(spec, str) else dict(spec)
     use = spec.pop("use", None)
     if not isinstance(use, str):
-        raise InputError(f"{path or room}.use must name an entry of {room}: {', '.join(names(room))}. Got {use!r}.")
+        there = ", ".join(names(room))
+        raise InputError(f"{path or room}.use: must name an entry of {room}: {there}. Got {shown(use)}.")
     try:
         cls = find(room, use)
     except InputError as e:
@@ -75,22 +78,85 @@ def validate(cls: type, values: Mapping[str, Any], *, path: str) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        return TypeAdapter(cls).validate_python(dict(values))
+        made = TypeAdapter(cls).validate_python(dict(values))
     except ValidationError as e:
-        raise InputError("\n".join(_complaint(cls, x, path) for x in e.errors(include_url=False))) from None
+        errors = e.errors(include_url=False)
+    else:
+        errors = list(_coerced(values, made, ()))
+    if errors:
+        raise InputError("\n".join(_complaints(cls, values, errors, path)))
+    return made
 
 
-def _complaint(cls: type, error: dict[str, Any], path: str) -> str:
-    where = ".".join([p for p in (path, *(str(x) for x in error["loc"])) if p])
-    met = error.get("input")
-    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+def _coerced(met: Any, kept: Any, loc: tuple) -> Iterator[dict[str, Any]]:
+    """What pydantic takes for something else without a word: "12" and true for a number, 1 and "yes" for true."""
+    if isinstance(met, Mapping):
+        for k, v in met.items():
+            yield from _coerced(v, kept.get(k) if isinstance(kept, Mapping) else getattr(kept, str(k), None), (*loc, k))
+    elif isinstance(met, list | tuple) and isinstance(kept, list | tuple):
+        for i, (x, y) in enumerate(zip(met, kept, strict=False)):
+            yield from _coerced(x, y, (*loc, i))
+    elif type(met) is not type(kept) in _KINDS and (bool in (type(met), type(kept)) or isinstance(met, str)):
+        yield {"loc": loc, "type": _KINDS[type(kept)], "input": met, "msg": ""}
+
+
+_KINDS = {bool: "bool_type", int: "int_type", float: "float_type"}
+_MUST = {
+    "bool": "must be true or false",
+    "dataclass": "must be a mapping, {{key: value}}",
+    "dict": "must be a mapping, {{key: value}}",
+    "finite_number": "must be a finite number",
+    "float": "must be a number",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "int": "must be a whole number",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "list": "must be a list, [ ... ]",
+    "literal_error": "must be {expected}",
+    "string": "must be text (quotes make a text)",
+    "too_long": "must have at most {max_length} entries",
+    "too_short": "must have at least {min_length} entries",
+    "tuple": "must be a list, [ ... ]",
+}
+
+
+def _complaints(cls: type, values: Mapping[str, Any], errors: list[dict[str, Any]], path: str) -> list[str]:
+    """One line per wrong value; several allowed types of one value are told in one line."""
+    said: dict[str, dict[str, None]] = {}
+    tail: dict[str, str] = {}
+    for e in errors:
+        where = ".".join(x for x in (path, *_where(values, e)) if x)
+        sentence, tail[where] = _sentence(cls, e)
+        said.setdefault(where, {})[sentence] = None
+    return [f"{where}: {' or '.join(sentences)}.{tail[where]}" for where, sentences in said.items()]
+
+
+def _where(values: Any, error: dict[str, Any]) -> Iterator[str]:
+    """The keys and places of `loc`, without the names that pydantic gives to the types of a union."""
+    for part in error["loc"]:
+        if isinstance(values, Mapping) and (part in values or error["type"].startswith("missing")):
+            values = values.get(part)
+            yield str(part)
+        elif isinstance(values, list | tuple) and isinstance(part, int):
+            values = values[part] if part < len(values) else None
+            yield str(part)
+
+
+def _sentence(cls: type, error: dict[str, Any]) -> tuple[str, str]:
+    """What must be, and the tail that says what was met."""
+    kind, met = error["type"], error.get("input")
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
         allowed = _keys(cls, error["loc"][:-1])
         hint = f" Keys allowed here: {', '.join(allowed)}.{nearest(str(error['loc'][-1]), allowed)}" if allowed else ""
-        return f"{where}: this key is not known.{hint}"
-    if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
-        return f"{where}: this key is missing. Add it."
-    said = re.sub(r"^(Value error|Assertion failed), ", "", error["msg"]).rstrip(".")
-    return f"{where}: {said}. Got {met!r}." if error["type"] != "value_error" else f"{where}: {said}."
+        return "this key is not known", hint
+    if kind.startswith("missing"):
+        return "this key is missing", " Add it."
+    if kind == "value_error":
+        return error["msg"].removeprefix("Value error, ").rstrip("."), ""
+    must = _MUST.get(kind) or _MUST.get(kind.split("_")[0]) or re.sub("^Input should", "must", error["msg"])
+    hint = nearest(str(met), re.findall(r"'([^']*)'", error["ctx"]["expected"])) if kind == "literal_error" else ""
+    return must.format(**error.get("ctx", {})), f" Got {shown(met)}.{hint}"
 
 
 def _keys(cls: type, loc: tuple) -> tuple[str, ...]:
