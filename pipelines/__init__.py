@@ -1,0 +1,1 @@
+"""What runs the library: the terminal, YAML, Dask and MLflow live here and nowhere else."""

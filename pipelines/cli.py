@@ -1,0 +1,198 @@
+"""The command `emulate`. Thin: it parses, calls, prints; heavy imports wait until a command needs them."""
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Differentiable stand-ins for simulators, and the proof of how far they can be trusted.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the study.")]
+Force = Annotated[bool, typer.Option("--force", help="Run stages even when nothing changed.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan; run and write nothing.")]
+Retry = Annotated[bool, typer.Option("--retry-failed", help="Run failed points again.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print findings and errors only.")]
+STAGES = ("design", "simulate", "train", "validate", "infer", "check", "report")
+
+
+def guarded(command: Callable[..., int | None]) -> Callable[..., None]:
+    """Exit codes: 0 passed, 1 a check failed, 2 the input is wrong, 3 the campaign fell short, 130 Ctrl-C."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        from emulate.errors import EmulateError
+
+        try:
+            code = command(*args, **kwargs) or 0
+        except EmulateError as e:
+            code = _fail(str(e), e.exit_code)
+        except KeyboardInterrupt:
+            code = _fail("interrupted. Every finished run is stored; the same command goes on from there.", 130)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 0
+        except OSError as e:
+            from pipelines.files import advice
+
+            code = _fail(str(advice(e, e.filename or "a file")), 2)
+        raise typer.Exit(code)
+
+    return wrapper
+
+
+def _fail(sentence: str, code: int) -> int:
+    from pipelines.terminal import Terminal
+
+    Terminal().fail(sentence)
+    return code
+
+
+def _stages(wanted: Sequence[str], study: Path, changes: list[str], force: bool, dry_run: bool, quiet: bool) -> int:
+    from pipelines import engine
+    from pipelines.config import load_study
+    from pipelines.terminal import Terminal
+
+    terminal = Terminal(quiet=quiet)
+    with terminal.bar("reading the study"):
+        loaded = load_study(study, changes)
+    if dry_run:
+        rows = engine.plan(loaded, wanted, force=force)
+        terminal.table(f"{loaded.name}: the plan", ("stage", "", "why", "what"), rows)
+        return 0
+    return 0 if engine.run(loaded, wanted, terminal, force=force) else 1
+
+
+@app.command("run")
+@guarded
+def run(study: StudyFile, set_: Overrides = None, force: Force = False, dry_run: DryRun = False,
+        retry_failed: Retry = False, quiet: Quiet = False) -> int:  # fmt: skip
+    """Run every stage that is not done yet: from the parameter box to the verdict."""
+    return _stages(STAGES, study, _with_retry(set_, retry_failed), force, dry_run, quiet)
+
+
+def _with_retry(changes: list[str] | None, retry: bool) -> list[str]:
+    return [*(changes or []), *(["simulate.retry_failed=true"] if retry else [])]
+
+
+def _stage_command(stage: str, sentence: str) -> None:
+    @app.command(stage, help=sentence)
+    @guarded
+    def command(study: StudyFile, set_: Overrides = None, force: Force = False, dry_run: DryRun = False,
+                retry_failed: Retry = False, quiet: Quiet = False) -> int:  # fmt: skip
+        return _stages([stage], study, _with_retry(set_, retry_failed), force or retry_failed, dry_run, quiet)
+
+
+for _stage, _sentence in {
+    "design": "Choose the points to run.",
+    "simulate": "Run the simulator at the points; what is stored is never run again.",
+    "train": "Fit the emulators to the finished runs.",
+    "validate": "Hold the emulators against held-out runs and the simulator's gradient.",
+    "infer": "Infer the parameters of the observation.",
+    "check": "Hold the posterior against the true simulator's.",
+    "report": "Write one HTML page of everything.",
+}.items():
+    _stage_command(_stage, _sentence)
+
+
+@app.command("status")
+@guarded
+def status(study: StudyFile, set_: Overrides = None,
+           failed: Annotated[bool, typer.Option("--failed", help="List the failed runs.")] = False) -> int:  # fmt: skip
+    """Say which stages are done, running, failed or stale, and how many runs are stored."""
+    from pipelines import engine, files
+    from pipelines.config import load_study
+    from pipelines.terminal import Terminal, duration
+
+    loaded, terminal = load_study(study, set_ or []), Terminal()
+    states = [engine.state(loaded, s) for s in STAGES]
+    rows = [(s.stage, s.status, duration(s.seconds) if s.seconds is not None else "", s.why) for s in states]
+    terminal.table(f"{loaded.name} in {loaded.folder}", ("stage", "status", "took", ""), rows)
+    terminal.say(engine.stored(loaded))
+    summary = loaded.folder / "simulate" / "summary.json"
+    if failed and summary.exists():
+        both = files.read_json(summary)
+        failures = both["failures"] + both["held_out"]["failures"]
+        rows = [
+            (", ".join(f"{k}={v:.5g}" for k, v in f["parameters"].items()), f["kind"], f["reason"]) for f in failures
+        ]
+        terminal.table(f"{len(failures)} failed runs", ("parameters", "kind", "reason"), rows)
+    return 0
+
+
+@app.command("list")
+@guarded
+def list_(room: Annotated[str | None, typer.Argument(help="One room: simulators, emulators, ...")] = None) -> int:
+    """List the rooms and their entries, one sentence each."""
+    from emulate import registry
+    from pipelines.terminal import Terminal
+
+    for r in (room,) if room else registry.ROOMS:
+        Terminal().table(r, ("entry", "what it is"), [(n, registry.sentence(r, n)) for n in registry.names(r)])
+    return 0
+
+
+@app.command("predict")
+@guarded
+def predict(
+    emulator: Annotated[str, typer.Argument(metavar="EMULATOR", help="A folder, or models:/NAME@ALIAS.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One parameter.")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Points, one column per parameter.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write a CSV instead of printing.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse points outside the design box.")] = False,
+) -> int:
+    """Predict with an emulator: mean and standard deviation of every output."""
+    from pipelines import prediction
+
+    return prediction.run(emulator, set_ or [], csv, out, strict=strict)
+
+
+@app.command("schema")
+@guarded
+def schema() -> int:
+    """Print the JSON schema of a study, for editors that complete from it."""
+    import json
+
+    from pipelines.config import schema as study_schema
+
+    print(json.dumps(study_schema(), indent=1))
+    return 0
+
+
+@app.command("sync")
+@guarded
+def sync(study: StudyFile, set_: Overrides = None) -> int:
+    """Log to MLflow what could not be logged before."""
+    from pipelines import tracking
+    from pipelines.config import load_study
+    from pipelines.terminal import Terminal
+
+    loaded, terminal = load_study(study, set_ or []), Terminal()
+    synced = tracking.sync(loaded.folder, loaded.tracking.uri)
+    (terminal.warn if synced.pending else terminal.say)(synced.sentence + (f" {synced.link}" if synced.link else ""))
+    return 1 if synced.pending else 0
+
+
+@app.command("ui")
+@guarded
+def ui(
+    uri: Annotated[str, typer.Option("--uri", help="Tracking store; the default is ./mlflow.db.")] = "",
+    port: Annotated[int, typer.Option("--port", help="Port on the loopback address.")] = 5000,
+) -> int:
+    """Open the MLflow pages on this machine (loopback only)."""
+    from pipelines import tracking
+
+    return tracking.ui(uri, port) or 0
+
+
+def main() -> None:
+    app()

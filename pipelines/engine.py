@@ -1,0 +1,266 @@
+"""Which stages to run, in what order, and what is remembered of them.
+
+A stage is skipped when its fingerprint is unchanged: the part of the study it depends on, the code of the library, and
+the digests of the files it reads. What is stored never depends on where or by how many workers it was made.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from emulate.errors import InputError
+from pipelines import files, stages
+from pipelines.terminal import Stopwatch, Terminal, duration
+from pipelines.workbench import Workbench, one_thread
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known of a stage: done, stale, running, failed, interrupted or waiting, and why."""
+
+    stage: str
+    status: str
+    why: str
+    seconds: float | None = None
+
+
+@cache
+def code_digest() -> str:
+    """sha256 over the sources of the library and the stages."""
+    here = Path(__file__).parent
+    total = hashlib.sha256()
+    for p in sorted([*(here.parent / "emulate").rglob("*.py"), *(here / "stages").glob("*.py")]):
+        total.update(p.name.encode() + b"\0" + p.read_bytes())
+    return total.hexdigest()
+
+
+def _marker(folder: Path, stage: str) -> Path:
+    return folder / "stages" / f"{stage}.json"
+
+
+def _read_marker(folder: Path, stage: str) -> dict[str, Any]:
+    path = _marker(folder, stage)
+    return files.read_json(path) if path.exists() else {}
+
+
+def _digests(folder: Path, stage: str) -> dict[str, str]:
+    """The digest of everything a stage writes; a missing file has none."""
+    paths = {w: folder / w for w in stages.load(stage).WRITES}
+    return {w: files.digest(p) for w, p in paths.items() if p.exists()}
+
+
+def fingerprint(study: Any, stage: str) -> str:
+    reads = {r: _digests(study.folder, r) for r in stages.load(stage).READS}
+    material = {"section": study.section(stage), "code": code_digest(), "reads": reads}
+    return hashlib.sha256(json.dumps(material, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def state(study: Any, stage: str) -> State:
+    marker = _read_marker(study.folder, stage)
+    if not marker:
+        return State(stage, "waiting", "it has not run yet")
+    seconds = marker.get("seconds")
+    if marker["status"] == "running" and not _locked(study.folder):
+        return State(stage, "interrupted", "its process ended before it did; `emulate run` goes on from there")
+    if marker["status"] != "done":
+        return State(stage, marker["status"], marker.get("why", ""), seconds)
+    missing = [w for w in stages.load(stage).WRITES if not (study.folder / w).exists()]
+    if missing:
+        return State(stage, "stale", f"{missing[0]} is missing", seconds)
+    if marker["fingerprint"] != fingerprint(study, stage):
+        return State(stage, "stale", _why_stale(study, stage, marker), seconds)
+    return State(stage, "done", "unchanged", seconds)
+
+
+def _why_stale(study: Any, stage: str, marker: dict[str, Any]) -> str:
+    if marker.get("section") != json.loads(json.dumps(study.section(stage), default=str)):
+        return "its part of the study changed"
+    if marker.get("code") != code_digest():
+        return "the code changed"
+    return f"the files of {' or '.join(stages.load(stage).READS)} changed"
+
+
+def plan(study: Any, wanted: Sequence[str], *, force: bool) -> list[tuple[str, bool, str]]:
+    """(stage, whether it runs, why) for each; a stage behind one that runs runs too when it reads its files."""
+    decided: dict[str, bool] = {}
+    lines = []
+    for stage in wanted:
+        s = state(study, stage)
+        upstream = [r for r in stages.load(stage).READS if decided.get(r)]
+        why = "--force" if force else s.why if s.status != "done" else f"after {upstream[0]}" if upstream else ""
+        decided[stage] = bool(why)
+        lines.append((stage, bool(why), why or "unchanged"))
+    return lines
+
+
+def run(study: Any, wanted: Sequence[str], terminal: Terminal, *, force: bool = False) -> bool:
+    """Run the stages that need it; True when no blocking finding of these stages failed."""
+    one_thread()
+    watch = Stopwatch()
+    with _lock(study.folder), Workbench(study, terminal) as bench:
+        files.write_json(study.folder / "study.json", study.to_dict())
+        noted = False
+        outcome = "failed"
+        try:
+            for stage in wanted:
+                why = state(study, stage)
+                if why.status == "done" and not force:
+                    terminal.say(f"{stage}: skipped, unchanged")
+                    continue
+                if not noted:
+                    bench.journal.append(
+                        "run_start", run=uuid.uuid4().hex[:8], study=study.name, config=study.to_dict()
+                    )
+                    noted = True
+                _run_stage(bench, stage)
+                synchronise(study, terminal)
+            outcome = "done"
+        except KeyboardInterrupt:
+            outcome = "interrupted"
+            raise
+        finally:
+            if noted:
+                bench.journal.append("run_end", status=outcome)
+                _provenance(study)
+                synchronise(study, terminal, closing=True)
+    good = verdict(study, wanted, terminal)
+    terminal.say(f"{study.name}: {duration(watch.seconds)} in all; files in {study.folder}")
+    return good
+
+
+def _run_stage(bench: Workbench, stage: str) -> None:
+    study, terminal = bench.study, bench.terminal
+    module = stages.load(stage)
+    for upstream in module.READS:
+        if any(not (study.folder / w).exists() for w in stages.load(upstream).WRITES):
+            raise InputError(
+                f"{stage} needs the files of {upstream}, which has not finished in {study.folder}. "
+                f"Run `emulate {upstream}` first, or `emulate run`."
+            )
+    terminal.say(f"{stage}: {module.SENTENCE}")
+    watch = Stopwatch()
+    record = {
+        "fingerprint": fingerprint(study, stage),
+        "section": study.section(stage),
+        "code": code_digest(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "pid": os.getpid(),
+    }
+    files.write_json(_marker(study.folder, stage), {**record, "status": "running"})
+    bench.journal.append("scope_start", stage)
+    status, why = "failed", ""
+    try:
+        bench.note(module.run(bench), watch.seconds)
+        status = "done"
+    except KeyboardInterrupt:
+        status, why = "interrupted", "Ctrl-C"
+        raise
+    except Exception as e:
+        why = str(e).split("\n", 1)[0]
+        raise
+    finally:
+        bench.journal.append("metrics", stage, metrics={"seconds": watch.seconds})
+        bench.journal.append("scope_end", stage, status=status)
+        files.write_json(
+            _marker(study.folder, stage), {**record, "status": status, "why": why, "seconds": watch.seconds}
+        )
+
+
+def synchronise(study: Any, terminal: Terminal, *, closing: bool = False) -> None:
+    """Bring MLflow up to the journal; a server that does not answer costs a warning at the end, and no data."""
+    if study.tracking.uri == "off":
+        return
+    from pipelines import tracking
+
+    with terminal.bar("MLflow"):
+        synced = tracking.sync(study.folder, study.tracking.uri)
+    if closing and synced.pending:
+        terminal.warn(synced.sentence)
+    elif closing:
+        terminal.say(f"MLflow: {synced.sentence}" + (f" {synced.link}" if synced.link else ""))
+
+
+def verdict(study: Any, wanted: Sequence[str], terminal: Terminal) -> bool:
+    """Print the findings of these stages; False when a blocking one failed."""
+    good = True
+    for stage in wanted:
+        path = study.folder / stage / "findings.json"
+        if stage not in ("validate", "check") or not path.exists():
+            continue
+        champion = files.read_json(study.folder / "validate" / "champion.json")["champion"]
+        findings = files.read_json(path)["emulators"][champion]
+        terminal.findings(f"{stage} ({champion})", findings)
+        good &= all(f["passed"] for f in findings if f["blocking"])
+    return good
+
+
+def _provenance(study: Any) -> None:
+    from importlib.metadata import version
+    from platform import node, python_version
+
+    packages = ("emulate", "torch", "gpytorch", "numpy", "scipy", "scikit-learn", "dask", "mlflow-skinny")
+    seconds = {s: m["seconds"] for s in stages.ORDER if (m := _read_marker(study.folder, s)).get("seconds") is not None}
+    hashes = {s: m["fingerprint"][:16] for s in stages.ORDER if (m := _read_marker(study.folder, s))}
+    files.write_json(
+        study.folder / "provenance.json",
+        {
+            "versions": {p: version(p) for p in packages},
+            "python": python_version(),
+            "host": node(),
+            "seeds": {"study": study.seed},
+            "hashes": hashes,
+            "seconds": seconds,
+        },
+    )
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """One writer of stages at a time; the operating system frees the lock when its process ends, however it ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = open(folder / ".lock", "w")  # noqa: SIM115  (held open as long as the lock)
+    except OSError as e:
+        raise files.advice(e, folder) from e
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                f"another `emulate` is at work in {folder}. Wait for it, or stop it; `emulate status` "
+                "shows how far it is."
+            ) from None
+        yield
+
+
+def _locked(folder: Path) -> bool:
+    try:
+        with open(folder / ".lock") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def stored(study: Any) -> str:
+    """One sentence on the run store, readable while another process writes to it."""
+    path = study.folder / "store"
+    if not path.exists():
+        return "No runs are stored yet."
+    from emulate.store import RunStore
+
+    store = RunStore(path)
+    keys = list(store.keys())
+    failed = sum(store.failed(k) for k in keys)
+    return f"{len(keys)} runs are stored in {path}, {failed} of them failed."

@@ -1,0 +1,71 @@
+"""`emulate predict`: parameters from the command line or a CSV -> a table of means and standard deviations."""
+
+import csv as csv_module
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from emulate.errors import ExtrapolationWarning, InputError
+from emulate.loading import load
+from emulate.space import Space
+from pipelines import files
+from pipelines.terminal import Terminal
+
+
+def run(emulator: str, assignments: list[str], points: Path | None, out: Path | None, *, strict: bool) -> int:
+    loaded = load(emulator)
+    terminal = Terminal()
+    theta = _theta(loaded.space, assignments, points)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ExtrapolationWarning)
+        prediction = loaded.predict(theta, strict=strict)
+    for w in caught:
+        terminal.warn(str(w.message))
+    mean, sd = prediction.mean.detach().numpy(), prediction.variance.detach().sqrt().numpy()
+    labels = loaded.outputs.labels
+    if points is None and out is None:
+        rows = [(label, f"{m:.6g}", f"{s:.2g}") for label, m, s in zip(labels, mean[0], sd[0], strict=True)]
+        terminal.table(", ".join(assignments), ("output", "mean", "sd"), rows)
+        return 0
+    header = [*loaded.space.names, *labels, *(f"sd({x})" for x in labels)]
+    rows = np.hstack([loaded.space.pack(theta).numpy(), mean, sd]).tolist()
+    if out is None:
+        csv_module.writer(sys.stdout).writerows([header, *rows])
+    else:
+        files.write_csv(out, header, rows)
+        terminal.say(f"{len(rows)} predictions written to {out}")
+    return 0
+
+
+def _theta(space: Space, assignments: list[str], points: Path | None) -> dict[str, np.ndarray]:
+    """Named values `[n]` from `--set name=value` (one point) or a CSV (many); both together fix columns of the CSV."""
+    values: dict[str, np.ndarray] = {}
+    if points is not None:
+        rows = files.read_csv(points)
+        if not rows:
+            raise InputError(f"{points} must have a header with {', '.join(space.names)} and at least one row.")
+        known = [n for n in rows[0] if n in space.names]
+        values = {n: np.array([_number(r[n], f"{points}, column {n}") for r in rows]) for n in known}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--set must be NAME=VALUE. Got {text!r}; write for example --set {space.names[0]}=0.3.")
+        values[name.strip()] = np.array([_number(value, f"--set {name}")])
+    if not values:
+        raise InputError(
+            f"predict needs a point: --set NAME=VALUE for each of {', '.join(space.names)}, or --csv FILE."
+        )
+    space.pack(values)  # names are checked here, with a sentence
+    return {n: np.broadcast_to(v, max(len(x) for x in values.values())) for n, v in values.items()}
+
+
+def _number(text: str | None, where: str) -> float:
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = np.nan
+    if not np.isfinite(value):
+        raise InputError(f"{where}: must be a finite number. Got {text!r}.")
+    return value

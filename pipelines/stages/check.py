@@ -1,0 +1,117 @@
+"""check: true runs at posterior draws and recovery of held-out parameters -> how biased the final answer is."""
+
+import torch
+from torch import Tensor
+
+from emulate.contracts import Evidence, Recovery, Weighted
+from emulate.distributions import Exact
+from emulate.emulator import Emulator
+from emulate.posterior import Posterior
+from pipelines import files
+from pipelines.stages.infer import load_observation
+from pipelines.workbench import Workbench
+
+SENTENCE = "hold the posterior against the true simulator's"
+READS = ("design", "simulate", "train", "validate", "infer")
+WRITES = ("check/findings.json", "check/evidence.safetensors")
+
+
+def run(bench: Workbench) -> str:
+    study = bench.study
+    emulator = bench.emulator(bench.champion)
+    observed = load_observation(bench)
+    weighted = _weighted(bench, emulator, observed.data)
+    recovery = _recovery(bench, emulator)
+    held_out = bench.runs(bench.points("held_out")).finished()
+    evidence = Evidence(emulator, held_out, weighted=weighted, recovery=recovery, truth=observed.truth)
+    checks = [c for c in study.checks.values() if c.stage == "check"]
+    findings = [f.to_dict() for c in checks for f in c.find(evidence)]
+    bench.findings("check", {bench.champion: findings})
+    stored = {f"weighted.{k}": v for k, v in vars(weighted).items()}
+    stored |= {f"recovery.{k}": v for k, v in vars(recovery).items()}
+    files.write_tensors(bench.folder / "check" / "evidence.safetensors", stored)
+    _figures(bench, weighted, recovery, observed.truth)
+    _register(bench, findings)
+    return f"{len(weighted.theta)} true runs at draws of the posterior, {len(recovery.rank)} recovered observations"
+
+
+def _weighted(bench: Workbench, emulator: Emulator, data: Tensor) -> Weighted:
+    """ln w = ln L_true - ln L_surrogate at draws spread evenly over the chains; the prior cancels."""
+    study = bench.study
+    draws = files.read_tensors(bench.folder / "infer" / "draws.safetensors")["theta"]
+    flat = draws.transpose(0, 1).reshape(-1, study.space.d)  # draw by draw, so that a stride visits every chain
+    theta = flat[torch.linspace(0, len(flat) - 1, study.check.importance_runs).round().long()]
+    bench.campaign(theta.numpy(), "true runs at draws of the posterior")
+    runs = bench.runs(theta.numpy())
+    ok = torch.from_numpy(runs.ok)
+    log_weight = torch.full((len(theta),), -torch.inf, dtype=torch.float64)
+    with torch.no_grad():
+        likelihood = study.infer.likelihood
+        true = likelihood.log_prob(Exact(torch.from_numpy(runs.y[runs.ok])), data)
+        log_weight[ok] = true - likelihood.log_prob(emulator.predict(theta[ok]), data)
+    return Weighted(theta, log_weight, flat)
+
+
+def _recovery(bench: Workbench, emulator: Emulator, chains: int = 4, draws: int = 250) -> Recovery:
+    """Posteriors of noisy held-out runs, sampled in one batch: row r belongs to observation r // chains.
+
+    Densities are compared in the sampler's coordinates: the share of draws above the truth's density is uniform for an
+    exact posterior in any coordinates.
+    """
+    study = bench.study
+    held_out = bench.runs(bench.points("held_out")).finished().select(slice(study.check.recovery))
+    truth, y, q = torch.from_numpy(held_out.theta), torch.from_numpy(held_out.y), len(held_out)
+    likelihood = study.infer.likelihood
+    data = torch.stack([likelihood.sample(v, seed=bench.seed(f"recovery/{i}")) for i, v in enumerate(y)])
+    posterior = Posterior(
+        study.space, lambda t: emulator.predict(t, strict=True), likelihood, data.repeat_interleave(chains, 0)
+    )
+    generator = torch.Generator().manual_seed(bench.seed("recovery/start"))
+    start = 0.5 * torch.randn(q * chains, study.space.d, generator=generator, dtype=torch.float64)
+    sampler = study.infer.sampler.grouped(q)
+    with bench.terminal.bar(f"recover {q} held-out observations", total=1) as tick:
+        made = sampler.draw(posterior.log_density, start, draws, seed=bench.seed("recovery/draws"), progress=tick)
+    x_true = posterior.x(truth).repeat_interleave(chains, 0)
+    at_truth = posterior.log_density(x_true).detach().reshape(q, chains)[:, :1]
+    log_density = made.log_density.reshape(q, -1)
+    theta = posterior.theta(made.x).detach().reshape(q, -1, study.space.d)
+    rank = (log_density > at_truth).double().mean(1)
+    return Recovery(rank, truth, theta.mean(1), theta.std(1))
+
+
+def _figures(bench: Workbench, weighted: Weighted, recovery: Recovery, truth: Tensor | None) -> None:
+    from pipelines import figures
+
+    space = bench.study.space
+    pair = (weighted.theta, weighted.log_weight)
+    bench.figures(
+        "check",
+        {
+            "corner": (
+                figures.corner(space, weighted.draws, weighted=pair, truth=truth),
+                "Surrogate and true posterior.",
+            ),
+            "recovery": (figures.recovery(recovery, space), "Posterior mean against truth for held-out observations."),
+        },
+    )
+
+
+def _register(bench: Workbench, findings: list[dict]) -> None:
+    """Offer every emulator to the registry: `champion` only when all blocking findings of both stages passed."""
+    study = bench.study
+    earlier = files.read_json(bench.folder / "validate" / "findings.json")["emulators"]
+    for name in study.emulators:
+        if name == study.train.baseline:
+            continue
+        mine = earlier[name] + (findings if name == bench.champion else [])
+        good = name == bench.champion and all(f["passed"] for f in mine if f["blocking"])
+        bench.journal.append(
+            "model",
+            f"train/{name}",
+            name=study.name,
+            path=f"emulators/{name}",
+            emulator=name,
+            aliases=["champion"] if good else ["challenger"],
+            findings_passed=good,
+            metrics={f["name"]: f["value"] for f in mine},
+        )

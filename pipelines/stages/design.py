@@ -1,0 +1,51 @@
+"""design: parameter space -> points to run, training and held out."""
+
+import numpy as np
+import torch
+
+from pipelines import files
+from pipelines.workbench import SETS, Workbench
+
+SENTENCE = "choose the points to run"
+READS = ()
+WRITES = ("design/points.csv",)
+
+
+def points(bench: Workbench) -> dict[str, np.ndarray]:
+    """theta `[n, d]` by set; held-out points are a design of their own, keyed by another seed."""
+    study = bench.study
+    sizes = dict(zip(SETS, (study.design.runs, study.design.held_out), strict=True))
+    return {
+        which: study.space.from_unit(
+            torch.from_numpy(study.design.entry.points(n, study.space.d, seed=bench.seed(f"design/{which}")))
+        ).numpy()
+        for which, n in sizes.items()
+        if n
+    }
+
+
+def run(bench: Workbench) -> str:
+    from emulate.runs import Runs
+    from pipelines import figures
+
+    study = bench.study
+    sets = points(bench)
+    rows = [[which, i, *map(float, t)] for which, theta in sets.items() for i, t in enumerate(theta)]
+    files.write_csv(bench.folder / "design" / "points.csv", ["set", "index", *study.space.names], rows)
+    blank = [
+        Runs.of(study.space, study.simulator.outputs, t, np.zeros((len(t), study.simulator.outputs.size)))
+        for t in (sets["training"], sets.get("held_out", np.empty((0, study.space.d))))
+    ]
+    bench.figures("design", {"design": (figures.design(*blank), "The design: points to train on and points held out.")})
+    design = study.design.entry
+    bench.journal.append(
+        "params",
+        "design",
+        params={
+            "design": design.entry_name(),
+            "runs": study.design.runs,
+            "held_out": study.design.held_out,
+            "seed": study.seed,
+        },
+    )
+    return f"{len(rows)} points: {study.design.runs} to train on, {study.design.held_out} held out"

@@ -1,0 +1,194 @@
+"""infer: an observation and the champion -> draws from the posterior, MAP and Fisher matrix."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emulate.diagnostics import diagnose
+from emulate.errors import CampaignError, InputError
+from emulate.posterior import Posterior
+from pipelines import files
+from pipelines.workbench import Workbench
+
+SENTENCE = "infer the parameters of the observation by gradients of the emulator"
+READS = ("design", "simulate", "train", "validate")
+WRITES = ("infer/draws.safetensors", "infer/summary.json", "infer/observation.json")
+
+
+@dataclass(frozen=True)
+class Observation:
+    """data `[m]`, and the parameters `[d]` behind it where they are known."""
+
+    data: Tensor
+    truth: Tensor | None
+    sentence: str
+
+
+def run(bench: Workbench) -> str:
+    study = bench.study
+    infer = study.infer
+    observed = observation(bench)
+    _write_observation(bench, observed)
+    emulator = bench.emulator(bench.champion)
+    posterior = Posterior(study.space, lambda t: emulator.predict(t, strict=True), infer.likelihood, observed.data)
+    with bench.terminal.bar("maximum a posteriori"):
+        best = posterior.find_map(seed=bench.seed("infer/map"))
+        fisher = posterior.fisher(best.theta)
+    generator = torch.Generator().manual_seed(bench.seed("infer/start"))
+    start = best.x + 0.1 * torch.randn(infer.chains, study.space.d, generator=generator, dtype=torch.float64)
+    with bench.terminal.bar("sample", total=1) as tick:
+        draws = infer.sampler.draw(
+            posterior.log_density, start, infer.draws, seed=bench.seed("infer/draws"), progress=tick
+        )
+    theta = posterior.theta(draws.x).detach()
+    files.write_tensors(
+        bench.folder / "infer" / "draws.safetensors",
+        {
+            "theta": theta,
+            "x": draws.x,
+            "log_density": draws.log_density,
+            "map": best.theta,
+            "fisher": fisher,
+            "divergent": draws.divergent.to(torch.uint8),
+        },
+    )
+    summary = _summary(bench, observed, theta, draws, best)
+    files.write_json(bench.folder / "infer" / "summary.json", summary)
+    _figures(bench, observed, emulator, theta)
+    _journal(bench, summary, draws)
+    rows = [
+        (
+            n,
+            *(f"{p[k]:.5g}" if p[k] is not None else "" for k in ("mean", "sd", "low", "high", "map", "truth")),
+            f"{p['rhat']:.3f}",
+            f"{p['ess']:.0f}",
+        )
+        for n, p in summary["parameters"].items()
+    ]
+    bench.terminal.table("", ("parameter", "mean", "sd", "2.5 %", "97.5 %", "MAP", "truth", "R-hat", "ESS"), rows)
+    return f"{draws.x.shape[0]} chains of {draws.x.shape[1]} draws; {observed.sentence}"
+
+
+def observation(bench: Workbench) -> Observation:
+    """The observation that the study names: a held-out run, a run at given parameters, or a file."""
+    study = bench.study
+    choice = study.infer.observation
+    if choice.file:
+        return Observation(_read(bench, choice.file), None, f"observation read from {choice.file}")
+    if choice.parameters is not None:
+        theta = study.space.pack(choice.parameters).numpy()
+        bench.campaign(theta[None], "observation")
+        sentence = "observation made by a run at given parameters"
+    else:
+        theta = bench.points("held_out")[choice.held_out]
+        sentence = f"observation made from held-out run {choice.held_out}"
+    runs = bench.runs(theta[None])
+    if not runs.ok[0]:
+        raise CampaignError(
+            f"the run that makes the observation failed: {runs.reason[0]}. Choose another "
+            "held-out run with infer.observation.held_out."
+        )
+    data = torch.from_numpy(runs.y[0])
+    if choice.noise:
+        data = study.infer.likelihood.sample(data, seed=bench.seed("infer/observation"))
+        sentence += " with noise added"
+    return Observation(data, torch.from_numpy(np.asarray(theta)), sentence)
+
+
+def load_observation(bench: Workbench) -> Observation:
+    """The observation as the stage wrote it."""
+    stored = files.read_json(bench.folder / "infer" / "observation.json")
+    as_tensor = lambda v: None if v is None else torch.tensor(v, dtype=torch.float64)  # noqa: E731
+    return Observation(as_tensor(stored["data"]), as_tensor(stored["truth"]), stored["sentence"])
+
+
+def _write_observation(bench: Workbench, o: Observation) -> None:
+    files.write_json(
+        bench.folder / "infer" / "observation.json",
+        {"data": o.data.tolist(), "truth": None if o.truth is None else o.truth.tolist(), "sentence": o.sentence},
+    )
+
+
+def _read(bench: Workbench, name: str) -> Tensor:
+    """A CSV with a header that names every output (`pk[k=0.1]`), or one number per line in the order of the outputs."""
+    labels = bench.study.simulator.outputs.labels
+    path = bench.study.resolve(name)
+    try:
+        lines = [x.strip() for x in path.read_text().splitlines() if x.strip()]
+        row = files.read_csv(path)
+        named = dict(row[0]) if row and set(labels) <= set(row[0]) else None
+        values = [float(named[x]) for x in labels] if named else [float(x) for x in lines]
+    except FileNotFoundError:
+        raise InputError(f"infer.observation.file: {path} does not exist; paths start at the study file.") from None
+    except (ValueError, UnicodeDecodeError) as e:
+        raise InputError(
+            f"infer.observation.file: {path} must hold one number per line, or a header with "
+            f"{labels[0]}, ... and one row. Got: {e}."
+        ) from None
+    if len(values) != len(labels) or not np.isfinite(values).all():
+        raise InputError(
+            f"infer.observation.file: {path} must hold {len(labels)} finite numbers, one for each of "
+            f"{labels[0]} to {labels[-1]}. Got {len(values)}."
+        )
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def _summary(bench: Workbench, o: Observation, theta: Tensor, draws, best) -> dict:
+    rhat, ess = diagnose(theta)
+    flat = theta.reshape(-1, theta.shape[-1])
+    low, high = flat.quantile(0.025, dim=0), flat.quantile(0.975, dim=0)
+    parameters = {
+        n: {
+            "mean": float(flat[:, i].mean()),
+            "sd": float(flat[:, i].std()),
+            "low": float(low[i]),
+            "high": float(high[i]),
+            "map": float(best.theta[i]),
+            "truth": None if o.truth is None else float(o.truth[i]),
+            "rhat": float(rhat[i]),
+            "ess": float(ess[i]),
+        }
+        for i, n in enumerate(bench.study.space.names)
+    }
+    sampler = {
+        "chains": draws.x.shape[0],
+        "draws": draws.x.shape[1],
+        "divergent": int(draws.divergent.sum()),
+        **draws.diagnostics,
+    }
+    return {"observation": o.sentence, "parameters": parameters, "sampler": sampler, "map_converged": best.converged}
+
+
+def _figures(bench: Workbench, o: Observation, emulator, theta: Tensor) -> None:
+    from pipelines import figures
+
+    flat = theta.reshape(-1, theta.shape[-1])
+    some = emulator.predict(flat[:: max(1, len(flat) // 400)]).mean.detach()
+    sigma = bench.study.infer.likelihood.covariance(o.data).diagonal(dim1=-2, dim2=-1).sqrt()
+    outputs = bench.study.simulator.outputs
+    bench.figures(
+        "infer",
+        {
+            "corner": (figures.corner(bench.study.space, flat, truth=o.truth), "Posterior of the parameters."),
+            "prediction": (figures.posterior_prediction(outputs, o.data, sigma, some), "Observation and prediction."),
+        },
+    )
+
+
+def _journal(bench: Workbench, summary: dict, draws) -> None:
+    infer = bench.study.infer
+    bench.journal.append(
+        "params",
+        "infer",
+        params={
+            "likelihood": infer.likelihood.entry_name(),
+            "sampler": infer.sampler.entry_name(),
+            "chains": infer.chains,
+            "draws": infer.draws,
+            "observation": summary["observation"],
+        },
+    )
+    metrics = {f"{n}/{k}": p[k] for n, p in summary["parameters"].items() for k in ("mean", "sd", "map", "rhat", "ess")}
+    bench.journal.append("metrics", "infer", metrics={**metrics, "divergent": summary["sampler"]["divergent"]})

@@ -1,0 +1,15 @@
+"""report: everything the stages wrote -> one self-contained HTML page."""
+
+from pipelines.workbench import Workbench
+
+SENTENCE = "write the report"
+READS = ("design", "simulate", "train", "validate", "infer", "check")
+WRITES = ("report/index.html",)
+
+
+def run(bench: Workbench) -> str:
+    from pipelines import report
+
+    path = report.write(bench.folder)
+    bench.journal.append("artifact", "report", path="report/index.html")
+    return f"{path}"

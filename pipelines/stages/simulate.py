@@ -1,0 +1,119 @@
+"""simulate: points -> finished and failed runs in the store."""
+
+import numpy as np
+
+from emulate.errors import CampaignError
+from emulate.runs import Runs
+from pipelines import files
+from pipelines.stages import design
+from pipelines.workbench import SETS, Workbench
+
+SENTENCE = "run the simulator"
+READS = ("design",)
+WRITES = ("simulate/runs.csv", "simulate/summary.json")
+
+
+def forecast(bench: Workbench) -> str:
+    """How many runs are to do and how many are stored, without writing anything."""
+    todo = stored = 0
+    for theta in design.points(bench).values():
+        known = sum(bench.store_has(k) for k in bench.keys(theta))
+        stored, todo = stored + known, todo + len(theta) - known
+    return f"{todo} runs to do, {stored} stored"
+
+
+def run(bench: Workbench) -> str:
+    from pipelines import figures
+
+    study = bench.study
+    sets = {which: bench.points(which) for which in SETS}
+    theta = np.concatenate(list(sets.values()))
+    if study.simulate.retry_failed:
+        for key in bench.keys(theta):
+            if bench.store.failed(key):
+                bench.store.forget(key)
+    bench.campaign(theta, "simulate")
+    tables = {which: bench.runs(t) for which, t in sets.items()}
+    _write(bench, tables)
+    both = bench.runs(theta)
+    bench.figures("simulate", {"outputs": (figures.outputs(both), "Every finished run.")})
+    bench.journal.append(
+        "params",
+        "simulate",
+        params={
+            "simulator": study.simulator.entry_name(),
+            "version": study.simulator.version,
+            **study.simulator.settings(),
+        },
+    )
+    bench.journal.append(
+        "metrics",
+        "simulate",
+        metrics={
+            "planned": len(both),
+            "finished": int(both.ok.sum()),
+            "failed": int((~both.ok).sum()),
+            "seconds_per_run": float(np.nanmedian(both.seconds)),
+            "seconds_of_runs": float(np.nansum(both.seconds)),
+        },
+    )
+    bench.journal.append(
+        "dataset",
+        "simulate",
+        name=f"{study.name}-runs",
+        path="simulate/runs.csv",
+        rows=len(both),
+        digest=files.digest(bench.folder / "simulate" / "runs.csv"),
+    )
+    _require(bench, both)
+    return f"{both.ok.sum()} of {len(both)} runs finished, {np.nanmedian(both.seconds):.2g} s each"
+
+
+def _write(bench: Workbench, tables: dict[str, Runs]) -> None:
+    """The table of numbers, the same bytes however the runs were made; wall times go to the summary."""
+    runs = tables["training"]
+    header = ["set", *bench.study.space.names, *runs.outputs.labels, "seed", "ok", "reason", "key"]
+    rows = [
+        [which, *map(float, r.theta[i]), *map(float, r.y[i]), int(r.seed[i]), bool(r.ok[i]), r.reason[i], r.key[i]]
+        for which, r in tables.items()
+        for i in range(len(r))
+    ]
+    files.write_csv(bench.folder / "simulate" / "runs.csv", header, rows)
+    summary = {which: _summary(r) for which, r in tables.items()}
+    files.write_json(
+        bench.folder / "simulate" / "summary.json", {**summary["training"], "held_out": summary["held_out"]}
+    )
+
+
+def _summary(runs: Runs) -> dict:
+    failed = runs.failed()
+    seconds = runs.seconds[np.isfinite(runs.seconds)]
+    return {
+        "planned": len(runs),
+        "finished": int(runs.ok.sum()),
+        "failed": len(failed),
+        "seconds": {"median": float(np.median(seconds)) if len(seconds) else None, "total": float(seconds.sum())},
+        "failures": [
+            {
+                "parameters": dict(zip(runs.space.names, map(float, t), strict=True)),
+                "kind": r.partition(":")[0],
+                "reason": r.partition(":")[2].strip(),
+            }
+            for t, r in zip(failed.theta, failed.reason, strict=True)
+        ],
+    }
+
+
+def _require(bench: Workbench, runs: Runs) -> None:
+    """Fall short in words: how many finished, how many the study asks for, and the most frequent reason."""
+    share, need = runs.ok.mean(), bench.study.simulate.require
+    if share >= need and runs.ok.any():
+        return
+    reasons = [r for r, ok in zip(runs.reason, runs.ok, strict=True) if not ok]
+    worst = max(set(reasons), key=reasons.count)
+    raise CampaignError(
+        f"{runs.ok.sum()} of {len(runs)} runs finished; the study asks for {need:.0%} (simulate.require). "
+        f"The most frequent reason, {reasons.count(worst)} times: {worst}. All failures stand in "
+        f"{bench.folder / 'simulate' / 'summary.json'}; mend the simulator and run again with --retry-failed, "
+        "or lower simulate.require."
+    )

@@ -1,0 +1,124 @@
+"""validate: held-out runs and the simulator's own gradient -> scores, findings, and the emulator that is used on."""
+
+import numpy as np
+import torch
+
+from emulate.contracts import Evidence, Jacobians
+from emulate.emulator import Emulator
+from emulate.errors import CampaignError
+from emulate.runs import Runs
+from pipelines import files
+from pipelines.workbench import Workbench
+
+SENTENCE = "hold the emulators against held-out runs and the simulator's gradient"
+READS = ("design", "simulate", "train")
+WRITES = ("validate/findings.json", "validate/champion.json", "validate/jacobians.safetensors")
+
+
+def run(bench: Workbench) -> str:
+    study = bench.study
+    held_out = bench.runs(bench.points("held_out")).finished()
+    if not len(held_out):
+        raise CampaignError(
+            "no held-out run finished, so nothing can be validated. See `emulate status`, mend the "
+            "simulator, or raise design.held_out."
+        )
+    emulators = {name: bench.emulator(name) for name in study.emulators}
+    jacobians = _jacobians(bench, held_out)
+    scores = {name: _score(e, held_out) for name, e in emulators.items()}
+    champion = study.train.champion
+    if champion == "auto":
+        rivals = [n for n in emulators if n != study.train.baseline] or list(emulators)
+        champion = max(rivals, key=lambda n: scores[n]["log_score"])
+    found = _findings(bench, emulators, champion, held_out, jacobians)
+    bench.findings("validate", found)
+    for name, score in scores.items():
+        bench.journal.append("metrics", f"validate/{name}", metrics=score)
+    chosen = {"champion": champion, "baseline": study.train.baseline}
+    files.write_json(bench.folder / "validate" / "champion.json", chosen)
+    trained = files.read_json(bench.folder / "train" / "summary.json")["emulators"]
+    table = {name: {**trained[name], **scores[name]} for name in emulators}
+    files.write_json(bench.folder / "train" / "scores.json", {**chosen, "emulators": table})
+    _figures(bench, emulators, champion, held_out, jacobians, scores)
+    _print(bench, scores, champion)
+    return f"{champion} is used from here on; {len(held_out)} held-out runs"
+
+
+def _jacobians(bench: Workbench, held_out: Runs) -> Jacobians:
+    """The simulator's derivatives at the first held-out points, run and stored like any other run."""
+    theta = held_out.theta[: bench.study.validate.gradient_points]
+    bench.campaign(theta, "gradients of the simulator", product="jacobian")
+    records = [bench.store.read(k) for k in bench.keys(theta, "jacobian")]
+    kept = np.array([r.ok for r in records], dtype=bool)
+
+    def stacked(name: str, *shape: int) -> torch.Tensor:
+        arrays = [r.arrays[name] for r in records if r.ok]
+        return torch.from_numpy(np.stack(arrays)) if arrays else torch.zeros(0, *shape, dtype=torch.float64)
+
+    m, d = held_out.outputs.size, held_out.space.d
+    result = Jacobians(
+        theta=torch.from_numpy(theta[kept]),
+        y=stacked("y", m),
+        value=stacked("jacobian", m, d),
+        standard_error=stacked("standard_error", m, d),
+    )
+    files.write_tensors(bench.folder / "validate" / "jacobians.safetensors", vars(result))
+    return result
+
+
+def _findings(
+    bench: Workbench, emulators: dict[str, Emulator], champion: str, held_out: Runs, jacobians: Jacobians
+) -> dict[str, list[dict]]:
+    """Every check on every emulator; only the champion's findings block."""
+    baseline = emulators.get(bench.study.train.baseline or "")
+    found = {}
+    for name, emulator in emulators.items():
+        evidence = Evidence(emulator, held_out, jacobians, baseline=None if emulator is baseline else baseline)
+        findings = [f.to_dict() for c in bench.study.checks.values() if c.stage == "validate" for f in c.find(evidence)]
+        found[name] = [{**f, "blocking": f["blocking"] and name == champion} for f in findings]
+    return found
+
+
+def _score(emulator: Emulator, held_out: Runs) -> dict[str, float]:
+    """Errors over held-out runs; log_score is the mean log density, the proper score that chooses."""
+    prediction = emulator.predict(torch.from_numpy(held_out.theta))
+    y = torch.from_numpy(held_out.y)
+    error = (prediction.mean - y).abs()
+    positive = torch.from_numpy(held_out.outputs.positive)
+    scale = torch.where(positive, y.abs(), y.std(0).expand_as(y) if len(y) > 1 else y.abs())
+    worst = (error / scale.clamp_min(torch.finfo(y.dtype).tiny)).amax(-1)
+    inside = error <= 1.96 * prediction.variance.sqrt()
+    return {
+        "median": float(worst.median()),
+        "worst99": float(worst.quantile(0.99)),
+        "worst": float(worst.max()),
+        "coverage": float(inside.double().mean()),
+        "log_score": float(prediction.log_prob(y).mean()),
+    }
+
+
+def _figures(bench: Workbench, emulators, champion, held_out, jacobians, scores) -> None:
+    from pipelines import figures
+
+    made = {
+        "accuracy": (figures.accuracy(emulators, held_out), "Predicted against true, and residuals."),
+        "calibration": (figures.calibration(emulators, held_out), "Nominal against empirical coverage."),
+        "scores": (figures.scores(scores), "Errors of the emulators over held-out runs."),
+    }
+    if len(jacobians.theta):
+        made["gradient"] = (figures.gradient(emulators[champion], jacobians), f"Gradient of {champion} and simulator.")
+    bench.figures("validate", made)
+
+
+def _print(bench: Workbench, scores: dict[str, dict[str, float]], champion: str) -> None:
+    rows = [
+        (
+            f"{n}{' (champion)' if n == champion else ''}",
+            f"{s['median']:.3%}",
+            f"{s['worst99']:.3%}",
+            f"{s['coverage']:.1%}",
+            f"{s['log_score']:.4g}",
+        )
+        for n, s in scores.items()
+    ]
+    bench.terminal.table("", ("emulator", "median error", "99th percentile", "95 % coverage", "log score"), rows)

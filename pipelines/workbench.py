@@ -1,0 +1,147 @@
+"""What a stage works with: the study, its folder, the terminal, the journal, and a cluster that starts when needed."""
+
+import hashlib
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from emulate.errors import InputError
+from emulate.runs import Runs
+from emulate.store import RunStore, run_seed
+from pipelines import files
+from pipelines.journal import Journal
+from pipelines.terminal import Terminal, duration
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from emulate.emulator import Emulator
+    from pipelines.config import Study
+
+SETS = ("training", "held_out")
+
+
+class Workbench(ExitStack):
+    """Close it (a `with` block) and the cluster, if one was started, is gone."""
+
+    def __init__(self, study: "Study", terminal: Terminal):
+        super().__init__()
+        self.study, self.terminal = study, terminal
+        self.folder: Path = study.folder
+        self.journal = Journal(self.folder / "journal.jsonl")
+
+    @cached_property
+    def store(self) -> RunStore:
+        return RunStore(self.folder / "store")
+
+    @cached_property
+    def executor(self) -> Any:
+        from pipelines.cluster import open_cluster
+
+        return self.enter_context(open_cluster(self.study.cluster))
+
+    def seed(self, purpose: str) -> int:
+        """A seed of its own for every purpose, keyed by the study's: the order of work does not matter."""
+        key = hashlib.sha256(f"{self.study.seed}/{purpose}".encode()).digest()
+        return int.from_bytes(key[:4], "big")
+
+    # -- points and runs ---------------------------------------------------------------------------------------------
+
+    def points(self, which: str) -> np.ndarray:
+        """theta `[n, d]` of the training or the held-out points, as the design stage wrote them."""
+        rows = [r for r in files.read_csv(self.folder / "design" / "points.csv") if r["set"] == which]
+        try:
+            theta = [[float(r[n]) for n in self.study.space.names] for r in rows]
+        except (KeyError, TypeError, ValueError):
+            raise InputError(
+                f"{self.folder / 'design' / 'points.csv'} must have a number for each of "
+                f"{', '.join(self.study.space.names)} in every row. Run `emulate design --force`."
+            ) from None
+        return np.array(theta, dtype=np.float64).reshape(-1, self.study.space.d)
+
+    def seeds(self, theta: np.ndarray) -> np.ndarray:
+        """One seed per run, keyed by its parameters; 0 for a deterministic simulator."""
+        stochastic = self.study.simulator.stochastic
+        return np.array([run_seed(self.study.seed, t) if stochastic else 0 for t in theta], dtype=np.int64)
+
+    def runs(self, theta: np.ndarray) -> Runs:
+        return self.store.table(self.study.simulator, theta, self.seeds(theta))
+
+    def tasks(self, theta: np.ndarray, product: str = "y") -> list:
+        """The runs of these points as tasks, stored ones included: the executor skips those."""
+        from pipelines.cluster import Task
+
+        gradient = dict(self.study.validate.gradient_spec) if product == "jacobian" else None
+        keys = self.keys(theta, product)
+        return [
+            Task(key=k, theta=tuple(float(x) for x in t), seed=int(s), product=product, gradient=gradient)
+            for k, t, s in zip(keys, theta, self.seeds(theta), strict=True)
+        ]
+
+    def keys(self, theta: np.ndarray, product: str = "y") -> list[str]:
+        gradient = dict(self.study.validate.gradient_spec) if product == "jacobian" else None
+        return [
+            self.store.key(self.study.simulator, t, int(s), product=product, gradient=gradient)
+            for t, s in zip(theta, self.seeds(theta), strict=True)
+        ]
+
+    def campaign(self, theta: np.ndarray, what: str, product: str = "y") -> None:
+        """Run what is not in the store yet, with a bar; every run is committed when it ends."""
+        todo = [t for t in self.tasks(theta, product) if not self.store.has(t.key)]
+        if not todo:
+            return
+        with self.terminal.bar(what, total=len(todo)) as tick:
+
+            def progress(done: int, failed: int, total: int, seconds: float) -> None:
+                tick(done, total, f"{failed} failed" if failed else "")
+
+            self.executor.campaign(
+                todo,
+                store=self.folder / "store",
+                simulator=self.study.simulator_spec,
+                timeout=self.study.simulate.timeout,
+                progress=progress,
+            )
+
+    # -- emulators ---------------------------------------------------------------------------------------------------
+
+    def emulator(self, name: str) -> "Emulator":
+        from emulate.loading import load
+
+        return load(self.folder / "emulators" / name)
+
+    @cached_property
+    def champion(self) -> str:
+        """The emulator that inference uses: chosen by the validate stage, or named in the study."""
+        return files.read_json(self.folder / "validate" / "champion.json")["champion"]
+
+    # -- what is kept ------------------------------------------------------------------------------------------------
+
+    def figures(self, stage: str, figures: Mapping[str, tuple["Figure", str]]) -> None:
+        """Save figures with their captions beside the stage's files, and note them for MLflow."""
+        listed = []
+        for name, (figure, caption) in figures.items():
+            files.write_figure(self.folder / stage / f"{name}.png", figure)
+            self.journal.append("figure", stage, path=f"{stage}/{name}.png")
+            listed.append({"name": name, "file": f"{name}.png", "caption": caption})
+        files.write_json(self.folder / stage / "figures.json", listed)
+
+    def findings(self, stage: str, found: Mapping[str, list[dict]]) -> None:
+        """Save findings by emulator, print those of the champion, and note all of them for MLflow."""
+        files.write_json(self.folder / stage / "findings.json", {"emulators": found})
+        for name, findings in found.items():
+            for f in findings:
+                self.journal.append("finding", f"{stage}/{name}" if len(found) > 1 else stage, finding=f)
+
+    def note(self, text: str, seconds: float | None = None) -> None:
+        self.terminal.say(f"  {text}" + (f" ({duration(seconds)})" if seconds is not None else ""))
+
+
+def one_thread() -> None:
+    """The driver computes on one thread: the same bits on every machine, and the workers keep their cores."""
+    torch.set_num_threads(1)
