@@ -1,0 +1,32 @@
+"""The real Fourier transform in three dimensions, with the same bits on any number of threads, and its wavenumbers."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+__all__ = ["angular", "forward", "inverse"]
+
+Norm = Literal["forward", "backward"]  # which of the two directions carries 1 / n^3, as in torch.fft
+
+
+def forward(field: Tensor, norm: Norm = "backward") -> Tensor:
+    """Half-complex transform [n, n, n // 2 + 1] of a real field [n, n, n].
+
+    Equal to `torch.fft.rfftn` up to rounding. One axis at a time in the real direction, since the three-dimensional
+    real transform of MKL rounds differently with the number of threads, in value and in derivative.
+    """
+    return torch.fft.fftn(torch.fft.rfft(field, norm=norm), dim=(0, 1), norm=norm)
+
+
+def inverse(modes: Tensor, norm: Norm = "backward") -> Tensor:
+    """Real field [n, n, n], n even, of a half-complex transform; the inverse of `forward`."""
+    return torch.fft.irfft(torch.fft.ifftn(modes, dim=(0, 1), norm=norm), n=modes.shape[0], norm=norm)
+
+
+def angular(cells: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Wavenumbers of a half-complex transform, radians per cell, float64, broadcastable to [n, n, n // 2 + 1]."""
+    full = 2.0 * math.pi * torch.fft.fftfreq(cells, dtype=torch.float64)
+    half = 2.0 * math.pi * torch.fft.rfftfreq(cells, dtype=torch.float64)
+    return full[:, None, None], full[None, :, None], half[None, None, :]
