@@ -1,0 +1,282 @@
+"""A mistake of the user's is answered with a sentence and an exit code, never with a traceback."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipelines import files
+from pipelines.cli import app
+
+STUDY = """
+name: small
+seed: 3
+parameters:
+  a: {uniform: [-1, 1]}
+  b: {uniform: [-1, 1]}
+simulator: {use: linear_gaussian, outputs_count: 4}
+design: {use: sobol, runs: 16, held_out: 8}
+cluster: {use: serial}
+emulators:
+  quadratic: {use: polynomial}
+train: {champion: quadratic, baseline: null}
+validate: {gradient: {use: reverse}, gradient_points: 3}
+infer:
+  observation: {held_out: 0}
+  likelihood: {use: gaussian, absolute_error: 0.1}
+  sampler: {use: laplace}
+  draws: 50
+  chains: 2
+check: {importance_runs: 20, recovery: 8}
+tracking: {uri: "off"}
+"""
+
+SIMULATOR = """
+import math, time
+def fine(theta): return [theta["a"], theta["b"]]
+def raises(theta): raise RuntimeError("the mesh tangled")
+def sometimes(theta):
+    if theta["a"] > 0: raise RuntimeError("a is above zero")
+    return [theta["a"], theta["b"]]
+def nan(theta): return [theta["a"], math.nan]
+def wrong(theta): return [theta["a"]]
+def changes(theta): return [1.0] * (2 if theta["a"] < 0 else 3)
+def slow(theta):
+    time.sleep(0.3)
+    return [theta["a"], theta["b"]]
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "study.yaml").write_text(STUDY)
+    (tmp_path / "my_simulator.py").write_text(SIMULATOR)
+    return tmp_path
+
+
+def emulate(*words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, list(words))
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, " ".join((result.output + result.stderr).split())
+
+
+def with_function(call: str) -> list[str]:
+    """The study with one of the simulators above instead."""
+    text = STUDY.replace(
+        "{use: linear_gaussian, outputs_count: 4}",
+        f"{{use: function, call: 'my_simulator:{call}', outputs: [{{name: y, size: 2}}]}}",
+    ).replace("{use: reverse}", "{use: finite_difference}")
+    Path("study.yaml").write_text(text)
+    return ["study.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("seed: 3", "seeed: 3", ["seeed", "not known", 'Did you mean "seed"']),
+        ("outputs_count: 4", "output_count: 4", ["simulator.output_count", 'Did you mean "outputs_count"']),
+        ("use: sobol", "use: sobel", ["design", "sobel", 'Did you mean "sobol"', "latin_hypercube"]),
+        ("a: {uniform: [-1, 1]}", "a: {uniform: [1, -1]}", ["parameters.a", "low must be below high", "1"]),
+        ("a: {uniform: [-1, 1]}", "b: {uniform: [-1, 1]}", ["b", "twice"]),
+        ("a: {uniform: [-1, 1]}", "a: {normal: [0, -1]}", ["parameters.a", "sd must be positive", "-1"]),
+        ("absolute_error: 0.1", "absolute_error: -0.1", ["infer.likelihood", "-0.1"]),
+        ("runs: 16", "runs: many", ["design.runs", "many"]),
+        ("held_out: 0}", "held_out: 99}", ["infer.observation.held_out", "99", "8"]),
+        ("champion: quadratic", "champion: quadratik", ["train.champion", 'Did you mean "quadratic"']),
+        ("seed: 3", "seed: [3", ["study.yaml", "YAML", "line"]),
+        ("seed: 3", "seed: 3\nseed: 4", ["seed", "twice"]),
+    ],
+)
+def test_a_wrong_study_is_answered_with_its_path(here, old, new, said):
+    assert old in STUDY
+    (here / "study.yaml").write_text(STUDY.replace(old, new, 1))
+    code, output = emulate("run", "study.yaml")
+    assert code == 2
+    for words in said:
+        assert words in output
+    assert not (here / "runs").exists()
+
+
+def test_a_missing_study_is_named(here):
+    code, output = emulate("run", "studdy.yaml")
+    assert code == 2
+    assert "studdy.yaml" in output
+    assert "study.yaml" in output  # what is near
+
+
+def test_an_override_of_an_unknown_key_is_refused(here):
+    code, output = emulate("run", "study.yaml", "--set", "design.rums=3")
+    assert code == 2
+    assert "design.rums" in output
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "said"),
+    [
+        ("raises", "error", "the mesh tangled"),
+        ("nan", "nonfinite", "NaN"),
+        ("wrong", "badshape", "2"),
+    ],
+)
+def test_every_run_failing_ends_the_campaign_in_words(here, call, kind, said):
+    code, output = emulate("run", *with_function(call))
+    assert code == 3
+    assert "0 of 24 runs finished" in output
+    assert kind in output
+    assert said in output
+    assert "--retry-failed" in output
+    code, output = emulate("status", "study.yaml", "--failed")
+    assert code == 0
+    assert output.count(kind) >= 24
+
+
+def test_a_simulator_that_changes_shape_fails_those_runs_only(here):
+    study = with_function("changes")
+    code, output = emulate("simulate", *study)
+    assert code == 2  # simulate alone says what it needs first
+    assert "emulate design" in output
+    emulate("design", *study)
+    code, output = emulate("simulate", *study, "--set", "simulate.require=0.3")
+    assert code == 0
+    summary = files.read_json(here / "runs" / "small" / "simulate" / "summary.json")
+    assert summary["finished"] == 8
+    assert {f["kind"] for f in summary["failures"]} == {"badshape"}
+
+
+def test_too_few_finished_runs_are_counted(here):
+    study = with_function("sometimes")
+    code, output = emulate("run", *study)
+    assert code == 3
+    assert "12 of 24 runs finished" in output
+    code, output = emulate("run", *study, "--set", "simulate.require=0.1", "--set", "design.runs=4")
+    assert code == 3
+    assert "needs" in output
+    assert "6" in output  # a quadratic in two parameters
+
+
+def test_failed_runs_are_kept_and_run_again_on_request(here):
+    study = with_function("sometimes")
+    emulate("design", *study)
+    emulate("simulate", *study)
+    (here / "my_simulator.py").write_text(SIMULATOR.replace('> 0: raise RuntimeError("a is above zero")', "> 9: pass"))
+    code, output = emulate("simulate", *study)
+    assert code == 0  # other code, other runs: the callable's source is part of the key
+    assert "24 of 24" in output
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "study.yaml").write_text(STUDY)
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        code, output = emulate("run", "study.yaml")
+    finally:
+        os.chdir(before)
+    assert code in (0, 1), output
+    return folder
+
+
+def predict(folder: Path, *words: str) -> tuple[int, str]:
+    return emulate("predict", str(folder / "runs" / "small" / "emulators" / "quadratic"), *words)
+
+
+def test_theta_with_wrong_names_or_size(finished):
+    code, output = predict(finished, "--set", "a=0.1")
+    assert (code, "Missing: b" in output) == (2, True)
+    code, output = predict(finished, "--set", "a=0.1", "--set", "c=0.1")
+    assert code == 2
+    assert "no parameter 'c'" in output
+    code, output = predict(finished, "--set", "a=x", "--set", "b=1")
+    assert code == 2
+    assert "finite number" in output
+
+
+def test_a_point_outside_warns_and_strict_refuses(finished):
+    code, output = predict(finished, "--set", "a=1.5", "--set", "b=0")
+    assert code == 0
+    assert "Warning" in output
+    assert "0.25" in output  # box widths beyond
+    code, output = predict(finished, "--set", "a=1.5", "--set", "b=0", "--strict")
+    assert code == 2
+    assert "outside" in output
+
+
+def test_no_emulator_there(finished):
+    code, output = emulate("predict", str(finished / "nothing"), "--set", "a=1")
+    assert code == 2
+    assert "nothing" in output
+
+
+def test_a_server_that_does_not_answer_costs_a_warning_only(here):
+    uri = "http://someone:secret@127.0.0.1:9"
+    start = time.monotonic()
+    code, output = emulate("run", "study.yaml", "--set", f"tracking.uri={uri}")
+    assert code in (0, 1)
+    assert "did not answer" in output
+    assert "emulate sync" in output
+    assert "secret" not in output
+    assert (here / "runs" / "small" / "report" / "index.html").exists()
+    assert time.monotonic() - start < 300
+
+
+def test_a_store_of_another_version(here):
+    emulate("design", "study.yaml")
+    emulate("simulate", "study.yaml")
+    path = here / "runs" / "small" / "store" / "store.json"
+    files.write_json(path, {**files.read_json(path), "schema": 999})
+    code, output = emulate("simulate", "study.yaml", "--force")
+    assert code == 2
+    assert "999" in output
+    assert "version" in output
+
+
+def test_a_full_disk(here, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "replace", full)
+    code, output = emulate("run", "study.yaml")
+    assert code == 2
+    assert "disk is full" in output
+    monkeypatch.undo()
+    os.chdir(here)
+    assert emulate("run", "study.yaml")[0] in (0, 1)
+
+
+def test_a_folder_that_cannot_be_written(here):
+    (here / "occupied").write_text("a file")
+    code, output = emulate("run", "study.yaml", "--set", "output=occupied/below")
+    assert code == 2
+    assert "cannot be written" in output
+    assert "output" in output
+
+
+def test_ctrl_c_says_how_to_go_on(here):
+    study = with_function("slow")
+    command = [sys.executable, "-c", "from pipelines.cli import main; main()", "run", *study]
+    process = subprocess.Popen(command, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    store = here / "runs" / "small" / "store" / "runs"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and len(list(store.glob("*/*"))) < 3:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert "the same command goes on" in " ".join(errors.split())
+    kept = {p.name for p in store.glob("*/*")}
+    assert 3 <= len(kept) < 24
+    code, output = emulate("simulate", *study)
+    assert code == 0
+    assert "24 of 24" in output
+    assert kept <= {p.name for p in store.glob("*/*")}

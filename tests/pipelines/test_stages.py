@@ -1,0 +1,149 @@
+"""The stages together: what runs, what is skipped and why, and that the verdict is the exit code."""
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from pipelines import files
+from pipelines.cli import STAGES, app
+from pipelines.stages import ORDER, load
+
+STUDY = """
+name: line
+seed: 5
+parameters:
+  a: {normal: [0, 1]}
+  b: {normal: [0, 1]}
+simulator: {use: linear_gaussian, outputs_count: 4}
+design: {use: sobol, runs: 16, held_out: 20}
+cluster: {use: serial}
+emulators:
+  quadratic: {use: polynomial}
+train: {champion: quadratic, baseline: null}
+validate: {gradient: {use: reverse}, gradient_points: 4}
+infer:
+  observation: {parameters: {a: 0.5, b: -0.5}, noise: false}
+  likelihood: {use: gaussian, absolute_error: 0.2}
+  sampler: {use: hmc}
+  draws: 400
+  chains: 4
+check: {importance_runs: 100, recovery: 20}
+tracking: {uri: "off"}
+"""
+
+
+def emulate(folder: Path, *words: str) -> tuple[int, str]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        result = CliRunner().invoke(app, list(words))
+    finally:
+        os.chdir(before)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output + result.stderr
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "study.yaml").write_text(STUDY)
+    code, output = emulate(folder, "run", "study.yaml")
+    assert "check (quadratic)" in output, output
+    (folder / "code").write_text(str(code))
+    return folder
+
+
+def test_the_command_line_names_the_stages_in_order():
+    assert STAGES == ORDER
+    for name in ORDER:
+        assert set(load(name).READS) <= set(ORDER[: ORDER.index(name)])
+        assert load(name).WRITES
+
+
+def test_every_stage_wrote_what_it_promises(study):
+    for name in ORDER:
+        for path in load(name).WRITES:
+            assert (study / "runs" / "line" / path).exists(), path
+
+
+def test_the_posterior_is_the_closed_form(study):
+    """V = (A^T A / v + 1)^-1, mean = V A^T y / v for a linear map with standard normal priors (Bishop 2006)."""
+    a = np.cos(np.outer(np.arange(1, 5), np.arange(1, 3)))
+    y, v = a @ np.array([0.5, -0.5]), 0.04
+    cov = np.linalg.inv(a.T @ a / v + np.eye(2))
+    mean = cov @ a.T @ y / v
+    draws = files.read_tensors(study / "runs" / "line" / "infer" / "draws.safetensors")["theta"].reshape(-1, 2).numpy()
+    summary = files.read_json(study / "runs" / "line" / "infer" / "summary.json")["parameters"]
+    ess = np.array([summary[n]["ess"] for n in "ab"])
+    z = (draws.mean(0) - mean) / np.sqrt(np.diag(cov) / ess)
+    assert np.abs(z).max() < 4
+    assert np.abs(np.log(draws.std(0) / np.sqrt(np.diag(cov)))).max() < 4 / np.sqrt(2 * ess.min())
+    assert [summary[n]["map"] for n in "ab"] == pytest.approx(mean, abs=1e-6)
+
+
+def test_the_verdict_is_the_exit_code(study):
+    found = [files.read_json(study / "runs" / "line" / s / "findings.json")["emulators"]["quadratic"]
+             for s in ("validate", "check")]  # fmt: skip
+    passed = all(f["passed"] for group in found for f in group if f["blocking"])
+    assert int((study / "code").read_text()) == (0 if passed else 1)
+    code, _ = emulate(study, "run", "study.yaml", "--set", "checks.accuracy.median=1e-300")
+    assert code == 1
+
+
+def test_a_second_run_skips_everything(study):
+    emulate(study, "run", "study.yaml")
+    _, output = emulate(study, "run", "study.yaml")
+    assert output.count("skipped, unchanged") == len(ORDER)
+
+
+def test_a_change_makes_only_what_depends_on_it_stale(study):
+    emulate(study, "run", "study.yaml")
+    _, output = emulate(study, "run", "study.yaml", "--set", "infer.draws=401", "--dry-run")
+    text = " ".join(output.split())
+    assert "train skip" in text
+    assert "infer run its part of the study changed" in text
+    assert "check run after infer" in text
+    _, output = emulate(study, "status", "study.yaml", "--set", "design.runs=17")
+    assert "stale" in output
+
+
+def test_more_points_run_only_the_new_ones(study):
+    emulate(study, "run", "study.yaml")
+    _, output = emulate(study, "run", "study.yaml", "--set", "design.runs=20", "--dry-run")
+    assert "4 runs to do, 36 stored" in " ".join(output.split())
+
+
+def test_dry_run_writes_nothing(tmp_path):
+    (tmp_path / "study.yaml").write_text(STUDY)
+    code, output = emulate(tmp_path, "run", "study.yaml", "--dry-run")
+    assert code == 0
+    assert "36 runs to do, 0 stored" in " ".join(output.split())
+    assert [p.name for p in tmp_path.iterdir()] == ["study.yaml"]
+
+
+def test_the_front_door_opens_what_the_stages_wrote(study):
+    import emulate as library
+
+    e = library.load(study / "runs" / "line" / "emulators" / "quadratic")
+    theta = torch.tensor([0.2, -0.3], dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(e.predict(theta).mean[0], theta)
+    assert gradient.tolist() == pytest.approx([np.cos(1), np.cos(2)], rel=1e-6)
+    named = e.predict({"b": -0.3, "a": 0.2}).mean
+    assert torch.equal(named, e.predict(theta.detach()).mean)
+
+
+def test_predict_answers_a_csv_with_a_csv(study, tmp_path):
+    (tmp_path / "points.csv").write_text("b,a\n0.1,0.2\n0.3,0.4\n")
+    out = tmp_path / "out.csv"
+    folder = study / "runs" / "line" / "emulators" / "quadratic"
+    code, output = emulate(tmp_path, "predict", str(folder), "--csv", "points.csv", "--out", str(out))
+    assert code == 0, output
+    rows = list(csv.DictReader(out.open()))
+    assert float(rows[1]["y0"]) == pytest.approx(0.4 * np.cos(1) + 0.3 * np.cos(2), rel=1e-6)
+    assert float(rows[1]["sd(y0)"]) >= 0
