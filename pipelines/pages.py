@@ -1,0 +1,121 @@
+"""The MLflow pages on this machine: a server on loopback for as long as the command runs."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import IO
+from urllib.parse import urlencode
+
+from emulate.errors import InputError
+from pipelines.addresses import database, redact, resolve
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_PATIENCE = 180.0  # s, for a server's first start on a busy machine
+_GRACE = 10.0  # s, for it to end by itself
+
+
+def ui(uri: str = "", port: int = 5000, host: str = "127.0.0.1", *, study: str = "",
+       say: Callable[[str], None] = print) -> int:  # fmt: skip
+    """Serve the pages of the database at `uri` until Ctrl-C; a server elsewhere is only pointed at.
+
+    Prints the link to the runs of `study`, or to the list of experiments. Returns the exit code. Raises InputError
+    when the host is not loopback or the port is taken.
+    """
+    address = resolve(uri)
+    if address.startswith(("http://", "https://")):
+        say(f"The pages are at {redact(address)}.")
+        return 0
+    if host not in _LOOPBACK:
+        raise InputError(f"host must be one of {', '.join(_LOOPBACK)}, for the pages have no password. Got {host!r}; "
+                         f"reach them from elsewhere through ssh -L {port}:127.0.0.1:{port}.")  # fmt: skip
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise InputError(f"port {port} must be free. Got: {error.strerror}; choose another with --port.") from None
+    say("Starting the MLflow pages; this takes up to a minute.")
+    # its own session: Ctrl-C reaches this process alone, which then ends the server and its workers in order
+    with tempfile.TemporaryFile() as log, subprocess.Popen(
+        _command(address, host, port), env=_environment(address), start_new_session=True, stdout=log, stderr=log
+    ) as server:
+        try:
+            site = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            if _await(site, server):
+                say(f"The pages are at {_deep_link(site, study)} (Ctrl-C ends them).")
+                server.wait()
+            else:
+                say(f"The MLflow server did not start: {redact(_last_line(server, log))}")
+                return 2
+        except KeyboardInterrupt:
+            say("Ended.")
+        finally:
+            _end(server)
+    return 0
+
+
+def _command(address: str, host: str, port: int) -> list[str]:
+    file = database(address)
+    artifacts = ["--artifacts-destination", str(file.parent / "mlartifacts")] if file else []
+    return [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1", *artifacts]
+
+
+def _environment(address: str) -> dict[str, str]:
+    """The address goes here and not on the command line, where every user of the machine could read its password."""
+    return os.environ | {
+        "MLFLOW_BACKEND_STORE_URI": address,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # half the start time, a third of the memory
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+    }
+
+
+def _await(site: str, server: subprocess.Popen) -> bool:
+    """Wait until the server answers; False when it ended or took too long."""
+    deadline = time.monotonic() + _PATIENCE
+    while server.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            _open(f"{site}/health").close()
+            return True
+        time.sleep(0.3)
+    return False
+
+
+def _deep_link(site: str, study: str) -> str:
+    """The runs of the study's experiment: the front page opens on other things."""
+    if study:
+        with contextlib.suppress(urllib.error.HTTPError), _open(
+            f"{site}/api/2.0/mlflow/experiments/get-by-name?{urlencode({'experiment_name': study})}"
+        ) as answer:
+            return f"{site}/#/experiments/{json.load(answer)['experiment']['experiment_id']}/runs"
+    return f"{site}/#/experiments"
+
+
+def _open(url: str):
+    """No proxy: what is asked for is on this machine."""
+    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=10)
+
+
+def _last_line(server: subprocess.Popen, log: IO[bytes]) -> str:
+    _end(server)
+    log.seek(0)
+    lines = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else f"it ended with exit code {server.returncode}."
+
+
+def _end(server: subprocess.Popen) -> None:
+    for kind in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, kind)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(_GRACE)
+            return

@@ -1,0 +1,406 @@
+"""MLflow as a projection of a study's journal. The only file that imports mlflow, and only when there is work for it.
+
+`sync` replays what is not logged yet, `download_model` answers `emulate.load("models:/name@alias")`, `ui` opens the
+pages on this machine. Every call names its run: there is no active run and no global address.
+"""
+
+import atexit
+import contextlib
+import functools
+import getpass
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+
+from emulate.errors import InputError, nearest
+from pipelines.addresses import database, redact, resolve, silence
+from pipelines.journal import NAME, Journal
+from pipelines.pages import ui
+from pipelines.replay import Batch, Bookmark, Refused, Replay, Unreachable
+
+__all__ = ["Synced", "download_model", "pack", "sync", "ui"]
+
+STATE = "tracking.json"
+_ENVIRONMENT = {  # read by mlflow when it is imported
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the journal is what retries
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_UV_AUTO_DETECT": "false",  # or the user's own uv project ends up in the model
+}
+_DELETED_TOO = 3  # mlflow's ViewType.ALL: a run that was deleted on purpose does not come back
+_LATER = (401, 403, 408, 409, 429)  # client errors that time or a log-in may heal
+_SERVED_BY = ("torch", "gpytorch", "numpy", "pandas", "scipy", "safetensors", "mlflow")
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What a sync did: events logged now, events still waiting, a sentence, and the run's page on a server."""
+
+    logged: int
+    pending: int
+    sentence: str
+    link: str = ""
+
+
+def sync(folder: Path, uri: str = "", *, on_message: Callable[[str], None] | None = None) -> Synced:
+    """Log the events of `<folder>/journal.jsonl` that the server at `uri` does not have yet.
+
+    A server that does not answer is no error: the sentence says so and the events wait. The state of each address
+    lies in `<folder>/tracking.json`; without it all is replayed, onto the runs that are there. Raises InputError for
+    an address that can never work.
+    """
+    folder, address = Path(folder).absolute(), resolve(uri)
+    journal, where = Journal(folder / NAME), redact(address)
+    states = _read_states(folder / STATE)
+    bookmark = _bookmark(states.get(where, {}), journal, address)
+    events = journal.read(after=bookmark.offset)
+    if not events:
+        return Synced(0, 0, f"{where} holds all events of {folder}.", _link(address, bookmark))
+
+    def save(mark: Bookmark) -> None:
+        _write(folder / STATE, _read_states(folder / STATE) | {where: mark.to_dict()})
+
+    replay = None
+    try:
+        if reason := silence(address):
+            raise Unreachable(reason)
+        server = _Server(address)
+        if not server.knows(bookmark):  # a new database at the old address
+            bookmark = Bookmark()
+            events = journal.read()
+        findings = functools.partial(_findings, journal)
+        replay = Replay(server, folder, bookmark, findings=findings, save=save, say=on_message or (lambda _: None))
+        replay.play(events)
+    except Unreachable as error:
+        reached = replay.bookmark.offset if replay else bookmark.offset
+        waiting = sum(offset > reached for offset, _ in events)
+        sentence = (f"{where} did not answer ({redact(str(error)).rstrip('.')}); {waiting} events wait in "
+                    f"{journal.path}; `emulate sync STUDY.yaml` logs them later.")  # fmt: skip
+        return Synced(len(events) - waiting, waiting, sentence)
+    refused = f" MLflow refused {len(replay.refusals)} of them, first: {replay.refusals[0]}" if replay.refusals else ""
+    sentence = f"{len(events)} events were logged in {where}.{refused}"
+    return Synced(len(events), 0, sentence, _link(address, replay.bookmark))
+
+
+def download_model(uri: str, tracking_uri: str = "") -> Path:
+    """The local folder of the emulator behind `models:/name@alias`, `models:/name/version` or `runs:/id/path`.
+
+    Looks at `tracking_uri`, else $MLFLOW_TRACKING_URI, else `mlflow.db` of this folder. Nothing of the model is run.
+    Raises InputError, saying what exists, when there is no such model.
+    """
+    address = resolve(tracking_uri)
+    where = redact(address)
+    if (file := database(address)) and not file.exists():
+        raise InputError(f"{uri!r} was looked up in {where}, which does not exist; "
+                         f"set MLFLOW_TRACKING_URI to where the model was logged.")  # fmt: skip
+    if reason := silence(address):
+        raise InputError(f"{uri!r} was looked up in {where}, which did not answer ({reason}).")
+    client = _client(address)
+    try:
+        with _translated():
+            return _download(client, uri, address)
+    except Unreachable as error:
+        raise InputError(f"{uri!r} was looked up in {where}, which did not answer ({redact(str(error))}).") from None
+    except Refused as error:
+        raise InputError(f"{where} has no {uri!r} ({redact(str(error)).rstrip('.')}); "
+                         f"{_models_there(client, uri)}") from None  # fmt: skip
+
+
+def _download(client, uri: str, address: str) -> Path:
+    import mlflow.artifacts
+
+    if not re.fullmatch(r"models:/[^/@]+(@[^/@]+|/\d+)|models:/m-\w+|runs:/\w+(/.+)?", uri):
+        raise Refused("the address must be models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID/PATH")
+    remote = tempfile.mkdtemp(prefix="emulate-model-") if database(address) is None else None
+    if remote:
+        atexit.register(shutil.rmtree, remote, ignore_errors=True)
+    folder = Path(mlflow.artifacts.download_artifacts(uri, dst_path=remote, tracking_uri=address, registry_uri=address))
+    found = sorted(folder.rglob("emulator.json"))
+    if len(found) != 1:
+        raise Refused(f"it holds {len(found)} emulators in place of one")
+    return found[0].parent
+
+
+def _models_there(client, uri: str) -> str:
+    """What could have been meant, for the end of a sentence."""
+    with _translated():
+        models = {m.name: m for m in client.search_registered_models()}
+    if not models:
+        return "it has no registered model yet; `emulate run STUDY.yaml` registers one."
+    name = re.split(r"[@/]", uri.removeprefix("models:/"))[0]
+    if name not in models:
+        return f"it has {', '.join(sorted(models))}.{nearest(name, models)}"
+    with _translated():
+        versions = client.search_model_versions(f"name = '{name}'")
+    aliases: dict[int, list[str]] = {}
+    for alias, version in models[name].aliases.items():
+        aliases.setdefault(int(version), []).append(alias)
+    numbers = sorted(int(v.version) for v in versions)
+    return f"{name} has {', '.join(' @'.join([f'version {n}', *aliases.get(n, ())]) for n in numbers)}."
+
+
+class _Server:
+    """One MLflow server; every method may be called again with the same values and then changes nothing."""
+
+    def __init__(self, address: str):
+        self.address = address
+        with _translated():
+            self.client = _client(address)
+
+    def knows(self, mark: Bookmark) -> bool:
+        """Whether the runs of the bookmark are there, or nothing was logged yet."""
+        if not mark.experiment:
+            return True
+        with _translated():
+            found = self.client.get_experiment_by_name(mark.study)
+            if found is None or found.experiment_id != mark.experiment:
+                return False
+        return _run_of(self.client, mark.experiment, mark.run, "") == mark.ids.get("")
+
+    def experiment(self, name: str) -> str:
+        with _translated():
+            found = self.client.get_experiment_by_name(name)
+            if found is None:
+                file = database(self.address)
+                return self.client.create_experiment(name, (file.parent / "mlartifacts").as_uri() if file else None)
+        if found.lifecycle_stage != "active":
+            raise Unreachable(f"its experiment {name!r} was deleted; restore it there, or give the study another name")
+        return found.experiment_id
+
+    def begin(self, experiment: str, run: str, scope: str, parent: str, clock: int) -> str:
+        with _translated():
+            if found := _run_of(self.client, experiment, run, scope):
+                return found
+            tags = {"emulate.run": run, "emulate.scope": scope or "/", "mlflow.user": _user(),
+                    "mlflow.source.name": "emulate", "mlflow.source.type": "LOCAL"}  # fmt: skip
+            if parent:
+                tags["mlflow.parentRunId"] = parent
+            name = scope or f"{datetime.fromtimestamp(clock / 1000):%Y-%m-%d %H:%M:%S} {run}"
+            return self.client.create_run(experiment, clock, tags, name).info.run_id
+
+    def end(self, id: str, status: str, clock: int) -> None:
+        with _translated():
+            self.client.set_terminated(id, status, clock)
+
+    def log(self, id: str, batch: Batch) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        tags = {k if k.startswith("mlflow.") else n: v for (k, v), n in zip(batch.tags.items(), names(batch.tags))}
+        known = dict(zip({m[0]: 0 for m in batch.metrics}, names({m[0]: 0 for m in batch.metrics})))
+        metrics = []
+        for name, value, clock, step in batch.metrics:
+            if math.isinf(value):  # the databases would keep 1.8e308
+                tags[f"{known[name]} is"] = str(value)
+                value = math.nan
+            metrics.append(Metric(known[name], value, clock, step))
+        params = [Param(n, str(v)) for n, v in zip(names(batch.params), batch.params.values())]
+        with _translated():
+            for part in _parts(metrics, 1000):
+                self.client.log_batch(id, metrics=part)
+            for part in _parts([RunTag(k, v) for k, v in tags.items()], 100):
+                self.client.log_batch(id, tags=part)
+        self._log_params(id, params)
+
+    def _log_params(self, id: str, params: list) -> None:
+        with _translated():
+            there = self.client.get_run(id).data.params if params else {}
+        new = [p for p in params if p.key not in there]
+        with _translated():
+            for part in _parts(new, 100):
+                self.client.log_batch(id, params=part)
+        for p in params:
+            if p.key in there and there[p.key] != p.value:
+                raise Refused(f"{p.key} is {there[p.key]} already; {p.value} stays in the journal only.")
+
+    def text(self, id: str, text: str, name: str) -> None:
+        with _translated():
+            self.client.log_text(id, text, name)
+
+    def config(self, id: str, config: dict, name: str) -> None:
+        with _translated():
+            self.client.log_dict(id, config, name)
+
+    def upload(self, id: str, path: Path, folder: str) -> None:
+        with _translated():
+            if path.is_dir():
+                self.client.log_artifacts(id, str(path), f"{folder}/{path.name}".strip("/"))
+            else:
+                self.client.log_artifact(id, str(path), folder or None)
+
+    def dataset(self, id: str, event: dict, path: Path) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        data = Dataset(event["name"], str(event["digest"])[:36], "local", json.dumps({"uri": path.as_uri()}),
+                       profile=json.dumps({"num_rows": event["rows"]}))  # fmt: skip
+        with _translated():
+            self.client.log_inputs(id, [DatasetInput(data, [InputTag("mlflow.data.context", event["scope"])])])
+
+    def model(self, experiment: str, id: str, event: dict, path: Path, mark: str, clock: int) -> None:
+        from mlflow.entities import LoggedModelOutput, Metric
+
+        name, tags = event["name"], {"emulator": str(event.get("emulator", "")), "emulate.event": mark,
+                                     "findings_passed": str(bool(event.get("findings_passed"))).lower()}  # fmt: skip
+        with _translated():
+            logged = self._logged_model(experiment, id, event, path, tags)
+            if not any(m.model_id == logged for m in self.client.get_run(id).outputs.model_outputs):
+                self.client.log_outputs(id, [LoggedModelOutput(logged, 0)])
+            metrics = {k: float(v) for k, v in (event.get("metrics") or {}).items() if v is not None}
+            scores = [Metric(n, v, clock, 0, logged) for n, v in zip(names(metrics), metrics.values())]
+            for part in _parts([s for s in scores if math.isfinite(s.value)], 1000):
+                self.client.log_batch(id, metrics=part)
+            if not self.client.search_registered_models(f"name = '{name}'"):
+                self.client.create_registered_model(name, description=f"Emulators of the study {name}.")
+            versions = self.client.search_model_versions(f"name = '{name}'")
+            known = [v for v in versions if v.tags.get("emulate.event") == mark and v.run_id == id]
+            version = known[0] if known else self.client.create_model_version(
+                name, f"models:/{logged}", id, tags, description=tags["emulator"], model_id=logged)  # fmt: skip
+            for alias in event.get("aliases") or ():
+                self.client.set_registered_model_alias(name, alias, version.version)
+
+    def _logged_model(self, experiment: str, id: str, event: dict, path: Path, tags: dict) -> str:
+        mark = tags["emulate.event"]
+        found = [m for m in self.client.search_logged_models([experiment], f"tags.`emulate.event` = '{mark}'")
+                 if m.source_run_id == id]  # fmt: skip
+        model = found[0] if found else self.client.create_logged_model(
+            experiment, event.get("emulator") or event["name"], id, tags, model_type="emulator")  # fmt: skip
+        if str(model.status) != "READY":
+            with tempfile.TemporaryDirectory(prefix="emulate-") as parent:
+                pack(path, Path(parent) / "model", model.model_id)
+                self.client.log_model_artifacts(model.model_id, str(Path(parent) / "model"))
+            self.client.finalize_logged_model(model.model_id, "READY")
+        return model.model_id
+
+
+def pack(folder: Path, into: Path, model_id: str = "") -> None:
+    """Write the emulator of `folder` as an MLflow model: its own files, `pyfunc.py`, a signature and an example."""
+    import mlflow.pyfunc
+    import pandas
+    import torch
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    import emulate
+
+    emulator = emulate.load(folder)
+    space, labels = emulator.space, emulator.outputs.labels
+    middle = space.from_unit(torch.full((1, space.d), 0.5, dtype=torch.float64))
+    signature = ModelSignature(
+        Schema([ColSpec("double", n) for n in space.names]),
+        Schema([ColSpec("double", n) for n in (*labels, *(f"{n}_sd" for n in labels))]),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # mlflow's advice on type hints and integer columns
+        mlflow.pyfunc.save_model(
+            str(into),
+            python_model=str(Path(__file__).with_name("pyfunc.py")),
+            artifacts={"emulator": str(folder)},
+            signature=signature,
+            input_example=pandas.DataFrame(middle.numpy(), columns=list(space.names)),
+            # not emulate itself: a package index may hold a stranger's package of that name
+            pip_requirements=[f"{name}=={metadata.version(name)}" for name in _SERVED_BY],
+            metadata={"emulate_version": metadata.version("emulate"), "emulate_needed": "install emulate beside these"},
+        )
+
+
+def names(values: dict) -> list[str]:
+    """The keys in MLflow's alphabet, distinct: `pk[k=0.1]` is `pk_k_0.1`."""
+    import hashlib
+
+    plain = ["/".join(filter(None, (re.sub(r"[^\w\-. :]+", "_", part).strip("_. ") for part in str(key).split("/"))))
+             for key in values]  # fmt: skip
+    return [p[:240] if p and len(p) <= 240 and plain.count(p) == 1
+            else f"{p[:230]}-{hashlib.sha256(str(k).encode()).hexdigest()[:6]}".lstrip("-")
+            for p, k in zip(plain, values)]  # fmt: skip
+
+
+def _run_of(client, experiment: str, run: str, scope: str) -> str:
+    """The server's id of a scope of one of the journal's runs, deleted or not; empty when there is none."""
+    wanted = f"tags.`emulate.run` = '{run}' and tags.`emulate.scope` = '{scope or '/'}'"
+    with _translated():
+        found = client.search_runs([experiment], wanted, run_view_type=_DELETED_TOO, max_results=1)
+    return found[0].info.run_id if found else ""
+
+
+@functools.lru_cache(maxsize=4)
+def _client(address: str):
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow.tracking import MlflowClient
+
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if file := database(address):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(address, address)
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """mlflow's errors as the two that matter: never, or later."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except MlflowException as error:
+        status = error.get_http_status_code()
+        kind = Refused if 400 <= status < 500 and status not in _LATER else Unreachable
+        raise kind(redact(str(error.message))) from error
+    except (OSError, SQLAlchemyError) as error:
+        raise Unreachable(redact(str(error)) or type(error).__name__) from error
+
+
+def _bookmark(state: dict, journal: Journal, address: str) -> Bookmark:
+    """The saved bookmark, or a new one when the database or the journal is not the one it was made for."""
+    mark = Bookmark(**state)
+    file = database(address)
+    gone = file is not None and not file.exists()
+    shrunk = mark.offset > (journal.path.stat().st_size if journal.path.exists() else 0)
+    return Bookmark() if gone or shrunk else mark
+
+
+def _findings(journal: Journal, start: int) -> list[dict]:
+    return [event for _, event in journal.read(after=start) if event["event"] == "finding"]
+
+
+def _read_states(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):  # all is replayed then, onto the runs that are there
+        return {}
+
+
+def _write(path: Path, states: dict) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(states, indent=1))
+    os.replace(part, path)
+
+
+def _link(address: str, mark: Bookmark) -> str:
+    if database(address) or not address.startswith("http") or not mark.experiment:
+        return ""
+    return f"{redact(address).rstrip('/')}/#/experiments/{mark.experiment}/runs/{mark.ids.get('', '')}"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container without a user table
+        return ""
+
+
+def _parts(items: list, size: int) -> list[list]:
+    return [items[i : i + size] for i in range(0, len(items), size)]
