@@ -66,7 +66,7 @@ def _stages(wanted: Sequence[str], study: Path, changes: list[str], force: bool,
     with terminal.bar("reading the study"):
         loaded = load_study(study, changes)
     if dry_run:
-        rows = engine.plan(loaded, wanted, force=force)
+        rows = engine.plan(loaded, wanted, terminal, force=force)
         terminal.table(f"{loaded.name}: the plan", ("stage", "", "why", "what"), rows)
         return 0
     return 0 if engine.run(loaded, wanted, terminal, force=force) else 1

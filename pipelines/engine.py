@@ -89,8 +89,8 @@ def _why_stale(study: Any, stage: str, marker: dict[str, Any]) -> str:
     return f"the files of {' or '.join(stages.load(stage).READS)} changed"
 
 
-def plan(study: Any, wanted: Sequence[str], *, force: bool) -> list[tuple[str, bool, str]]:
-    """(stage, whether it runs, why) for each; a stage behind one that runs runs too when it reads its files."""
+def plan(study: Any, wanted: Sequence[str], terminal: Terminal, *, force: bool) -> list[tuple[str, str, str, str]]:
+    """(stage, run or skip, why, what) for each; a stage behind one that runs runs too when it reads its files."""
     decided: dict[str, bool] = {}
     lines = []
     for stage in wanted:
@@ -98,7 +98,10 @@ def plan(study: Any, wanted: Sequence[str], *, force: bool) -> list[tuple[str, b
         upstream = [r for r in stages.load(stage).READS if decided.get(r)]
         why = "--force" if force else s.why if s.status != "done" else f"after {upstream[0]}" if upstream else ""
         decided[stage] = bool(why)
-        lines.append((stage, bool(why), why or "unchanged"))
+        module = stages.load(stage)
+        with Workbench(study, terminal) as bench:
+            what = module.forecast(bench) if why and hasattr(module, "forecast") else module.SENTENCE
+        lines.append((stage, "run" if why else "skip", why or "unchanged", what))
     return lines
 
 

@@ -67,32 +67,37 @@ class Workbench(ExitStack):
     def seeds(self, theta: np.ndarray) -> np.ndarray:
         """One seed per run, keyed by its parameters; 0 for a deterministic simulator."""
         stochastic = self.study.simulator.stochastic
-        return np.array([run_seed(self.study.seed, t) if stochastic else 0 for t in theta], dtype=np.int64)
+        return np.array([run_seed(self.study.seed, t, stochastic=stochastic) for t in theta], dtype=np.int64)
 
     def runs(self, theta: np.ndarray) -> Runs:
+        """The stored runs at these points, finished and failed."""
         return self.store.table(self.study.simulator, theta, self.seeds(theta))
 
-    def tasks(self, theta: np.ndarray, product: str = "y") -> list:
-        """The runs of these points as tasks, stored ones included: the executor skips those."""
-        from pipelines.cluster import Task
-
-        gradient = dict(self.study.validate.gradient_spec) if product == "jacobian" else None
-        keys = self.keys(theta, product)
-        return [
-            Task(key=k, theta=tuple(float(x) for x in t), seed=int(s), product=product, gradient=gradient)
-            for k, t, s in zip(keys, theta, self.seeds(theta), strict=True)
-        ]
+    def gradient(self, product: str) -> dict[str, Any] | None:
+        """The estimator that makes a product: none for y."""
+        return dict(self.study.validate.gradient_spec) if product == "jacobian" else None
 
     def keys(self, theta: np.ndarray, product: str = "y") -> list[str]:
-        gradient = dict(self.study.validate.gradient_spec) if product == "jacobian" else None
-        return [
-            self.store.key(self.study.simulator, t, int(s), product=product, gradient=gradient)
-            for t, s in zip(theta, self.seeds(theta), strict=True)
-        ]
+        pairs = zip(theta, self.seeds(theta), strict=True)
+        return [RunStore.key(self.study.simulator, t, int(s), product, self.gradient(product)) for t, s in pairs]
+
+    def stored(self, theta: np.ndarray) -> int:
+        """How many of these runs are in the store, without making one."""
+        if not (self.folder / "store" / "store.json").exists():
+            return 0
+        return sum(self.store.has(k) for k in self.keys(theta))
 
     def campaign(self, theta: np.ndarray, what: str, product: str = "y") -> None:
         """Run what is not in the store yet, with a bar; every run is committed when it ends."""
-        todo = [t for t in self.tasks(theta, product) if not self.store.has(t.key)]
+        from pipelines.cluster import Task
+
+        rows = zip(self.keys(theta, product), theta, self.seeds(theta), strict=True)
+        gradient = self.gradient(product)
+        todo = [
+            Task(key=key, theta=tuple(map(float, t)), seed=int(seed), product=product, gradient=gradient)
+            for key, t, seed in rows
+            if not self.store.has(key)
+        ]
         if not todo:
             return
         with self.terminal.bar(what, total=len(todo)) as tick:

@@ -15,11 +15,9 @@ WRITES = ("simulate/runs.csv", "simulate/summary.json")
 
 def forecast(bench: Workbench) -> str:
     """How many runs are to do and how many are stored, without writing anything."""
-    todo = stored = 0
-    for theta in design.points(bench).values():
-        known = sum(bench.store_has(k) for k in bench.keys(theta))
-        stored, todo = stored + known, todo + len(theta) - known
-    return f"{todo} runs to do, {stored} stored"
+    theta = np.concatenate(list(design.points(bench).values()))
+    stored = bench.stored(theta)
+    return f"{len(theta) - stored} runs to do, {stored} stored"
 
 
 def run(bench: Workbench) -> str:

@@ -1,6 +1,5 @@
 """validate: held-out runs and the simulator's own gradient -> scores, findings, and the emulator that is used on."""
 
-import numpy as np
 import torch
 
 from emulate.contracts import Evidence, Jacobians
@@ -48,20 +47,11 @@ def _jacobians(bench: Workbench, held_out: Runs) -> Jacobians:
     """The simulator's derivatives at the first held-out points, run and stored like any other run."""
     theta = held_out.theta[: bench.study.validate.gradient_points]
     bench.campaign(theta, "gradients of the simulator", product="jacobian")
-    records = [bench.store.read(k) for k in bench.keys(theta, "jacobian")]
-    kept = np.array([r.ok for r in records], dtype=bool)
-
-    def stacked(name: str, *shape: int) -> torch.Tensor:
-        arrays = [r.arrays[name] for r in records if r.ok]
-        return torch.from_numpy(np.stack(arrays)) if arrays else torch.zeros(0, *shape, dtype=torch.float64)
-
-    m, d = held_out.outputs.size, held_out.space.d
-    result = Jacobians(
-        theta=torch.from_numpy(theta[kept]),
-        y=stacked("y", m),
-        value=stacked("jacobian", m, d),
-        standard_error=stacked("standard_error", m, d),
+    runs, value, error = bench.store.jacobians(
+        bench.study.simulator, theta, bench.seeds(theta), bench.gradient("jacobian")
     )
+    kept = (torch.from_numpy(a[runs.ok]) for a in (runs.theta, runs.y, value, error))
+    result = Jacobians(*kept)
     files.write_tensors(bench.folder / "validate" / "jacobians.safetensors", vars(result))
     return result
 
