@@ -44,12 +44,12 @@ _NAN = re.compile(r"\.(nan|NaN|NAN)")
 
 _ADVICE = {
     "cannot start any token": "A tab or this sign cannot stand here; indent with spaces, and put text with such signs "
-    "in quotes.",
+    "in quotes",
     "mapping values are not allowed": 'A text that holds ": " needs quotes; keys of one level start in one column.',
-    "expected <block end>": "Keys and list items of one level must start in one column.",
-    "could not find expected ':'": 'A key needs a colon and a space after it: "key: value".',
-    "but got '<stream end>'": "A bracket or brace is not closed.",
-    "unexpected end of stream": "A quote is not closed.",
+    "expected <block end>": "Keys and list items of one level must start in one column",
+    "could not find expected ':'": 'A key needs a colon and a space after it: "key: value"',
+    "expected ',' or": "Values between brackets or braces need commas between them and a closing bracket or brace",
+    "unexpected end of stream": "A quote is not closed",
 }
 
 
@@ -213,8 +213,8 @@ class _Builder:
         self.path[-1] = value
         here = tuple(self.path)
         if value in around:
-            raise self.refuse(event, f"{'.'.join(map(str, here))}: a key must stand once. It stands in line "
-                              f"{self.lines[here]} already; delete or rename one of them.")  # fmt: skip
+            raise self.refuse(event, f"{'.'.join(map(str, here))}: a key must stand once. Got it twice, first in line "
+                              f"{self.lines[here]}; delete or rename one of them.")  # fmt: skip
         self.lines[here] = event.start_mark.line + 1
         around[value] = None
 
@@ -250,7 +250,10 @@ def _place(name: str, mark: yaml.Mark | None) -> str:
 
 def _said(e: yaml.MarkedYAMLError) -> str:
     said = (e.problem or e.context or "it cannot be parsed").replace("'\\t'", "tab")
-    return next((f"{said}. {advice}" for sign, advice in _ADVICE.items() if sign in said), f"{said}.")
+    advice = next((f" {advice}" for sign, advice in _ADVICE.items() if sign in said), "")
+    inside = e.context and ("flow" in e.context or "quoted" in e.context)
+    began = f"; it began in line {e.context_mark.line + 1}" if inside and e.context_mark else ""
+    return f"{said}.{advice}{began}{'.' if advice else ''}"
 
 
 def _yaml_files(folder: Path) -> list[Path]:

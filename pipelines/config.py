@@ -1,0 +1,188 @@
+"""YAML -> one frozen, validated `Study`; complaints name the line, the key, what was met and what is allowed.
+
+`load_study` builds every entry through the registry, so that a wrong setting is met before the first run starts.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from emulate import registry
+from emulate.errors import InputError, nearest, shown
+from pipelines.parameters import read_space
+from pipelines.schema import schema
+from pipelines.source import Source
+from pipelines.study import Observation, Study, StudyFile
+
+if TYPE_CHECKING:
+    from emulate.space import Space
+
+__all__ = ["Study", "load_raw", "load_study", "schema"]
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}")
+
+
+def load_raw(path: Path | str, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """`name` and `folder` of a study without building it: nothing heavy is imported."""
+    source = Source(Path(path), overrides)
+    head = {k: source.data[k] for k in ("name", "output") if k in source.data}
+    made = source.keep(registry.validate, StudyFile, {"simulator": "", **head}, path="")
+    if made:
+        source.keep(_name, made.name, "name")
+    source.judge()
+    return {"name": made.name, "folder": _folder(made)}
+
+
+def load_study(path: Path | str, overrides: Iterable[str] = ()) -> Study:
+    """The study in a YAML file, with `KEY.PATH=VALUE` overrides laid over it.
+
+    Raises InputError with one line per problem: `quickstart.yaml:12: design.runs: must be at least 1. Got 0.`
+    """
+    source = Source(Path(path), overrides)
+    data, keep = source.data, source.keep
+    sizes, design = _split_design(data.get("design", {}))
+    read = keep(registry.validate, StudyFile, {"simulator": "", **data, "design": sizes}, path="")
+    if read:
+        keep(_name, read.name, "name")
+    space = keep(read_space, data["parameters"]) if "parameters" in data else None
+    simulator = keep(_simulator, data.get("simulator"), space, "parameters" in data)
+    parts = {
+        "design": keep(_design, design),
+        "emulators": _entries(source, "emulators"),
+        "checks": _entries(source, "checks"),
+        "likelihood": keep(_entry, "likelihoods", source, "infer.likelihood", "gaussian"),
+        "sampler": keep(_entry, "samplers", source, "infer.sampler", "hmc"),
+        "gradient": keep(_gradient, source, simulator) if simulator else None,
+    }
+    source.judge()
+    study = _study(read, simulator, parts, Path(path))
+    from pipelines.rules import broken  # the rules count on parts that stand
+
+    for sentence in broken(study):
+        source.note(sentence)
+    source.judge()
+    return study
+
+
+def _study(read: StudyFile, simulator: Any, parts: dict[str, Any], path: Path) -> Study:
+    """The whole, with the defaults that depend on other parts."""
+    n, o = read.design.held_out, read.infer.observation
+    if o.held_out is None and o.parameters is None and not o.file:
+        o = Observation(held_out=0, noise=o.noise)
+    if o.noise is None:
+        o = replace(o, noise=not o.file)
+    points, recovery = read.validate.gradient_points or min(10, n), read.check.recovery or min(20, n)
+    return Study(
+        name=read.name,
+        seed=read.seed,
+        space=simulator.space,
+        simulator=simulator,
+        design=replace(read.design, entry=parts["design"]),
+        simulate=read.simulate,
+        cluster=read.cluster,
+        emulators=parts["emulators"],
+        train=read.train,
+        validate=replace(read.validate, gradient=parts["gradient"], gradient_points=points),
+        infer=replace(read.infer, observation=o, likelihood=parts["likelihood"], sampler=parts["sampler"]),
+        check=replace(read.check, recovery=recovery),
+        checks=parts["checks"],
+        tracking=read.tracking,
+        folder=_folder(read),
+        file=path,
+    )
+
+
+def _folder(read: StudyFile) -> Path:
+    return Path(read.output or f"runs/{read.name}")
+
+
+def _name(name: str, path: str) -> str:
+    if not NAME.fullmatch(name):
+        raise InputError(f"{path}: must be letters, digits, - and _ (at most 60), with a letter or digit first. "
+                         f"Got {shown(name)}; rename it.")  # fmt: skip
+    return name
+
+
+def _simulator(spec: Any, space: "Space | None", named: bool) -> Any:
+    """The simulator over the study's parameters; `named` says whether the study has any, good or bad."""
+    if spec is None:
+        raise InputError(f"simulator: this key is missing. Add it: {{use: NAME, ...}} with a NAME of "
+                         f"{', '.join(registry.names('simulators'))}.")  # fmt: skip
+    if isinstance(spec, Mapping) and "space" in spec:
+        raise InputError("simulator.space: this key is not known. Write the parameters under `parameters:`.")
+    use = spec.get("use") if isinstance(spec, Mapping) else spec
+    if space is None and isinstance(use, str) and _needs_space(_find("simulators", use, "simulator")):
+        if named:
+            return None  # what is wrong with the parameters is noted already
+        raise InputError(f"parameters: this key is missing, and {use} has no parameters of its own. Add it, "
+                         "such as {h: {uniform: [0.6, 0.8]}}.")  # fmt: skip
+    return registry.build("simulators", spec, path="simulator", **({"space": space} if space else {}))
+
+
+def _find(room: str, use: str, path: str) -> type:
+    try:
+        return registry.find(room, use)
+    except InputError as e:
+        raise InputError(f"{path}.use: {e}") from None
+
+
+def _needs_space(cls: type) -> bool:
+    space = next(f for f in fields(cls) if f.name == "space")
+    return space.default is MISSING and space.default_factory is MISSING
+
+
+def _split_design(section: Any) -> tuple[Any, Any]:
+    """The keys that say how many points, and those of the design itself."""
+    if not isinstance(section, Mapping):
+        return ({}, section) if isinstance(section, str) else (section, {})
+    own = ("runs", "held_out")
+    return {k: section[k] for k in own if k in section}, {k: v for k, v in section.items() if k not in own}
+
+
+def _design(spec: Any) -> Any:
+    spec = {"use": "sobol", **spec} if isinstance(spec, Mapping) else {"use": spec}
+    if isinstance(spec["use"], str):
+        cls = _find("designs", spec["use"], "design")
+        allowed = ("use", "runs", "held_out", *(f.name for f in fields(cls) if f.init))
+        if unknown := [k for k in spec if k not in allowed]:
+            raise InputError("\n".join(f"design.{k}: this key is not known. Keys allowed here: {', '.join(allowed)}."
+                                       f"{nearest(k, allowed)}" for k in unknown))  # fmt: skip
+    return registry.build("designs", spec, path="design")
+
+
+def _entry(room: str, source: Source, path: str, default: str) -> Any:
+    """The entry at a path of two keys; its settings that end in `_file` are relative to the study's file."""
+    section, key = path.split(".")
+    around = source.data.get(section)
+    spec = around.get(key) if isinstance(around, Mapping) else None
+    if isinstance(spec, Mapping):
+        folder = Path(source.name).parent
+        paths = {k: str(folder / v) for k, v in spec.items() if k.endswith("_file") and isinstance(v, str) and v}
+        spec = {"use": default, **spec, **paths}
+    return registry.build(room, default if spec is None else spec, path=path)
+
+
+def _gradient(source: Source, simulator: Any) -> Any:
+    auto = "reverse" if simulator.differentiable else "finite_difference"
+    section = source.data.get("validate")
+    if isinstance(section, Mapping) and section.get("gradient") == "auto":
+        return registry.build("gradients", auto, path="validate.gradient")
+    return _entry("gradients", source, "validate.gradient", auto)
+
+
+def _entries(source: Source, room: str) -> dict[str, Any]:
+    """The entries of a section that names them; a name that is an entry's needs no `use`."""
+    section, known = source.data[room], registry.names(room)
+    if not isinstance(section, Mapping) or not section:
+        source.note(f"{room}: must be names with entries, such as {{{known[0]}: {{use: {known[0]}}}}}. "
+                    f"Got {shown(section)}.")  # fmt: skip
+        return {}
+    made = {}
+    for name, spec in section.items():
+        if isinstance(spec, Mapping | None):
+            spec = ({"use": name} if name in known else {}) | dict(spec or {})
+        if source.keep(_name, name, f"{room}.{name}"):
+            made[name] = source.keep(registry.build, room, spec, path=f"{room}.{name}")
+    return made

@@ -1,0 +1,111 @@
+"""What must hold between the parts of a study, each rule a sentence with the key to change."""
+
+import json
+from collections.abc import Iterator
+
+import torch
+
+from emulate.errors import InputError, nearest, shown
+from pipelines.addresses import resolve
+from pipelines.study import Study
+
+
+def broken(study: Study) -> Iterator[str]:
+    """The sentences of all rules that the study breaks."""
+    for rule in (_sizes, _emulators, _gradient, _observation, _noise, _surroundings):
+        yield from rule(study)
+
+
+def _sizes(s: Study) -> Iterator[str]:
+    held_out, draws = s.design.held_out, s.infer.draws * s.infer.chains
+    for path, n in (("check.recovery", s.check.recovery), ("validate.gradient_points", s.validate.gradient_points)):
+        if n > held_out:
+            yield f"{path}: must be at most design.held_out = {held_out}. Got {n}; raise design.held_out or lower this."
+    if s.check.importance_runs > draws:
+        yield (f"check.importance_runs: must be at most infer.draws x infer.chains = {draws}. "
+               f"Got {s.check.importance_runs}; raise infer.draws or lower this.")  # fmt: skip
+
+
+def _emulators(s: Study) -> Iterator[str]:
+    champion, baseline = s.train.champion, s.train.baseline
+    for key, name in (("champion", champion), ("baseline", baseline)):
+        if name not in (*s.emulators, "auto" if key == "champion" else None):
+            yield (f"train.{key}: must name an emulator of this study: {', '.join(s.emulators)}. Got {shown(name)}."
+                   f"{nearest(name, s.emulators)}")  # fmt: skip
+    if "auto" in s.emulators:
+        yield "emulators.auto: the name auto stands for the best emulator in train.champion. Choose another name."
+    if champion == baseline:
+        yield f"train.champion: must not be the baseline. Got {shown(champion)} for both; change one of them."
+    elif list(s.emulators) == [baseline]:
+        yield f"train.baseline: must leave another emulator. There is only {baseline}; add one, or take this out."
+    for name, recipe in s.emulators.items():
+        least = recipe.minimum_runs(s.space.d)
+        if s.design.runs < least:
+            yield (f"design.runs: must be at least {least}, for emulators.{name} needs that many with {s.space.d} "
+                   f"parameters. Got {s.design.runs}.")  # fmt: skip
+
+
+def _gradient(s: Study) -> Iterator[str]:
+    gradient, simulator = s.validate.gradient.entry_name(), s.simulator.entry_name()
+    if s.validate.gradient.needs_graph and not s.simulator.differentiable:
+        yield (f"validate.gradient.use: {gradient} must have a simulator that carries a torch graph. "
+               f"{simulator} carries none; use finite_difference.")  # fmt: skip
+
+
+def _observation(s: Study) -> Iterator[str]:
+    o, path = s.infer.observation, "infer.observation"
+    given = {"held_out": o.held_out, "parameters": o.parameters, "file": o.file or None}
+    if len(both := [k for k, v in given.items() if v is not None]) > 1:
+        yield f"{path}: must have one of held_out, parameters and file. Got {' and '.join(both)}; keep one."
+    if o.held_out is not None and o.held_out >= s.design.held_out:
+        yield (f"{path}.held_out: must be below design.held_out = {s.design.held_out}, for runs are numbered from 0. "
+               f"Got {o.held_out}.")  # fmt: skip
+    if o.file and o.noise:
+        yield f"{path}.noise: must be false for a file, which is an observation already. Got true; take it out."
+    if o.parameters is not None:
+        yield from _point(s, o.parameters, f"{path}.parameters")
+
+
+def _point(s: Study, parameters: dict[str, float], path: str) -> Iterator[str]:
+    for name in parameters:
+        if name not in s.space.names:
+            yield (f"{path}.{name}: this parameter is not known. The study has {', '.join(s.space.names)}."
+                   f"{nearest(name, s.space.names)}")  # fmt: skip
+    if missing := [n for n in s.space.names if n not in parameters]:
+        yield f"{path}: must name every parameter. Missing: {', '.join(missing)}."
+    for p in s.space.parameters:
+        value = parameters.get(p.name)
+        if value is not None and p.prior.log_prob(torch.tensor(value, dtype=torch.float64)) == -torch.inf:
+            yield f"{path}.{p.name}: must lie in the prior, for emulators know nothing outside. Got {value}."
+
+
+def _noise(s: Study) -> Iterator[str]:
+    """The noise must fit the outputs: a wrong length is met here and not after the last run."""
+    absent = {k: p for k, p in s.data_files().items() if not p.is_file()}
+    for key, path in absent.items():
+        there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        yield (f"{key}: there is no file {path}; paths are relative to the study's file."
+               f"{nearest(path.name, there)}")  # fmt: skip
+    if not absent:
+        try:
+            s.infer.likelihood.covariance(torch.ones(s.simulator.outputs.size, dtype=torch.float64))
+        except InputError as e:
+            yield f"infer.likelihood: {e}"
+
+
+def _surroundings(s: Study) -> Iterator[str]:
+    if s.cluster.use == "address" and not s.cluster.address:
+        yield "cluster.address: must be the address of a Dask scheduler, such as tcp://host:8786. Got ''; add it."
+    if s.cluster.use != "address" and s.cluster.address:
+        yield f"cluster.address: is only read with `use: address`. Got use: {s.cluster.use}; change one of them."
+    if s.tracking.uri not in ("", "off"):
+        try:
+            resolve(s.tracking.uri)
+        except InputError as e:
+            yield f"tracking.uri: {str(e).removeprefix('tracking.uri ')}"
+    if s.folder.exists() and not s.folder.is_dir():
+        yield f"output: must be a folder. Got {shown(str(s.folder))}, which is a file; name another."
+    try:
+        json.dumps(s.to_dict(), allow_nan=False)
+    except ValueError:
+        yield "simulator: settings must be finite numbers, texts, lists and mappings of these. Got NaN or infinity."

@@ -1,0 +1,115 @@
+"""The JSON schema of a study (draft 2020-12), made from the records and the rooms: editors complete from it."""
+
+import inspect
+import re
+from dataclasses import fields
+from typing import Any
+
+from emulate import registry
+from pipelines.study import StudyFile
+
+Schema = dict[str, Any]
+DEFAULTS = {"designs": "sobol", "likelihoods": "gaussian", "samplers": "hmc"}  # entries that a study need not name
+_FOREIGN = {"type": "string", "pattern": ":", "description": "a class of an installed package, package.module:Class"}
+
+
+def schema() -> Schema:
+    """Every section with its keys, bounds, defaults and comments; every entry of every room as an alternative."""
+    whole = _plain(StudyFile, "#/$defs/{model}")
+    parts = whole["$defs"]
+    for cls in _sections(StudyFile):
+        _describe(parts[cls.__name__], cls)
+    sizes = {k: v for k, v in parts["DesignPart"]["properties"].items() if k != "entry"}
+    parts["DesignPart"] = _room("designs", {n: _entry("designs", n, sizes) for n in registry.names("designs")}, sizes)
+    for room in registry.ROOMS:
+        entries = {n: {"$ref": f"#/$defs/{room}.{n}"} for n in registry.names(room)}
+        parts |= {f"{room}.{n}": _entry(room, n, {}) for n in entries} | {room: _room(room, entries, {})}
+    top, infer, validate = whole["properties"], parts["InferPart"]["properties"], parts["ValidatePart"]["properties"]
+    top["parameters"] |= _parameters()
+    top["simulator"] |= {"$ref": "#/$defs/simulators"}
+    top["emulators"] |= _named("emulators")
+    top["checks"] |= _named("checks")
+    infer["likelihood"] |= {"$ref": "#/$defs/likelihoods"}
+    infer["sampler"] |= {"$ref": "#/$defs/samplers"}
+    validate["gradient"] |= {"anyOf": [{"const": "auto"}, {"$ref": "#/$defs/gradients"}]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole}
+
+
+def _plain(cls: type, template: str) -> Schema:
+    from pydantic import TypeAdapter
+
+    return _describe(TypeAdapter(cls).json_schema(ref_template=template), cls)
+
+
+def _describe(made: Schema, cls: type) -> Schema:
+    """Add the comment of each field, and the first sentence of the class."""
+    made["description"] = (inspect.getdoc(cls) or "").split("\n", 1)[0]
+    for name, what in _comments(cls).items():
+        if name in made.get("properties", {}):
+            made["properties"][name]["description"] = what
+    return made
+
+
+def _comments(cls: type) -> dict[str, str]:
+    """What stands behind `#` on the line of a field, or behind its name in the docstring."""
+    listed = re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", inspect.getdoc(cls) or "", re.M)
+    found = {k: " ".join(v.split()) for k, v in listed}
+    for c in reversed(cls.__mro__):
+        try:
+            found |= dict(re.findall(r"^    (\w+):[^\n]*?  # (.*)$", inspect.getsource(c), re.M))
+        except (OSError, TypeError):  # built in, or typed into a notebook
+            continue
+    return found
+
+
+def _sections(cls: type) -> list[type]:
+    own = [f.type for f in fields(cls) if inspect.isclass(f.type) and hasattr(f.type, "__pydantic_config__")]
+    return own + [x for c in own for x in _sections(c)]
+
+
+def _entry(room: str, name: str, beside: Schema) -> Schema:
+    """The settings of an entry with its `use`, and the keys that stand beside; the parameter space is no setting."""
+    from emulate import space
+
+    made = _plain(registry.find(room, name), f"#/$defs/{room}.{name}/$defs/{{model}}")
+    settings = {k: v for k, v in made.get("properties", {}).items() if k != "space"}
+    inner = {k: v for k, v in made.get("$defs", {}).items() if not hasattr(space, k)}
+    return {"type": "object", "description": made["description"],
+            "properties": {"use": {"const": name, "description": made["description"]}, **settings, **beside},
+            "required": [k for k in made.get("required", ()) if k != "space"], "additionalProperties": False,
+            **({"$defs": inner} if inner else {})}  # fmt: skip
+
+
+def _room(room: str, entries: Schema, beside: Schema) -> Schema:
+    """One entry of a room: its name alone, or with settings; or a class of any installed package."""
+    default = DEFAULTS.get(room)
+    chosen = [e if n == default else {"allOf": [e, {"required": ["use"]}]} for n, e in entries.items()]
+    foreign = {"type": "object", "properties": {"use": _FOREIGN, **beside}, "required": ["use"]}
+    return {"oneOf": [{"enum": list(entries)}, _FOREIGN, *chosen, foreign]}
+
+
+def _named(room: str) -> Schema:
+    """Entries by names of the user's choice; one that is called like its entry needs no `use`, nor any settings."""
+    any_, none = {"$ref": f"#/$defs/{room}"}, {"type": "null"}
+    same = {n: {"anyOf": [{"$ref": f"#/$defs/{room}.{n}"}, any_, none]} for n in registry.names(room)}
+    return {"type": "object", "minProperties": 1, "properties": same, "additionalProperties": any_}
+
+
+def _parameters() -> Schema:
+    from emulate.space import PRIORS
+
+    words = {"unit": {"type": "string", "description": "unit in words"},
+             "label": {"type": "string", "description": "LaTeX without $"}}  # fmt: skip
+    one = {"oneOf": [_closed({k: _prior(c), **words}, [k]) for k, c in PRIORS.items()]}
+    names = {"pattern": r"^[^\d\W]\w*$"}
+    return {"type": "object", "minProperties": 1, "propertyNames": names, "additionalProperties": one}
+
+
+def _prior(cls: type) -> Schema:
+    numbers = {f.name: {"type": "number", "title": f.name} for f in fields(cls)}
+    listed = {"type": "array", "prefixItems": [*numbers.values()], "minItems": len(numbers), "maxItems": len(numbers)}
+    return {"anyOf": [listed, _closed(numbers, list(numbers))], "description": f"[{', '.join(numbers)}]"}
+
+
+def _closed(properties: Schema, required: list[str]) -> Schema:
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}

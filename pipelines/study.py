@@ -1,0 +1,210 @@
+"""The records of a study: what a user may write in each section of the file, and the checked whole.
+
+The fields of a section are the keys of its YAML. Fields of type Any hold a built entry of the room their comment names;
+in the file they are written as its name or as `{use: NAME, ...settings}`.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from pipelines.addresses import redact
+
+if TYPE_CHECKING:
+    from emulate.contracts import Check, Recipe, Simulator
+    from emulate.space import Space
+
+
+class Section:
+    """What all sections share: no unknown keys, no NaN, no infinity."""
+
+    __pydantic_config__: ClassVar[dict] = {"extra": "forbid", "allow_inf_nan": False}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DesignPart(Section):
+    """Where to run the simulator: the design with its settings, and how many points."""
+
+    entry: Any = "sobol"  # designs; its `use` and settings stand beside runs and held_out
+    runs: Annotated[int, Ge(1)] = 64  # runs to train on
+    held_out: Annotated[int, Ge(1)] = 20  # runs that no emulator sees in training
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulatePart(Section):
+    """How the campaign of runs is held together."""
+
+    timeout: Annotated[float, Gt(0)] = 600.0  # s, after which a run is killed and counts as failed
+    require: Annotated[float, Gt(0), Le(1)] = 0.9  # share of the runs that must finish
+    retry_failed: bool = False  # run failed runs again
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterPart(Section):
+    """Where the runs are computed; never changes an answer."""
+
+    use: Literal["local", "serial", "address", "slurm"] = "local"  # local: worker processes of this machine
+    workers: Annotated[int, Ge(1)] = 2  # runs at a time
+    address: str = ""  # of a running Dask scheduler, tcp://host:8786 or tls://host:8786; only with `use: address`
+    options: dict[str, Any] = field(default_factory=dict)  # passed on to the cluster: queue, walltime, memory ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPart(Section):
+    """Which emulator is used, and which is printed beside for scale."""
+
+    champion: str = "auto"  # name of an emulator; auto: the best on held-out runs, the baseline aside
+    baseline: str | None = None  # name of an emulator that never becomes champion
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidatePart(Section):
+    """How the simulator's own derivatives are found, which the emulators' are held against."""
+
+    gradient: Any = "auto"  # gradients; auto: reverse where the simulator carries a graph, else finite_difference
+    gradient_points: Annotated[int, Ge(1)] | None = None  # held-out points to differentiate at; empty: 10, or all
+
+    @property
+    def gradient_spec(self) -> dict[str, Any]:
+        return plain(self.gradient)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation(Section):
+    """The data to explain: one of a held-out run, a run at given parameters, a file."""
+
+    held_out: Annotated[int, Ge(0)] | None = None  # number of a held-out run, from 0
+    parameters: dict[str, float] | None = None  # a value for every parameter; the simulator runs there once
+    file: str = ""  # numbers, one per output; relative to the study's file
+    noise: bool | None = None  # add noise of the likelihood; true for runs, and never for a file
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferPart(Section):
+    """What is observed, with what noise, and how the posterior is drawn."""
+
+    observation: Observation = Observation(held_out=0)
+    likelihood: Any = "gaussian"  # likelihoods
+    sampler: Any = "hmc"  # samplers
+    draws: Annotated[int, Ge(4)] = 1000  # per chain
+    chains: Annotated[int, Ge(2)] = 8  # all in one batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckPart(Section):
+    """How much of the true simulator is spent on the bias of the posterior."""
+
+    importance_runs: Annotated[int, Ge(2)] = 128  # true runs at draws of the posterior
+    recovery: Annotated[int, Ge(1)] | None = None  # held-out runs to recover; empty: 20, or all
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingPart(Section):
+    """Where MLflow keeps the experiment."""
+
+    uri: str = ""  # sqlite:///FILE or https://SERVER; empty: mlflow.db in the current folder; off: no MLflow
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyFile(Section):
+    """A study, from its parameters to the verdict."""
+
+    name: str  # letters, digits, - and _; names the experiment
+    seed: Annotated[int, Ge(0), Lt(2**32)] = 1  # of everything random
+    parameters: Any = None  # names with priors; empty: the simulator's own
+    simulator: Any  # simulators
+    design: DesignPart = field(default_factory=DesignPart)
+    simulate: SimulatePart = field(default_factory=SimulatePart)
+    cluster: ClusterPart = field(default_factory=ClusterPart)
+    emulators: Any = None  # emulators by a name of your choice; empty: gp
+    train: TrainPart = field(default_factory=TrainPart)
+    validate: ValidatePart = field(default_factory=ValidatePart)
+    infer: InferPart = field(default_factory=InferPart)
+    check: CheckPart = field(default_factory=CheckPart)
+    checks: Any = None  # checks by a name of your choice; empty: every check with its default bounds
+    tracking: TrackingPart = field(default_factory=TrackingPart)
+    output: str = ""  # folder of the results; empty: runs/NAME
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A study as `load_study` returns it: every default filled in, every entry built, every rule kept."""
+
+    name: str
+    seed: int
+    space: "Space"
+    simulator: "Simulator"
+    design: DesignPart
+    simulate: SimulatePart
+    cluster: ClusterPart
+    emulators: dict[str, "Recipe"]
+    train: TrainPart
+    validate: ValidatePart
+    infer: InferPart
+    check: CheckPart
+    checks: dict[str, "Check"]
+    tracking: TrackingPart
+    folder: Path  # where the stages write
+    file: Path  # where the study was read
+
+    @property
+    def simulator_spec(self) -> dict[str, Any]:
+        """Plain JSON from which a worker builds the simulator: use, settings, and `space` as `Space.to_dict` gives."""
+        return {**plain(self.simulator), "space": self.space.to_dict()}
+
+    def resolve(self, name: str) -> Path:
+        """A path that the study names, relative to the study's file."""
+        return self.file.parent / name
+
+    def section(self, stage: str) -> dict[str, Any]:
+        """What of the study the results of a stage depend on, as plain JSON: never where or how fast it runs."""
+        whole = self.to_dict()
+        taken = {
+            "design": ("parameters", "design"),
+            "simulate": ("simulator",),
+            "train": ("emulators", "train"),
+            "validate": ("validate",),
+            "infer": ("infer",),
+            "check": ("check",),
+            "report": ("name",),
+        }[stage]
+        part = {"seed": self.seed} | {k: whole[k] for k in taken}
+        if stage == "simulate":
+            part["simulator"] = self.simulator_spec
+        if stage in ("validate", "check"):
+            part["checks"] = {n: plain(c) for n, c in self.checks.items() if c.stage == stage}
+        if stage == "infer":
+            part["digests"] = {k: hashlib.sha256(p.read_bytes()).hexdigest() for k, p in self.data_files().items()}
+        return part
+
+    def data_files(self) -> dict[str, Path]:
+        """The files that inference reads, by the key that names them; settings that end in `_file` name one."""
+        o, settings = self.infer.observation, self.infer.likelihood.settings()
+        found = {"infer.observation.file": self.resolve(o.file)} if o.file else {}
+        return found | {f"infer.likelihood.{k}": Path(v) for k, v in settings.items() if k.endswith("_file") and v}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole study with every default, as plain JSON that reads as a study again; secrets are taken out."""
+        parts = {k: plain(v) for k, v in vars(self).items() if k not in ("space", "folder", "file")}
+        parameters = {p.pop("name"): {**p.pop("prior"), **p} for p in plain(self.space.to_dict())}
+        design = parts["design"].pop("entry") | parts["design"]
+        parts["tracking"]["uri"] = redact(self.tracking.uri)
+        head = {k: parts.pop(k) for k in ("name", "seed")}
+        return {**head, "parameters": parameters, **parts, "design": design, "output": str(self.folder)}
+
+
+def plain(value: Any) -> Any:
+    """Built entries and sections as plain JSON: entries with their `use`, what is None left out."""
+    if hasattr(value, "entry_name"):
+        return {"use": value.entry_name(), **plain(value.settings())}
+    if is_dataclass(value):
+        return plain({f.name: x for f in fields(value) if (x := getattr(value, f.name)) is not None})
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
