@@ -50,6 +50,15 @@ def database(address: str) -> Path | None:
     return Path(address.removeprefix("sqlite:///").split("?")[0]) if address.startswith("sqlite:///") else None
 
 
+def page(site: str, *steps: str) -> str:
+    """The address of one of MLflow's classic pages, which opens on pages for language models when not told otherwise.
+
+    >>> page("http://127.0.0.1:5000", "experiments", "1", "runs")
+    'http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning'
+    """
+    return f"{redact(site).rstrip('/')}/#/{'/'.join(steps)}?workflowType=machine_learning"
+
+
 def silence(address: str) -> str:
     """Why nobody takes a connection at a server's address; empty when somebody does, or when only trying can tell."""
     parts = urlsplit(address)

@@ -16,7 +16,7 @@ from typing import IO
 from urllib.parse import urlencode
 
 from emulate.errors import InputError
-from pipelines.addresses import database, redact, resolve
+from pipelines.addresses import database, page, redact, resolve
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _PATIENCE = 180.0  # s, for a server's first start on a busy machine
@@ -32,7 +32,7 @@ def ui(uri: str = "", port: int = 5000, host: str = "127.0.0.1", *, study: str =
     """
     address = resolve(uri)
     if address.startswith(("http://", "https://")):
-        say(f"The pages are at {redact(address)}.")
+        say(f"The pages are at {page(address, 'experiments')}.")
         return 0
     if host not in _LOOPBACK:
         raise InputError(f"host must be one of {', '.join(_LOOPBACK)}, for the pages have no password. Got {host!r}; "
@@ -91,13 +91,13 @@ def _await(site: str, server: subprocess.Popen) -> bool:
 
 
 def _deep_link(site: str, study: str) -> str:
-    """The runs of the study's experiment: the front page opens on other things."""
+    """The runs of the study's experiment, or the list of experiments when the server does not know it yet."""
     if study:
         with contextlib.suppress(urllib.error.HTTPError), _open(
             f"{site}/api/2.0/mlflow/experiments/get-by-name?{urlencode({'experiment_name': study})}"
         ) as answer:
-            return f"{site}/#/experiments/{json.load(answer)['experiment']['experiment_id']}/runs"
-    return f"{site}/#/experiments"
+            return page(site, "experiments", json.load(answer)["experiment"]["experiment_id"], "runs")
+    return page(site, "experiments")
 
 
 def _open(url: str):

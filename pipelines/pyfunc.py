@@ -18,7 +18,7 @@ class _Served(mlflow.pyfunc.PythonModel):
     def load_context(self, context):
         self.emulator = emulate.load(context.artifacts["emulator"])
 
-    def predict(self, context, model_input, params=None):
+    def predict(self, context, model_input: pandas.DataFrame, params=None):
         theta = torch.tensor(model_input[list(self.emulator.space.names)].to_numpy(dtype="float64"))
         with torch.no_grad():
             prediction = self.emulator.predict(theta)

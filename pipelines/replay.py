@@ -53,7 +53,7 @@ class Server(Protocol):
     def config(self, id: str, config: dict, name: str) -> None: ...
     def upload(self, id: str, path: Path, folder: str) -> None: ...
     def dataset(self, id: str, event: dict, path: Path) -> None: ...
-    def model(self, experiment: str, id: str, event: dict, path: Path, mark: str, clock: int) -> None: ...
+    def model(self, experiment: str, ids: tuple[str, str], event: dict, path: Path, mark: str, clock: int) -> None: ...
 
 
 @dataclass
@@ -165,6 +165,9 @@ class Replay:
         values = {name: finding["value"], f"{name}/low": finding["low"], f"{name}/high": finding["high"],
                   f"{name}/passed": finding["passed"]}  # fmt: skip
         self._batch(event).metrics.extend((n, float(v), clock, 0) for n, v in values.items() if v is not None)
+        inner = event["scope"].partition("/")[2]
+        summary = (f"{inner}/{name}" if inner else name, float(finding["value"]), clock, 0)
+        self._batch(event | {"scope": ""}).metrics.append(summary)  # the study's row of the table of runs
         self._verdicts_due = True
 
     def _on_tags(self, event: dict, offset: int) -> None:
@@ -183,14 +186,15 @@ class Replay:
         self.server.upload(self._id(event["scope"], event), path, folder)
 
     def _on_dataset(self, event: dict, offset: int) -> None:
-        self.server.dataset(self._id(event["scope"], event), event, self.folder / event["path"])
+        for scope in {event["scope"], ""}:
+            self.server.dataset(self._id(scope, event), event, self.folder / event["path"])
 
     def _on_model(self, event: dict, offset: int) -> None:
         path = self.folder / event["path"]
         if not (path / "emulator.json").exists():
             raise Refused(f"{event['path']} of {self.folder} no longer holds an emulator.")
-        id, mark = self._id(event["scope"], event), f"{self.bookmark.run}@{offset}"
-        self.server.model(self.bookmark.experiment, id, event, path, mark, _milliseconds(event))
+        ids, mark = (self._id(event["scope"], event), self._id("", event)), f"{self.bookmark.run}@{offset}"
+        self.server.model(self.bookmark.experiment, ids, event, path, mark, _milliseconds(event))
 
     def _log_verdicts(self) -> None:
         """The table of all findings of the run, on its first page and as a file."""

@@ -8,6 +8,7 @@ import atexit
 import contextlib
 import functools
 import getpass
+import hashlib
 import json
 import logging
 import math
@@ -23,7 +24,7 @@ from importlib import metadata
 from pathlib import Path
 
 from emulate.errors import InputError, nearest
-from pipelines.addresses import database, redact, resolve, silence
+from pipelines.addresses import database, page, redact, resolve, silence
 from pipelines.journal import NAME, Journal
 from pipelines.pages import ui
 from pipelines.replay import Batch, Bookmark, Refused, Replay, Unreachable
@@ -175,7 +176,8 @@ class _Server:
             found = self.client.get_experiment_by_name(name)
             if found is None:
                 file = database(self.address)
-                return self.client.create_experiment(name, (file.parent / "mlartifacts").as_uri() if file else None)
+                place = (file.parent / "mlartifacts").as_uri() if file else None
+                return self.client.create_experiment(name, place, {"mlflow.experimentKind": "custom_model_development"})
         if found.lifecycle_stage != "active":
             raise Unreachable(f"its experiment {name!r} was deleted; restore it there, or give the study another name")
         return found.experiment_id
@@ -188,7 +190,7 @@ class _Server:
                     "mlflow.source.name": "emulate", "mlflow.source.type": "LOCAL"}  # fmt: skip
             if parent:
                 tags["mlflow.parentRunId"] = parent
-            name = scope or f"{datetime.fromtimestamp(clock / 1000):%Y-%m-%d %H:%M:%S} {run}"
+            name = scope or f"{datetime.fromtimestamp(clock / 1000):%m-%d %H:%M:%S} {run}"
             return self.client.create_run(experiment, clock, tags, name).info.run_id
 
     def end(self, id: str, status: str, clock: int) -> None:
@@ -243,20 +245,23 @@ class _Server:
     def dataset(self, id: str, event: dict, path: Path) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        data = Dataset(event["name"], str(event["digest"])[:36], "local", json.dumps({"uri": path.as_uri()}),
+        data = Dataset(event["name"], str(event["digest"])[:16], "local", json.dumps({"uri": path.as_uri()}),
                        profile=json.dumps({"num_rows": event["rows"]}))  # fmt: skip
         with _translated():
             self.client.log_inputs(id, [DatasetInput(data, [InputTag("mlflow.data.context", event["scope"])])])
 
-    def model(self, experiment: str, id: str, event: dict, path: Path, mark: str, clock: int) -> None:
+    def model(self, experiment: str, ids: tuple[str, str], event: dict, path: Path, mark: str, clock: int) -> None:
         from mlflow.entities import LoggedModelOutput, Metric
 
-        name, tags = event["name"], {"emulator": str(event.get("emulator", "")), "emulate.event": mark,
-                                     "findings_passed": str(bool(event.get("findings_passed"))).lower()}  # fmt: skip
+        name, passed, id = event["name"], bool(event.get("findings_passed")), ids[0]
+        emulator = str(event.get("emulator", ""))
+        text = f"The emulator {emulator}: {'every blocking finding passed' if passed else 'a blocking finding failed'}."
+        tags = {"emulator": emulator, "findings_passed": str(passed).lower(), "emulate.event": mark}
         with _translated():
             logged = self._logged_model(experiment, id, event, path, tags)
-            if not any(m.model_id == logged for m in self.client.get_run(id).outputs.model_outputs):
-                self.client.log_outputs(id, [LoggedModelOutput(logged, 0)])
+            for run in ids:  # that of the emulator, and that of the whole study, whose row of the table then names it
+                if not any(m.model_id == logged for m in self.client.get_run(run).outputs.model_outputs):
+                    self.client.log_outputs(run, [LoggedModelOutput(logged, 0)])
             metrics = {k: float(v) for k, v in (event.get("metrics") or {}).items() if v is not None}
             scores = [Metric(n, v, clock, 0, logged) for n, v in zip(names(metrics), metrics.values())]
             for part in _parts([s for s in scores if math.isfinite(s.value)], 1000):
@@ -266,7 +271,7 @@ class _Server:
             versions = self.client.search_model_versions(f"name = '{name}'")
             known = [v for v in versions if v.tags.get("emulate.event") == mark and v.run_id == id]
             version = known[0] if known else self.client.create_model_version(
-                name, f"models:/{logged}", id, tags, description=tags["emulator"], model_id=logged)  # fmt: skip
+                name, f"models:/{logged}", id, tags, description=text, model_id=logged)  # fmt: skip
             for alias in event.get("aliases") or ():
                 self.client.set_registered_model_alias(name, alias, version.version)
 
@@ -316,14 +321,19 @@ def pack(folder: Path, into: Path, model_id: str = "") -> None:
 
 
 def names(values: dict) -> list[str]:
-    """The keys in MLflow's alphabet, distinct: `pk[k=0.1]` is `pk_k_0.1`."""
-    import hashlib
+    """The keys in MLflow's alphabet, distinct.
 
-    plain = ["/".join(filter(None, (re.sub(r"[^\w\-. :]+", "_", part).strip("_. ") for part in str(key).split("/"))))
-             for key in values]  # fmt: skip
-    return [p[:240] if p and len(p) <= 240 and plain.count(p) == 1
+    >>> names({"pk[k=0.1] error": 0.1, "a(b)": 0.2, "a[b]": 0.3})
+    ['pk_k_0.1 error', 'a_b-cce46e', 'a_b-26974b']
+    """
+    plain = ["/".join(filter(None, map(_plain_part, str(key).split("/")))) for key in values]
+    return [p if p and len(p) <= 240 and (p == k or plain.count(p) == 1)
             else f"{p[:230]}-{hashlib.sha256(str(k).encode()).hexdigest()[:6]}".lstrip("-")
             for p, k in zip(plain, values)]  # fmt: skip
+
+
+def _plain_part(part: str) -> str:
+    return re.sub(r"_+(?= )", "", re.sub(r"[^\w\-. :]+", "_", part)).strip("_. ")
 
 
 def _run_of(client, experiment: str, run: str, scope: str) -> str:
@@ -392,7 +402,7 @@ def _write(path: Path, states: dict) -> None:
 def _link(address: str, mark: Bookmark) -> str:
     if database(address) or not address.startswith("http") or not mark.experiment:
         return ""
-    return f"{redact(address).rstrip('/')}/#/experiments/{mark.experiment}/runs/{mark.ids.get('', '')}"
+    return page(address, "experiments", mark.experiment, "runs", mark.ids.get("", ""))
 
 
 def _user() -> str:
