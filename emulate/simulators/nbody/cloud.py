@@ -15,9 +15,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from emulate.errors import RunFailed
+
 __all__ = ["Cloud", "Mesh", "density"]
 
 _CHUNK = 2**14  # particles handled at once: the eight corners of each stay in cache
+_FAR = 2.0**20  # mesh cells; beyond, float32 cannot hold the place inside a cell
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,9 @@ class Cloud:
     """
 
     def __init__(self, displacement: Tensor, mesh: Mesh):
+        if not bool(displacement.detach().abs().max() < _FAR):  # NaN fails too
+            raise RunFailed("nonfinite", "particles must stay within a million mesh cells of their place. Got some "
+                            "that do not; the fluctuations are too large for the time steps.")  # fmt: skip
         self._displacement, self._cells = displacement, mesh.cells
         starts = range(0, displacement.shape[1], _CHUNK)
         self._parts = [(part, *self._corners(part, mesh)) for part in (slice(i, i + _CHUNK) for i in starts)]

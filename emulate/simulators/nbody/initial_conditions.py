@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from emulate.simulators.nbody.cosmology import Cosmology
-from emulate.simulators.nbody.fourier import forward, inverse
+from emulate.simulators.nbody.fourier import angular, forward, inverse
 
 __all__ = ["Displacements", "displacements", "linear_field", "white_noise"]
 
@@ -137,7 +137,7 @@ def _shells(n: int) -> tuple[Tensor, Tensor]:
 @functools.lru_cache(maxsize=4)
 def _wavevectors(n: int, dtype: torch.dtype) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
     """Wavenumbers in radians per particle spacing, and 1 / k^2 with 0 for the mean mode."""
-    k = tuple((2.0 * math.pi / n * x).to(dtype) for x in _integers(n))
+    k = angular(n)
     k2 = k[0] ** 2 + k[1] ** 2 + k[2] ** 2
     k2[0, 0, 0] = math.inf
-    return k, 1.0 / k2
+    return tuple(x.to(dtype) for x in k), (1.0 / k2).to(dtype)

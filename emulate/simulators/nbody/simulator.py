@@ -22,12 +22,19 @@ from emulate.space import Parameter, Space, Uniform
 
 __all__ = ["NBody"]
 
-_PARAMETERS = (
-    Parameter("omega_m", Uniform(0.2, 0.4), label=r"\Omega_m"),
-    Parameter("sigma_8", Uniform(0.7, 0.9), label=r"\sigma_8"),
-    Parameter("n_s", Uniform(0.9, 1.0), label="n_s"),
-    Parameter("h", Uniform(0.6, 0.75), label="h"),
+_SPACE = Space(
+    (
+        Parameter("omega_m", Uniform(0.2, 0.4), label=r"\Omega_m"),
+        Parameter("sigma_8", Uniform(0.7, 0.9), label=r"\sigma_8"),
+        Parameter("n_s", Uniform(0.9, 1.0), label="n_s"),
+        Parameter("h", Uniform(0.6, 0.75), label="h"),
+    )
 )
+_CHOICES = {
+    "scheme": ("bullfrog", "fastpm"),
+    "amplitudes": ("fixed", "gaussian"),
+    "precision": ("float32", "float64"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +71,7 @@ class NBody(Simulator):
     ((4,), True)
     """
 
-    space: Space = Space(_PARAMETERS)
+    space: Space = _SPACE
     particles: Annotated[int, Ge(8), Le(256)] = 32
     box: Annotated[float, Gt(0)] = 256.0  # Mpc/h
     steps: Annotated[int, Ge(1)] = 10
@@ -84,10 +91,12 @@ class NBody(Simulator):
     differentiable: ClassVar[bool] = True
 
     def __post_init__(self):
-        wanted = tuple(p.name for p in _PARAMETERS)
-        if sorted(self.space.names) != sorted(wanted):
-            raise InputError(f"nbody: the parameters must be {', '.join(wanted)}. Got {', '.join(self.space.names)}; "
-                             "change their priors, keep their names.")  # fmt: skip
+        if sorted(self.space.names) != sorted(_SPACE.names):
+            raise InputError(f"nbody: the parameters must be {', '.join(_SPACE.names)}. Got "
+                             f"{', '.join(self.space.names)}; change their priors, keep their names.")  # fmt: skip
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(f"nbody: {name} must be {' or '.join(allowed)}. Got {getattr(self, name)!r}.")
         if self.particles % 2 or not 8 <= self.particles <= 256:
             raise InputError(f"nbody: particles must be an even number from 8 to 256. Got {self.particles}; "
                              "give the number per side, such as 32.")  # fmt: skip
@@ -157,7 +166,7 @@ class NBody(Simulator):
 
     def _cosmology(self, theta: Tensor) -> Cosmology:
         values = self.space.unpack(self.space.pack(theta))
-        omega_m, sigma_8, n_s, h = (float(values[p.name].detach()) for p in _PARAMETERS)
+        omega_m, sigma_8, n_s, h = (float(values[name].detach()) for name in _SPACE.names)
         if not (self.omega_b < omega_m <= 1 and sigma_8 > 0 and h > 0 and math.isfinite(sigma_8 + n_s + h)):
             raise InputError(f"nbody: theta must have {self.omega_b} (omega_b) < omega_m <= 1, sigma_8 > 0, h > 0, and "
                              f"finite values. Got omega_m = {omega_m}, sigma_8 = {sigma_8}, n_s = {n_s}, h = {h}; "

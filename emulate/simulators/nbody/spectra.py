@@ -59,7 +59,7 @@ def power_spectrum(delta: Tensor, box: float, number: int) -> Tensor:
     .. math:: \hat P(k) = \frac{V}{N_k} \sum_{|k'| \in \mathrm{bin}} |\delta(k')|^2 / W(k')^2
 
     The window W of the assignment is divided out (Hockney & Eastwood 1981); aliasing is left, below 1e-3 at a quarter
-    of the mesh's Nyquist wavenumber. Shot noise is not subtracted: particles that start on a lattice have none at first.
+    of the mesh's Nyquist wavenumber. Shot noise is not subtracted: particles that start on a lattice begin without.
 
     Args:
         delta: density contrast [M, M, M].
