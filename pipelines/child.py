@@ -54,7 +54,8 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
 
     faulthandler.enable()  # a segmentation fault leaves its traceback in the log
     try:
-        simulator = _build(json.loads(requests.readline()))
+        _deterministic()
+        simulator = build(json.loads(requests.readline()))
         from emulate.keys import identity
 
         answer(identity=identity(simulator))
@@ -67,16 +68,20 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
         answer(**_attempt(simulator, json.loads(line)))
 
 
-def _build(spec: dict[str, Any]) -> Any:
-    import torch
-
+def build(spec: dict[str, Any]) -> Any:
+    """The simulator of plain data: `use`, settings, and `space` as `Space.to_dict()` gives it."""
     from emulate import registry
     from emulate.space import Space
 
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    given = {"space": Space.from_dict(spec.pop("space"))} if spec.get("space") else {}
+    given = {"space": Space.from_dict(spec["space"])} if spec.get("space") else {}
     return registry.build("simulators", {k: v for k, v in spec.items() if k != "space"}, **given)
+
+
+def _deterministic() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms imports the compiler, for seconds
 
 
 def _attempt(simulator: Any, question: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,82 @@
+"""What a worker does with a batch of runs: make each in its runner, commit it to the store, give back the keys."""
+
+import json
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from emulate.errors import CampaignError, RunFailed
+from emulate.keys import identity, key_of, record_of
+from emulate.store import RunStore
+from pipelines.runner import Answer, Runner
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run to be made: `key` is where the store will hold it; `gradient` is an entry's spec for "jacobian"."""
+
+    key: str
+    theta: tuple[float, ...]
+    seed: int
+    product: str = "y"
+    gradient: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker must know besides the tasks."""
+
+    store: str
+    simulator: str  # JSON
+    timeout: float | None
+    folder: str
+
+
+_runners: dict[Work, Runner] = {}  # this worker's process of the simulator, kept from batch to batch
+
+
+def run_batch(work: Work, batch: list[Task]) -> list[tuple[str, bool, float]]:
+    """Make and commit the runs of a batch; for each its key, whether it failed, and its seconds."""
+    store = RunStore(work.store, create=False)
+    if work not in _runners:
+        while _runners:
+            _runners.popitem()[1].close()
+        _runners[work] = start_runner(work)
+    return [make(task, store, _runners[work]) for task in batch]
+
+
+def start_runner(work: Work) -> Runner:
+    folder = Path(work.folder)
+    return Runner(json.loads(work.simulator), timeout=work.timeout, folder=folder if folder.is_dir() else None)
+
+
+def make(task: Task, store: RunStore, runner: Runner) -> tuple[str, bool, float]:
+    """One run, committed; one that another worker committed meanwhile is not made again."""
+    if store.has(task.key):
+        return task.key, store.failed(task.key), 0.0
+    record = record_of(runner.identity, task.theta, task.seed, task.product, task.gradient)
+    if key_of(record) != task.key:
+        raise CampaignError(f"the simulator on {socket.gethostname()} must be this study's. Got other settings, "
+                            f"or another version: {record.decode()}; install the same code everywhere.")  # fmt: skip
+    answer = runner.run(task.theta, json.loads(record)["seed"], task.product, task.gradient)
+    _commit(store, record, answer, task)
+    return task.key, answer.failure is not None, answer.seconds
+
+
+def commit_crashed(task: Task, store: RunStore, work: Work) -> None:
+    """Commit a run that ended every worker it was given to."""
+    from pipelines.child import build
+
+    record = record_of(identity(build(json.loads(work.simulator))), task.theta, task.seed, task.product, task.gradient)
+    _commit(store, record, Answer(failure=RunFailed("crashed", "the run ended its worker each time")), task)
+
+
+def _commit(store: RunStore, record: bytes, answer: Answer, task: Task) -> None:
+    about = {"seconds": round(answer.seconds, 6), "memory_mib": answer.memory_mib, "host": socket.gethostname(),
+             "pid": answer.pid, "time": datetime.now(UTC).isoformat(timespec="seconds"), "log": answer.log,
+             "theta": list(task.theta)}  # fmt: skip
+    store.commit(record, y=answer.y, jacobian=answer.jacobian, standard_error=answer.standard_error,
+                 failure=answer.failure, about=about)  # fmt: skip
