@@ -118,7 +118,7 @@ class Workbench(ExitStack):
     def emulator(self, name: str) -> "Emulator":
         from emulate.loading import load
 
-        return load(self.folder / "emulators" / name)
+        return load(self.folder / "emulators" / name, recipe=type(self.study.emulators[name]))
 
     @cached_property
     def champion(self) -> str:

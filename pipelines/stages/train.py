@@ -37,7 +37,7 @@ def run(bench: Workbench) -> str:
             for key in emulator.history[0]:
                 bench.journal.append("series", scope, name=key, values=[epoch[key] for epoch in emulator.history])
         bench.journal.append("scope_end", scope, status="done")
-        bench.note(f"{name}: {emulator.describe()}", watch.seconds)
+        bench.note(f"{name}: {recipe.entry_name()} fitted", watch.seconds)
     _sweep(bench)
     files.write_json(bench.folder / "train" / "summary.json", {"emulators": summary})
     if histories:
