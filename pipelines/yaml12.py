@@ -43,13 +43,13 @@ _INFINITE = re.compile(r"([-+]?)\.(inf|Inf|INF)")
 _NAN = re.compile(r"\.(nan|NaN|NAN)")
 
 _ADVICE = {
-    "cannot start any token": "A tab or this sign cannot stand here; indent with spaces, and put text with such signs "
-    "in quotes",
-    "mapping values are not allowed": 'A text that holds ": " needs quotes; keys of one level start in one column.',
-    "expected <block end>": "Keys and list items of one level must start in one column",
-    "could not find expected ':'": 'A key needs a colon and a space after it: "key: value"',
-    "expected ',' or": "Values between brackets or braces need commas between them and a closing bracket or brace",
-    "unexpected end of stream": "A quote is not closed",
+    "cannot start any token": " Indent with spaces, not with tabs, and put text with such signs in quotes.",
+    "mapping values are not allowed": ' A text that holds ": " needs quotes; keys of one level start in one column.',
+    "expected <block end>": " Keys and list items of one level must start in one column.",
+    "could not find expected ':'": ' A key needs a colon and a space after it: "key: value".',
+    "expected ',' or": " Values between brackets or braces need commas, and a closing bracket or brace.",
+    "found '<stream end>'": " Close the bracket or brace.",
+    "unexpected end of stream": " Close the quote.",
 }
 
 
@@ -250,10 +250,9 @@ def _place(name: str, mark: yaml.Mark | None) -> str:
 
 def _said(e: yaml.MarkedYAMLError) -> str:
     said = (e.problem or e.context or "it cannot be parsed").replace("'\\t'", "tab")
-    advice = next((f" {advice}" for sign, advice in _ADVICE.items() if sign in said), "")
-    inside = e.context and ("flow" in e.context or "quoted" in e.context)
-    began = f"; it began in line {e.context_mark.line + 1}" if inside and e.context_mark else ""
-    return f"{said}.{advice}{began}{'.' if advice else ''}"
+    inside = e.context_mark and e.context and ("flow" in e.context or "quoted" in e.context)
+    begun = f" (begun in line {e.context_mark.line + 1})" if inside else ""
+    return f"{said.rstrip('.')}{begun}.{next((a for sign, a in _ADVICE.items() if sign in said), '')}"
 
 
 def _yaml_files(folder: Path) -> list[Path]:
