@@ -9,14 +9,16 @@ Every class is abstract or final: implement the abstract methods, never override
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from torch import Tensor
 from torch.distributions import Distribution
 
+from emulate.errors import InputError
 from emulate.runs import Outputs, Runs
 from emulate.space import Space
 
@@ -25,6 +27,7 @@ class Entry:
     """What every entry of a room shares: strict settings, and the name it is found by."""
 
     __pydantic_config__: ClassVar[dict] = {"extra": "forbid", "allow_inf_nan": False, "arbitrary_types_allowed": True}
+    example: ClassVar[dict] = {}  # settings for the contract tests, where the defaults alone are refused
 
     @classmethod
     def entry_name(cls) -> str:
@@ -144,8 +147,8 @@ class Likelihood(Entry, ABC):
         """ln p(data `[..., m]` | prediction), shape of the prediction's batch, normalised."""
 
     @abstractmethod
-    def covariance(self, data: Tensor) -> Tensor:
-        """The covariance `[..., m, m]` of the observation's noise alone."""
+    def covariance(self, data: Tensor, prediction: Distribution | None = None) -> Tensor:
+        """The covariance `[..., m, m]` of the observation's noise, plus the emulator's own if a prediction is given."""
 
     @abstractmethod
     def sample(self, truth: Tensor, *, seed: int) -> Tensor:
@@ -170,6 +173,12 @@ class Draws:
 @dataclass(frozen=True, kw_only=True)
 class Sampler(Entry, ABC):
     """Draws from a density that is known up to a constant, many chains in one batched call."""
+
+    groups: Annotated[int, Ge(1)] = 1  # equal runs of neighbouring chains, each run with a target of its own
+
+    def grouped(self, groups: int) -> "Sampler":
+        """The same sampler for chains of many targets; R-hat and ESS are then those of the worst group."""
+        return replace(self, groups=groups)
 
     @abstractmethod
     def draw(self, log_density: LogDensity, start: Tensor, n: int, *, seed: int,
@@ -263,6 +272,13 @@ class Check(Entry, ABC):
 
     stage: ClassVar[Literal["validate", "check"]]
     needs: ClassVar[tuple[str, ...]]  # the fields of Evidence that it reads
+
+    def require(self, evidence: Evidence) -> None:
+        """Complain about evidence that no stage has made yet; the first line of every `find`."""
+        missing = [name for name in self.needs if getattr(evidence, name) is None]
+        if missing:
+            raise InputError(f"the check {self.entry_name()!r} must be given {' and '.join(missing)}. Got None; run "
+                             f"`emulate {self.stage}`, which makes it, or leave the check out.")  # fmt: skip
 
     @abstractmethod
     def find(self, evidence: Evidence) -> tuple[Finding, ...]:

@@ -6,11 +6,12 @@ from torch import Tensor
 from emulate.errors import InputError
 
 
-def diagnose(x: Tensor) -> tuple[Tensor, Tensor]:
+def diagnose(x: Tensor, groups: int = 1) -> tuple[Tensor, Tensor]:
     """Rank-normalised split R-hat `[d]` and bulk effective sample size `[d]` of draws x `[chains, draws, d]`.
 
-    Vehtari, Gelman, Simpson, Carpenter and Buerkner (2021), as computed by arviz-stats. All chains must share one
-    target. A parameter that no chain ever moved has R-hat infinity and an effective sample size of 0, never NaN.
+    Vehtari, Gelman, Simpson, Carpenter and Buerkner (2021), as computed by arviz-stats. All chains of one of the
+    `groups`, equal runs of neighbours, must share a target; the worst group's figures are returned. A parameter that
+    no chain ever moved has R-hat infinity and an effective sample size of 0, never NaN.
 
     >>> rhat, ess = diagnose(torch.randn(4, 500, 1, generator=torch.Generator().manual_seed(1)))
     >>> bool(rhat < 1.01), bool(ess > 1000)
@@ -20,8 +21,23 @@ def diagnose(x: Tensor) -> tuple[Tensor, Tensor]:
 
     if x.ndim != 3 or x.shape[1] < 4:
         raise InputError(f"diagnose: x must have shape [chains, draws, d] with at least 4 draws. Got {tuple(x.shape)}.")
+    if groups > 1:
+        each = [diagnose(part) for part in x.unflatten(0, (groups, -1))]
+        return torch.stack([rhat for rhat, _ in each]).amax(0), torch.stack([ess for _, ess in each]).amin(0)
     values = x.detach().cpu().double().numpy()
     rhat = torch.as_tensor(array_stats.rhat(values, chain_axis=0, draw_axis=1)).double()
     ess = torch.as_tensor(array_stats.ess(values, chain_axis=0, draw_axis=1)).double()
     still = torch.as_tensor(values.max((0, 1)) == values.min((0, 1))) | ~torch.isfinite(rhat) | ~torch.isfinite(ess)
     return torch.where(still, torch.inf, rhat), torch.where(still, 0.0, ess)
+
+
+def require_chains(start: Tensor, n: int, groups: int) -> None:
+    """InputError unless start is `[chains, d]`, finite, splits into groups, and n allows R-hat to be computed."""
+    if start.ndim != 2 or not start.numel() or not torch.isfinite(start).all():
+        raise InputError(f"start must be finite numbers of shape [chains, d]. Got shape {tuple(start.shape)} with "
+                         f"{int((~torch.isfinite(start)).sum())} numbers that are not finite.")  # fmt: skip
+    if len(start) % groups:
+        raise InputError(f"start must split into {groups} equal groups of chains. Got {len(start)} rows; give a "
+                         f"multiple of {groups}.")  # fmt: skip
+    if n < 4:
+        raise InputError(f"n must be at least 4 draws for each chain. Got {n}; R-hat needs two halves of two.")
