@@ -12,8 +12,20 @@ from pipelines.study import Study
 
 def broken(study: Study) -> Iterator[str]:
     """The sentences of all rules that the study breaks."""
-    for rule in (_sizes, _emulators, _gradient, _observation, _noise, _surroundings):
+    unable = list(_simulator(study))
+    yield from unable
+    for rule in (_sizes, _emulators, _gradient, _observation, *(() if unable else (_noise,)), _surroundings):
         yield from rule(study)
+
+
+def _simulator(s: Study) -> Iterator[str]:
+    """What a simulator needs is met before the first run: its callable, its executable, its outputs."""
+    try:
+        _ = s.simulator.version, s.simulator.outputs.size
+    except InputError as e:
+        yield str(e) if str(e).startswith("simulator.") else f"simulator: {e}"
+    except Exception as e:  # a user's module may raise anything while it is imported
+        yield f"simulator: cannot be imported: {type(e).__name__}: {e}. Mend its module."
 
 
 def _sizes(s: Study) -> Iterator[str]:

@@ -201,6 +201,8 @@ def plain(value: Any) -> Any:
     """Built entries and sections as plain JSON: entries with their `use`, what is None left out."""
     if hasattr(value, "entry_name"):
         return {"use": value.entry_name(), **plain(value.settings())}
+    if hasattr(value, "to_dict"):
+        return plain(value.to_dict())
     if is_dataclass(value):
         return plain({f.name: x for f in fields(value) if (x := getattr(value, f.name)) is not None})
     if isinstance(value, Mapping):
