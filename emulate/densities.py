@@ -66,7 +66,7 @@ def climb(log_density: LogDensity, start: Tensor, *, iterations: int = 100) -> M
     The Newton decrement g^T H^-1 g / 2 is what the quadratic model still promises; a row has converged when it is
     below 1e-4 in ln p and H is positive definite. InputError when the density vanishes at a start.
 
-    >>> climb(lambda x: -0.5 * ((x - 3) ** 2).sum(-1), torch.zeros(1, 2, dtype=torch.float64)).x
+    >>> climb(lambda x: -0.5 * ((x - 3) ** 2).sum(-1), torch.zeros(1, 2, dtype=torch.float64)).x.round(decimals=6)
     tensor([[3., 3.]], dtype=torch.float64)
     """
     x = start.detach().clone()
@@ -94,8 +94,9 @@ def require_inside(value: Tensor) -> None:
     """InputError when a log density `[...]` is not finite at a start point."""
     bad = (~torch.isfinite(value)).flatten().nonzero().flatten().tolist()
     if bad:
-        raise InputError(f"start: the log density and its gradient must be finite at every start. {len(bad)} of "
-                         f"{value.numel()} rows are not, the first being row {bad[0]}; start inside the support.")  # fmt: skip
+        raise InputError(f"start: the log density and its gradient must be finite at every start. Got "
+                         f"{len(bad)} rows of {value.numel()} where they are not, first row {bad[0]}; start where the "
+                         f"density is above 0.")  # fmt: skip
 
 
 def _rise(log_density: LogDensity, x: Tensor, value: Tensor, gradient: Tensor, step: Tensor, rows: Tensor):

@@ -1,0 +1,57 @@
+"""Reverse mode: the exact derivative of whatever carries a torch graph."""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from emulate.contracts import Estimate, Function, Gradient
+from emulate.errors import InputError
+from emulate.seeds import replicates
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reverse(Gradient):
+    """Reverse-mode differentiation by torch, one backward pass per output; exact for every seed.
+
+    Averages over n seeds keyed from `seed`, the first being `seed` itself; the standard error is that of the mean over
+    the seeds. With n = 1 one more call, under another seed, tells whether f depends on the seed at all: if not the
+    error is 0, else it is NaN, for one noisy derivative says nothing about its own scatter.
+    `InputError` when the output carries no graph back to theta.
+
+    >>> theta = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    >>> Reverse().estimate(lambda t, seed: t**2, theta, seed=0).gradient
+    tensor([[2., 0.],
+            [0., 4.]], dtype=torch.float64)
+    """
+
+    needs_graph: ClassVar[bool] = True
+
+    def estimate(self, f: Function, theta: Tensor, *, seed: int, n: int = 1) -> Estimate:
+        began = time.perf_counter()
+        seeds = replicates(seed, max(n, 2))
+        values, gradients = zip(*(_differentiate(f, theta, s) for s in seeds[:n]), strict=True)
+        value, gradient = torch.stack(values), torch.stack(gradients)
+        if n == 1:
+            with torch.no_grad():
+                constant = torch.equal(f(theta.detach(), seeds[1]).to(value), value[0])
+            error = torch.full_like(gradient[0], 0.0 if constant else math.nan)
+        else:
+            error = gradient.std(0) / math.sqrt(n)
+        figures = {"backward_passes": n * value.shape[1]}
+        seconds = time.perf_counter() - began
+        return Estimate(value.mean(0), gradient.mean(0), error, max(n, 2), seconds, figures)
+
+
+def _differentiate(f: Function, theta: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    theta = theta.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        y = f(theta, seed)
+    if not y.requires_grad:
+        raise InputError("f must carry a torch graph from theta to its output. Got an output without one; use "
+                         "finite_difference, or write f in torch without detach, item or numpy.")  # fmt: skip
+    rows = [torch.autograd.grad(y_j, theta, retain_graph=True, allow_unused=True, materialize_grads=True) for y_j in y]
+    return y.detach(), torch.stack([row for (row,) in rows])

@@ -1,0 +1,158 @@
+"""The posterior of one observation, or of many, over parameters whose prior has been made standard normal."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.special import ndtr, ndtri
+
+from emulate.contracts import Likelihood, Simulator
+from emulate.densities import climb
+from emulate.distributions import Exact
+from emulate.errors import InputError
+from emulate.space import Normal, Space, TruncatedNormal
+
+_EDGE = 1e-12  # nearest that u comes to 0 and 1: |x| = 7; further out the prior alone pulls back
+
+
+@dataclass(frozen=True)
+class MAP:
+    """The mode over x: theta and x `[..., d]`, log_density `[...]`, hessian of -ln p over x `[..., d, d]`.
+
+    covariance `[..., d, d]` is the Laplace approximation in theta, (dtheta/dx) hessian^-1 (dtheta/dx)^T.
+    `converged`: every mode is one, to 1e-4 in ln p; `sentence` says how it was found.
+    """
+
+    theta: Tensor
+    x: Tensor
+    log_density: Tensor
+    hessian: Tensor
+    covariance: Tensor
+    x_covariance: Tensor
+    converged: bool
+    sentence: str
+
+    def starts(self, chains: int, *, seed: int, spread: float = 2.0) -> Tensor:
+        """Start points x `[chains, ..., d]` for a sampler: the Laplace approximation, `spread` times as wide."""
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn((chains, *self.x.shape), generator=generator, dtype=torch.float64).to(self.x)
+        return self.x + spread * (torch.linalg.cholesky(self.x_covariance) @ noise[..., None])[..., 0]
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """p(theta | data) over x, whose prior is standard normal: theta = F^-1(Phi(x)), F the prior's cumulative.
+
+    ln p(x) = ln p(data | theta(x)) - |x|^2 / 2 - d ln(2 pi) / 2 is the joint density of data and x, for any prior. It
+    needs no bounds and no Jacobian, and is finite with its gradient for every finite x.
+
+    `predict` maps theta `[..., d]` to a distribution over y `[..., m]`: `Emulator.predict`, or `for_simulator`.
+    data `[m]`, or `[..., m]` for many observations, which broadcast against the leading axes of x.
+
+    >>> from emulate.likelihoods.gaussian import Gaussian
+    >>> from emulate.space import Parameter
+    >>> space = Space((Parameter("a", Normal(0.0, 1.0)),))
+    >>> data = torch.tensor([2.0], dtype=torch.float64)
+    >>> mode = Posterior(space, Exact, Gaussian(absolute_error=1.0), data).find_map(seed=1)
+    >>> round(float(mode.theta), 6), round(float(mode.covariance), 6), mode.converged
+    (1.0, 0.5, True)
+    """
+
+    space: Space
+    predict: Callable[[Tensor], Distribution]
+    likelihood: Likelihood
+    data: Tensor
+
+    def __post_init__(self):
+        if not self.data.ndim or not torch.isfinite(self.data).all():
+            bad = int((~torch.isfinite(self.data)).sum())
+            raise InputError(f"data must be finite numbers of shape [m] or [..., m]. Got shape "
+                             f"{tuple(self.data.shape)} with {bad} numbers that are not finite.")  # fmt: skip
+
+    @staticmethod
+    def for_simulator(simulator: Simulator, likelihood: Likelihood, data: Tensor, *, seed: int) -> "Posterior":
+        """The posterior under the simulator itself, run once for every row of theta, with the same seed."""
+
+        def predict(theta: Tensor) -> Exact:
+            rows = [simulator.run(row, seed=seed) for row in theta.reshape(-1, theta.shape[-1])]
+            return Exact(torch.stack(rows).reshape(*theta.shape[:-1], -1))
+
+        return Posterior(simulator.space, predict, likelihood, data)
+
+    def theta(self, x: Tensor) -> Tensor:
+        """x `[..., d]` -> theta `[..., d]`, differentiable, always inside the support of the prior."""
+        return self.space.from_unit(ndtr(x).clamp(_EDGE, 1 - _EDGE))
+
+    def x(self, theta: Tensor) -> Tensor:
+        """theta `[..., d]` -> x `[..., d]`; `InputError` outside the support of the prior."""
+        u = self.space.to_unit(self.space.pack(theta))
+        outside = ((u < 0) | (u > 1)).reshape(-1, self.space.d).any(0).tolist()
+        if any(outside):
+            names = ", ".join(n for n, bad in zip(self.space.names, outside, strict=True) if bad)
+            raise InputError(f"theta must lie inside the prior. Got values outside for {names}; widen the prior or "
+                             f"move the point.")  # fmt: skip
+        return ndtri(u.clamp(_EDGE, 1 - _EDGE))
+
+    def log_likelihood(self, theta: Tensor) -> Tensor:
+        """ln p(data | theta) of theta `[..., d]`, shape `[...]`."""
+        return self.likelihood.log_prob(self.predict(theta), self.data)
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """ln p(data, x) of x `[..., d]`, shape `[...]`."""
+        prior = -0.5 * (x**2).sum(-1) - 0.5 * self.space.d * math.log(2 * math.pi)
+        value = self.log_likelihood(self.theta(x)) + prior
+        return torch.where(torch.isnan(value), -torch.inf, value)
+
+    def find_map(self, *, restarts: int = 8, seed: int) -> MAP:
+        """The highest mode over x, climbed to from the prior's median and from `restarts` - 1 draws of the prior.
+
+        Many observations are climbed together, each to its own mode. The mode of a density depends on its coordinates:
+        this one is over x, where a flat prior pulls weakly from its edges, and where it always exists.
+        """
+        shape = (restarts, *self.data.shape[:-1], self.space.d)
+        start = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(self.data)
+        start[0] = 0.0
+        modes = climb(self.log_density, start)
+        height = modes.log_density - 1e-3 * ~modes.converged  # a tie goes to the converged
+        best = height.argmax(0, keepdim=True)
+        x, log_density, hessian, covariance, good = (
+            part.take_along_dim(best.reshape(*best.shape, *[1] * (part.ndim - best.ndim)), 0)[0]
+            for part in (modes.x, modes.log_density, modes.hessian, modes.covariance, modes.converged)
+        )
+        slope = self._slope(x)
+        agree = (modes.log_density > log_density - 0.01).sum(0)
+        sentence = (f"{int(good.sum())} of {good.numel()} modes converged; {int(agree.min())} of {restarts} starts or "
+                    f"more reached the highest.")  # fmt: skip
+        in_theta = slope[..., :, None] * covariance * slope[..., None, :]
+        theta = self.theta(x).detach()
+        return MAP(theta, x, log_density, hessian, in_theta, covariance, bool(good.all()), sentence)
+
+    def fisher(self, theta: Tensor, *, prior: bool = False) -> Tensor:
+        """The Fisher information J^T C^-1 J at theta `[d]`, shape `[..., d, d]`, one over the units of the parameters.
+
+        J = dy/dtheta of the predicted mean, C the observation's noise with the emulator's covariance at theta. How C
+        changes with theta is left out (Tegmark, Taylor and Heavens 1997, eq. 15). `prior` adds 1 / sd^2 of normal and
+        truncated normal priors; flat priors carry no information.
+        """
+        theta = self.space.pack(theta).detach().clone().requires_grad_()
+        with torch.enable_grad():
+            prediction = self.predict(theta)
+            mean = prediction.mean
+            jacobian = torch.stack([torch.autograd.grad(y, theta, retain_graph=True)[0] for y in mean])
+        covariance = self.likelihood.covariance(self.data, prediction).detach()
+        whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), jacobian, upper=False)
+        information = whitened.mT @ whitened
+        if prior:
+            kinds = (p.prior for p in self.space.parameters)
+            own = [k.sd**-2 if isinstance(k, Normal | TruncatedNormal) else 0.0 for k in kinds]
+            information = information + torch.diag(torch.tensor(own).to(information))
+        return information
+
+    def _slope(self, x: Tensor) -> Tensor:
+        """dtheta/dx `[..., d]`, each parameter by itself."""
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            return torch.autograd.grad(self.theta(x).sum(), x)[0]
