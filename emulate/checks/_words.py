@@ -1,0 +1,53 @@
+"""How findings speak: numbers, parameters and outputs as a scientist would write them."""
+
+import math
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from emulate.runs import Outputs
+from emulate.space import Space
+
+
+def number(x: float) -> str:
+    """Three significant digits, without an exponent where a plain number is as short.
+
+    >>> number(0.0312), number(41234.0), number(float("nan"))
+    ('0.0312', '41234', 'not a number')
+    """
+    x = float(x)
+    if not math.isfinite(x):
+        return "not a number" if math.isnan(x) else "infinite"
+    return f"{x:.0f}" if 1e3 <= abs(x) < 1e7 else f"{x:.3g}"
+
+
+def percent(x: float) -> str:
+    """A share in percent: 0.0312 -> `3.12 %`."""
+    return f"{number(100 * float(x))} %" if math.isfinite(x) else number(x)
+
+
+def count(n: int, thing: str) -> str:
+    """`1 run`, `3 runs`."""
+    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
+
+
+def listing(words: Iterable[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    words = list(words)
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
+
+
+def at(space: Space, theta: Tensor) -> str:
+    """A point in words: `omega_m = 0.31, h = 0.7`, with units."""
+    values = (f"{float(t):.4g}" if math.isfinite(t) else number(t) for t in theta)
+    texts = (f"{p.name} = {v} {p.unit}".rstrip() for p, v in zip(space.parameters, values, strict=True))
+    return ", ".join(texts)
+
+
+def output(outputs: Outputs, j: int) -> str:
+    """The j-th output in words: `pk at k = 0.1 h/Mpc`, or the field's name when it is a number."""
+    for f in outputs.fields:
+        if j < f.size:
+            return f"{f.name} at {f.coordinate} = {f.at[j]:.4g} {f.at_unit}".rstrip() if f.at else f.name
+        j -= f.size
+    raise IndexError(j)

@@ -1,0 +1,143 @@
+"""Does the emulator change with the parameters as the simulator does?"""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Ge, Gt, Le
+from torch import Tensor
+
+from emulate.checks._words import at, listing, number, percent
+from emulate.contracts import Check, Evidence, Finding, Jacobians
+from emulate.runs import Outputs
+from emulate.space import Space
+
+_FLOOR = 0.01  # share of the whole derivative below which one parameter's part counts as this share
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gradient(Check):
+    """Relative error of the emulator's derivatives against the simulator's, and the angle between them.
+
+    G = d ln y / du for positive fields and (dy/du) / s for the others, u the unit cube and s the field's standard
+    deviation over the box as its derivatives give it, (mean of sum_i (dy/du_i)^2 / 12)^1/2. For parameter i at one
+    point e_i^2 = |G_i - G*_i|^2 / |G*_i|^2 over the outputs, G* the simulator's. Noise in G*_i of standard error N_i
+    adds |N_i|^2 to both squares on average; it is subtracted. The error of a parameter is the median over the points.
+    When |N_i| / |G*_i| is above the bound, nothing was measured and nothing passes. A parameter that moves the outputs
+    by less than 1 % of what all of them do is measured against that 1 %.
+
+    >>> Gradient(error=0.02).cosine
+    0.999
+    """
+
+    error: Annotated[float, Gt(0)] = 0.01  # bound on the relative error of the worst parameter, median over points
+    cosine: Annotated[float, Gt(0), Le(1)] = 0.999  # bound on the cosine of the whole derivative at the worst point
+    minimum: Annotated[int, Ge(1)] = 3  # least number of points
+
+    stage: ClassVar = "validate"
+    needs: ClassVar = ("jacobians",)
+
+    def find(self, evidence: Evidence) -> tuple[Finding, ...]:
+        self.require(evidence)
+        emulator, known = evidence.emulator, evidence.jacobians
+        space, g = emulator.space, len(known.theta)
+        if g < self.minimum:
+            said = f"Cannot say: derivatives at {g} points were given, and the check needs at least {self.minimum}."
+            return self._error("", float("nan"), said), self._cosine(float("nan"), said)
+        with torch.no_grad():
+            mean = emulator.predict(known.theta).mean
+        ours = _Scaled(space, emulator.outputs, known, mean, emulator.jacobian(known.theta).detach())
+        square, noise = ours.square(), ours.noise()  # [g, d]
+        error = _median(square).clamp(min=0).sqrt()
+        floor = _median(noise).sqrt()
+        cosine, turned = ours.cosine().min(0)  # NaN wins a minimum, so it is never lost
+        angle = f"{float(cosine):.6f}" if cosine.isfinite() else "that is not a number"
+        return (
+            self._worst(space, error, floor, g),
+            self._cosine(float(cosine), f"At the worst of {g} points the emulator's whole derivative has cosine "
+                         f"{angle} with the simulator's ({at(space, known.theta[turned])})."),
+            *(self._error(f".{name}", float(error[i]), f"With respect to {name} the emulator's derivative is off by "
+                          f"{_amount(error[i], floor[i], g)}.{ours.weak(i)}") for i, name in enumerate(space.names)),
+        )  # fmt: skip
+
+    def _worst(self, space: Space, error: Tensor, floor: Tensor, g: int) -> Finding:
+        i, blurred = int(error.argmax()), ~(floor <= self.error)
+        value = float(error[i])
+        said = (f"The emulator's derivative is worst with respect to {space.names[i]}: off by "
+                f"{_amount(error[i], floor[i], g)}.")  # fmt: skip
+        if blurred.any():
+            value = value if value > self.error else float("nan")
+            names = listing(n for n, b in zip(space.names, blurred, strict=True) if b)
+            said += (f" Cannot say more: with respect to {names} the standard error of the simulator's derivative "
+                     f"is up to {percent(floor.max())}, above the bound of {percent(self.error)}; more runs are "
+                     f"needed.")  # fmt: skip
+        return self._error("", value, said)
+
+    def _error(self, name: str, value: float, sentence: str) -> Finding:
+        return Finding(f"gradient.error{name}", value, None, self.error, sentence, "gradient", blocking=not name)
+
+    def _cosine(self, value: float, sentence: str) -> Finding:
+        return Finding("gradient.cosine", value, self.cosine, None, sentence, "gradient")
+
+
+class _Scaled:
+    """The two derivatives G and G* with the standard error of G*, all `[g, m, d]` and dimensionless."""
+
+    def __init__(self, space: Space, outputs: Outputs, known: Jacobians, mean: Tensor, jacobian: Tensor):
+        width = _width(space, known.theta)[:, None, :]
+        positive = torch.as_tensor(outputs.positive)
+        spread = (known.value * width).square().sum(-1).mean(0) / 12  # [m], variance of a uniform u is 1/12
+        for part in outputs.slices.values():
+            spread[part] = spread[part].mean()
+        spread = torch.where(spread > 0, spread, 1.0).sqrt()
+
+        def unit(y: Tensor) -> Tensor:
+            return torch.where(positive, y.where(y > 0, torch.nan), spread)[:, :, None]
+
+        self.g = jacobian * width / unit(mean)
+        self.g_true = known.value * width / unit(known.y)
+        self.error = known.standard_error * width / unit(known.y)
+        own = (self.g_true.square() - self.error.square()).sum(1)  # [g, d], |G*_i|^2 without its noise
+        least = _FLOOR**2 * own.sum(-1, keepdim=True)
+        self.small = own < least
+        self.size = torch.where(self.small, least, own)
+        self.size = self.size.where(self.size > 0, torch.nan)
+
+    def square(self) -> Tensor:
+        """e_i^2 `[g, d]`; below zero where the noise happens to explain more than all of the difference."""
+        return ((self.g - self.g_true).square() - self.error.square()).sum(1) / self.size
+
+    def noise(self) -> Tensor:
+        return self.error.square().sum(1) / self.size
+
+    def cosine(self) -> Tensor:
+        """`[g]`; NaN where the noise is all there is."""
+        length = (self.g_true.square() - self.error.square()).sum((1, 2)).sqrt()
+        dot = (self.g * self.g_true).sum((1, 2))
+        return (dot / (length * self.g.square().sum((1, 2)).sqrt())).clamp(max=1)
+
+    def weak(self, i: int) -> str:
+        n = int(self.small[:, i].sum())
+        return (f" At {number(n)} of them it hardly moves the outputs, and the error is relative to "
+                f"{percent(_FLOOR)} of the whole derivative." if n else "")  # fmt: skip
+
+
+def _amount(error: Tensor, floor: Tensor, g: int) -> str:
+    over = f"median over {g} points"
+    if floor == 0:
+        return f"{percent(error)} ({over})"
+    if error == 0:
+        return f"less than can be told from the simulator's own standard error of {percent(floor)} ({over})"
+    return f"{percent(error)} ({over}; the simulator's own standard error of {percent(floor)} is taken out)"
+
+
+def _median(x: Tensor) -> Tensor:
+    return torch.quantile(x, 0.5, dim=0)
+
+
+def _width(space: Space, theta: Tensor) -> Tensor:
+    """dtheta/du `[g, d]`: the width of the box, or of its local equivalent where the prior is not uniform."""
+    theta = theta.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        (slope,) = torch.autograd.grad(space.to_unit(theta).sum(), theta)
+    return 1 / slope

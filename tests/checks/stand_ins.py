@@ -1,0 +1,172 @@
+"""Emulators of known faults, and evidence about them: what a check must tell apart.
+
+The simulator is ln P_j = a_j . c + b_j c_0 c_1 and one field of either sign, c = 2 u - 1. The honest stand-in adds a
+smooth error of four components, of which it states the covariance. The others differ from it in one thing each.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+import torch
+from scipy.stats import chi2
+from torch import Tensor
+
+from emulate.contracts import Evidence, Jacobians, Recovery, Weighted
+from emulate.runs import Field, Outputs, Runs
+from emulate.space import LogUniform, Parameter, Space, Uniform
+
+SPACE = Space((
+    Parameter("omega_m", Uniform(0.2, 0.4)),
+    Parameter("h0", Uniform(60.0, 80.0), "km/s/Mpc"),
+    Parameter("amplitude", LogUniform(1e-9, 4e-9)),
+))  # fmt: skip
+K = (0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+OUTPUTS = Outputs((Field("pk", "(Mpc/h)^3", True, "k", K, "h/Mpc"), Field("tilt")))
+D, M = SPACE.d, OUTPUTS.size
+KINDS = ("honest", "shy", "boastful", "biased", "wrong_gradient")
+SIZE = 1e-4  # standard deviation of the honest stand-in's fractional error
+
+
+def _normal(seed: int, *shape: int) -> Tensor:
+    return torch.as_tensor(np.random.default_rng(seed).standard_normal(shape))
+
+
+_SLOPE, _CROSS = _normal(1, M, D), 0.3 * _normal(2, M)
+_MIX = torch.nn.functional.normalize(_normal(3, M, 4), dim=1)  # four components err in nine outputs
+_WAVE, _PHASE = 8 * _normal(4, 4, 300, D), 2 * math.pi * torch.as_tensor(np.random.default_rng(5).random((4, 300)))
+
+
+def _waves(u: Tensor) -> Tensor:
+    return torch.einsum("prd,...d->...pr", _WAVE, u).add(_PHASE).cos().sum(-1)
+
+
+_SEEN = _waves(torch.as_tensor(np.random.default_rng(6).random((20000, D))))
+_CENTRE, _WHITEN = _SEEN.mean(0), torch.linalg.inv(torch.linalg.cholesky(_SEEN.T.cov()))
+
+
+def truth(theta: Tensor) -> Tensor:
+    """y `[..., m]` of theta `[..., d]`."""
+    c = 2 * SPACE.to_unit(theta) - 1
+    x = c @ _SLOPE.T + _CROSS * (c[..., :1] * c[..., 1:2])
+    return torch.cat([x[..., :-1].exp(), x[..., -1:]], -1)
+
+
+def jacobian(f, theta: Tensor) -> Tensor:
+    """dy/dtheta `[g, m, d]` at theta `[g, d]`, by reverse mode."""
+    theta = theta.clone().requires_grad_()
+    y = f(theta)
+    rows = [torch.autograd.grad(y[:, j].sum(), theta, retain_graph=True)[0] for j in range(M)]
+    return torch.stack(rows, 1)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    mean: Tensor
+    covariance: Tensor
+
+    @property
+    def variance(self) -> Tensor:
+        return self.covariance.diagonal(dim1=-2, dim2=-1)
+
+    def gaussian(self) -> tuple[Tensor, Tensor]:
+        return self.mean, self.covariance
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """mean = truth (1 + error); `stated` is the stated standard deviation over the real one."""
+
+    error: float = SIZE
+    stated: float = 1.0
+    bias: float = 0.0  # of the positive field, a fraction
+    ripple: float = 0.0  # amplitude of a wave too fast to be seen in value
+    broken: bool = False  # NaN at the first held-out run
+
+    space, outputs = SPACE, OUTPUTS
+
+    def mean(self, theta: Tensor) -> Tensor:
+        u = SPACE.to_unit(theta)
+        z = (_waves(u) - _CENTRE) @ _WHITEN.T  # mean 0 and covariance 1 over the box, as stated below
+        off = self.error * (z @ _MIX.T) + self.bias + self.ripple * (3000 * u[..., :1]).sin()
+        y = truth(theta)
+        return torch.cat([(y * off.exp())[..., :-1], (y + off)[..., -1:]], -1)
+
+    def predict(self, theta: Tensor) -> Prediction:
+        y = self.mean(theta)
+        if self.broken:
+            y = y.where((theta != torch.as_tensor(held_out().theta[0])).any(-1, keepdim=True), torch.nan)
+        scale = torch.cat([y[..., :-1], torch.ones_like(y[..., -1:])], -1) * self.error * self.stated
+        return Prediction(y, scale[..., :, None] * scale[..., None, :] * (_MIX @ _MIX.T))
+
+    def jacobian(self, theta: Tensor) -> Tensor:
+        return jacobian(self.mean, theta)
+
+
+STAND_INS = {
+    "honest": StandIn(),
+    "shy": StandIn(stated=3.0),
+    "boastful": StandIn(stated=1 / 3),
+    "biased": StandIn(bias=0.01),
+    "wrong_gradient": StandIn(ripple=4e-5),
+}
+_POSTERIOR = {"shy": (0.0, 1.4), "boastful": (0.0, 0.75), "biased": (0.6, 1.0)}  # shift and width, in true sd
+_RECOVERY = {"shy": (0.0, 3.0), "boastful": (0.0, 0.4), "biased": (2.0, 1.0)}
+
+
+@cache
+def held_out(n: int = 80, *, seed: int = 0) -> Runs:
+    theta = SPACE.from_unit(torch.as_tensor(np.random.default_rng(seed).random((n, D))))
+    return Runs.of(SPACE, OUTPUTS, theta.numpy(), truth(theta).numpy())
+
+
+@cache
+def jacobians(g: int = 12, *, noise: float = 1e-3, seed: int = 0) -> Jacobians:
+    """`noise`: standard error of every derivative, in units of its parameter's typical derivative."""
+    theta = SPACE.from_unit(torch.as_tensor(np.random.default_rng(seed).random((g, D))))
+    exact = jacobian(truth, theta)
+    error = noise * exact.square().mean(1, keepdim=True).sqrt().expand_as(exact)
+    return Jacobians(theta, truth(theta), exact + error * _normal(seed + 1, g, M, D), error)
+
+
+def weighted(shift: float, width: float, *, s: int = 200, t: int = 4000, seed: int = 0, d: int = D) -> Weighted:
+    """The true posterior is N(0, 1)^d around the box's centre in steps of its hundredth, the surrogate's
+    N(shift, width^2) in the first parameter and N(0, width^2) in the others."""
+    x = width * _normal(seed, t, d)
+    x[:, 0] += shift
+    centre = torch.zeros(d, dtype=torch.float64)
+    centre[0] = shift
+    log_weight = -0.5 * x.square().sum(1) + 0.5 * ((x - centre) / width).square().sum(1) + d * math.log(width)
+    theta = SPACE.from_unit(torch.full((D,), 0.5, dtype=torch.float64)) * (1 + 0.01 * x) if d == D else x
+    return Weighted(theta[:s], log_weight[:s], theta)
+
+
+def recovery(shift: float, width: float, *, q: int = 20, seed: int = 6) -> Recovery:
+    """Posteriors N(mean, sd^2) of q observations; `shift` of the mean and `width` in units of the right sd."""
+    sd = 0.01 * SPACE.from_unit(torch.full((D,), 0.5, dtype=torch.float64)).expand(q, D)
+    mean = SPACE.from_unit(torch.as_tensor(np.random.default_rng(seed).random((q, D))))
+    true = mean + sd * _normal(seed, q, D)
+    first = torch.eye(D, dtype=torch.float64)[0]
+    mean, sd = mean + shift * sd * first, width * sd
+    rank = torch.as_tensor(chi2.cdf(((true - mean) / sd).square().sum(1).numpy(), D))
+    return Recovery(rank, true, mean, sd)
+
+
+def evidence(kind: str) -> Evidence:
+    """All that the stages would hand to the checks about one stand-in."""
+    return Evidence(STAND_INS[kind], held_out(), jacobians(), weighted(*_POSTERIOR.get(kind, (0.02, 1.01))),
+                    recovery(*_RECOVERY.get(kind, (0.0, 1.0))))  # fmt: skip
+
+
+def spoiled(need: str):
+    """The honest evidence with one NaN, once for each tensor of `need`."""
+    good = evidence("honest")
+    if need == "held_out":
+        yield "prediction", replace(good, emulator=StandIn(broken=True))
+        return
+    record = getattr(good, need)
+    for name, value in vars(record).items():
+        bad = value.clone()
+        bad.view(-1)[0] = torch.nan
+        yield name, replace(good, **{need: replace(record, **{name: bad})})
