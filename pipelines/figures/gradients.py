@@ -1,0 +1,115 @@
+"""Figure of derivatives: the emulator's beside the simulator's."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from emulate.contracts import Jacobians
+from emulate.space import Parameter
+from pipelines.figures.sheets import (
+    COLOURS,
+    INK,
+    MARKERS,
+    Panel,
+    array,
+    few_ticks,
+    legend,
+    panels,
+    say,
+    sheet,
+    symbol,
+    title,
+    unit_text,
+)
+
+if TYPE_CHECKING:
+    from emulate.emulator import Emulator
+
+_POINTS = 3  # held-out points drawn; the errors in the titles are over all
+_BARS = 30  # simulator values with error bars along a coordinate
+
+
+def gradient(emulator: "Emulator", jacobians: Jacobians) -> Figure:
+    """Derivatives of the outputs by every parameter: the simulator's with standard errors, the emulator's as lines.
+
+    Outputs that are positive by nature are shown as d ln y / d theta, both derivatives over the simulator's own y;
+    numbers of unlike kind over the largest simulator derivative of each. In the titles: the relative error
+    |emulator - simulator| / |simulator| in the Euclidean norm over all points and outputs drawn.
+    """
+    space, parts = emulator.space, panels(emulator.outputs)
+    columns = min(2, space.d)
+    rows = -(-space.d // columns)
+    figure, axes = sheet(rows * len(parts), columns, 2.4 * rows * len(parts) + 0.4, sharex=False)
+    ours = _jacobian(emulator, jacobians)
+    theirs, error, y = array(jacobians.value), array(jacobians.standard_error), array(jacobians.y)
+    for p, part in enumerate(parts):
+        for i, ax in enumerate(axes[p * rows : (p + 1) * rows].flat):
+            if i >= space.d:
+                ax.set_visible(False)
+                continue
+            a, b, e = (x[:, part.columns, i] for x in (ours, theirs, error))
+            a, b, e = _scaled(part, y[:, part.columns], a, b, e)
+            part.dress(ax, _name(part, space.parameters[i]))
+            if not len(a):
+                say(ax, "no derivative of the simulator")
+                continue
+            _draw(ax, part, a, b, e)
+            few_ticks(ax, "y", 5)
+            size = np.linalg.norm(b)
+            title(ax, f"relative error {np.linalg.norm(a - b) / size:.2g}" if size > 0 else "simulator's is zero")
+    drawn = range(min(_POINTS, len(theirs)))
+    points = [Line2D([], [], color=COLOURS[g], marker=MARKERS[g], markersize=5, linewidth=1.4) for g in drawn]
+    kinds = [Line2D([], [], color=INK, linewidth=1.4), Line2D([], [], color=INK, marker="o", linestyle="none")]
+    labels = ["emulator", "simulator ± 1 standard error", *(f"point {g + 1}" for g in drawn)]
+    legend(figure, [*kinds, *points], labels, 5)
+    return figure
+
+
+def _jacobian(emulator: "Emulator", jacobians: Jacobians) -> np.ndarray:
+    """[g, m, d]; an emulator is asked only where there is a point."""
+    if not len(jacobians.theta):
+        return array(jacobians.value)
+    with torch.enable_grad():
+        return array(emulator.jacobian(jacobians.theta))
+
+
+def _scaled(part: Panel, y: np.ndarray, *derivatives: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Each `[g, p]` in the unit in which it is drawn."""
+    if part.positive:
+        return tuple(x / y for x in derivatives)
+    if len(part.fields) == 1 or not len(y):
+        return derivatives
+    largest = np.abs(derivatives[1]).max(0)
+    return tuple(x / np.where(largest > 0, largest, 1.0) for x in derivatives)
+
+
+def _name(part: Panel, parameter: Parameter) -> str:
+    by = symbol(parameter)
+    if len(part.fields) > 1:
+        of, unit = ("$\\partial \\ln y", f"1/({parameter.unit})") if part.positive else ("$\\partial y", "of largest")
+        unit = unit if not part.positive or parameter.unit else ""
+    else:
+        f = part.fields[0]
+        of = rf"$\partial \ln {symbol(f)}" if part.positive else rf"$\partial {symbol(f)}"
+        below = f"({parameter.unit})" if parameter.unit else ""
+        above = "" if part.positive else f.unit
+        unit = f"{above or '1'}/{below}" if below else above
+    return rf"{of}\,/\,\partial {by}$" + unit_text(unit)
+
+
+def _draw(ax, part: Panel, a: np.ndarray, b: np.ndarray, e: np.ndarray) -> None:
+    ax.axhline(0, color=INK, linewidth=0.6)
+    some = slice(None, None, max(1, len(part.x) // _BARS))
+    joined = part.along and len(part.x) > 1
+    for g in range(min(_POINTS, len(b))):
+        shift = 0.0 if joined else 0.22 * (g - 1) * (1.0 if not part.along else 0.05 * max(1.0, abs(part.x[0])))
+        x = part.x + shift
+        ax.errorbar(x[some], b[g, some], e[g, some], color=COLOURS[g], marker=MARKERS[g], markersize=4,
+                    linestyle="none", elinewidth=1, capsize=2, alpha=0.85)  # fmt: skip
+        if joined:
+            ax.plot(x, a[g], color=COLOURS[g], linewidth=1.3)
+        else:
+            ax.plot(x, a[g], color=COLOURS[g], marker="_", markersize=16, markeredgewidth=1.8, linestyle="none")
