@@ -156,7 +156,8 @@ def _sentence(cls: type, error: dict[str, Any]) -> tuple[str, str]:
         return error["msg"].removeprefix("Value error, ").rstrip("."), ""
     must = _MUST.get(kind) or _MUST.get(kind.split("_")[0]) or re.sub("^Input should", "must", error["msg"])
     hint = nearest(str(met), re.findall(r"'([^']*)'", error["ctx"]["expected"])) if kind == "literal_error" else ""
-    return must.format(**error.get("ctx", {})), f" Got {shown(met)}.{hint}"
+    bounds = {k: f"{v:.15g}" if isinstance(v, float) else v for k, v in error.get("ctx", {}).items()}
+    return must.format(**bounds), f" Got {shown(met)}.{hint}"
 
 
 def _keys(cls: type, loc: tuple) -> tuple[str, ...]:
