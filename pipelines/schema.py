@@ -20,7 +20,9 @@ def schema() -> Schema:
     for cls in _sections(StudyFile):
         _describe(parts[cls.__name__], cls)
     sizes = {k: v for k, v in parts["DesignPart"]["properties"].items() if k != "entry"}
-    parts["DesignPart"] = _room("designs", {n: _entry("designs", n, sizes) for n in registry.names("designs")}, sizes)
+    what = {"description": parts["DesignPart"]["description"]}
+    designs = {n: _entry("designs", n, sizes) for n in registry.names("designs")}
+    parts["DesignPart"] = what | _room("designs", designs, sizes)
     for room in registry.ROOMS:
         entries = {n: {"$ref": f"#/$defs/{room}.{n}"} for n in registry.names(room)}
         parts |= {f"{room}.{n}": _entry(room, n, {}) for n in entries} | {room: _room(room, entries, {})}

@@ -57,6 +57,9 @@ def _field(entry: Any) -> Field:
         raise InputError(f"output {entry['name']!r}: `at` must be a list of numbers. Got {entry['at']!r}.") from None
 
 
+_Outputs = Annotated[Outputs, BeforeValidator(_outputs, json_schema_input_type=list[dict[str, Any]])]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Function(Simulator):
     """Any Python callable, named "module:function", that takes named values or an array and returns numbers.
@@ -78,7 +81,7 @@ class Function(Simulator):
     space: Space
     call: str  # "module:function", importable from the current directory too
     argument: Literal["dict", "array"] = "dict"  # what it takes: values by parameter name, or an array [d]
-    outputs: Annotated[Outputs, BeforeValidator(_outputs)] = _NUMBER  # fields, each with name, size or at, unit ...
+    outputs: _Outputs = _NUMBER  # fields, each with name, size or at, unit ...
     stochastic: bool = False  # it takes the keyword `seed` and draws its noise from it alone
     revision: str = ""  # any word; change it when files that the callable uses have changed
 
