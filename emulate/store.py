@@ -121,7 +121,11 @@ class RunStore:
             raise InputError("a finished run must be finite. Got NaN or infinity; commit it as a failure.")
         key = key_of(record)
         with self._sentences():
-            return self._rename(self._write(key, _files(record, arrays, failure, about or {})), key)
+            written = self._write(key, _files(record, arrays, failure, about or {}))
+            try:
+                return self._rename(written, key)
+            finally:
+                shutil.rmtree(written, ignore_errors=True)  # a committed run is no longer there
 
     def read(self, key: str) -> Record:
         """The run under a key, its checksums verified."""
@@ -234,7 +238,6 @@ class RunStore:
             os.rename(written, target)
         except OSError as e:
             if e.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                shutil.rmtree(written, ignore_errors=True)
                 raise
             self._second(written, target)
             return False
@@ -250,8 +253,6 @@ class RunStore:
             warnings.warn(f"run {target.name} gave two different answers; the first is kept, the second lies in "
                           f"{self.path / 'conflicts'}. The simulator must give the same answer for the same seed.",
                           RuntimeWarning, stacklevel=4)  # fmt: skip
-        else:
-            shutil.rmtree(written, ignore_errors=True)
 
     def _bytes(self, file: Path) -> bytes:
         try:
