@@ -35,15 +35,15 @@ _BARS = 30  # simulator values with error bars along a coordinate
 def gradient(emulator: "Emulator", jacobians: Jacobians) -> Figure:
     """Derivatives of the outputs by every parameter: the simulator's with standard errors, the emulator's as lines.
 
-    Outputs that are positive by nature are shown as d ln y / d theta, both derivatives over the simulator's own y;
-    numbers of unlike kind over the largest simulator derivative of each. In the titles: the relative error
-    |emulator - simulator| / |simulator| in the Euclidean norm over all points and outputs drawn.
+    Outputs that are positive by nature are shown as d ln y / d theta; numbers of unlike kind over the largest
+    derivative of the simulator of each. In the titles: |emulator - simulator| / |simulator| in the Euclidean norm over
+    the outputs drawn, the median over all points.
     """
     space, parts = emulator.space, panels(emulator.outputs)
     columns = min(2, space.d)
     rows = -(-space.d // columns)
     figure, axes = sheet(rows * len(parts), columns, 2.4 * rows * len(parts) + 0.4, sharex=False)
-    ours = _jacobian(emulator, jacobians)
+    mean, ours = _emulated(emulator, jacobians)
     theirs, error, y = array(jacobians.value), array(jacobians.standard_error), array(jacobians.y)
     for p, part in enumerate(parts):
         for i, ax in enumerate(axes[p * rows : (p + 1) * rows].flat):
@@ -51,15 +51,14 @@ def gradient(emulator: "Emulator", jacobians: Jacobians) -> Figure:
                 ax.set_visible(False)
                 continue
             a, b, e = (x[:, part.columns, i] for x in (ours, theirs, error))
-            a, b, e = _scaled(part, y[:, part.columns], a, b, e)
+            a, b, e = _scaled(part, mean[:, part.columns], y[:, part.columns], a, b, e)
             part.dress(ax, _name(part, space.parameters[i]))
             if not len(a):
                 say(ax, "no derivative of the simulator")
                 continue
             _draw(ax, part, a, b, e)
             few_ticks(ax, "y", 5)
-            size = np.linalg.norm(b)
-            title(ax, f"relative error {np.linalg.norm(a - b) / size:.2g}" if size > 0 else "simulator's is zero")
+            title(ax, _error(a, b))
     drawn = range(min(_POINTS, len(theirs)))
     points = [Line2D([], [], color=COLOURS[g], marker=MARKERS[g], markersize=5, linewidth=1.4) for g in drawn]
     kinds = [Line2D([], [], color=INK, linewidth=1.4), Line2D([], [], color=INK, marker="o", linestyle="none")]
@@ -68,22 +67,26 @@ def gradient(emulator: "Emulator", jacobians: Jacobians) -> Figure:
     return figure
 
 
-def _jacobian(emulator: "Emulator", jacobians: Jacobians) -> np.ndarray:
-    """[g, m, d]; an emulator is asked only where there is a point."""
+def _emulated(emulator: "Emulator", jacobians: Jacobians) -> tuple[np.ndarray, np.ndarray]:
+    """Mean `[g, m]` and derivatives `[g, m, d]`; an emulator is asked only where there is a point."""
     if not len(jacobians.theta):
-        return array(jacobians.value)
+        return array(jacobians.y), array(jacobians.value)
     with torch.enable_grad():
-        return array(emulator.jacobian(jacobians.theta))
+        return array(emulator.predict(jacobians.theta).mean), array(emulator.jacobian(jacobians.theta))
 
 
-def _scaled(part: Panel, y: np.ndarray, *derivatives: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Each `[g, p]` in the unit in which it is drawn."""
+def _scaled(part: Panel, mean: np.ndarray, y: np.ndarray, ours: np.ndarray, *theirs: np.ndarray) -> list[np.ndarray]:
+    """The derivatives and their errors `[g, p]` in the unit in which they are drawn."""
     if part.positive:
-        return tuple(x / y for x in derivatives)
-    if len(part.fields) == 1 or not len(y):
-        return derivatives
-    largest = np.abs(derivatives[1]).max(0)
-    return tuple(x / np.where(largest > 0, largest, 1.0) for x in derivatives)
+        return [ours / mean, *(x / y for x in theirs)]
+    largest = np.abs(theirs[0]).max(0, initial=0.0) if len(part.fields) > 1 else np.ones(len(part.columns))
+    return [x / np.where(largest > 0, largest, 1.0) for x in (ours, *theirs)]
+
+
+def _error(ours: np.ndarray, theirs: np.ndarray) -> str:
+    size = np.linalg.norm(theirs, axis=1)
+    error = np.linalg.norm(ours - theirs, axis=1)[size > 0] / size[size > 0]
+    return f"error {100 * np.median(error):.3g} %, median of {len(error)} points" if len(error) else "simulator's: zero"
 
 
 def _name(part: Panel, parameter: Parameter) -> str:

@@ -27,7 +27,7 @@ from pipelines.figures.sheets import (
     words,
 )
 
-_GRID = 60  # points per side of a density in two dimensions
+_GRID = 50  # points per side of a density in two dimensions
 SURROGATE, TRUE, TRUTH = COLOURS[0], COLOURS[1], COLOURS[2]
 
 
