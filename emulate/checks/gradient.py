@@ -21,10 +21,11 @@ class Gradient(Check):
 
     G = d ln y / du for positive fields and (dy/du) / s for the others, u the unit cube and s the field's standard
     deviation over the box as its derivatives give it, (mean of sum_i (dy/du_i)^2 / 12)^1/2. For parameter i at one
-    point e_i^2 = |G_i - G*_i|^2 / |G*_i|^2 over the outputs, G* the simulator's. Noise in G*_i of standard error N_i
-    adds |N_i|^2 to both squares on average; it is subtracted. The error of a parameter is the median over the points.
-    When |N_i| / |G*_i| is above the bound, nothing was measured and nothing passes. A parameter that moves the outputs
-    by less than 1 % of what all of them do is measured against that 1 %.
+    point e_i = |G_i - G*_i| / |G*_i| over the outputs, G* the simulator's; the error of a parameter is the median over
+    the points. Noise in G*_i of standard error N_i makes e_i^2 larger by |N_i|^2 / |G*_i|^2 on average. It is reported
+    and not subtracted: the median of a noisy square lies below its mean, so a difference would flatter the emulator.
+    When the noise alone is above the bound, nothing was measured and nothing passes. A parameter that moves the
+    outputs by less than 1 % of what all of them do is measured against that 1 %.
 
     >>> Gradient(error=0.02).cosine
     0.999
@@ -47,9 +48,7 @@ class Gradient(Check):
         with torch.no_grad():
             mean = emulator.predict(known.theta).mean
         ours = _Scaled(space, emulator.outputs, known, mean, emulator.jacobian(known.theta).detach())
-        square, noise = ours.square(), ours.noise()  # [g, d]
-        error = _median(square).clamp(min=0).sqrt()
-        floor = _median(noise).sqrt()
+        error, floor = (torch.quantile(x, 0.5, dim=0) for x in (ours.error(), ours.noise()))  # [d]
         cosine, turned = ours.cosine().min(0)  # NaN wins a minimum, so it is never lost
         angle = f"{float(cosine):.6f}" if cosine.isfinite() else "that is not a number"
         return (
@@ -95,26 +94,26 @@ class _Scaled:
             return torch.where(positive, y.where(y > 0, torch.nan), spread)[:, :, None]
 
         self.g = jacobian * width / unit(mean)
-        self.g_true = known.value * width / unit(known.y)
-        self.error = known.standard_error * width / unit(known.y)
-        own = (self.g_true.square() - self.error.square()).sum(1)  # [g, d], |G*_i|^2 without its noise
+        value = known.value.where(known.standard_error.isfinite(), torch.nan)  # of unknown error, so unknown
+        self.g_true = value * width / unit(known.y)
+        self.blur = known.standard_error * width / unit(known.y)
+        own = self.g_true.square().sum(1)  # [g, d], |G*_i|^2
         least = _FLOOR**2 * own.sum(-1, keepdim=True)
         self.small = own < least
-        self.size = torch.where(self.small, least, own)
-        self.size = self.size.where(self.size > 0, torch.nan)
+        size = torch.where(self.small, least, own).sqrt()
+        self.size = size.where(size > 0, torch.nan)
 
-    def square(self) -> Tensor:
-        """e_i^2 `[g, d]`; below zero where the noise happens to explain more than all of the difference."""
-        return ((self.g - self.g_true).square() - self.error.square()).sum(1) / self.size
+    def error(self) -> Tensor:
+        """e_i `[g, d]`."""
+        return torch.linalg.vector_norm(self.g - self.g_true, dim=1) / self.size
 
     def noise(self) -> Tensor:
-        return self.error.square().sum(1) / self.size
+        """|N_i| / |G*_i| `[g, d]`."""
+        return torch.linalg.vector_norm(self.blur, dim=1) / self.size
 
     def cosine(self) -> Tensor:
-        """`[g]`; NaN where the noise is all there is."""
-        length = (self.g_true.square() - self.error.square()).sum((1, 2)).sqrt()
-        dot = (self.g * self.g_true).sum((1, 2))
-        return (dot / (length * self.g.square().sum((1, 2)).sqrt())).clamp(max=1)
+        """Of the whole derivative, `[g]`."""
+        return torch.nn.functional.cosine_similarity(self.g.flatten(1), self.g_true.flatten(1), eps=0.0)
 
     def weak(self, i: int) -> str:
         n = int(self.small[:, i].sum())
@@ -123,16 +122,8 @@ class _Scaled:
 
 
 def _amount(error: Tensor, floor: Tensor, g: int) -> str:
-    over = f"median over {g} points"
-    if floor == 0:
-        return f"{percent(error)} ({over})"
-    if error == 0:
-        return f"less than can be told from the simulator's own standard error of {percent(floor)} ({over})"
-    return f"{percent(error)} ({over}; the simulator's own standard error of {percent(floor)} is taken out)"
-
-
-def _median(x: Tensor) -> Tensor:
-    return torch.quantile(x, 0.5, dim=0)
+    noise = f"; the simulator's own standard error of {percent(floor)} is part of it" if floor != 0 else ""
+    return f"{percent(error)} (median over {g} points{noise})"
 
 
 def _width(space: Space, theta: Tensor) -> Tensor:

@@ -1,0 +1,81 @@
+"""Coverage against the error function, the chi-square law and a brute bootstrap."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from emulate.checks.coverage import Coverage
+from emulate.contracts import Evidence
+from emulate.runs import Field, Outputs, Runs
+from emulate.space import Parameter, Space, Uniform
+from tests.checks.stand_ins import STAND_INS, Prediction, held_out
+
+SPACE = Space((Parameter("a", Uniform(0.0, 1.0)),))
+N, M = 1500, 6
+
+
+class Linear:
+    """Mean 0, covariance c^2 root root^T; the truth is drawn from root root^T."""
+
+    space, outputs = SPACE, Outputs(tuple(Field(f"y{j}") for j in range(M)))
+
+    def __init__(self, root: np.ndarray, c: float = 1.0):
+        self.covariance = torch.as_tensor(c**2 * root @ root.T)
+
+    def predict(self, theta):
+        return Prediction(torch.zeros(len(theta), M, dtype=torch.float64), self.covariance.expand(len(theta), M, M))
+
+
+def _material(rank: int, c: float, *, n: int = N, seed: int = 0) -> Evidence:
+    rng = np.random.default_rng(seed)
+    root = rng.standard_normal((M, rank)) * 10.0 ** np.arange(M)[:, None]  # outputs of very different size
+    y = rng.standard_normal((n, rank)) @ root.T
+    emulator = Linear(root, c)
+    return Evidence(emulator, Runs.of(SPACE, emulator.outputs, rng.random((n, 1)), y))
+
+
+@pytest.mark.parametrize("c", [0.3, 0.8, 1.0, 1.5])
+def test_shares_follow_the_error_function_and_the_chi_square_law(c):
+    from scipy.stats import chi2
+
+    interval, joint = Coverage().find(_material(M, c))
+    expected = math.erf(1.959963984540054 * c / math.sqrt(2))  # tolerance below: runs, not outputs, are independent
+    assert abs(interval.value - expected) < 4 * math.sqrt(expected * (1 - expected) / N)
+    expected = chi2.cdf(chi2.ppf(0.95, M) * c**2, M)
+    assert abs(joint.value - expected) < 4 * math.sqrt(expected * (1 - expected) / N)
+
+
+def test_a_covariance_of_low_rank_is_judged_where_it_has_variance():
+    _, joint = Coverage().find(_material(2, 1.0))
+    assert abs(joint.value - 0.95) < 4 * math.sqrt(0.05 * 0.95 / N)
+    size = float(re.search(r"per degree of freedom is ([\d.]+)", joint.sentence)[1])
+    assert abs(size - 1) < 4 * math.sqrt(2 / (2 * N)) + 0.005  # mean of N draws of chi2_2 / 2, as printed
+
+
+def test_the_standard_error_is_the_bootstrap_over_runs():
+    material = _material(2, 1.0, n=60, seed=3)
+    interval, _ = Coverage().find(material)
+    stated = float(re.search(r"\+- ([\d.]+) %", interval.sentence)[1]) / 100
+    sd = material.emulator.covariance.diagonal().sqrt().numpy()
+    share = (np.abs(material.held_out.y) <= 1.959963984540054 * sd).mean(1)
+    rng = np.random.default_rng(0)
+    brute = share[rng.integers(0, 60, (20000, 60))].mean(1).std()
+    assert stated == pytest.approx(brute, rel=0.03)  # 20000 replicates: 0.5 %, and three printed digits
+
+
+def test_tells_shy_from_boastful():
+    shy, _ = Coverage().find(Evidence(STAND_INS["shy"], held_out()))
+    boastful, _ = Coverage().find(Evidence(STAND_INS["boastful"], held_out()))
+    assert shy.value > 0.99
+    assert shy.sentence.endswith("The error bars are too wide.")
+    assert boastful.value < 0.90
+    assert boastful.sentence.endswith("The error bars are too narrow, or the mean is off.")
+
+
+def test_a_stated_variance_of_zero_never_covers_a_wrong_mean():
+    interval, _ = Coverage().find(_material(M, 0.0, n=20))
+    assert interval.value == 0
+    assert "the errors are infinite times the stated standard deviations" in interval.sentence
