@@ -2,6 +2,8 @@
 
 `u = F(theta)` is the prior's distribution function, so a uniform `u` is a draw from the prior. Outside the
 support of a bounded prior `u` continues linearly below 0 and above 1: the distance from the box is `u - 1` or `-u`.
+`scaled` are the coordinates that emulators work in: `u` for uniform and log-uniform priors, but linear in theta for
+normal ones, because a function that is smooth in theta is not smooth in F(theta) where the prior has tails.
 """
 
 import math
@@ -46,6 +48,8 @@ class Uniform:
     def to_unit(self, theta: Tensor) -> Tensor:
         return (theta - self.low) / (self.high - self.low)
 
+    scaled = to_unit
+
     def from_unit(self, u: Tensor) -> Tensor:
         return self.low + u * (self.high - self.low)
 
@@ -67,6 +71,8 @@ class LogUniform:
 
     def to_unit(self, theta: Tensor) -> Tensor:
         return torch.log(theta / self.low) / math.log(self.high / self.low)
+
+    scaled = to_unit
 
     def from_unit(self, u: Tensor) -> Tensor:
         return self.low * torch.exp(u * math.log(self.high / self.low))
@@ -90,6 +96,9 @@ class Normal:
 
     def to_unit(self, theta: Tensor) -> Tensor:
         return ndtr((theta - self.mean) / self.sd)
+
+    def scaled(self, theta: Tensor) -> Tensor:
+        return 0.5 + (theta - self.mean) / (4 * self.sd)  # two standard deviations either side are [0, 1]
 
     def from_unit(self, u: Tensor) -> Tensor:
         return self.mean + self.sd * ndtri(u.clamp(_EDGE, 1 - _EDGE))
@@ -128,6 +137,9 @@ class TruncatedNormal:
         inside = theta.clamp(self.low, self.high)
         beyond = (theta - inside) / (self.high - self.low)
         return (ndtr((inside - self.mean) / self.sd) - self._tails[0]) / self._mass + beyond
+
+    def scaled(self, theta: Tensor) -> Tensor:
+        return (theta - self.low) / (self.high - self.low)
 
     def from_unit(self, u: Tensor) -> Tensor:
         inside = u.clamp(0, 1)
@@ -194,6 +206,10 @@ class Space:
     def from_unit(self, u: Tensor) -> Tensor:
         """u `[..., d]` -> theta `[..., d]`, the inverse of `to_unit`, differentiable."""
         return torch.stack([p.prior.from_unit(x) for p, x in zip(self.parameters, u.unbind(-1), strict=True)], -1)
+
+    def scaled(self, theta: Tensor) -> Tensor:
+        """theta `[..., d]` -> the coordinates `[..., d]` in which emulators work: about [0, 1], smooth in theta."""
+        return torch.stack([p.prior.scaled(t) for p, t in zip(self.parameters, theta.unbind(-1), strict=True)], -1)
 
     def log_prob(self, theta: Tensor) -> Tensor:
         """ln of the prior density at theta `[..., d]`, shape `[...]`; -inf outside."""

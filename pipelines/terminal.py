@@ -26,13 +26,13 @@ class Terminal:
     """Writes to standard output; `quiet` leaves only findings and errors."""
 
     def __init__(self, *, quiet: bool = False):
-        self.console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        self.console = Console(highlight=False, **({} if sys.stdout.isatty() else {"width": 120}))
         self.errors = Console(stderr=True, highlight=False, soft_wrap=True)
         self.quiet = quiet
 
     def say(self, text: str) -> None:
         if not self.quiet:
-            self.console.print(escape(text))
+            self.console.print(escape(text), soft_wrap=True)
 
     def warn(self, text: str) -> None:
         self.errors.print(f"[yellow]Warning:[/] {escape(text)}")
@@ -64,8 +64,8 @@ class Terminal:
 
     def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table = Table(title=title or None, title_justify="left", header_style="bold", show_edge=False, pad_edge=False)
-        for name in header:
-            table.add_column(name, overflow="fold")
+        for i, name in enumerate(header):
+            table.add_column(name, overflow="fold", no_wrap=i == 0)
         for row in rows:
             table.add_row(*(str(x) for x in row))
         self.console.print(table)

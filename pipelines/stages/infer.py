@@ -61,7 +61,7 @@ def run(bench: Workbench) -> str:
     rows = [
         (
             n,
-            *(f"{p[k]:.5g}" if p[k] is not None else "" for k in ("mean", "sd", "low", "high", "map", "truth")),
+            *(f"{p[k]:.4g}" if p[k] is not None else "" for k in ("mean", "sd", "low", "high", "map", "truth")),
             f"{p['rhat']:.3f}",
             f"{p['ess']:.0f}",
         )
