@@ -41,7 +41,7 @@ class Source:
 
     def note(self, text: str) -> None:
         """Note a problem; each line of it starts with a path, `design.runs: must be ...`."""
-        for line in text.splitlines():
+        for line in text.split("\n"):
             parts = tuple(line.split(": ", 1)[0].split("."))
             above = (self._places[parts[:n]] for n in range(len(parts), 0, -1) if parts[:n] in self._places)
             below = (p for at, p in self._places.items() if at[: len(parts)] == parts and p.startswith("--set"))
