@@ -178,7 +178,7 @@ def test_settings_that_make_no_simulation_are_refused(settings, sentence):
 @pytest.mark.slow
 def test_ten_steps_are_enough():
     few, many = (NBody(steps=count).run(THETA, seed=0) for count in (10, 80))
-    assert float((few / many - 1).abs().max()) < 0.005
+    assert float((few / many - 1).abs().max()) < 0.001
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from emulate.simulators.nbody.growth import Growth, growth, scale_factor
+from emulate.simulators.nbody.growth import Growth, expansion, growth, scale_factor
 
 __all__ = ["Steps", "evolve", "steps"]
 
@@ -58,8 +58,8 @@ def steps(
 
     Example:
         >>> table = steps(torch.tensor(0.3, dtype=torch.float64), 0.1, 1.0, 10)
-        >>> bool(torch.allclose(table.keep + table.kick * 0.0, table.keep)), len(table.drift)
-        (True, 10)
+        >>> len(table.drift), bool(((table.keep > 0) & (table.keep < 1)).all())
+        (10, True)
     """
     ends = growth(omega_m, torch.tensor([a_start, a_final], dtype=torch.float64)).D
     fraction = torch.linspace(0.0, 1.0, count + 1, dtype=torch.float64)
@@ -71,7 +71,7 @@ def steps(
         c = (g.D2[:-1] + half * g.dD2[:-1]) / middle - middle
         keep = (g.dD2[1:] - c) / (g.dD2[:-1] - c)
     else:
-        momentum = g.a**2 * torch.sqrt(omega_m * g.a**-3 + 1.0 - omega_m) * g.f * g.D
+        momentum = g.a**2 * expansion(omega_m, g.a) * g.f * g.D
         keep = momentum[:-1] / momentum[1:]
     start = Growth(*(x[0] for x in (g.a, g.D, g.f, g.D2, g.dD2)))
     return Steps(start=start, drift=half, keep=keep, kick=(1.0 - keep) / middle)

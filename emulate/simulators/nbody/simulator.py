@@ -43,7 +43,7 @@ class NBody(Simulator):
 
     Eisenstein & Hu (1998) transfer function, second-order Lagrangian initial conditions, BullFrog steps (Rampf et al.
     2025), forces on a mesh finer than the particles. At 32^3 particles in 256 Mpc/h with 10 steps P(k) at half the
-    Nyquist wavenumber is 2 % below that of 128^3 particles with the same phases, and 0.2 % from 80 steps.
+    Nyquist wavenumber is 2 % below that of 128^3 particles with the same phases, and 0.03 % from that of 80 steps.
 
     By default all runs share their phases, so P(k) is a smooth function of theta that holds the sampling noise of one
     universe. `phase_seed = None` takes the phases from the seed of the run.
@@ -61,7 +61,8 @@ class NBody(Simulator):
         amplitudes: of the initial modes, "fixed" to their mean or "gaussian".
         pair: mean of two runs with opposite initial density, twice the cost (Angulo & Pontzen 2016).
         phase_seed: key of the initial phases of all runs, or None for phases from the seed of each run.
-        k_max: highest wavenumber as a fraction of the particles' Nyquist wavenumber pi particles / box.
+        k_max: highest wavenumber as a fraction of the particles' Nyquist wavenumber pi particles / box; above 0.5 the
+            mesh softens gravity by more than 2 %, and the Nyquist planes themselves start empty.
         omega_b: baryon density today in units of the critical density.
         wiggles: acoustic oscillations in the linear spectrum.
         precision: of particles and meshes; P(k) differs by 1e-6, the cost by almost two.
