@@ -147,8 +147,8 @@ def _design(spec: Any) -> Any:
         cls = _find("designs", spec["use"], "design")
         allowed = ("use", "runs", "held_out", *(f.name for f in fields(cls) if f.init))
         if unknown := [k for k in spec if k not in allowed]:
-            raise InputError("\n".join(f"design.{k}: this key is not known. Keys allowed here: {', '.join(allowed)}."
-                                       f"{nearest(k, allowed)}" for k in unknown))  # fmt: skip
+            raise InputError("\n".join(f"design.{k}: this key is not known. Keys allowed here: {', '.join(allowed)}"
+                                       f".{nearest(k, allowed)}" for k in unknown))  # fmt: skip
     return registry.build("designs", spec, path="design")
 
 

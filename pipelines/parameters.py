@@ -37,8 +37,8 @@ def _parameter(name: str, entry: Any) -> "Parameter":
         raise InputError(f"{path}: must be a prior, such as {{uniform: [low, high]}}. Got {shown(entry)}.")
     allowed = (*PRIORS, "unit", "label")
     if unknown := [k for k in entry if k not in allowed]:
-        raise InputError("\n".join(f"{path}.{k}: this key is not known. Keys allowed here: {', '.join(allowed)}."
-                                   f"{nearest(k, allowed)}" for k in unknown))  # fmt: skip
+        raise InputError("\n".join(f"{path}.{k}: this key is not known. Keys allowed here: {', '.join(allowed)}"
+                                   f".{nearest(k, allowed)}" for k in unknown))  # fmt: skip
     kinds = [k for k in entry if k in PRIORS]
     if len(kinds) != 1:
         raise InputError(f"{path}: must have one prior of {', '.join(PRIORS)}. Got {' and '.join(kinds) or 'none'}.")

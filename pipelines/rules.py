@@ -42,8 +42,8 @@ def _emulators(s: Study) -> Iterator[str]:
     champion, baseline = s.train.champion, s.train.baseline
     for key, name in (("champion", champion), ("baseline", baseline)):
         if name not in (*s.emulators, "auto" if key == "champion" else None):
-            yield (f"train.{key}: must name an emulator of this study: {', '.join(s.emulators)}. Got {shown(name)}."
-                   f"{nearest(name, s.emulators)}")  # fmt: skip
+            yield (f"train.{key}: must name an emulator of this study: {', '.join(s.emulators)}. Got {shown(name)}"
+                   f".{nearest(name, s.emulators)}")  # fmt: skip
     if "auto" in s.emulators:
         yield "emulators.auto: the name auto stands for the best emulator in train.champion. Choose another name."
     if champion == baseline:
@@ -81,8 +81,8 @@ def _observation(s: Study) -> Iterator[str]:
 def _point(s: Study, parameters: dict[str, float], path: str) -> Iterator[str]:
     for name in parameters:
         if name not in s.space.names:
-            yield (f"{path}.{name}: this parameter is not known. The study has {', '.join(s.space.names)}."
-                   f"{nearest(name, s.space.names)}")  # fmt: skip
+            yield (f"{path}.{name}: this parameter is not known. The study has {', '.join(s.space.names)}"
+                   f".{nearest(name, s.space.names)}")  # fmt: skip
     if missing := [n for n in s.space.names if n not in parameters]:
         yield f"{path}: must name every parameter. Missing: {', '.join(missing)}."
     for p in s.space.parameters:
@@ -96,8 +96,8 @@ def _noise(s: Study) -> Iterator[str]:
     absent = {k: p for k, p in s.data_files().items() if not p.is_file()}
     for key, path in absent.items():
         there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        yield (f"{key}: there is no file {path}; paths are relative to the study's file."
-               f"{nearest(path.name, there)}")  # fmt: skip
+        yield (f"{key}: there is no file {path}; paths are relative to the study's file"
+               f".{nearest(path.name, there)}")  # fmt: skip
     if not absent:
         try:
             s.infer.likelihood.covariance(torch.ones(s.simulator.outputs.size, dtype=torch.float64))

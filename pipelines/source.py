@@ -64,8 +64,8 @@ class Source:
             slot = _slot(around, part, text)
             inner = around.get(slot) if isinstance(around, dict) else around[slot]
             if inner is None and n == 2 and path[0] in NAMED:
-                raise InputError(f"--set {text}: {self.name} has no {path[0]}.{part}; it has {', '.join(around)}."
-                                 f"{nearest(part, around)}")  # fmt: skip
+                raise InputError(f"--set {text}: {self.name} has no {path[0]}.{part}; it has {', '.join(around)}"
+                                 f".{nearest(part, around)}")  # fmt: skip
             if inner is None or isinstance(inner, str):
                 inner = {} if inner is None else {"use": inner}  # `gp: gp` is short for `gp: {use: gp}`
                 around[slot] = inner
