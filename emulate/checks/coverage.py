@@ -10,6 +10,7 @@ from torch import Tensor
 
 from emulate.checks._words import number, percent
 from emulate.contracts import Check, Evidence, Finding
+from emulate.runs import Runs
 
 _Z = 1.959963984540054  # the central 95 % of a Gaussian lies within this many standard deviations
 
@@ -21,6 +22,8 @@ class Coverage(Check):
     One by one: |y - mean| <= 1.96 sd. Jointly: the run lies inside the ellipsoid (y - mean)^T C^-1 (y - mean) <=
     chi2_r(0.95), r the rank of C; directions that C leaves without variance are not judged. Outputs of one run err
     together, so the standard error is that of the mean of the runs' shares (the bootstrap over runs, in closed form).
+    Outputs whose errors and stated errors are negligible in every run, as where the simulator is a polynomial and the
+    emulator is one too, need no calibration and are left out.
 
     >>> Coverage().low, Coverage(low=0.93).low
     (0.9, 0.93)
@@ -29,6 +32,7 @@ class Coverage(Check):
     low: Annotated[float, Ge(0), Le(1)] = 0.90  # smallest share that passes: below, the error bars are too narrow
     high: Annotated[float, Ge(0), Le(1)] = 0.99  # largest share that passes: above, they are too wide
     minimum: Annotated[int, Gt(1)] = 5  # least number of held-out runs
+    negligible: Annotated[float, Ge(0)] = 1e-6  # error that needs no calibration, in standard deviations of its field
 
     stage: ClassVar = "validate"
     needs: ClassVar = ("held_out",)
@@ -46,11 +50,16 @@ class Coverage(Check):
         lost = int((~(torch.isfinite(residual) & torch.isfinite(sd)).all(1)).sum())
         if lost:
             return self._unsaid(f"the emulator's mean or variance is not finite at {lost} of {n} held-out runs.")
-        inside = (residual.abs() <= _Z * sd).double().mean(1)  # [n], share of the outputs
-        squared, rank = _mahalanobis(evidence.emulator, theta, y)
+        judged = self._judged(runs, residual, sd)
+        if not judged.any():
+            said = (f"Nothing to calibrate: errors and error bars at {n} held-out runs are all below "
+                    f"{number(self.negligible)} standard deviations of their field.")  # fmt: skip
+            return tuple(Finding(f"coverage.{x}", 1.0, None, None, said, "calibration") for x in ("interval", "joint"))
+        inside = (residual.abs() <= _Z * sd)[:, judged].double().mean(1)  # [n], share of the outputs
+        squared, rank = _mahalanobis(evidence.emulator, theta, y, judged)
         joint = torch.as_tensor(chi2.cdf(squared.numpy(), rank.numpy()))
         joint = (joint <= 0.95).double()  # [n], 0 or 1
-        size = (residual / sd).square().mean().sqrt()
+        size = (residual / sd)[:, judged].square().mean().sqrt()
         return (
             self._finding("interval", float(inside.mean()), f"{_share(inside)} of the outputs of {n} held-out runs lie "
                           f"inside the emulator's central 95 % interval; the errors are {number(size)} times the "
@@ -66,6 +75,15 @@ class Coverage(Check):
             return " The error bars are too wide."
         return " The error bars are too narrow, or the mean is off." if share < self.low else ""
 
+    def _judged(self, runs: Runs, residual: Tensor, sd: Tensor) -> Tensor:
+        """bool `[m]`: the outputs that are not negligible; rounding of a constant field is."""
+        y = torch.as_tensor(runs.y)
+        variance, square = y.var(0), y.square().mean(0)
+        for part in runs.outputs.slices.values():
+            variance[part], square[part] = variance[part].mean(), square[part].mean()
+        least = self.negligible * (variance.sqrt() + self.negligible * square.sqrt())
+        return ((residual.abs() > least) | (sd > least)).any(0)
+
     def _unsaid(self, reason: str) -> tuple[Finding, ...]:
         return tuple(self._finding(name, float("nan"), f"Cannot say: {reason}") for name in ("interval", "joint"))
 
@@ -78,12 +96,13 @@ def _share(inside: Tensor) -> str:
     return f"{percent(inside.mean())} +- {percent(inside.std(correction=0) / len(inside) ** 0.5)}"
 
 
-def _mahalanobis(emulator: Any, theta: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def _mahalanobis(emulator: Any, theta: Tensor, y: Tensor, judged: Tensor) -> tuple[Tensor, Tensor]:
     """The squared distance and the rank of the covariance, both `[n]`, on the scale of the correlations."""
     parts = []
     for some, truth in zip(theta.split(8), y.split(8), strict=True):  # few at a time: a covariance is m x m
         with torch.no_grad():
             mean, covariance = emulator.predict(some).gaussian()
+        mean, covariance, truth = mean[:, judged], covariance[:, judged][:, :, judged], truth[:, judged]
         sd = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
         sd = sd.where(sd > 0, 1.0)
         values, vectors = torch.linalg.eigh(covariance / (sd[:, :, None] * sd[:, None, :]))

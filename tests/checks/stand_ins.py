@@ -1,7 +1,7 @@
 """Emulators of known faults, and evidence about them: what a check must tell apart.
 
-The simulator is ln P_j = a_j . c + b_j c_0 c_1 and one field of either sign, c = 2 u - 1. The honest stand-in adds a
-smooth error of four components, of which it states the covariance. The others differ from it in one thing each.
+The simulator is ln P_j = a_j . c + b_j sin(2 c_0 c_1) and one field of either sign, c = 2 u - 1. The honest stand-in adds
+a smooth error of four components, of which it states the covariance. The others differ from it in one thing each.
 """
 
 import math
@@ -49,7 +49,7 @@ _CENTRE, _WHITEN = _SEEN.mean(0), torch.linalg.inv(torch.linalg.cholesky(_SEEN.T
 def truth(theta: Tensor) -> Tensor:
     """y `[..., m]` of theta `[..., d]`."""
     c = 2 * SPACE.to_unit(theta) - 1
-    x = c @ _SLOPE.T + _CROSS * (c[..., :1] * c[..., 1:2])
+    x = c @ _SLOPE.T + _CROSS * (2 * c[..., :1] * c[..., 1:2]).sin()
     return torch.cat([x[..., :-1].exp(), x[..., -1:]], -1)
 
 

@@ -11,7 +11,7 @@ from emulate.checks.coverage import Coverage
 from emulate.contracts import Evidence
 from emulate.runs import Field, Outputs, Runs
 from emulate.space import Parameter, Space, Uniform
-from tests.checks.stand_ins import STAND_INS, Prediction, held_out
+from tests.checks.stand_ins import STAND_INS, Prediction, StandIn, held_out
 
 SPACE = Space((Parameter("a", Uniform(0.0, 1.0)),))
 N, M = 1500, 6
@@ -79,3 +79,24 @@ def test_a_stated_variance_of_zero_never_covers_a_wrong_mean():
     interval, _ = Coverage().find(_material(M, 0.0, n=20))
     assert interval.value == 0
     assert "the errors are infinite times the stated standard deviations" in interval.sentence
+
+
+def test_an_emulator_that_is_exact_to_rounding_has_nothing_to_calibrate():
+    """Error bars of 1e-9 around errors of 1e-12 are as good as none; of 1e-3 they are not."""
+    runs = held_out()
+    for stated, passes in ((1e3, True), (1e9, False)):
+        found = Coverage().find(Evidence(StandIn(error=1e-12, stated=stated), runs))
+        assert [f.passed for f in found] == [passes, passes]
+    good = Coverage().find(Evidence(StandIn(error=1e-12, stated=1e3), runs))[0]
+    assert good.sentence == ("Nothing to calibrate: errors and error bars at 80 held-out runs are all below 1e-06 "
+                             "standard deviations of their field.")  # fmt: skip
+
+
+def test_outputs_that_are_exact_do_not_water_down_the_others():
+    """Half of the outputs without error and error bar: the share is that of the other half."""
+    material = _material(M, 1.0, n=100)
+    root = torch.diag(torch.tensor([1.0, 0, 1, 0, 1, 0], dtype=torch.float64)).numpy()
+    y = np.random.default_rng(0).standard_normal((100, M)) @ root
+    runs = Runs.of(SPACE, material.held_out.outputs, material.held_out.theta, y)
+    interval, _ = Coverage().find(Evidence(Linear(root, 1.0), runs))
+    assert interval.value == pytest.approx((np.abs(y[:, ::2]) <= 1.96).mean())
