@@ -1,7 +1,7 @@
 """The model that the MLflow registry serves: an emulator's mean and standard deviation, one column per output.
 
 MLflow copies this file into every registered model and runs it there (models from code), so it holds no weights and
-no pickle. `emulate.load` does not need it: it reads the emulator's own folder beside it.
+no pickle. `emulate.loading.load` does not need it: it reads the emulator's own folder beside it.
 """
 
 import mlflow.pyfunc
@@ -9,14 +9,14 @@ import pandas
 import torch
 from mlflow.models import set_model
 
-import emulate
+from emulate.loading import load
 
 
 class _Served(mlflow.pyfunc.PythonModel):
     """One column per parameter in; for each output its mean and `<output>_sd` out."""
 
     def load_context(self, context):
-        self.emulator = emulate.load(context.artifacts["emulator"])
+        self.emulator = load(context.artifacts["emulator"])
 
     def predict(self, context, model_input: pandas.DataFrame, params=None):
         theta = torch.tensor(model_input[list(self.emulator.space.names)].to_numpy(dtype="float64"))

@@ -90,6 +90,8 @@ class Replay:
         self._flush(reached)
 
     def _flush(self, offset: int) -> None:
+        if offset == self.bookmark.offset:
+            return
         if self._verdicts_due:
             self._patiently("findings", self._log_verdicts)
         for id, batch in self._batches.items():

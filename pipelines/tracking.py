@@ -23,7 +23,7 @@ from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 
-from emulate.errors import InputError, nearest
+from emulate.errors import EmulateError, InputError, nearest
 from pipelines.addresses import database, page, redact, resolve, silence
 from pipelines.journal import NAME, Journal
 from pipelines.pages import ui
@@ -97,7 +97,7 @@ def sync(folder: Path, uri: str = "", *, on_message: Callable[[str], None] | Non
 
 
 def download_model(uri: str, tracking_uri: str = "") -> Path:
-    """The local folder of the emulator behind `models:/name@alias`, `models:/name/version` or `runs:/id/path`.
+    """The local folder of the emulator behind `models:/name@alias`, `models:/name/version` or `runs:/id/emulator`.
 
     Looks at `tracking_uri`, else $MLFLOW_TRACKING_URI, else `mlflow.db` of this folder. Nothing of the model is run.
     Raises InputError, saying what exists, when there is no such model.
@@ -123,16 +123,32 @@ def download_model(uri: str, tracking_uri: str = "") -> Path:
 def _download(client, uri: str, address: str) -> Path:
     import mlflow.artifacts
 
-    if not re.fullmatch(r"models:/[^/@]+(@[^/@]+|/\d+)|models:/m-\w+|runs:/\w+(/.+)?", uri):
-        raise Refused("the address must be models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID/PATH")
-    remote = tempfile.mkdtemp(prefix="emulate-model-") if database(address) is None else None
-    if remote:
-        atexit.register(shutil.rmtree, remote, ignore_errors=True)
-    folder = Path(mlflow.artifacts.download_artifacts(uri, dst_path=remote, tracking_uri=address, registry_uri=address))
+    place, into = _place(client, uri), None
+    if not place.startswith("file:"):  # what lies on this machine is read where it is
+        into = tempfile.mkdtemp(prefix="emulate-model-")
+        atexit.register(shutil.rmtree, into, ignore_errors=True)
+    folder = Path(mlflow.artifacts.download_artifacts(place, dst_path=into, tracking_uri=address))
     found = sorted(folder.rglob("emulator.json"))
     if len(found) != 1:
         raise Refused(f"it holds {len(found)} emulators in place of one")
     return found[0].parent
+
+
+def _place(client, uri: str) -> str:
+    """Where the files of a model lie: mlflow itself would look for models:/ and runs:/ at its global address."""
+    if match := re.fullmatch(r"models:/([^/@]+)@([^/@]+)", uri):
+        version = client.get_model_version_by_alias(*match.groups()).version
+        return client.get_model_version_download_uri(match[1], version)
+    if match := re.fullmatch(r"models:/([^/@]+)/(\d+)", uri):
+        return client.get_model_version_download_uri(*match.groups())
+    if match := re.fullmatch(r"runs:/(\w+)(?:/([^/]+))?", uri):
+        outputs = client.get_run(match[1]).outputs.model_outputs
+        models = {m.name: m for m in (client.get_logged_model(o.model_id) for o in outputs)}
+        chosen = models if match[2] is None else {n: m for n, m in models.items() if n == match[2]}
+        if len(chosen) != 1:
+            raise Refused(f"the run must be asked for one of its models: {', '.join(models) or 'it has none'}")
+        return chosen.popitem()[1].artifact_location
+    raise Refused("the address must be models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID/EMULATOR")
 
 
 def _models_there(client, uri: str) -> str:
@@ -172,7 +188,7 @@ class _Server:
         return _run_of(self.client, mark.experiment, mark.run, "") == mark.ids.get("")
 
     def experiment(self, name: str) -> str:
-        with _translated():
+        with _translated(never=Unreachable):
             found = self.client.get_experiment_by_name(name)
             if found is None:
                 file = database(self.address)
@@ -183,7 +199,7 @@ class _Server:
         return found.experiment_id
 
     def begin(self, experiment: str, run: str, scope: str, parent: str, clock: int) -> str:
-        with _translated():
+        with _translated(never=Unreachable):  # passing over a run would lose all that belongs to it
             if found := _run_of(self.client, experiment, run, scope):
                 return found
             tags = {"emulate.run": run, "emulate.scope": scope or "/", "mlflow.user": _user(),
@@ -259,6 +275,8 @@ class _Server:
         tags = {"emulator": emulator, "findings_passed": str(passed).lower(), "emulate.event": mark}
         with _translated():
             logged = self._logged_model(experiment, id, event, path, tags)
+            # the place and not models:/ID, which a database would look up at mlflow's global address
+            place = self.client.get_logged_model(logged).artifact_location
             for run in ids:  # that of the emulator, and that of the whole study, whose row of the table then names it
                 if not any(m.model_id == logged for m in self.client.get_run(run).outputs.model_outputs):
                     self.client.log_outputs(run, [LoggedModelOutput(logged, 0)])
@@ -271,7 +289,9 @@ class _Server:
             versions = self.client.search_model_versions(f"name = '{name}'")
             known = [v for v in versions if v.tags.get("emulate.event") == mark and v.run_id == id]
             version = known[0] if known else self.client.create_model_version(
-                name, f"models:/{logged}", id, tags, description=text, model_id=logged)  # fmt: skip
+                name, place, id, tags, description=text, model_id=logged)  # fmt: skip
+            listed = json.dumps([{"name": name, "version": int(version.version)}])
+            self.client.set_logged_model_tags(logged, {"mlflow.modelVersions": listed})
             for alias in event.get("aliases") or ():
                 self.client.set_registered_model_alias(name, alias, version.version)
 
@@ -297,9 +317,12 @@ def pack(folder: Path, into: Path, model_id: str = "") -> None:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
-    import emulate
+    from emulate.loading import load
 
-    emulator = emulate.load(folder)
+    try:
+        emulator = load(folder)
+    except EmulateError as error:  # damaged, or of a recipe that only the user's own code can load
+        raise Refused(str(error)) from error
     space, labels = emulator.space, emulator.outputs.labels
     middle = space.from_unit(torch.full((1, space.d), 0.5, dtype=torch.float64))
     signature = ModelSignature(
@@ -358,7 +381,7 @@ def _client(address: str):
 
 
 @contextlib.contextmanager
-def _translated() -> Iterator[None]:
+def _translated(never: type[Exception] = Refused) -> Iterator[None]:
     """mlflow's errors as the two that matter: never, or later."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -367,7 +390,7 @@ def _translated() -> Iterator[None]:
         yield
     except MlflowException as error:
         status = error.get_http_status_code()
-        kind = Refused if 400 <= status < 500 and status not in _LATER else Unreachable
+        kind = never if 400 <= status < 500 and status not in _LATER else Unreachable
         raise kind(redact(str(error.message))) from error
     except (OSError, SQLAlchemyError) as error:
         raise Unreachable(redact(str(error)) or type(error).__name__) from error
