@@ -1,7 +1,7 @@
 """Emulators of known faults, and evidence about them: what a check must tell apart.
 
-The simulator is ln P_j = a_j . c + b_j sin(2 c_0 c_1) and one field of either sign, c = 2 u - 1. The honest stand-in adds
-a smooth error of four components, of which it states the covariance. The others differ from it in one thing each.
+The simulator is ln P_j = a_j . c + b_j sin(2 c_0 c_1) and one field of either sign, c = 2 u - 1. The honest stand-in
+adds a smooth error of four components, of which it states the covariance. The others differ from it in one thing each.
 """
 
 import math

@@ -113,3 +113,18 @@ def test_failed_runs_and_noise_are_told():
     said = Accuracy().find(Evidence(Wrong(np.zeros((5, 3))), runs))[0].sentence
     assert said.endswith("1 held-out run failed and is not counted. The simulator is stochastic: its own scatter is "
                          "part of these errors.")  # fmt: skip
+
+
+def test_a_curve_of_either_sign_is_measured_by_the_spread_of_the_whole_curve():
+    outputs = Outputs((Field("xi", "", False, "r", (1.0, 2.0, 3.0), "Mpc"),))
+    a = np.linspace(0, 1, 5)[:, None]
+    runs = Runs.of(SPACE, outputs, a, a * [1.0, 10.0, 0.0])
+    spread = np.sqrt((np.var(a, ddof=1) * (1 + 100 + 0)) / 3)
+
+    class Off:
+        space = SPACE
+
+        def predict(self, theta):
+            return Prediction(theta * torch.tensor([1.0, 10.0, 0.0]).double() + 0.01, None)
+
+    assert Accuracy().find(Evidence(Off(), runs))[0].value == pytest.approx(0.01 / spread)

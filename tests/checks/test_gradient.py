@@ -135,3 +135,11 @@ def test_few_points_say_nothing():
     for f in Gradient().find(_case(2)):
         assert f.sentence == "Cannot say: derivatives at 2 points were given, and the check needs at least 3."
         assert not f.passed
+
+
+def test_a_constant_factor_in_value_is_no_error_of_a_logarithmic_derivative():
+    evidence = _case(5)
+    known = evidence.jacobians
+    factor = torch.tensor([1.1, 1.1, 1.1, 1.0], dtype=torch.float64)  # of the positive field only
+    finding = Gradient().find(Evidence(Given(known.y * factor, known.value * factor[:, None]), jacobians=known))[0]
+    assert finding.value == pytest.approx(0, abs=1e-12)

@@ -59,6 +59,7 @@ def test_a_shift_is_named_by_its_parameter_in_standard_deviations():
     found = _find(recovery(1.0, 1.0, q=100))
     assert abs(found["z.omega_m"].value - 1) < 4 / math.sqrt(100)
     assert not found["z.omega_m"].passed
+    assert "posterior mean of omega_m lies 0.969 +- 0.1 posterior" in found["z.omega_m"].sentence  # above the truth
     assert found["z.h0"].passed
     assert found["z.h0"].high == pytest.approx(0.3)  # three standard errors of 100 observations
 
