@@ -92,8 +92,8 @@ def _scatter(ax, part: Panel, true: np.ndarray, predicted: np.ndarray, colour: s
     ax.plot(ends, ends, color=INK, linewidth=0.8)
     name_axes(ax, f"true {value}", "predicted")
     if part.positive and len(part.fields) == 1 and stretched(np.concatenate([x, y])):
-        log_axis(ax, "x", x)
-        log_axis(ax, "y", x)
+        log_axis(ax, "x", 4)
+        log_axis(ax, "y", 5)
 
 
 def _bands(ax, part: Panel, residual: np.ndarray, colour: str) -> None:
@@ -167,7 +167,7 @@ def training(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
         if len(curves) > 1:
             ax.legend(fontsize=8.5, frameon=False)
         if curves and stretched(np.concatenate(list(curves.values()))):
-            log_axis(ax, "y", np.concatenate(list(curves.values())))
+            log_axis(ax, "y", 6)
     if not histories:
         name_axes(axes[0, 0], "epoch", "loss")
         say(axes[0, 0], "no emulator was trained by epochs")
@@ -180,11 +180,10 @@ def scores(table: Mapping[str, Mapping[str, float]]) -> Figure:
     name_axes(ax, "largest error of a run [%]", "emulator")
     ax.set_yticks(range(len(table)), list(table))
     ax.set_ylim(max(len(table), 1) - 0.5, -0.6)
-    handles, drawn = {}, []
+    handles = {}
     for row, values in enumerate(table.values()):
         found = {k: 100 * float(values[k]) for k in _ERRORS if values.get(k) is not None}
         found = {k: v for k, v in found.items() if np.isfinite(v) and v > 0}
-        drawn += found.values()
         if found:
             ax.plot(list(found.values()), [row] * len(found), color=GREY, linewidth=1.2, zorder=1)
         for i, (key, label) in enumerate(_ERRORS.items()):
@@ -194,7 +193,7 @@ def scores(table: Mapping[str, Mapping[str, float]]) -> Figure:
             ax.annotate(f"{found['median']:.2g} %", (found["median"], row), (0, 8), textcoords="offset points",
                         ha="center", fontsize=8.5, color=INK)  # fmt: skip
     if handles:
-        log_axis(ax, "x", np.array(drawn))
+        log_axis(ax, "x")
         legend(figure, list(handles.values()), list(handles))
     else:
         say(ax, "no scores")

@@ -53,7 +53,7 @@ def _prediction(ax, part: Panel, data, sigma, q, truth) -> None:
         _truth(ax, part, truth)
     part.dress(ax, part.value)
     if part.positive and stretched(np.concatenate([data, q[2]])) and (data > sigma).all():
-        log_axis(ax, "y", np.concatenate([data, q[2]]))
+        log_axis(ax, "y", 6)
 
 
 def _residual(ax, part: Panel, data, sigma, q, truth) -> None:

@@ -113,7 +113,7 @@ def _curves(ax, part, y, colours) -> None:
     ax.autoscale_view()
     part.dress(ax, part.value)
     if part.positive and stretched(y.ravel()):
-        log_axis(ax, "y", y.ravel())
+        log_axis(ax, "y")
     return None
 
 
@@ -125,6 +125,6 @@ def _strip(ax, f, values, colours) -> None:
     ax.spines["left"].set_visible(False)
     name_axes(ax, words(f), "")
     if f.positive and stretched(values):
-        log_axis(ax, "x", values)
+        log_axis(ax, "x")
     if not len(values):
         say(ax, "no run finished")

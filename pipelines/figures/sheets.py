@@ -1,5 +1,6 @@
 """The paper all figures are drawn on: size, colours, axes in words and units, and the panels of an output vector."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.mathtext import MathTextParser
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullFormatter
 
 from emulate.runs import Field, Outputs
 from emulate.space import LogUniform, Parameter
@@ -72,14 +73,42 @@ def stretched(values: np.ndarray) -> bool:
     return bool(len(values) and values.min() > 0 and values.max() >= 10 * values.min())
 
 
-def log_axis(ax: Axes, which: str, values: np.ndarray, most: float = 300.0) -> None:
-    """A logarithmic axis for positive values, with numbers at 1, 2 and 5 where they span a factor of `most` or less."""
+class _Decades(Locator):
+    """At most `count` numbers on a logarithmic axis: at 1, 2 and 5 where they fit, else at powers of 10."""
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def __call__(self) -> list[float]:
+        return self.tick_values(*self.axis.get_view_interval())
+
+    def tick_values(self, low: float, high: float) -> list[float]:
+        low, high = sorted((max(low, 1e-300), max(high, 1e-300)))
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        for digits, step in (((1, 2, 5), 1), ((1, 3), 1), ((1,), 1), ((1,), 2), ((1,), 5), ((1,), 20)):
+            ticks = [d * 10.0**p for p in powers if p % step == 0 for d in digits]
+            ticks = [t for t in ticks if low <= t <= high]
+            if len(ticks) <= self.count:
+                break
+        return ticks if len(ticks) > 1 else MaxNLocator(self.count).tick_values(low, high)
+
+
+def log_axis(ax: Axes, which: str, count: int = 8) -> None:
+    """A logarithmic axis for positive values with a few readable numbers."""
     getattr(ax, f"set_{which}scale")("log")
-    if not len(values) or np.max(values) <= most * np.min(values):
-        axis = getattr(ax, f"{which}axis")
-        axis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0), numticks=12))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
-        axis.set_minor_formatter(NullFormatter())
+    axis = getattr(ax, f"{which}axis")
+    axis.set_major_locator(_Decades(count))
+    axis.set_major_formatter(FuncFormatter(_power))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _power(value: float, _: int | None = None) -> str:
+    """`0.05`, `200`, and powers of ten beyond."""
+    if value <= 0 or 1e-3 <= value < 1e4:
+        return f"{value:.4g}"
+    exponent = math.floor(math.log10(value) + 1e-9)
+    digit = value / 10.0**exponent
+    return f"$10^{{{exponent}}}$" if abs(digit - 1) < 1e-6 else rf"${digit:.3g}\times10^{{{exponent}}}$"
 
 
 def few_ticks(ax: Axes, which: str, count: int = 5) -> None:
@@ -125,7 +154,7 @@ def words(thing: Parameter | Field) -> str:
 def parameter_axis(ax: Axes, parameter: Parameter, which: str) -> None:
     """Logarithmic where the prior is, with few numbers."""
     if isinstance(parameter.prior, LogUniform):
-        log_axis(ax, which, np.array([parameter.prior.low, parameter.prior.high]), most=30.0)
+        log_axis(ax, which, 4)
     else:
         few_ticks(ax, which)
 
@@ -174,7 +203,7 @@ class Panel:
             f = self.fields[0]
             name_axes(ax, f"{f.coordinate}{unit_text(f.at_unit)}", y)
             if stretched(self.x):
-                log_axis(ax, "x", self.x)
+                log_axis(ax, "x")
         else:
             name_axes(ax, "output", y)
             turn = 35 if sum(len(f.name) for f in self.fields) > 40 else 0

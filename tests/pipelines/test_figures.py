@@ -19,7 +19,7 @@ from emulate.runs import Field, Outputs, Runs
 from emulate.space import LogUniform, Normal, Parameter, Space, Uniform
 from pipelines import figures
 from pipelines.figures.densities import Cloud, levels
-from pipelines.figures.sheets import panels, stretched, symbol, unit_text, words
+from pipelines.figures.sheets import log_axis, panels, sheet, stretched, symbol, unit_text, words
 
 matplotlib.use("Agg")
 
@@ -339,3 +339,22 @@ def test_a_figure_with_more_outputs_than_panels_says_so():
     many = Outputs(tuple(Field(f"f{i}", "", False, "x", (0.0, 1.0)) for i in range(9)))
     runs = Runs.of(space(1), many, np.full((2, 1), 0.3), np.ones((2, 18)))
     assert figures.outputs(runs).get_suptitle() == "2 of 2 runs finished, 0 failed (first 6 of 9 outputs)"
+
+
+@pytest.mark.parametrize(
+    ("ends", "ticks"),
+    [((0.02, 2.0), [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2]), ((3.0, 2e4), [10, 100, 1000, 1e4]),
+     ((20.0, 600.0), [20, 50, 100, 200, 500]), ((1e-12, 1e3), [1e-10, 1e-5, 1])],
+)  # fmt: skip
+def test_a_logarithmic_axis_has_few_numbers(ends, ticks):
+    ax = sheet(1, 1, 2.0)[0].axes[0]
+    log_axis(ax, "x", 7)
+    ax.set_xlim(*ends)
+    np.testing.assert_allclose(ax.get_xticks(), ticks)
+
+
+def test_a_logarithmic_axis_within_an_octave_still_has_numbers():
+    ax = sheet(1, 1, 2.0)[0].axes[0]
+    log_axis(ax, "y")
+    ax.set_ylim(2.2, 2.9)
+    assert len(ax.get_yticks()) > 2

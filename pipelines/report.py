@@ -1,0 +1,241 @@
+"""Everything the stages wrote, as one HTML page that needs nothing else: no script, no network, no other file."""
+
+import base64
+import json
+import struct
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from pipelines import files, typeset
+from pipelines.stages import ORDER
+
+_FAILURES = 12  # failed runs listed one by one; the page counts the others
+_SECTIONS = {("validate", "scores"): "emulators", ("validate", "calibration"): "calibration",
+             ("validate", "gradient"): "gradient", "design": "design", "simulate": "runs", "train": "emulators",
+             "validate": "accuracy", "infer": "posterior", "check": "posterior"}  # fmt: skip
+_COLUMNS = {  # key of an emulator's scores: heading, how it is written
+    "median": ("median error", typeset.percent),
+    "worst99": ("99th percentile", typeset.percent),
+    "worst": ("worst error", typeset.percent),
+    "coverage": ("covered by 95 %", typeset.percent),
+    "log_score": ("log score", typeset.number),
+    "runs": ("training runs", typeset.number),
+    "seconds": ("time to train", typeset.time),
+}
+_FILES = {"train": "train/summary.json", "validate": "validate/findings.json", "check": "check/findings.json"}
+_HEADINGS = {"question": "Question", "design": "Design", "runs": "Runs and failures", "emulators": "Emulators compared",
+             "accuracy": "Accuracy", "calibration": "Calibration", "gradient": "Gradient fidelity",
+             "posterior": "Posterior", "findings": "Every finding", "provenance": "Provenance"}  # fmt: skip
+_MEASURED = ("mean", "sd", "low", "high", "map", "truth")
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def write(folder: Path) -> Path:
+    """Read what the stages left in a study's folder and write `report/index.html` there.
+
+    A stage that has not run leaves a sentence in its place. Raises StoreError for a file that is damaged.
+    """
+    path = folder / "report" / "index.html"
+    with files.replacing(path) as temporary:
+        temporary.write_text(render(folder), encoding="utf-8")
+    return path
+
+
+def render(folder: Path) -> str:
+    """The page. Every text is escaped: reasons, names and sentences come from elsewhere."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    written = (
+        typeset.number,
+        typeset.percent,
+        typeset.time,
+        typeset.given,
+        typeset.bound,
+        typeset.prior,
+        typeset.symbol,
+    )
+    environment.filters |= {f.__name__: f for f in written}
+    environment.filters["json"] = lambda x: json.dumps(x, indent=1, ensure_ascii=False)
+    return environment.get_template("report.html.j2").render(_page(folder)).lstrip()
+
+
+def _page(folder: Path) -> dict[str, Any]:
+    study = _read(folder, "study.json") or {}
+    scores = _read(folder, "train/scores.json") or {}
+    inferred = _read(folder, "infer/summary.json")
+    findings = _findings(folder, scores.get("champion"))
+    markers = {s: _read(folder, f"stages/{s}.json") or {} for s in ORDER}
+    figures = _figures(folder)
+    return {
+        "name": study.get("name", folder.name),
+        "sections": _HEADINGS,
+        "study": study,
+        "question": _question(study, inferred),
+        "verdict": _verdict(findings),
+        "findings": findings,
+        "runs": _runs(_read(folder, "simulate/summary.json")),
+        "scores": _scores(scores),
+        "champion": scores.get("champion"),
+        "posterior": inferred and {**inferred, "rows": _posterior(inferred, study)},
+        "figures": figures,
+        "ids": {f["id"] for section in figures.values() for f in section},
+        "provenance": _provenance(_read(folder, "provenance.json")),
+        "stages": [{"name": s, **_progress(markers[s])} for s in ORDER if s != "report"],
+        "ran": {s: (folder / name).exists() for s, name in _FILES.items()},
+        "lacking": {s: _lacking(s, markers[s]) for s in ORDER},
+    }
+
+
+def _read(folder: Path, name: str) -> Any:
+    """The JSON of a stage, None where the stage has not written it."""
+    path = folder / name
+    return files.read_json(path) if path.exists() else None
+
+
+# -- findings --------------------------------------------------------------------------------------------------------
+
+
+def _findings(folder: Path, champion: str | None) -> list[dict[str, Any]]:
+    """One group per stage and emulator, the champion's first; None for the findings of a stage that has not run."""
+    groups = []
+    for stage in ("validate", "check"):
+        found = _read(folder, f"{stage}/findings.json")
+        if found is None:
+            groups.append({"stage": stage, "emulator": None, "champion": False, "found": None})
+            continue
+        for name in sorted(found["emulators"], key=lambda n: n != champion):
+            listed = [{**f, "passed": f.get("passed") is True} for f in found["emulators"][name]]
+            groups.append({"stage": stage, "emulator": name, "champion": name == champion, "found": listed})
+    return groups
+
+
+def _verdict(groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """Passed only when both stages of checks have run and nothing that blocks failed."""
+    blocking = [f for g in groups for f in g["found"] or () if f["blocking"]]
+    failed = [f for f in blocking if not f["passed"]]
+    waiting = [g["stage"] for g in groups if g["found"] is None]
+    if failed:
+        return {"kind": "failed", "word": "FAILED", "failed": failed,
+                "sentence": f"{len(failed)} of {len(blocking)} blocking checks failed. Do not trust what rests on them "
+                            "before this is mended."}  # fmt: skip
+    if waiting:
+        so_far = f" The {len(blocking)} blocking checks so far passed." if blocking else ""
+        return {"kind": "open", "word": "NOT DECIDED", "failed": [],
+                "sentence": f"{' and '.join(waiting)} {'have' if waiting[1:] else 'has'} not run.{so_far}"}  # fmt: skip
+    if not blocking:
+        return {"kind": "open", "word": "NOT DECIDED", "failed": [], "sentence": "The study has no check that blocks."}
+    return {
+        "kind": "passed",
+        "word": "PASSED",
+        "failed": [],
+        "sentence": f"All {len(blocking)} blocking checks passed.",
+    }
+
+
+def _question(study: Mapping[str, Any], inferred: Mapping[str, Any] | None) -> str:
+    names = list(study.get("parameters", {}))
+    simulator = (study.get("simulator") or {}).get("use", "the simulator")
+    said = (inferred or {}).get("observation")
+    observation = f"the {said.removeprefix('the ')}" if said else "an observation"
+    design = study.get("design") or {}
+    return (
+        f"Which values of {', '.join(names) or 'the parameters'} of the simulator {simulator} explain {observation}? "
+        f"The answer comes through an emulator that is trained on {design.get('runs', 'some')} runs of the simulator "
+        f"and held against {design.get('held_out', 'some')} others."
+    )
+
+
+# -- tables ----------------------------------------------------------------------------------------------------------
+
+
+def _runs(summary: dict[str, Any] | None) -> dict[str, Any] | None:
+    if summary is None:
+        return None
+    sets = {"training": summary, **({"held out": summary["held_out"]} if summary.get("held_out") else {})}
+    failures = [{"set": name, **f} for name, part in sets.items() for f in part.get("failures", [])]
+    kinds = Counter(f.get("kind") or "unknown" for f in failures)
+    return {"sets": sets, "failures": failures[:_FAILURES], "more": max(0, len(failures) - _FAILURES),
+            "kinds": kinds.most_common()}  # fmt: skip
+
+
+def _scores(scores: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Heading and written cells of every number that is known of any emulator."""
+    table = scores.get("emulators")
+    if not table:
+        return None
+    present = {k for row in table.values() for k in row if k != "recipe"}
+    keys = [k for k in _COLUMNS if k in present] + sorted(present - set(_COLUMNS))
+    write_as = {k: _COLUMNS.get(k, (k.replace("_", " "), typeset.number)) for k in keys}
+    rows = [{"name": name, "recipe": row.get("recipe") or {}, "role": _role(name, scores),
+             "cells": [write_as[k][1](row.get(k)) for k in keys]} for name, row in table.items()]  # fmt: skip
+    return {"headings": [write_as[k][0] for k in keys], "rows": rows}
+
+
+def _role(name: str, scores: Mapping[str, Any]) -> str:
+    return "champion" if name == scores.get("champion") else "baseline" if name == scores.get("baseline") else ""
+
+
+def _posterior(inferred: Mapping[str, Any], study: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The parameters as they are written, with the distance from the truth in standard deviations where it is known."""
+    rows = []
+    for name, p in inferred["parameters"].items():
+        sd, truth = p.get("sd"), p.get("truth")
+        known = study.get("parameters", {}).get(name, {})
+        shift = None if truth is None or not sd or p.get("mean") is None else (p["mean"] - truth) / sd
+        rows.append({"name": name, "unit": known.get("unit", ""), "label": known.get("label", ""), "p": p,
+                     "written": {k: typeset.measured(p.get(k), sd) for k in _MEASURED},
+                     "shift": typeset.NONE if shift is None else f"{shift:+.2f} sd"})  # fmt: skip
+    return rows
+
+
+def _provenance(known: Mapping[str, Any] | None) -> dict[str, dict[str, str]] | None:
+    """Small tables by heading, in the order in which they were written; values that stand alone come first."""
+    if known is None:
+        return None
+    tables = {
+        k.replace("_", " ").capitalize(): v for k, v in known.items() if isinstance(v, Mapping) and k != "seconds"
+    }
+    alone = {k: v for k, v in known.items() if not isinstance(v, Mapping)}
+    return {"Machine": alone, **tables}
+
+
+def _progress(marker: Mapping[str, Any]) -> dict[str, Any]:
+    return {"status": marker.get("status", "not run"), "why": marker.get("why") or "", "seconds": marker.get("seconds"),
+            "started": marker.get("started") or ""}  # fmt: skip
+
+
+def _lacking(stage: str, marker: Mapping[str, Any]) -> str:
+    """What stands where a stage has left nothing."""
+    if marker.get("status") in ("failed", "interrupted"):
+        return f"The stage {stage} {marker['status']}{': ' if marker.get('why') else ''}{marker.get('why') or ''}."
+    return f"The stage {stage} has not run. Run `emulate {stage}` or `emulate run`."
+
+
+# -- figures ---------------------------------------------------------------------------------------------------------
+
+
+def _figures(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The figures by section of the page."""
+    placed: dict[str, list[dict[str, Any]]] = {section: [] for section in _SECTIONS.values()}
+    for stage in ORDER:
+        for f in _read(folder, f"{stage}/figures.json") or []:
+            section = _SECTIONS.get((stage, f["name"])) or _SECTIONS.get(stage)
+            if section:
+                placed[section].append({**f, "stage": stage, "id": f"figure-{stage}-{f['name']}",
+                                        **_embedded(folder / stage, f["file"])})  # fmt: skip
+    return placed
+
+
+def _embedded(folder: Path, name: str) -> dict[str, Any]:
+    """A PNG as a data URL with its size; a file that is missing, no PNG, or outside the stage's folder is not shown."""
+    path = folder / name
+    content = path.read_bytes() if Path(name).name == name and path.is_file() else b""
+    if not content.startswith(_PNG) or len(content) < 24:
+        return {"source": None}
+    width, height = struct.unpack(">II", content[16:24])
+    return {"source": "data:image/png;base64," + base64.b64encode(content).decode(), "width": width, "height": height}

@@ -1,0 +1,141 @@
+"""Numbers, priors and LaTeX labels as a page shows them: three digits, units in words, no markup of a stranger."""
+
+import math
+import re
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from pipelines.terminal import duration
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+NONE = "\u2013"  # a dash where there is nothing
+_TIMES = "\u00d7"
+_SPACE = "\u00a0"  # keeps a number and its unit on one line
+_TOKEN = re.compile(
+    r"\\(?P<command>[A-Za-z]+) ?|(?P<shift>[_^])(?P<part>\{[^{}]*\}|\\[A-Za-z]+|[^\\])|(?P<plain>[^\\_^])"
+)
+_KINDS = {
+    "uniform": "uniform from {low} to {high}",
+    "log_uniform": "log-uniform from {low} to {high}",
+    "normal": "normal, mean {mean}, sd {sd}",
+    "truncated_normal": "normal, mean {mean}, sd {sd}, between {low} and {high}",
+}
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """`0.0312`, `12 300`, `1.23 × 10⁻⁷`; words for what is no number.
+
+    >>> number(0.031249), number(12345.0), number(1.234e-7), number(True), number(None)
+    ('0.0312', '12\\xa0300', '1.23 × 10⁻⁷', 'yes', '–')
+    """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, int | float):
+        return NONE if value is None else str(value)
+    if isinstance(value, int) and abs(value) < 1e15:
+        return _grouped(f"{value:d}")
+    if not math.isfinite(value):
+        return "not a number" if math.isnan(value) else "infinite" if value > 0 else "minus infinite"
+    if value == 0:
+        return "0"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    if -4 <= int(exponent) < 6:
+        return _grouped(f"{float(f'{mantissa}e{exponent}'):.{max(0, digits - 1 - int(exponent))}f}")
+    return f"{mantissa} {_TIMES} 10{str(int(exponent)).translate(_RAISED)}"
+
+
+def _grouped(text: str) -> str:
+    """Thousands apart from five digits on."""
+    whole, dot, rest = text.partition(".")
+    return (f"{int(whole):,}".replace(",", _SPACE) if len(whole.lstrip("-")) > 4 else whole) + dot + rest
+
+
+def percent(share: float | None) -> str:
+    """`3.12 %`."""
+    return number(share) if share is None or not math.isfinite(share) else f"{number(100 * float(share))}{_SPACE}%"
+
+
+def measured(value: float | None, sd: float | None) -> str:
+    """A value to two digits of its standard deviation: 0.31234 with sd 0.0012 is `0.3123`.
+
+    >>> measured(0.31234, 0.0012), measured(1234.5, 300.0), measured(None, 1.0)
+    ('0.3123', '1234', '–')
+    """
+    if value is None or not sd or not math.isfinite(sd) or not math.isfinite(value):
+        return number(value, 6)
+    places = max(0, 1 - math.floor(math.log10(sd)))
+    return _grouped(f"{value:.{places}f}") if places <= 12 else number(value, 6)
+
+
+def time(seconds: Any) -> str:
+    """`3 min 05 s`."""
+    return duration(seconds) if isinstance(seconds, int | float) and math.isfinite(seconds) else NONE
+
+
+def given(value: Any) -> str:
+    """A setting or a bound as somebody wrote it: `0.01`, `1e-10`, `yes`."""
+    return f"{value:.6g}" if isinstance(value, float) else number(value)
+
+
+def bound(finding: Mapping[str, Any]) -> str:
+    """`at most 0.01`, `0.9 to 0.99`, `none`."""
+    low, high = finding.get("low"), finding.get("high")
+    if low is not None and high is not None:
+        return f"{given(low)} to {given(high)}"
+    if high is not None:
+        return f"at most {given(high)}"
+    return "none" if low is None else f"at least {given(low)}"
+
+
+def prior(entry: Mapping[str, Any]) -> str:
+    """`uniform from 0.2 to 0.4`, from a parameter as a study holds it."""
+    for kind, words in _KINDS.items():
+        values = entry.get(kind)
+        if isinstance(values, Mapping):
+            return words.format_map({k: given(v) for k, v in values.items()})
+    return NONE
+
+
+def symbol(label: str) -> Markup:
+    r"""A short LaTeX label as HTML: `\Omega_m` is an italic Ω with a lowered m; empty where it says more than that.
+
+    >>> symbol(r"\Omega_m"), symbol(r"\frac{a}{b}")
+    (Markup('<i>Ω<sub>m</sub></i>'), Markup(''))
+    """
+    body = _convert(label.strip("$ "))
+    return Markup("<i>{}</i>").format(body) if body else Markup("")
+
+
+def _convert(text: str) -> Markup:
+    out, at = Markup(""), 0
+    while at < len(text):
+        token = _TOKEN.match(text, at)
+        if token is None:
+            return Markup("")
+        at = token.end()
+        if token["plain"] is not None:
+            out += "" if token["plain"] in "{}" else escape(token["plain"])
+        elif token["command"] is not None:
+            if not (letter := _letter(token["command"])):
+                return Markup("")
+            out += letter
+        else:
+            inner = _convert(token["part"].removeprefix("{").removesuffix("}"))
+            if not inner:
+                return Markup("")
+            tag = Markup("sub" if token["shift"] == "_" else "sup")
+            out += Markup("<{0}>{1}</{0}>").format(tag, inner)
+    return out
+
+
+def _letter(command: str) -> str:
+    """A Greek letter, or nothing."""
+    name = {"lambda": "lamda", "varepsilon": "epsilon", "varphi": "phi"}.get(command.lower(), command)
+    case = "CAPITAL" if command[0].isupper() else "SMALL"
+    try:
+        return unicodedata.lookup(f"GREEK {case} LETTER {name.upper()}")
+    except KeyError:
+        return {"ln": "ln ", "log": "log ", "mathrm": "", "times": _TIMES, "cdot": "·"}.get(command, "")
