@@ -18,6 +18,7 @@ import numpy as np
 from emulate.errors import InputError
 
 SCHEMA = 1
+REPLICATES = 4  # seeds that a derivative of a stochastic simulator is averaged over, so that its error is known
 
 
 def run_seed(study_seed: int, theta: Sequence[float], *, stochastic: bool = True) -> int:
@@ -54,6 +55,7 @@ def record_of(who: Mapping[str, Any], theta: Sequence[float], seed: int, product
         raise InputError(f'product must be "y" without a gradient, or "jacobian" with one. '
                          f"Got {product!r} and {gradient!r}.")  # fmt: skip
     record = {**who, "schema": SCHEMA, "theta": {n: _hex(x) for n, x in zip(names, theta, strict=True)},
+              "replicates": REPLICATES if gradient is not None and who["stochastic"] else 1,
               "seed": int(seed) if who["stochastic"] else 0, "product": product,
               "gradient": _plain(gradient, "gradient")}  # fmt: skip
     return canonical(record)

@@ -107,9 +107,11 @@ def _run(simulator: Any, question: dict[str, Any]) -> dict[str, Any]:
     if question["product"] == "y":
         return {"y": _checked(simulator.run(theta, seed=seed), (m,), "y", simulator.outputs.labels)}
     from emulate import registry
+    from emulate.keys import REPLICATES
 
     gradient = registry.build("gradients", question["gradient"])
-    e = gradient.estimate(lambda t, s: simulator.run(t, seed=s), theta, seed=seed)
+    n = REPLICATES if simulator.stochastic else 1
+    e = gradient.estimate(lambda t, s: simulator.run(t, seed=s), theta, seed=seed, n=n)
     return {"y": _checked(e.value, (m,), "y", simulator.outputs.labels),
             "jacobian": _checked(e.gradient, (m, d), "the jacobian"),
             "standard_error": _checked(e.standard_error, (m, d), "the standard error")}  # fmt: skip

@@ -29,12 +29,12 @@ _BATCH_SECONDS, _BATCH_RUNS = 1.0, 64  # a task is about one second of runs, and
 _WINDOW = 3  # batches under way per worker
 _HEARTBEAT = 2.0  # seconds between looks at the cluster when nothing finishes
 _PATIENCE = {"local": 30.0, "address": 300.0, "slurm": 300.0}  # seconds without any worker
+_CONNECT = 30.0  # seconds in which a scheduler must answer
 _DEATHS = 2  # a run that ended so many workers is a crashed run
 _SETTINGS = {
     "distributed.scheduler.allowed-failures": 0,
     "distributed.scheduler.worker-saturation": 1.0,  # one task per worker, so a worker's end accuses one batch only
     "distributed.nanny.pre-spawn-environ": {},  # by default it sets OMP_NUM_THREADS=1 in this process too
-    "distributed.comm.timeouts.connect": "60s",
 }
 
 
@@ -282,7 +282,7 @@ class _Dask:
         with dask.config.set(_SETTINGS):
             where = getattr(self, f"_{self._settings.use}")()
             try:
-                self._client = Client(where, timeout=60, set_as_default=False)
+                self._client = Client(where, timeout=_CONNECT, set_as_default=False)
             except (OSError, TimeoutError, ValueError) as e:
                 raise InputError(f"cluster.address must be that of a running Dask scheduler. Got {where!r}: "
                                  f"{type(e).__name__}: {e}; start one with `dask scheduler`.") from None  # fmt: skip

@@ -40,8 +40,8 @@ def gone(mark, seconds=15.0):
 @pytest.mark.parametrize(("what", "kind", "reason", "log"), [
     (trouble.RAISE, "error", "ValueError: the tea is cold", 'raise ValueError("the tea is cold")'),
     (trouble.NAN, "nonfinite", "1 of 2 values of y are not finite, the first is b = nan.", ""),
-    (trouble.SHAPE, "badshape", "trouble:run must return the declared 2 values in every run. Got 3, shape (3,); declare "
-     "what it returns under `outputs`, or mend it if it changes shape between runs.", ""),
+    (trouble.SHAPE, "badshape", "trouble:run must return the declared 2 values in every run. Got 3, shape (3,); "
+     "declare what it returns under `outputs`, or mend it if it changes shape between runs.", ""),
     (trouble.HANG, "timeout", "the run took longer than 2 s and was killed", ""),
     (trouble.EXIT, "crashed", "the process ended inside the run (exit code 3)", ""),
     (trouble.SEGFAULT, "crashed", "the process ended inside the run (signal SIGSEGV)", "Fatal Python error"),

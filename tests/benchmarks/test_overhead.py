@@ -1,0 +1,53 @@
+"""What a campaign costs beside its runs: printed as ratios, never asserted."""
+
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from emulate import registry
+from emulate.space import Parameter, Space, Uniform
+from emulate.store import RunStore
+from pipelines.cluster import Task, open_cluster
+from pipelines.runner import Runner
+
+pytestmark = pytest.mark.benchmark
+SPACE = Space((Parameter("x", Uniform(0.0, 1.0)),))
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    (tmp_path / "slow.py").write_text("import time\n\n\ndef run(theta):\n    time.sleep(0.1)\n    return theta\n\n\n"
+                                      "def fast(theta):\n    return theta\n")  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    return {"use": "function", "call": "slow:run", "argument": "array"}
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_wall_time_of_a_campaign_over_its_ideal(settings, tmp_path, workers):
+    simulator = registry.build("simulators", settings, space=SPACE)
+    theta = np.linspace(0.0, 1.0, 200 + workers)[:, None]
+    tasks = [Task(RunStore.key(simulator, t, 0), tuple(t), 0) for t in theta]
+    given = {"store": tmp_path / "store", "simulator": {**settings, "space": SPACE.to_dict()}, "timeout": 60.0}
+    with open_cluster(SimpleNamespace(use="local", workers=workers, address="", options={})) as executor:
+        executor.campaign(tasks[:workers], **given)  # the cluster and the simulators are up
+        start = time.perf_counter()
+        executor.campaign(tasks[workers:], **given)
+        wall = time.perf_counter() - start
+    assert len(RunStore(tmp_path / "store").keys()) == len(tasks)
+    print(f"\n200 runs of 0.1 s on {workers} workers: {wall:.2f} s, {wall / (200 * 0.1 / workers):.3f} of the ideal")
+
+
+def test_cost_of_one_run_in_a_process_of_its_own(settings):
+    spec = {**settings, "call": "slow:fast", "space": SPACE.to_dict()}
+    with Runner(spec, timeout=60.0) as runner:
+        runner.run([0.5], seed=0)
+        start = time.perf_counter()
+        for _ in range(1000):
+            runner.run([0.5], seed=0)
+        each = (time.perf_counter() - start) / 1000
+        runner.close()
+        start = time.perf_counter()
+        runner.run([0.5], seed=0)
+        print(f"\n{1e3 * each:.2f} ms a run, {time.perf_counter() - start:.2f} s to start the process again")
