@@ -35,12 +35,10 @@ def number(value: Any, digits: int = 3) -> str:
         return "yes" if value else "no"
     if not isinstance(value, int | float):
         return NONE if value is None else str(value)
-    if isinstance(value, int) and abs(value) < 1e15:
-        return _grouped(f"{value:d}")
     if not math.isfinite(value):
         return "not a number" if math.isnan(value) else "infinite" if value > 0 else "minus infinite"
-    if value == 0:
-        return "0"
+    if value == int(value) and abs(value) < (1e15 if isinstance(value, int) else 1e3):
+        return _grouped(f"{int(value)}")
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
     if -4 <= int(exponent) < 6:
         return _grouped(f"{float(f'{mantissa}e{exponent}'):.{max(0, digits - 1 - int(exponent))}f}")
@@ -71,8 +69,10 @@ def measured(value: float | None, sd: float | None) -> str:
 
 
 def time(seconds: Any) -> str:
-    """`3 min 05 s`."""
-    return duration(seconds) if isinstance(seconds, int | float) and math.isfinite(seconds) else NONE
+    """`3 min 05 s`, `12 ms`."""
+    if not isinstance(seconds, int | float) or not math.isfinite(seconds):
+        return NONE
+    return duration(seconds) if seconds >= 0.1 else f"{number(1000 * seconds, 2)}{_SPACE}ms"
 
 
 def given(value: Any) -> str:

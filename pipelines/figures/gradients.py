@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from emulate.contracts import Jacobians
-from emulate.space import Parameter
+from emulate.space import Parameter, Space
 from pipelines.figures.sheets import (
     COLOURS,
     INK,
@@ -35,9 +35,9 @@ _BARS = 30  # simulator values with error bars along a coordinate
 def gradient(emulator: "Emulator", jacobians: Jacobians) -> Figure:
     """Derivatives of the outputs by every parameter: the simulator's with standard errors, the emulator's as lines.
 
-    Outputs that are positive by nature are shown as d ln y / d theta; numbers of unlike kind over the largest
-    derivative of the simulator of each. In the titles: |emulator - simulator| / |simulator| in the Euclidean norm over
-    the outputs drawn, the median over all points.
+    Outputs that are positive by nature are shown as d ln y / d theta; numbers of unlike kind over the standard
+    deviation of each over the prior, as the simulator's derivatives give it. In the titles: |emulator - simulator| /
+    |simulator| in the Euclidean norm over the outputs drawn, the median over all points.
     """
     space, parts = emulator.space, panels(emulator.outputs)
     columns = min(2, space.d)
@@ -45,13 +45,15 @@ def gradient(emulator: "Emulator", jacobians: Jacobians) -> Figure:
     figure, axes = sheet(rows * len(parts), columns, 2.4 * rows * len(parts) + 0.4, sharex=False)
     mean, ours = _emulated(emulator, jacobians)
     theirs, error, y = array(jacobians.value), array(jacobians.standard_error), array(jacobians.y)
+    error = np.where(np.isfinite(error), error, np.nan)  # an unknown error has no bar
+    spread = _spread(space, jacobians)
     for p, part in enumerate(parts):
         for i, ax in enumerate(axes[p * rows : (p + 1) * rows].flat):
             if i >= space.d:
                 ax.set_visible(False)
                 continue
             a, b, e = (x[:, part.columns, i] for x in (ours, theirs, error))
-            a, b, e = _scaled(part, mean[:, part.columns], y[:, part.columns], a, b, e)
+            a, b, e = _scaled(part, mean, y, spread, a, b, e)
             part.dress(ax, _name(part, space.parameters[i]))
             if not len(a):
                 say(ax, "no derivative of the simulator")
@@ -75,12 +77,22 @@ def _emulated(emulator: "Emulator", jacobians: Jacobians) -> tuple[np.ndarray, n
         return array(emulator.predict(jacobians.theta).mean), array(emulator.jacobian(jacobians.theta))
 
 
-def _scaled(part: Panel, mean: np.ndarray, y: np.ndarray, ours: np.ndarray, *theirs: np.ndarray) -> list[np.ndarray]:
+def _spread(space: Space, jacobians: Jacobians) -> np.ndarray:
+    """[m]: (mean over points of sum_i (dy/du_i)^2 / 12)^1/2, for a uniform u has variance 1/12."""
+    columns = zip(space.parameters, jacobians.theta.unbind(-1), strict=True)
+    width = np.stack([array((-p.prior.log_prob(t)).exp()) for p, t in columns], -1)  # dtheta/du = 1 / density
+    slopes = array(jacobians.value) * width[:, None, :]
+    s = np.sqrt((slopes**2).sum(-1).mean(0) / 12) if len(slopes) else np.ones(slopes.shape[1])
+    return np.where((s > 0) & np.isfinite(s), s, 1.0)
+
+
+def _scaled(part: Panel, mean, y, spread, ours: np.ndarray, *theirs: np.ndarray) -> list[np.ndarray]:
     """The derivatives and their errors `[g, p]` in the unit in which they are drawn."""
     if part.positive:
+        mean, y = (np.where(x > 0, x, np.nan)[:, part.columns] for x in (mean, y))
         return [ours / mean, *(x / y for x in theirs)]
-    largest = np.abs(theirs[0]).max(0, initial=0.0) if len(part.fields) > 1 else np.ones(len(part.columns))
-    return [x / np.where(largest > 0, largest, 1.0) for x in (ours, *theirs)]
+    unit = spread[part.columns] if len(part.fields) > 1 else 1.0
+    return [x / unit for x in (ours, *theirs)]
 
 
 def _error(ours: np.ndarray, theirs: np.ndarray) -> str:
@@ -92,7 +104,7 @@ def _error(ours: np.ndarray, theirs: np.ndarray) -> str:
 def _name(part: Panel, parameter: Parameter) -> str:
     by = symbol(parameter)
     if len(part.fields) > 1:
-        of, unit = ("$\\partial \\ln y", f"1/({parameter.unit})") if part.positive else ("$\\partial y", "of largest")
+        of, unit = ("$\\partial \\ln y", f"1/({parameter.unit})") if part.positive else ("$\\partial y", "in sd")
         unit = unit if not part.positive or parameter.unit else ""
     else:
         f = part.fields[0]

@@ -269,7 +269,7 @@ def test_the_posterior_is_written_to_the_digits_of_its_spread(folder):
     ]
     assert box[:4] == ["box", "Mpc/h", "333", "41"]
     assert n_s[2:8] == ["0.9610", "0.0049", "0.9512 to 0.9708", "0.9615", "–", "–"]
-    assert "Sampler: chains 8, draws 1000, divergent 0, step size 0.41." in text
+    assert "Sampler: chains 8, draws 1000, divergent 0, step size 0.410." in text
 
 
 def test_scores_and_priors_carry_their_units(folder):
@@ -325,12 +325,18 @@ def test_the_same_files_make_the_same_page(folder):
 
 @pytest.mark.parametrize(
     ("value", "written"),
-    [(0.0312499, "0.0312"), (12345.6, "12\xa0300"), (1234.0, "1230"), (9.996, "10.0"), (0.0, "0"), (-2.5, "-2.50"),
-     (1.2345e-7, "1.23 × 10⁻⁷"), (2.0e9, "2.00 × 10⁹"), (64, "64"), (123456, "123\xa0456"), (True, "yes"),
+    [(0.0312499, "0.0312"), (12345.6, "12\xa0300"), (1234.4, "1230"), (1234.0, "1230"), (20.0, "20"),
+     (9.996, "10.0"), (0.0, "0"), (-2.5, "-2.50"), (1.2345e-7, "1.23 × 10⁻⁷"),
+     (2.0e9, "2.00 × 10⁹"), (64, "64"), (123456, "123\xa0456"), (True, "yes"),
      (None, "–"), ("text", "text"), (math.nan, "not a number"), (math.inf, "infinite"), (-math.inf, "minus infinite")],
 )  # fmt: skip
 def test_numbers_have_three_digits(value, written):
     assert typeset.number(value) == written
+
+
+def test_times_are_told_in_their_own_unit():
+    assert [typeset.time(s) for s in (0.0123, 0.5, 185.0, 7800, None, math.nan)] == [
+        "12\xa0ms", "0.5 s", "3 min 05 s", "2 h 10 min", "–", "–"]  # fmt: skip
 
 
 @pytest.mark.parametrize(
