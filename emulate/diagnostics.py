@@ -19,13 +19,16 @@ def diagnose(x: Tensor, groups: int = 1) -> tuple[Tensor, Tensor]:
     """
     from arviz_stats.base import array_stats
 
-    if x.ndim != 3 or x.shape[1] < 4:
-        raise InputError(f"diagnose: x must have shape [chains, draws, d] with at least 4 draws. Got {tuple(x.shape)}.")
+    least = 4 if x.ndim == 3 and len(x) > 1 else 8  # one chain is split into halves, and those into halves
+    if x.ndim != 3 or x.shape[1] < least:
+        raise InputError(f"x must have shape [chains, draws, d] with at least 4 draws, 8 of a single chain. Got "
+                         f"{tuple(x.shape)}; draw more.")  # fmt: skip
     if groups > 1:
         each = [diagnose(part) for part in x.unflatten(0, (groups, -1))]
         return torch.stack([rhat for rhat, _ in each]).amax(0), torch.stack([ess for _, ess in each]).amin(0)
     values = x.detach().cpu().double().numpy()
-    rhat = torch.as_tensor(array_stats.rhat(values, chain_axis=0, draw_axis=1)).double()
+    halves = values[:, : values.shape[1] // 2 * 2].reshape(2, -1, values.shape[2]) if len(values) == 1 else values
+    rhat = torch.as_tensor(array_stats.rhat(halves, chain_axis=0, draw_axis=1)).double()
     ess = torch.as_tensor(array_stats.ess(values, chain_axis=0, draw_axis=1)).double()
     still = torch.as_tensor(values.max((0, 1)) == values.min((0, 1))) | ~torch.isfinite(rhat) | ~torch.isfinite(ess)
     return torch.where(still, torch.inf, rhat), torch.where(still, 0.0, ess)
@@ -39,5 +42,6 @@ def require_chains(start: Tensor, n: int, groups: int) -> None:
     if len(start) % groups:
         raise InputError(f"start must split into {groups} equal groups of chains. Got {len(start)} rows; give a "
                          f"multiple of {groups}.")  # fmt: skip
-    if n < 4:
-        raise InputError(f"n must be at least 4 draws for each chain. Got {n}; R-hat needs two halves of two.")
+    least = 8 if len(start) == groups else 4
+    if n < least:
+        raise InputError(f"n must be at least {least} draws for each chain. Got {n}; R-hat compares halves.")

@@ -1,0 +1,88 @@
+"""Laws of the room of likelihoods: batches are loops, noise is what it says, the emulator's error counts."""
+
+import pytest
+import torch
+
+from emulate import registry
+from emulate.distributions import Exact, Gaussian
+
+M = 4
+NAMES = registry.names("likelihoods")
+
+
+@pytest.fixture(params=NAMES)
+def likelihood(request):
+    return registry.build("likelihoods", {"use": request.param, **registry.find("likelihoods", request.param).example})
+
+
+def _normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _emulated(mean: torch.Tensor, sd: float) -> Gaussian:
+    root = sd * torch.eye(mean.shape[-1], dtype=torch.float64).expand(*mean.shape, mean.shape[-1])
+    return Gaussian(mean, root, torch.zeros_like(mean))
+
+
+def test_a_batch_is_a_loop(likelihood):
+    means, data = 5 + _normal(7, M), 5 + _normal(7, M, seed=1)
+    loop = torch.stack([likelihood.log_prob(_emulated(a, 0.3), b) for a, b in zip(means, data, strict=True)])
+    torch.testing.assert_close(likelihood.log_prob(_emulated(means, 0.3), data), loop)
+    one = torch.stack([likelihood.log_prob(_emulated(a, 0.3), data[0]) for a in means])
+    torch.testing.assert_close(likelihood.log_prob(_emulated(means, 0.3), data[0]), one)
+    grid = likelihood.log_prob(_emulated(means[:, None], 0.3), data)
+    assert grid.shape == (7, 7)
+    torch.testing.assert_close(grid[:, 0], one)
+
+
+def test_the_gradient_is_that_of_differences(likelihood):
+    mean, data = 5 + _normal(M), 5 + _normal(M, seed=1)
+    assert torch.autograd.gradcheck(lambda y: likelihood.log_prob(_emulated(y, 0.3), data), mean.requires_grad_())
+
+
+def test_covariances_are_symmetric_and_positive_definite(likelihood):
+    data = 5 + _normal(3, M)
+    noise = likelihood.covariance(data)
+    assert noise.shape == (3, M, M)
+    torch.testing.assert_close(noise, noise.mT)
+    assert (torch.linalg.eigvalsh(noise) > 0).all()
+    more = likelihood.covariance(data, _emulated(data, 0.3)) - noise
+    torch.testing.assert_close(more, 0.09 * torch.eye(M, dtype=torch.float64).expand(3, M, M))
+
+
+def test_noise_has_the_covariance_that_is_claimed(likelihood):
+    truth, n = 5 + _normal(M), 4000
+    samples = torch.stack([likelihood.sample(truth, seed=s) for s in range(n)])
+    claimed = likelihood.covariance(truth)
+    whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(claimed), (samples - truth).T, upper=False).T
+    second = whitened.T @ whitened / n
+    assert (whitened.mean(0) * n**0.5).abs().max() < 4
+    sd = torch.full((M, M), n**-0.5, dtype=torch.float64) * (1 + (2**0.5 - 1) * torch.eye(M))
+    assert ((second - torch.eye(M)) / sd).abs().max() < 4
+
+
+def test_noise_is_keyed_by_its_seed(likelihood):
+    truth, state = 5 + _normal(M), torch.get_rng_state()
+    assert torch.equal(likelihood.sample(truth, seed=3), likelihood.sample(truth, seed=3))
+    assert not torch.equal(likelihood.sample(truth, seed=3), likelihood.sample(truth, seed=4))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_truth_is_preferred(likelihood):
+    truth = 5 + _normal(M)
+    data = torch.stack([likelihood.sample(truth, seed=s) for s in range(200)])
+    right, wrong = (likelihood.log_prob(Exact(y), data) for y in (truth, truth + 1.0))
+    assert right.mean() > wrong.mean()
+
+
+def test_the_error_of_the_emulator_makes_outliers_less_surprising(likelihood):
+    truth = 5 + _normal(M)
+    near, far = truth, truth + 3
+    sure, unsure = ([likelihood.log_prob(p, d) for d in (near, far)] for p in (Exact(truth), _emulated(truth, 1.0)))
+    assert sure[0] > unsure[0]
+    assert sure[1] < unsure[1]
+
+
+def test_a_prediction_that_is_not_finite_is_impossible_not_nan(likelihood):
+    y = torch.full((M,), torch.nan, dtype=torch.float64)
+    assert float(likelihood.log_prob(Exact(y), 5 + _normal(M))) == -torch.inf

@@ -1,0 +1,114 @@
+"""The Gaussian likelihood against scipy, and its refusals word for word."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import multivariate_normal
+
+from emulate import registry
+from emulate.distributions import Exact
+from emulate.distributions import Gaussian as Predicted
+from emulate.errors import InputError
+from emulate.likelihoods.gaussian import Gaussian
+
+DATA = torch.tensor([10.0, -20.0, 4.0], dtype=torch.float64)
+GIVEN = np.array([[4.0, 1.0, 0.0], [1.0, 9.0, -2.0], [0.0, -2.0, 1.0]])
+
+
+def _refused(sentence: str):
+    return pytest.raises(InputError, match=f"^{re.escape(sentence)}$")
+
+
+def _file(tmp_path, matrix) -> str:
+    np.savetxt(tmp_path / "c.csv", matrix, delimiter=",")
+    return str(tmp_path / "c.csv")
+
+
+def test_all_parts_together_agree_with_scipy(tmp_path):
+    like = Gaussian(relative_error=0.1, absolute_error=(1.0, 2.0, 0.5), covariance_file=_file(tmp_path, GIVEN))
+    mean = torch.tensor([9.0, -18.0, 3.0], dtype=torch.float64)
+    root = torch.tensor([[0.5, 1.0, 0.2]], dtype=torch.float64)
+    own = root.T @ root + 0.01 * torch.eye(3, dtype=torch.float64)
+    noise = np.diag([1.0 + 1.0, 4.0 + 4.0, 0.16 + 0.25]) + GIVEN
+    prediction = Predicted(mean, root, torch.full((3,), 0.01, dtype=torch.float64))
+    expected = multivariate_normal(mean.numpy(), noise + own.numpy()).logpdf(DATA.numpy())
+    assert float(like.log_prob(prediction, DATA)) == pytest.approx(expected, rel=1e-12)
+    expected = multivariate_normal(mean.numpy(), noise).logpdf(DATA.numpy())
+    assert float(like.log_prob(Exact(mean), DATA)) == pytest.approx(expected, rel=1e-12)
+    alone = Gaussian(**{**like.settings(), "emulator_covariance": False})
+    assert float(alone.log_prob(prediction, DATA)) == pytest.approx(expected, rel=1e-12)
+    np.testing.assert_allclose(like.covariance(DATA, prediction), noise + own.numpy(), rtol=1e-12)
+    np.testing.assert_allclose(alone.covariance(DATA, prediction), noise, rtol=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(1e-8, 1e8), st.floats(1e-8, 1e8))
+def test_units_do_not_matter(a, b):
+    """Rescaling outputs by factors moves ln p by their logarithms, over sixteen decades between them."""
+    units = torch.tensor([a, b], dtype=torch.float64)
+    data, mean = torch.tensor([3.0, 5.0], dtype=torch.float64), torch.tensor([2.8, 5.5], dtype=torch.float64)
+    root = torch.tensor([[0.3, 0.2]], dtype=torch.float64)
+    one, other = (Gaussian(relative_error=0.1).log_prob(Predicted(mean * s, root * s, 0 * mean), data * s)
+                  for s in (torch.ones_like(units), units))  # fmt: skip
+    assert float(other + units.log().sum()) == pytest.approx(float(one), rel=1e-9, abs=1e-9)
+
+
+def test_a_study_names_its_errors_in_yaml():
+    like = registry.build("likelihoods", {"use": "gaussian", "absolute_error": [1, 2, 3]})
+    np.testing.assert_allclose(like.covariance(DATA), np.diag([1.0, 4.0, 9.0]))
+
+
+def test_an_observation_without_error_is_refused():
+    with _refused("the observation must have an error. Got relative_error = 0, absolute_error = 0 and no "
+                  "covariance_file; give at least one of them."):  # fmt: skip
+        Gaussian()
+
+
+def test_a_negative_error_is_refused():
+    with _refused("relative_error must be a finite number of at least 0, or a list of them, one per output. Got -0.1."):
+        Gaussian(relative_error=-0.1)
+
+
+def test_an_output_of_zero_with_a_relative_error_alone_is_refused():
+    with _refused("the observation must have an error in every output. Got none in output 1 of 2, where the data may "
+                  "be 0; give an absolute_error."):  # fmt: skip
+        Gaussian(relative_error=0.1).covariance(torch.tensor([1.0, 0.0], dtype=torch.float64))
+
+
+def test_errors_of_the_wrong_length_are_refused():
+    with _refused("absolute_error must be one number, or a list of 3, one per output. Got 2 numbers."):
+        Gaussian(absolute_error=(1.0, 2.0)).covariance(DATA)
+
+
+def test_a_covariance_of_the_wrong_size_is_refused(tmp_path):
+    path = _file(tmp_path, GIVEN[:2, :2])
+    with _refused(f"covariance_file {path} must be 3 x 3, a row for each output. Got 2 x 2."):
+        Gaussian(covariance_file=path).covariance(DATA)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "said"),
+    [
+        (GIVEN[:2], "must be square. Got 2 rows and 3 columns."),
+        (GIVEN + np.triu(np.ones((3, 3)), 1), "must be finite and symmetric. Got a matrix that is not; average it with "
+         "its transpose if the difference is rounding."),
+        (np.array([[1.0, 2, 0], [2, 1, 0], [0, 0, 1]]), "must be positive definite. Got -1 as the smallest eigenvalue "
+         "of its correlation matrix; an estimate from few runs needs more runs than outputs."),
+        (GIVEN * np.nan, "must be finite and symmetric. Got a matrix that is not; average it with its transpose if the "
+         "difference is rounding."),
+    ],
+)  # fmt: skip
+def test_a_matrix_that_is_no_covariance_is_refused(tmp_path, matrix, said):
+    path = _file(tmp_path, matrix)
+    with _refused(f"covariance_file {path} {said}"):
+        Gaussian(covariance_file=path).covariance(DATA)
+
+
+def test_a_file_that_is_not_there_is_named():
+    with pytest.raises(InputError, match=r"^covariance_file nowhere\.csv must be a CSV of numbers without a header\. "
+                       r"It could not be read: nowhere\.csv not found\.$"):  # fmt: skip
+        Gaussian(covariance_file="nowhere.csv").covariance(DATA)

@@ -1,0 +1,147 @@
+"""HMC against exact draws: a banana, an edge, rank statistics of closed-form posteriors, and what a draw costs."""
+
+import math
+
+import pytest
+import torch
+from scipy.stats import chisquare, kstest, norm
+from torch.special import ndtr
+
+from emulate.diagnostics import diagnose
+from emulate.distributions import Exact
+from emulate.likelihoods.gaussian import Gaussian
+from emulate.posterior import Posterior
+from emulate.samplers.hmc import HMC
+from emulate.simulators.linear_gaussian import LinearGaussian
+
+
+def _normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def banana(x: torch.Tensor) -> torch.Tensor:
+    """a ~ N(0, 1), b | a ~ N(a^2, 0.5^2): E[b] = 1, var(b) = 2.25, cov(a, b) = 0."""
+    return -0.5 * x[..., 0] ** 2 - 2 * (x[..., 1] - x[..., 0] ** 2) ** 2
+
+
+def _banana_draws(n: int, seed: int) -> torch.Tensor:
+    e = _normal(n, 2, seed=seed)
+    return torch.stack([e[:, 0], e[:, 0] ** 2 + 0.5 * e[:, 1]], -1)
+
+
+def _z(values: torch.Tensor, truth: float) -> float:
+    _, ess = diagnose(values[..., None])
+    return float((values.mean() - truth) / values.std() * ess.sqrt())
+
+
+def test_moments_of_a_banana():
+    draws = HMC().draw(banana, _normal(32, 2), 500, seed=1)
+    a, b = draws.x.unbind(-1)
+    assert draws.rhat.max() < 1.02
+    for values, truth in ((a, 0.0), (b, 1.0), (a**2, 1.0), ((b - 1) ** 2, 2.25), (a * b, 0.0)):
+        assert abs(_z(values, truth)) < 4
+
+
+def test_exact_draws_stay_exact():
+    """A thousand chains that start in equilibrium are in equilibrium after it (Geweke 2004's test of a kernel)."""
+    draws = HMC(warmup=60).draw(banana, _banana_draws(1000, 3), 10, seed=1)
+    a, b = draws.x[:, -1].unbind(-1)
+    assert kstest(a, norm.cdf).pvalue > 1e-3
+    assert kstest(2 * (b - a**2), norm.cdf).pvalue > 1e-3
+    assert abs(float(torch.corrcoef(torch.stack([a, b - a**2]))[0, 1])) * math.sqrt(1000) < 4
+
+
+def test_an_edge_of_a_flat_prior():
+    """u uniform in (0, 1) with likelihood exp(5 u): F(u) = (e^(5 u) - 1) / (e^5 - 1); most of it leans on u = 1."""
+    draws = HMC().draw(lambda x: (5 * ndtr(x) - 0.5 * x**2).sum(-1), _normal(32, 1), 400, seed=1)
+    u = ndtr(draws.x[..., 0])
+    share = torch.expm1(5 * u) / math.expm1(5)
+    assert abs(_z(share, 1 / 2)) < 4
+    assert abs(_z((share - 0.5) ** 2, 1 / 12)) < 4
+    assert kstest(share[:, ::40].flatten(), "uniform").pvalue > 1e-3
+
+
+def test_posteriors_of_two_hundred_data_sets_are_calibrated():
+    """The rank of the truth among the draws is uniform (Talts et al. 2018); all data sets in one batch."""
+    simulator, likelihood, sets, chains, n = LinearGaussian(), Gaussian(absolute_error=1.0), 200, 4, 120
+    truth = _normal(sets, 2, seed=5)
+    y = truth @ simulator.matrix.T
+    data = torch.stack([likelihood.sample(v, seed=i) for i, v in enumerate(y)]).repeat_interleave(chains, 0)
+    posterior = Posterior(simulator.space, lambda t: Exact(t @ simulator.matrix.T), likelihood, data)
+    start = _normal(sets * chains, 2, seed=6)
+    draws = HMC(warmup=150).grouped(sets).draw(posterior.log_density, start, n, seed=1)
+    assert draws.rhat.max() < 1.1
+    theta = posterior.theta(draws.x).reshape(sets, -1, 2)
+    thin = theta[:, ::6]  # 80 nearly independent draws: ranks 0 to 80 in 9 bins of 9
+    ranks = (thin < truth[:, None]).sum(1)
+    for i in range(2):
+        counts = torch.bincount(ranks[:, i] // 9, minlength=9)
+        assert chisquare(counts.numpy()).pvalue > 1e-3
+    precision = simulator.matrix.T @ simulator.matrix + torch.eye(2)  # Bishop 2006, eq. 3.50
+    mean = data[::chains] @ simulator.matrix @ torch.linalg.inv(precision)
+    z = (theta.mean(1) - mean) / torch.linalg.inv(precision).diagonal().sqrt() * math.sqrt(chains * n)
+    assert 0.5 < float(z.square().mean()) < 2  # mean squared error of about independent draws
+
+
+def test_few_gradients_make_an_independent_draw():
+    """One batched call advances every chain; on a correlated Gaussian about 2.5 of them make an independent draw."""
+    d = 5
+    covariance = 0.95 * torch.ones(d, d, dtype=torch.float64) + 0.05 * torch.eye(d, dtype=torch.float64)
+    scale = torch.logspace(-2, 0, d, dtype=torch.float64)
+    precision = torch.linalg.inv(covariance * scale * scale[:, None])
+    target = lambda x: -0.5 * ((x @ precision) * x).sum(-1)  # noqa: E731
+    draws = HMC().draw(target, _normal(32, d), 400, seed=1)
+    _, second = diagnose(draws.x**2)
+    gradients = 32 * draws.diagnostics["gradients"]
+    assert draws.ess.min() / gradients > 0.25
+    assert second.min() / gradients > 0.2
+    diagonal = HMC(mass="diagonal").draw(target, _normal(32, d), 400, seed=1)
+    assert diagonal.ess.min() / diagonal.diagnostics["gradients"] < draws.ess.min() / draws.diagnostics["gradients"]
+
+
+def test_the_counted_gradients_are_the_calls_made():
+    calls = []
+
+    def counted(x: torch.Tensor) -> torch.Tensor:
+        calls.append(len(x))
+        return -0.5 * (x**2).sum(-1)
+
+    draws = HMC(warmup=50).draw(counted, _normal(6, 2), 20, seed=1)
+    assert set(calls) == {6}
+    assert len(calls) == draws.diagnostics["warmup_gradients"] + draws.diagnostics["gradients"]
+
+
+def test_chains_that_start_at_one_point_spread():
+    draws = HMC().draw(lambda x: -0.5 * ((x / 0.01) ** 2).sum(-1), torch.zeros(16, 2, dtype=torch.float64), 300, seed=1)
+    assert draws.rhat.max() < 1.02
+    assert abs(_z((draws.x[..., 0] / 0.01) ** 2, 1.0)) < 4
+
+
+def test_one_chain_alone_learns_from_its_past():
+    draws = HMC(warmup=500).draw(lambda x: -0.5 * (x**2).sum(-1), torch.ones(1, 2, dtype=torch.float64), 2000, seed=1)
+    assert draws.rhat.max() < 1.02
+    assert abs(_z(draws.x[..., 1] ** 2, 1.0)) < 4
+
+
+def test_divergences_are_flagged_and_rejected():
+    """Neal's funnel: the neck is narrower than any step that suits the mouth, and the sampler says so."""
+
+    def funnel(x: torch.Tensor) -> torch.Tensor:
+        return -x[..., 0] ** 2 / 18 - 0.5 * (x[..., 1:] ** 2).sum(-1) * torch.exp(-x[..., 0]) - 2 * x[..., 0]
+
+    draws = HMC(target_accept=0.5).draw(funnel, _normal(16, 5), 300, seed=1)
+    assert draws.divergent.any()
+    assert float(draws.divergent.sum()) == draws.diagnostics["divergences"]
+    assert draws.x.isfinite().all()
+    moved = (draws.x[:, 1:] != draws.x[:, :-1]).any(-1)
+    assert not (moved & draws.divergent[:, 1:]).any()
+
+
+@pytest.mark.slow
+def test_a_second_moment_to_half_a_percent():
+    """A longer run than the others: 64 chains of 4000 draws of the banana; the narrow tails have their share."""
+    draws = HMC(warmup=500).draw(banana, _normal(64, 2), 4000, seed=2)
+    a, b = draws.x.unbind(-1)
+    assert abs(_z(b, 1.0)) < 4
+    assert float((b - 1).square().mean()) == pytest.approx(2.25, rel=0.02)
+    assert abs(_z((a.abs() > 2).double(), 2 * norm.sf(2))) < 4
