@@ -50,16 +50,8 @@ def render(folder: Path) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True)  # fmt: skip
-    written = (
-        typeset.number,
-        typeset.percent,
-        typeset.time,
-        typeset.given,
-        typeset.bound,
-        typeset.prior,
-        typeset.symbol,
-    )
-    environment.filters |= {f.__name__: f for f in written}
+    names = ("number", "percent", "time", "given", "bound", "value", "prior", "symbol")
+    environment.filters |= {name: getattr(typeset, name) for name in names}
     environment.filters["json"] = lambda x: json.dumps(x, indent=1, ensure_ascii=False)
     return environment.get_template("report.html.j2").render(_page(folder)).lstrip()
 

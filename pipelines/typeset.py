@@ -90,6 +90,22 @@ def bound(finding: Mapping[str, Any]) -> str:
     return "none" if low is None else f"at least {given(low)}"
 
 
+def value(finding: Mapping[str, Any]) -> str:
+    """The value of a finding to three digits, or to as many as show on which side of its bounds it lies.
+
+    >>> value({"value": 0.999895, "low": 0.999, "high": None}), value({"value": 0.95, "low": None, "high": 1.0})
+    ('0.9999', '0.950')
+    """
+    met = finding.get("value")
+    if met is None or not math.isfinite(met):
+        return "not a number" if met is None else number(met)
+    gaps = [abs(met - b) for b in (finding.get("low"), finding.get("high")) if b is not None and b != met]
+    for digits in range(3, 10):
+        if all(abs(float(f"{met:.{digits - 1}e}") - met) <= 0.1 * gap for gap in gaps):
+            break
+    return number(met, digits)
+
+
 def prior(entry: Mapping[str, Any]) -> str:
     """`uniform from 0.2 to 0.4`, from a parameter as a study holds it."""
     for kind, words in _KINDS.items():
