@@ -1,0 +1,55 @@
+"""emulate: differentiable stand-ins for simulators, and the proof of how far they can be trusted.
+
+The front door. Names are imported on first use, so that `import emulate` is quick.
+
+>>> import emulate
+>>> space = emulate.Space((emulate.Parameter("h", emulate.Uniform(0.6, 0.8)),))
+>>> space.names
+('h',)
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from emulate.contracts import Estimate, Evidence, Finding
+    from emulate.emulator import Emulator, fit
+    from emulate.errors import EmulateError, ExtrapolationWarning
+    from emulate.loading import load
+    from emulate.posterior import Posterior
+    from emulate.registry import build, find, names
+    from emulate.runs import Field, Outputs, Runs
+    from emulate.space import LogUniform, Normal, Parameter, Space, TruncatedNormal, Uniform
+    from emulate.store import RunStore
+
+_HOMES = {
+    "contracts": ("Estimate", "Evidence", "Finding"),
+    "emulator": ("Emulator", "fit"),
+    "errors": ("EmulateError", "ExtrapolationWarning"),
+    "loading": ("load",),
+    "posterior": ("Posterior",),
+    "registry": ("build", "find", "names"),
+    "runs": ("Field", "Outputs", "Runs"),
+    "space": ("LogUniform", "Normal", "Parameter", "Space", "TruncatedNormal", "Uniform"),
+    "store": ("RunStore",),
+}
+
+__all__ = [  # noqa: RUF022  (by subject)
+    "Space", "Parameter", "Uniform", "LogUniform", "Normal", "TruncatedNormal",
+    "Field", "Outputs", "Runs", "RunStore",
+    "names", "find", "build",
+    "fit", "load", "Emulator",
+    "Posterior", "Estimate", "Evidence", "Finding",
+    "EmulateError", "ExtrapolationWarning",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    for module, held in _HOMES.items():
+        if name in held:
+            return getattr(importlib.import_module(f"emulate.{module}"), name)
+    raise AttributeError(f"module 'emulate' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

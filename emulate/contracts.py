@@ -79,7 +79,7 @@ class Design(Entry, ABC):
 
 
 class Core(torch.nn.Module, ABC):
-    """A fitted map from the unit cube to standardised outputs: u `[..., d]` -> p(z | u) with event shape `(p,)`.
+    """A fitted map to standardised outputs: u = space.scaled(theta) `[..., d]` -> p(z | u) with event shape `(p,)`.
 
     All it knows lies in its `state_dict`, float64 buffers and parameters. `history` holds one dict per epoch.
     """

@@ -231,8 +231,8 @@ class Space:
 
     def _pack_named(self, values: Mapping[str, Any]) -> Tensor:
         for name in values:
-            _need(name in self.names, f"theta has no parameter {name!r}; it must name {', '.join(self.names)}."
-                  f"{nearest(name, self.names)}")  # fmt: skip
+            _need(name in self.names, f"theta has no parameter {name!r}; it must name {', '.join(self.names)}"
+                  f".{nearest(name, self.names)}")  # fmt: skip
         missing = [n for n in self.names if n not in values]
         _need(not missing, f"theta must name every one of {', '.join(self.names)}. Missing: {', '.join(missing)}.")
         columns = [v if isinstance(v, Tensor) else torch.as_tensor(np.asarray(v, dtype=np.float64))

@@ -165,16 +165,16 @@ class Study:
         whole = self.to_dict()
         taken = {
             "design": ("parameters", "design"),
-            "simulate": ("simulator",),
-            "train": ("emulators", "train"),
-            "validate": ("validate",),
+            "simulate": (),
+            "train": ("emulators",),
+            "validate": ("validate", "train"),
             "infer": ("infer",),
             "check": ("check",),
             "report": ("name",),
         }[stage]
         part = {"seed": self.seed} | {k: whole[k] for k in taken}
         if stage == "simulate":
-            part["simulator"] = self.simulator_spec
+            part = {"seed": self.seed, "simulator": self.simulator_spec, "require": self.simulate.require}
         if stage in ("validate", "check"):
             part["checks"] = {n: plain(c) for n, c in self.checks.items() if c.stage == stage}
         if stage == "infer":

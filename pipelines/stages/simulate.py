@@ -35,15 +35,8 @@ def run(bench: Workbench) -> str:
     _write(bench, tables)
     both = bench.runs(theta)
     bench.figures("simulate", {"outputs": (figures.outputs(both), "Every finished run.")})
-    bench.journal.append(
-        "params",
-        "simulate",
-        params={
-            "simulator": study.simulator.entry_name(),
-            "version": study.simulator.version,
-            **study.simulator.settings(),
-        },
-    )
+    spec = {k: v for k, v in study.simulator_spec.items() if k != "space"}
+    bench.journal.append("params", "simulate", params={**spec, "version": study.simulator.version})
     bench.journal.append(
         "metrics",
         "simulate",

@@ -1,0 +1,122 @@
+"""An emulator's folder: `emulator.json` and `weights.safetensors`, both under sha256. Data only: no pickle, no code.
+
+Written beside its place and renamed into it, so a folder is whole or absent.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from emulate.errors import InputError, StoreError
+
+DOCUMENT, WEIGHTS = "emulator.json", "weights.safetensors"
+FORMAT, VERSION = "emulate.emulator", 1
+_AGAIN = "copy or train it again"
+
+
+def write(path: str | os.PathLike, body: dict[str, Any], tensors: dict[str, Tensor]) -> Path:
+    """Write an emulator's folder; one that stands there already is replaced, any other folder is refused."""
+    from safetensors.torch import save
+
+    path = Path(path)
+    if path.exists() and not _replaceable(path):
+        raise StoreError(f"{path} must be free or hold an emulator. Got something else there; choose another folder.")
+    weights = save({name: t.detach().cpu().contiguous() for name, t in sorted(tensors.items())})
+    body = {**body, "weights": {"file": WEIGHTS, "sha256": hashlib.sha256(weights).hexdigest()}}
+    document = {"format": FORMAT, "version": VERSION, "sha256": _digest(body), "body": body}
+    fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        fresh.mkdir(parents=True)
+        _flush(fresh / WEIGHTS, weights)
+        _flush(fresh / DOCUMENT, json.dumps(document, indent=1, allow_nan=False).encode())
+        _place(fresh, path)
+    except OSError as e:
+        raise StoreError(f"the emulator could not be written to {path}: {e}. Free space, or choose another folder.") from e
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return path
+
+
+def read(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The document's body and the tensors of an emulator's folder, checked against their checksums.
+
+    Raises `InputError` when there is no such folder, `StoreError` when it is not a whole emulator of this format.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"there is no emulator at {path}: the folder does not exist. Check the path.")
+    if not (path / DOCUMENT).is_file():
+        raise StoreError(f"{path} is no emulator: it holds no {DOCUMENT}. Give the folder that `save` wrote.")
+    body = _body(path / DOCUMENT)
+    try:
+        weights = (path / WEIGHTS).read_bytes()
+    except OSError as e:
+        raise StoreError(f"{path / WEIGHTS} cannot be read: {e.strerror}; {_AGAIN}.") from e
+    if hashlib.sha256(weights).hexdigest() != body["weights"]["sha256"]:
+        raise StoreError(f"{path / WEIGHTS} is damaged: its sha256 is not the one in {DOCUMENT}; {_AGAIN}.")
+    return body, _tensors(path / WEIGHTS, weights)
+
+
+def _body(file: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as e:
+        raise StoreError(f"{file} cannot be read as JSON: {e}; {_AGAIN}.") from e
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        met = document.get("format") if isinstance(document, dict) else type(document).__name__
+        raise StoreError(f"{file} must have the format {FORMAT!r}. Got {met!r}; this is another program's file.")
+    if document.get("version") != VERSION:
+        raise StoreError(f"{file} has format version {document.get('version')!r}; this emulate reads version {VERSION}. "
+                         "Load it with the emulate that wrote it, or train it again.")  # fmt: skip
+    body = document.get("body")
+    if not isinstance(body, dict) or document.get("sha256") != _digest(body):
+        raise StoreError(f"{file} is damaged: its sha256 is not that of its content; {_AGAIN}.")
+    if not isinstance(body.get("weights"), dict) or "sha256" not in body["weights"]:
+        raise StoreError(f"{file} names no weights; {_AGAIN}.")
+    return body
+
+
+def _tensors(file: Path, weights: bytes) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        tensors = load(weights)
+    except SafetensorError as e:
+        raise StoreError(f"{file} cannot be read as safetensors: {e}; {_AGAIN}.") from e
+    for name, t in tensors.items():
+        if not torch.isfinite(t).all():
+            raise StoreError(f"{file} holds NaN or infinity in {name!r}; {_AGAIN}.")
+    return tensors
+
+
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True, allow_nan=False, separators=(",", ":")).encode()).hexdigest()
+
+
+def _replaceable(path: Path) -> bool:
+    return path.is_dir() and {f.name for f in path.iterdir()} <= {DOCUMENT, WEIGHTS}
+
+
+def _flush(file: Path, content: bytes) -> None:
+    with open(file, "wb") as f:
+        f.write(content)
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def _place(fresh: Path, path: Path) -> None:
+    if not path.exists():
+        os.rename(fresh, path)
+        return
+    old = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    os.rename(path, old)
+    os.rename(fresh, path)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,142 @@
+"""What a prediction is: one `Distribution` over y `[..., m]`, from which mean, variance, samples and density come."""
+
+import math
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from emulate.errors import InputError
+
+
+class Gaussian(Distribution):
+    r"""Normal over the outputs, or over their logarithms, with full covariance: y_j = w_j or exp(w_j), w ~ N(loc, C).
+
+    C = root^T root + rest^T rest + diag(diagonal), so wide outputs cost nothing until `covariance_matrix` is asked for.
+    Moments in physical units are exact (Aitchison and Brown 1957): with E_j = exp(loc_j + C_jj / 2),
+    cov(y_i, y_j) = E_i E_j (exp(C_ij) - 1) where both are logarithms, E_i C_ij where only i is, C_ij where none is.
+
+    Shapes: loc and diagonal `[..., m]`, root `[..., p, m]`, rest `[q, m]` (shared by the batch), log bool `[m]` or None.
+
+    >>> one = torch.ones(2, dtype=torch.float64)
+    >>> Gaussian(0 * one, torch.eye(2, dtype=torch.float64), 0 * one).log_prob(0 * one)
+    tensor(-1.8379, dtype=torch.float64)
+    """
+
+    has_rsample = True
+    arg_constraints = {}
+
+    def __init__(self, loc: Tensor, root: Tensor, diagonal: Tensor, rest: Tensor | None = None, log: Tensor | None = None):
+        self.loc, self.root, self.diagonal, self.rest, self.log = loc, root, diagonal, rest, log
+        super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=False)
+
+    @cached_property
+    def _w_variance(self) -> Tensor:
+        v = self.root.square().sum(-2) + self.diagonal
+        return v if self.rest is None else v + self.rest.square().sum(-2)
+
+    @cached_property
+    def _w_covariance(self) -> Tensor:
+        c = self.root.mT @ self.root + torch.diag_embed(self.diagonal)
+        return c if self.rest is None else c + self.rest.mT @ self.rest
+
+    @cached_property
+    def _stretch(self) -> Tensor:
+        """dy/dw in the mean: E_j where w is a logarithm, 1 elsewhere."""
+        return torch.where(self.log, self.loc + 0.5 * self._w_variance, 0.0).exp()  # `where` first: exp may overflow
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc if self.log is None else torch.where(self.log, self._stretch, self.loc)
+
+    @property
+    def variance(self) -> Tensor:
+        v = self._w_variance
+        return v if self.log is None else self._stretch.square() * torch.where(self.log, torch.expm1(v), v)
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        """`[..., m, m]` in physical units."""
+        c = self._w_covariance
+        if self.log is None:
+            return c
+        both = self.log[:, None] & self.log
+        return self._stretch[..., :, None] * self._stretch[..., None, :] * torch.where(both, torch.expm1(c), c)
+
+    def gaussian(self) -> tuple[Tensor, Tensor]:
+        """The mean `[..., m]` and covariance `[..., m, m]` of y: the Gaussian with the same first two moments."""
+        return self.mean, self.covariance_matrix
+
+    def rsample(self, sample_shape=(), *, generator: torch.Generator | None = None) -> Tensor:
+        """Differentiable draws `[*sample_shape, ..., m]`; give a seeded `generator` for draws that can be repeated."""
+
+        def noise(*tail: int) -> Tensor:
+            shape = (*sample_shape, *self.batch_shape, *tail)
+            return torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device, generator=generator)
+
+        w = self.loc + (noise(1, self.root.shape[-2]) @ self.root).squeeze(-2)
+        w = w + noise(self.loc.shape[-1]) * self.diagonal.sqrt()
+        if self.rest is not None:
+            w = w + noise(self.rest.shape[0]) @ self.rest
+        return w if self.log is None else torch.where(self.log, torch.where(self.log, w, 0.0).exp(), w)
+
+    def sample(self, sample_shape=(), *, generator: torch.Generator | None = None) -> Tensor:
+        with torch.no_grad():
+            return self.rsample(sample_shape, generator=generator)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """ln p(y) of y `[..., m]` in physical units; -inf where a positive output is not above 0."""
+        jacobian, inside, w = 0.0, None, value
+        if self.log is not None:
+            inside = ((value > 0) | ~self.log).all(-1)
+            ln = torch.where(self.log & (value > 0), value, 1.0).log()  # the inner `where` keeps the gradient finite
+            w, jacobian = torch.where(self.log, ln, value), ln.sum(-1)
+        sd = self._w_variance.sqrt()  # unit diagonal first: outputs may differ by twenty decades
+        factor = torch.linalg.cholesky(self._w_covariance / (sd[..., :, None] * sd[..., None, :]))
+        x = ((w - self.loc) / sd)[..., None]
+        x = torch.linalg.solve_triangular(factor.expand(*x.shape[:-2], *factor.shape[-2:]), x, upper=False)[..., 0]
+        half_logdet = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) + sd.log().sum(-1)
+        density = -0.5 * x.square().sum(-1) - half_logdet - 0.5 * x.shape[-1] * math.log(2 * math.pi) - jacobian
+        return density if inside is None else torch.where(inside, density, -math.inf)
+
+
+class Exact(Distribution):
+    """A prediction without error: the output y `[..., m]` of a true simulator, so that every tool applies to both.
+
+    >>> Exact(torch.ones(3, dtype=torch.float64)).variance
+    tensor([0., 0., 0.], dtype=torch.float64)
+    """
+
+    has_rsample = True
+    arg_constraints = {}
+
+    def __init__(self, y: Tensor):
+        self.y = y
+        super().__init__(y.shape[:-1], y.shape[-1:], validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.y
+
+    @property
+    def variance(self) -> Tensor:
+        return torch.zeros_like(self.y)
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        return torch.diag_embed(torch.zeros_like(self.y))
+
+    def gaussian(self) -> tuple[Tensor, Tensor]:
+        """y and a covariance of zeros."""
+        return self.y, self.covariance_matrix
+
+    def rsample(self, sample_shape=(), *, generator: torch.Generator | None = None) -> Tensor:
+        return self.y.expand(*sample_shape, *self.y.shape)
+
+    def sample(self, sample_shape=(), *, generator: torch.Generator | None = None) -> Tensor:
+        return self.rsample(sample_shape).detach()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        raise InputError("an exact prediction has no density: its variance is 0. Use a likelihood, which adds the "
+                         "observation's noise.")  # fmt: skip

@@ -1,0 +1,132 @@
+"""`fit(recipe, runs, seed=...)` -> `Emulator`: the fitted stand-in p(y | theta), in physical units, with gradients."""
+
+import hashlib
+import os
+import platform
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emulate import artefact
+from emulate.contracts import Core, Recipe
+from emulate.distributions import Gaussian
+from emulate.errors import CampaignError, ExtrapolationWarning, InputError
+from emulate.runs import Outputs, Runs
+from emulate.space import Space
+from emulate.transforms import OutputTransform
+
+_EDGE = 1e-9  # box widths that a point may lie outside by rounding
+
+
+def fit(recipe: Recipe, runs: Runs, *, seed: int) -> "Emulator":
+    """Fit a recipe to the finished runs; same recipe, runs and seed, same bits.
+
+    Failed runs are left out and counted in the provenance. Raises `CampaignError` when too few runs finished.
+
+    >>> from emulate.emulators.polynomial import Polynomial
+    >>> from emulate.runs import Field
+    >>> from emulate.space import Parameter, Uniform
+    >>> x = np.linspace(0, 1, 9)[:, None]
+    >>> runs = Runs.of(Space((Parameter("a", Uniform(0, 1)),)), Outputs((Field("y"),)), x, 1000 + x**2)
+    >>> fit(Polynomial(), runs, seed=0).predict({"a": 0.5}).mean
+    tensor([1000.2500], dtype=torch.float64)
+    """
+    finished = runs.finished()
+    d, n, least = runs.space.d, len(finished), recipe.minimum_runs(runs.space.d)
+    if n < least:
+        raise CampaignError(f"{recipe.entry_name()} must have at least {least} finished runs for {d} parameters. Got {n} "
+                            f"({len(runs) - n} failed); run more points, or choose a recipe that needs fewer.")  # fmt: skip
+    transform = OutputTransform.fit(runs.outputs, finished.y, log=recipe.log, truncation=recipe.truncation)
+    u = runs.space.scaled(torch.from_numpy(finished.theta))
+    with torch.enable_grad():
+        core = recipe.train(u, transform.to_z(torch.from_numpy(finished.y)), noisy=runs.stochastic, seed=seed)
+    return Emulator(runs.space, runs.outputs, recipe, core, transform, _provenance(recipe, runs, finished, seed))
+
+
+def _provenance(recipe: Recipe, runs: Runs, finished: Runs, seed: int) -> dict[str, Any]:
+    """Where it was trained: enough to repeat the fit and to tell whether the runs are the same."""
+    names = finished.key or tuple(np.concatenate([t, y]).tobytes().hex() for t, y in zip(finished.theta, finished.y))
+    return {
+        "recipe": {"use": recipe.entry_name(), **recipe.settings()},
+        "seed": seed,
+        "runs": len(finished),
+        "failed": len(runs) - len(finished),
+        "runs_sha256": hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest(),
+        "stochastic": runs.stochastic,
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in ("emulate", "torch", "numpy", "gpytorch")},
+    }
+
+
+class Emulator(torch.nn.Module):
+    """p(y | theta) with its parameter space, its outputs and where it was trained; carries gradients to theta."""
+
+    def __init__(self, space: Space, outputs: Outputs, recipe: Recipe, core: Core, transform: OutputTransform,
+                 provenance: dict[str, Any]):  # fmt: skip
+        super().__init__()
+        self.space, self.outputs, self.recipe, self.provenance = space, outputs, recipe, provenance
+        self.core, self.transform = core, transform
+        self.requires_grad_(False)
+        self.eval()
+
+    @property
+    def history(self) -> tuple[dict[str, float], ...]:
+        """One dict per epoch of the training; empty where there are no epochs."""
+        return self.core.history
+
+    def predict(self, theta: Any, *, strict: bool = False) -> Gaussian:
+        """p(y | theta) with batch shape `[...]` and event shape `(m,)`; theta `[..., d]`, a dict, or a frame.
+
+        Outside the box of the parameter space it warns (`ExtrapolationWarning`); `strict` raises `InputError` instead.
+        """
+        theta = self.space.pack(theta)
+        self._watch(theta.detach(), strict)
+        return self.transform.push(self.core(self.space.scaled(theta)))
+
+    forward = predict
+
+    def domain(self, theta: Any) -> Tensor:
+        """How far theta `[..., d]` lies outside the box, in box widths; 0 inside. Shape `[...]`."""
+        u = self.space.to_unit(self.space.pack(theta))
+        return torch.linalg.vector_norm((-u).clamp_min(0) + (u - 1).clamp_min(0), dim=-1)
+
+    def jacobian(self, theta: Any) -> Tensor:
+        """d mean_j / d theta_i, exact, shape `[..., m, d]`."""
+        theta = self.space.pack(theta).detach().requires_grad_()
+        with torch.enable_grad():
+            mean = self.predict(theta).mean
+            v = torch.zeros_like(mean, requires_grad=True)
+            (pulled,) = torch.autograd.grad(mean, theta, v, create_graph=True)  # J^T v, linear in v: d backward passes
+            columns = [torch.autograd.grad(pulled[..., i].sum(), v, retain_graph=True)[0] for i in range(self.space.d)]
+        return torch.stack(columns, -1)
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write the folder that `emulate.load` reads: JSON and safetensors, no code."""
+        body = {
+            "recipe": {"use": self.recipe.entry_name(), "settings": self.recipe.settings()},
+            "space": self.space.to_dict(),
+            "outputs": self.outputs.to_dict(),
+            "provenance": self.provenance,
+            "history": list(self.history),
+        }
+        return artefact.write(path, body, self.state_dict())
+
+    def _watch(self, theta: Tensor, strict: bool) -> None:
+        u = self.space.to_unit(theta)
+        beyond = torch.maximum(-u, u - 1)
+        if bool((beyond <= _EDGE).all()):
+            return
+        if not torch.isfinite(theta).all():
+            raise InputError("theta must be finite. Got NaN or infinity; look where it was computed.")
+        worst = beyond.reshape(-1, self.space.d).amax(0)
+        said = ", ".join(f"{p} by {float(w):.3g} of its range" for p, w in zip(self.space.names, worst) if w > _EDGE)
+        share = float((beyond > _EDGE).any(-1).double().mean())
+        sentence = f"theta must lie in the box that the emulator was trained in. Got {said} outside"
+        sentence += f", in {share:.0%} of the points" if u.ndim > 1 else ""
+        if strict:
+            raise InputError(f"{sentence}; stay inside, or train on a wider prior.")
+        warnings.warn(f"{sentence}; the prediction is an extrapolation.", ExtrapolationWarning, stacklevel=3)

@@ -1,0 +1,116 @@
+"""The marginal likelihood of one Gaussian process, its gradient, and its maximum; what `gp.py` is made of.
+
+z = h(u)^T beta + g(u), g ~ GP(0, s^2 [k(u, u') + eta delta]). With beta under a flat prior and s^2 at its maximum,
+C = K + eta 1 = L L^T, L^-1 H = Q R, and P = C^-1 - C^-1 H (H^T C^-1 H)^-1 H^T C^-1, f = n - k degrees of freedom:
+
+    s^2 = z^T P z / f,    -ln E = f/2 ln s^2 + 1/2 ln|C| + ln|R|,    d(-ln E) = 1/2 tr[(P - P z z^T P / s^2) dC]
+
+(Rasmussen and Williams 2006, eq. 2.45 and section 5.4.1). Left-out residuals are (P z)_i / P_ii with variance s^2 / P_ii
+(Dubrule 1983).
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+
+KERNELS = ("rbf", "matern52", "matern32")
+MEANS = ("constant", "linear", "quadratic")
+LENGTH = (math.log(0.02), math.log(1e4))  # bounds of ln(length / box width); a parameter without effect gets the upper one
+LENGTH_PRIOR = (math.log(2.0), 4.0)  # centre and sd of the normal prior on ln(length): weak, four decades
+NUGGET = (math.log(1e-13), math.log(1e-6))  # bounds of ln(eta) without noise: with less Cholesky fails, with more digits go
+NUGGET_PRIOR = (math.log(1e-8), 20.0)
+NOISE = (math.log(1e-9), math.log(1e4))  # bounds of ln(eta) where the noise is fitted
+NOISE_PRIOR = (math.log(1e-2), 3.0)
+
+
+def correlation(r2: Tensor, kernel: str) -> Tensor:
+    """k with k(0) = 1 of the squared distance in units of the lengths (Rasmussen and Williams 2006, section 4.2)."""
+    if kernel == "rbf":
+        return (-0.5 * r2).exp()
+    r = r2.clamp_min(1e-30).sqrt()  # the clamp keeps the gradient finite at a training point
+    if kernel == "matern32":
+        return (1 + math.sqrt(3) * r) * (-math.sqrt(3) * r).exp()
+    return (1 + math.sqrt(5) * r + 5 / 3 * r2) * (-math.sqrt(5) * r).exp()
+
+
+def basis(u: Tensor, mean: str) -> Tensor:
+    """h `[..., k]`: 1, then x = 2u - 1, then the products x_i x_j."""
+    x = 2 * u - 1
+    parts = [torch.ones_like(x[..., :1])]
+    if mean != "constant":
+        parts.append(x)
+    if mean == "quadratic":
+        i, j = torch.triu_indices(x.shape[-1], x.shape[-1])
+        parts.append(x[..., i] * x[..., j])
+    return torch.cat(parts, -1)
+
+
+def determined(u: Tensor, mean: str) -> bool:
+    """Whether the points u `[n, d]` fix every coefficient of the mean, with one run to spare."""
+    h = basis(u, mean)
+    return len(h) > h.shape[-1] and int(torch.linalg.matrix_rank(h, rtol=1e-8)) == h.shape[-1]
+
+
+class Factors(NamedTuple):
+    lower: Tensor  # L
+    q: Tensor
+    r: Tensor
+    white: Tensor  # L^-1 z
+    residual: Tensor  # (1 - Q Q^T) L^-1 z
+    variance: Tensor  # s^2
+
+
+def factors(k: Tensor, eta: float, h: Tensor, z: Tensor) -> Factors | None:
+    """The letters above; None where C is not positive definite in float64."""
+    lower, info = torch.linalg.cholesky_ex(k + eta * torch.eye(len(k), dtype=k.dtype))
+    if info > 0:
+        return None
+    both = torch.linalg.solve_triangular(lower, torch.cat([h, z[:, None]], 1), upper=False)
+    q, r = torch.linalg.qr(both[:, :-1])
+    white = both[:, -1]
+    residual = white - q @ (q.T @ white)
+    return Factors(lower, q, r, white, residual, (residual @ residual / (len(z) - h.shape[1])).clamp_min(1e-20))
+
+
+class Evidence:
+    """-ln E of one component, less the ln of weak priors, as a function of x = (ln lengths, ln eta)."""
+
+    def __init__(self, u: Tensor, z: Tensor, kernel: str, mean: str, *, noisy: bool):
+        import gpytorch  # here, because loading an emulator does not need it
+
+        self.u, self.z, self.h = u, z, basis(u, mean)
+        d = u.shape[-1]
+        self.covariance = (gpytorch.kernels.RBFKernel(ard_num_dims=d) if kernel == "rbf" else
+                           gpytorch.kernels.MaternKernel({"matern52": 2.5, "matern32": 1.5}[kernel], ard_num_dims=d)).double()
+        self.bounds = [LENGTH] * d + [NOISE if noisy else NUGGET]
+        priors = np.array([LENGTH_PRIOR] * d + [NOISE_PRIOR if noisy else NUGGET_PRIOR])
+        self.centre, self.width = priors[:, 0], priors[:, 1]
+
+    def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        eta = math.exp(x[-1])
+        self.covariance.lengthscale = torch.from_numpy(np.exp(x[:-1]))
+        k = self.covariance.forward(self.u, self.u)
+        f = factors(k.detach(), eta, self.h, self.z)
+        if f is None:
+            return 1e10, np.zeros_like(x)
+        free = len(self.z) - self.h.shape[1]
+        value = 0.5 * free * f.variance.log() + f.lower.diagonal().log().sum() + f.r.diagonal().abs().log().sum()
+        back = torch.linalg.solve_triangular(f.lower.T, torch.cat([f.q, f.residual[:, None]], 1), upper=True)
+        p = torch.cholesky_inverse(f.lower) - back[:, :-1] @ back[:, :-1].T
+        slope = 0.5 * (p - torch.outer(back[:, -1], back[:, -1]) / f.variance)
+        raw = self.covariance.raw_lengthscale
+        (by_raw,) = torch.autograd.grad(k, raw, slope)
+        by_log = by_raw * self.covariance.lengthscale.detach() / torch.sigmoid(raw.detach())  # lengthscale = softplus(raw)
+        gradient = np.append(by_log.ravel().numpy(), float(slope.diagonal().sum()) * eta)
+        pull = (x - self.centre) / self.width
+        return float(value) + 0.5 * float(pull @ pull), gradient + pull / self.width
+
+    def climb(self, starts: list[np.ndarray]) -> np.ndarray:
+        """The most probable x that L-BFGS-B (Byrd et al. 1995) reaches from starts of ln lengths."""
+        found = [minimize(self, np.append(s, self.centre[-1]), jac=True, method="L-BFGS-B", bounds=self.bounds,
+                          options={"maxiter": 200}) for s in starts]  # fmt: skip
+        return min(found, key=lambda f: f.fun).x

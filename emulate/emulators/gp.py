@@ -1,0 +1,141 @@
+"""Exact Gaussian processes."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+import torch
+from annotated_types import Ge
+from torch import Tensor
+from torch.distributions import Normal
+
+from emulate.contracts import Core, Recipe
+from emulate.emulators._evidence import KERNELS, MEANS, Evidence, basis, correlation, determined, factors
+from emulate.errors import InputError
+
+_LEADING = 3  # components on which "auto" compares
+
+class _Fitted(Core):
+    """Prediction in closed form from cached factors: no solve, no graph but that of u."""
+
+    def __init__(self, state: dict[str, Tensor]):
+        super().__init__()
+        for name in ("choice", "points", "length", "eta", "variance", "weights", "beta", "inverse", "q", "r_inverse"):
+            self.register_buffer(name, state[name])
+        self._kernel, self._mean = KERNELS[int(self.choice[0])], MEANS[int(self.choice[1])]
+        scaled = (self.points - 0.5) / self.length[:, None, :]  # [p, n, d]
+        self._scaled, self._square = scaled.mT.contiguous(), scaled.square().sum(-1)[:, None, :]
+
+    def forward(self, u: Tensor) -> Normal:
+        flat = u.reshape(-1, u.shape[-1])
+        h = basis(flat, self._mean)
+        x = (flat - 0.5) / self.length[:, None, :]
+        r2 = (x.square().sum(-1, keepdim=True) + self._square - 2 * (x @ self._scaled)).clamp_min(0)
+        k = correlation(r2, self._kernel)  # [p, N, n]
+        mean = (k @ self.weights[..., None])[..., 0] + self.beta @ h.T
+        v = k @ self.inverse.mT
+        t = h @ self.r_inverse - v @ self.q
+        spread = (1 - v.square().sum(-1)).clamp_min(0) + t.square().sum(-1) + self.eta[:, None]
+        sd = (self.variance[:, None] * spread).sqrt()
+        shape = (*u.shape[:-1], len(self.length))
+        return Normal(mean.T.reshape(shape), sd.T.reshape(shape), validate_args=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GP(Recipe):
+    r"""Exact Gaussian process for each component: the first choice for smooth simulators, up to a thousand runs.
+
+    z = h(u)^T beta + g(u), g ~ GP(0, s^2 [k + eta delta]), one length per parameter. Lengths and eta maximise the
+    marginal likelihood under weak priors by L-BFGS from several starts; beta is integrated out and s^2 profiled.
+    Prediction (universal kriging; Rasmussen and Williams 2006, eq. 2.42) with C = L L^T, L^-1 H = Q R, v = L^-1 k(u):
+
+        mean = k^T C^-1 (z - H beta) + h^T beta,    variance = s^2 (1 - |v|^2 + |R^-T h - Q^T v|^2 + eta)
+
+    A deterministic simulator has no noise: eta is a nugget between 1e-13 and 1e-6, there for Cholesky alone. For a
+    stochastic one eta is free and the prediction is that of a single run, noise included. "auto" takes the mean and
+    kernel with the highest leave-one-out log density on the three leading components; a richer one must win by two
+    standard errors. `calibrate` multiplies s^2 by the mean square of the standardised leave-one-out residuals, with
+    n / (n - d - 1) for the lengths that saw the runs left out, where that is above 1.
+
+    >>> GP(mean="quadratic").minimum_runs(2)
+    8
+    """
+
+    kernel: Literal["auto", "rbf", "matern52", "matern32"] = "auto"  # smoothness: infinite, 2 derivatives, 1 derivative
+    mean: Literal["auto", "constant", "linear", "quadratic"] = "auto"  # the trend below the process
+    noise: Literal["auto", "fixed", "fitted"] = "auto"  # auto: fitted for a stochastic simulator, else a fixed tiny nugget
+    starts: Annotated[int, Ge(1)] = 2  # starting points of the search for the lengths
+
+    def minimum_runs(self, d: int) -> int:
+        return 2 + {"linear": 1 + d, "quadratic": (d + 1) * (d + 2) // 2}.get(self.mean, 1)
+
+    def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int) -> Core:
+        noisy = noisy if self.noise == "auto" else self.noise == "fitted"
+        d, rng = u.shape[-1], np.random.default_rng(seed)
+        starts = [np.zeros(d), np.full(d, np.log(0.4)), *rng.normal(0.0, 1.0, (max(0, self.starts - 2), d))][: self.starts]
+        kernel, mean, found = self._choose(u, z[:, :_LEADING], noisy, starts)
+        for j in range(len(found), z.shape[1]):
+            found.append(_fit(u, z[:, j], kernel, mean, noisy, starts))
+        state = {name: torch.stack([f.state[name] for f in found]) for name in found[0].state}
+        if self.calibrate:
+            state["variance"] = state["variance"] * torch.tensor([f.inflation(d) for f in found], dtype=z.dtype)
+        choice = torch.tensor([KERNELS.index(kernel), MEANS.index(mean)])
+        return self.rebuild({**state, "points": u.contiguous(), "choice": choice})
+
+    def rebuild(self, state: dict[str, Tensor]) -> Core:
+        return _Fitted(state)
+
+    def _choose(self, u: Tensor, z: Tensor, noisy: bool, starts: list[np.ndarray]) -> tuple[str, str, list["_Fit"]]:
+        """Kernel, mean, and the fits of the leading components."""
+        first, *richer = self._means(u)
+        kernel = "rbf" if self.kernel == "auto" else self.kernel
+        best = kernel, first, [_fit(u, x, kernel, first, noisy, starts) for x in z.T]
+        rivals = [(kernel, mean) for mean in richer] + [("matern52", None)] * (self.kernel == "auto")
+        for kernel, mean in rivals:
+            mean = mean or best[1]
+            found = [_fit(u, x, kernel, mean, noisy, [f.log_length, starts[0]]) for x, f in zip(z.T, best[2], strict=True)]
+            gain = sum(new.log_density - old.log_density for new, old in zip(found, best[2], strict=True))  # of every run
+            if gain.sum() > 2 * gain.std() * len(gain) ** 0.5:
+                best = kernel, mean, found
+        return best
+
+    def _means(self, u: Tensor) -> list[str]:
+        """The means to try: the one asked for, or a constant and the richest with half of the runs to spare."""
+        if self.mean != "auto":
+            if not determined(u, self.mean):
+                raise InputError(f"gp: mean must have coefficients that the runs determine. Got mean = {self.mean!r} and "
+                                 f"{len(u)} runs, too few or at too few places; choose a simpler mean.")  # fmt: skip
+            return [self.mean]
+        rich = [m for m in ("quadratic", "linear") if 2 * basis(u[:1], m).shape[-1] <= len(u) and determined(u, m)]
+        return ["constant", *rich[:1]]
+
+
+class _Fit(NamedTuple):
+    log_length: np.ndarray
+    log_density: np.ndarray  # [n], of every run left out in turn
+    square: np.ndarray  # [n], its standardised residual squared
+    state: dict[str, Tensor]
+
+    def inflation(self, d: int) -> float:
+        n = len(self.square)
+        return max(1.0, float(self.square.mean()) * n / max(1, n - d - 1))
+
+
+def _fit(u: Tensor, z: Tensor, kernel: str, mean: str, noisy: bool, starts: list[np.ndarray]) -> _Fit:
+    x = Evidence(u, z, kernel, mean, noisy=noisy).climb(starts)
+    length, eta = torch.from_numpy(np.exp(x[:-1])), float(np.exp(x[-1]))
+    h, scaled = basis(u, mean), (u - 0.5) / length
+    square = scaled.square().sum(-1)
+    k = correlation((square[:, None] + square - 2 * scaled @ scaled.T).clamp_min(0).fill_diagonal_(0), kernel)
+    while (f := factors(k, eta, h, z)) is None:
+        eta *= 10  # rounding differs a little from that of the search
+    inverse = torch.linalg.solve_triangular(f.lower, torch.eye(len(u), dtype=u.dtype), upper=False)
+    r_inverse = torch.linalg.inv(f.r)
+    outside = inverse - f.q @ (f.q.T @ inverse)  # P = outside^T outside
+    precision = outside.square().sum(0)
+    spread = f.variance / precision
+    standardised = ((outside.T @ f.residual) / precision).square() / spread
+    state = {"length": length, "eta": torch.tensor(eta, dtype=u.dtype), "variance": f.variance,
+             "weights": torch.linalg.solve_triangular(f.lower.T, f.residual[:, None], upper=True)[:, 0],
+             "beta": r_inverse @ (f.q.T @ f.white), "inverse": inverse, "q": f.q.contiguous(), "r_inverse": r_inverse}  # fmt: skip
+    return _Fit(x[:-1], (-0.5 * (standardised + spread.log())).numpy(), standardised.numpy(), state)

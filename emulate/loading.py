@@ -1,0 +1,73 @@
+"""`load(path_or_uri)`: an emulator from its folder, or from any place that an installed package can fetch one from."""
+
+import os
+import re
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from emulate import artefact, registry
+from emulate.contracts import Recipe
+from emulate.emulator import Emulator
+from emulate.errors import InputError, StoreError
+from emulate.runs import Outputs
+from emulate.space import Space
+from emulate.transforms import OutputTransform
+
+LOADERS = "emulate.loaders"  # entry points: a scheme, and a function from a URI of that scheme to a local folder
+
+
+def load(path_or_uri: str | os.PathLike, *, recipe: type[Recipe] | None = None) -> Emulator:
+    """The emulator that `save` wrote, bit for bit; `models:/name/version` and the like are fetched first.
+
+    The file holds data only. A recipe from outside the house is never imported because a file names it: import it
+    yourself and pass its class as `recipe`.
+
+    Raises `InputError` when there is none, `StoreError` when the folder is damaged or not an emulator.
+    """
+    folder = _fetched(path_or_uri)
+    body, tensors = artefact.read(folder)
+    try:
+        use, settings = body["recipe"]["use"], body["recipe"]["settings"]
+        space, outputs = Space.from_dict(body["space"]), Outputs.from_dict(body["outputs"])
+        provenance, history = body["provenance"], tuple(body["history"])
+        transform = OutputTransform(_part(tensors, "transform."))
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise StoreError(f"{folder} is no whole emulator: {e!r} is missing or wrong. Train it again.") from e
+    built = registry.validate(_recipe(use, recipe), settings, path=f"{folder}: recipe")
+    try:
+        core = built.rebuild(_part(tensors, "core."))
+    except (KeyError, RuntimeError, TypeError, ValueError) as e:
+        raise StoreError(f"the weights in {folder} do not fit the recipe {use!r}: {e}. Train it again.") from e
+    core.history = history
+    return Emulator(space, outputs, built, core, transform, provenance)
+
+
+def _fetched(path_or_uri: str | os.PathLike) -> Path:
+    match = re.match(r"([a-z][a-z0-9+.-]+):", str(path_or_uri))  # two letters at least: C: is a drive
+    if not match or Path(path_or_uri).exists():
+        return Path(path_or_uri)
+    scheme = match[1]
+    found = {e.name: e for e in entry_points(group=LOADERS)}
+    if scheme not in found:
+        known = ", ".join(sorted(found)) or "none"
+        raise InputError(f"nothing installed can load {path_or_uri}: schemes must be one of {known}. Got {scheme!r}; "
+                         "give a folder, or install the package that fetches it.")  # fmt: skip
+    return Path(found[scheme].load()(str(path_or_uri)))
+
+
+def _recipe(use: Any, given: type[Recipe] | None) -> type[Recipe]:
+    if given is not None:
+        if given.entry_name() != use:
+            raise InputError(f"this emulator was trained by {use!r}. Got recipe = {given.entry_name()!r}; pass the right one.")
+        return given
+    if not isinstance(use, str) or ":" in use:
+        raise InputError(f"this emulator was trained by {use!r}, which is not part of emulate, and a file must not choose "
+                         "what is imported. Import that class and pass it: load(path, recipe=...).")  # fmt: skip
+    return registry.find("emulators", use)
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,129 @@
+"""y <-> z: logarithm of the positive fields, standardisation, and principal components, kept as buffers.
+
+Only this file knows about units: `z` `[..., p]` has mean 0, variance 1 and no correlation over the training runs.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from emulate.distributions import Gaussian
+from emulate.errors import InputError
+from emulate.runs import Outputs
+
+_CONSTANT = 1e-12  # an output that varies by less than this share of its size is a constant, kept with that error
+_FLOOR = 1e-10  # no direction of y has less than this share of the mean predictive variance: densities stay finite
+_FOLDS = 10
+
+
+class OutputTransform(torch.nn.Module):
+    r"""w = y, or ln y where y is positive; w = centre + z basis + what the dropped components hold.
+
+    The components are those of the singular value decomposition of (w - centre) / scale. The last ones go, as long as
+    together they hold no more than `truncation` of the variance (Heitmann et al. 2006 emulate spectra this way). Their
+    variance, and what tenfold held-out runs show outside the span of the kept ones, is added to every prediction.
+
+    Shapes: log bool `[m]`, centre, scale and unseen `[m]`, basis `[p, m]`, inverse `[m, p]`, rest `[q, m]`.
+
+    >>> from emulate.runs import Field
+    >>> y = np.array([[1000.0], [1001.0], [1002.0]])
+    >>> t = OutputTransform.fit(Outputs((Field("a"),)), y, log=True, truncation=0.0)
+    >>> t.to_z(torch.from_numpy(y)).abs().ravel()
+    tensor([1.2247, 0.0000, 1.2247], dtype=torch.float64)
+    """
+
+    def __init__(self, state: dict[str, Tensor]):
+        super().__init__()
+        for name in ("log", "centre", "scale", "basis", "inverse", "rest", "unseen"):
+            self.register_buffer(name, state[name])
+        self._any_log = bool(self.log.any())
+        self._any_rest = len(self.rest) > 0
+
+    @staticmethod
+    def fit(outputs: Outputs, y: np.ndarray, *, log: bool, truncation: float) -> "OutputTransform":
+        """The transform of finished runs y `[n, m]`.
+
+        Raises `InputError` when a field declared positive holds a value that is not.
+        """
+        y = torch.as_tensor(y, dtype=torch.float64)
+        logs = torch.as_tensor(outputs.positive & log)
+        _need_positive(outputs, y, logs)
+        w = torch.where(logs, torch.where(logs, y, 1.0).log(), y)
+        centre = w.mean(0)
+        size = torch.where(logs, 1.0, w.abs().amax(0))
+        sd = (w - centre).square().mean(0).sqrt()
+        constant = sd <= _CONSTANT * size
+        scale = torch.where(constant, _CONSTANT * torch.where(size > 0, size, 1.0), sd)
+        x = torch.where(constant, 0.0, (w - centre) / scale)
+        values, vectors = _components(x)
+        p = _kept(values, truncation)
+        unseen = torch.where(constant, 1.0, _unseen(x, p)) * scale.square()
+        share = values.sqrt()[:, None] * vectors
+        last = int((values > 0).sum())
+        unit = torch.where(values > 0, values, 1.0).sqrt()  # all outputs constant: one component that is 0 everywhere
+        return OutputTransform({"log": logs, "centre": centre, "scale": scale, "basis": share[:p] * scale,
+                                "inverse": vectors[:p].T / unit[:p], "rest": share[p:last] * scale,
+                                "unseen": unseen})  # fmt: skip
+
+    @property
+    def p(self) -> int:
+        """Number of kept components."""
+        return len(self.basis)
+
+    def to_z(self, y: Tensor) -> Tensor:
+        """y `[..., m]` -> z `[..., p]`."""
+        w = torch.where(self.log, torch.where(self.log, y, 1.0).log(), y) if self._any_log else y
+        return ((w - self.centre) / self.scale) @ self.inverse
+
+    def from_z(self, z: Tensor) -> Tensor:
+        """z `[..., p]` -> y `[..., m]`, the value without its error."""
+        w = self.centre + z @ self.basis
+        return torch.where(self.log, torch.where(self.log, w, 0.0).exp(), w) if self._any_log else w
+
+    def push(self, prediction: Distribution) -> Gaussian:
+        """p(z), a Normal or MultivariateNormal with event shape `(p,)` -> p(y) with all that z leaves out added."""
+        if hasattr(prediction, "scale_tril"):
+            root = prediction.scale_tril.mT @ self.basis
+        else:
+            root = prediction.stddev[..., None] * self.basis
+        relative = (root / self.scale).square().sum(-2).mean(-1, keepdim=True)
+        diagonal = self.unseen + _FLOOR * relative * self.scale.square()
+        return Gaussian(self.centre + prediction.mean @ self.basis, root, diagonal,
+                        self.rest if self._any_rest else None, self.log if self._any_log else None)  # fmt: skip
+
+
+def _components(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Variances `[r]`, descending, and unit vectors `[r, m]` of x `[n, m]`; those of rounding errors are set to 0."""
+    _, s, vectors = torch.linalg.svd(x, full_matrices=False)
+    s = torch.where(s > 1e-13 * max(x.shape) * s[0], s, 0.0)
+    return s.square() / len(x), vectors
+
+
+def _kept(values: Tensor, truncation: float) -> int:
+    tail = values.flip(0).cumsum(0).flip(0)  # variance held by component j and all after it
+    return max(1, int((tail > truncation * tail[0]).sum()))
+
+
+def _unseen(x: Tensor, p: int) -> Tensor:
+    """Variance `[m]` outside the span of p components, on runs left out of finding them, beyond that of runs left in."""
+    n = len(x)
+    folds = torch.arange(n) % min(n, _FOLDS)
+    outside, inside = torch.zeros_like(x), torch.zeros_like(x[0])
+    for fold in folds.unique():
+        out = folds == fold
+        _, v = _components(x[~out])
+        v = v[: min(p, len(v))]
+        outside[out] = x[out] - x[out] @ v.T @ v
+    _, v = _components(x)
+    inside = (x - x @ v[:p].T @ v[:p]).square().mean(0)
+    excess = outside.square().mean(0) - inside
+    return torch.where(excess > 1e-24, excess, 0.0)
+
+
+def _need_positive(outputs: Outputs, y: Tensor, logs: Tensor) -> None:
+    bad = (y <= 0) & logs
+    if bad.any():
+        run, j = (int(i) for i in bad.nonzero()[0])
+        raise InputError(f"output {outputs.labels[j]} is declared positive. Got {float(y[run, j]):g} in finished run {run}; "
+                         "declare the field with positive = False, or set log: false in the recipe.")  # fmt: skip
