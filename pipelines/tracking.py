@@ -38,6 +38,7 @@ _ENVIRONMENT = {  # read by mlflow when it is imported
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the journal is what retries
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # else every ended run prints two lines
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_UV_AUTO_DETECT": "false",  # or the user's own uv project ends up in the model
 }

@@ -67,7 +67,7 @@ def finding(name, value, low, high, blocking=True):
             "blocking": blocking, "passed": passed}  # fmt: skip
 
 
-def write_study(folder, run="run1", *, ends=True, model=None, alias="champion"):
+def write_study(folder, run="run1", *, study="quick", ends=True, model=None, alias="champion"):
     """A journal with every event there is, as the stages write it."""
     files = {"simulate/runs.csv": "a,y\n1,2\n", "validate/error.png": "picture", "report/index.html": "<p>x"}
     for name, text in files.items():
@@ -75,7 +75,7 @@ def write_study(folder, run="run1", *, ends=True, model=None, alias="champion"):
         (folder / name).write_text(text)
     note = Journal(folder / "journal.jsonl").append
     config = {"name": "quick", "design": {"use": "sobol", "runs": 8}, "emulators": [{"use": "gp"}], "off": None}
-    note("run_start", run=run, study="quick", config=config)
+    note("run_start", run=run, study=study, config=config)
     note("scope_start", "simulate")
     note("params", "simulate", params={"simulator": "linear_gaussian", "widths": [1, 2]})
     note("metrics", "simulate", metrics={"finished": 8, "share %": 0.5, "pk[k=0.1] error": math.inf, "none": None})
@@ -93,7 +93,7 @@ def write_study(folder, run="run1", *, ends=True, model=None, alias="champion"):
     note("figure", "validate", path="validate/error.png")
     if model:
         shutil.copytree(model, folder / "emulators/gp", dirs_exist_ok=True)
-        note("model", "train/gp", name="quick", path="emulators/gp", emulator="gp", aliases=[alias] if alias else [],
+        note("model", "train/gp", name=study, path="emulators/gp", emulator="gp", aliases=[alias] if alias else [],
              metrics={"coverage": 0.7, "shift": math.nan}, findings_passed=alias == "champion")  # fmt: skip
     note("artifact", "report", path="report/index.html")
     note("tags", "", tags={"verdict": "failed"})
@@ -126,7 +126,7 @@ def contents(address: str) -> dict:
             (sorted(files(r.info.run_id)), len(r.outputs.model_outputs)),
         )
     versions = client.search_model_versions("name = 'quick'")
-    models = sorted((v.version, v.tags["emulate.event"], who[v.run_id], v.status) for v in versions)
+    models = sorted((int(v.version), v.tags["emulate.event"], who[v.run_id], v.status) for v in versions)
     found = client.search_registered_models("name = 'quick'")
     return {"runs": held, "models": models, "aliases": {a: int(v) for m in found for a, v in m.aliases.items()},
             "logged": len(client.search_logged_models([experiment.experiment_id]))}  # fmt: skip
@@ -562,24 +562,35 @@ def test_the_pages_stay_on_this_machine(place):
 
 
 @pytest.mark.slow
-def test_a_server_on_loopback_takes_the_study_and_ends_cleanly(place, trained):
+def test_a_server_on_loopback_takes_the_study_and_ends_cleanly(place, trained, capsys):
     folder, port = write_study(place / "study", model=trained), closed_port()
     tracking.sync(folder)
     code = "import sys; from pipelines.tracking import ui; sys.exit(ui(port=int(sys.argv[1]), study='quick'))"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen([sys.executable, "-c", code, str(port)], stdout=subprocess.PIPE, text=True, cwd=place,
-                          env=environment) as process:  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-c", code, str(port)], stdout=subprocess.PIPE, text=True, cwd=place,
+                               env=environment)  # fmt: skip
+    try:
         told = [process.stdout.readline().strip() for _ in range(2)]
         site = f"http://127.0.0.1:{port}"
         assert told[1] == f"The pages are at {page(site, 'experiments', '1', 'runs')} (Ctrl-C ends them)."
         over_http = copy_of(folder, place / "copy")
         (over_http / "tracking.json").unlink()
         before = contents(f"sqlite:///{place}/mlflow.db")
+        capsys.readouterr()
         synced = tracking.sync(over_http, site)
-        assert synced.pending == 0
+        assert (synced.pending, *capsys.readouterr()) == (0, "", "")
         assert synced.link == page(site, "experiments", "1", "runs", run_of(site, "").info.run_id)
         assert contents(site) == before  # the same journal: the runs are found, nothing is added
         assert (tracking.download_model("models:/quick@champion", site) / "emulator.json").exists()
+        write_study(over_http, "run2", model=trained, alias="challenger")
+        assert tracking.sync(over_http, site).pending == 0
+        assert contents(site)["aliases"] == {"champion": 1, "challenger": 2}
+        # an experiment that the server made: its files travel over HTTP both ways
+        assert tracking.sync(write_study(place / "far", study="far", model=trained), site).pending == 0
+        found = tracking.download_model("models:/far@champion", site)
+        assert not found.is_relative_to(place)
+        assert {p.name: p.read_bytes() for p in found.iterdir()} == {p.name: p.read_bytes() for p in trained.iterdir()}
+    finally:
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
-    assert silence(site) == "[Errno 111] Connection refused"
+        code = process.wait(60)
+    assert (code, silence(site)) == (0, "[Errno 111] Connection refused")
