@@ -50,8 +50,9 @@ def _differentiate(f: Function, theta: Tensor, seed: int) -> tuple[Tensor, Tenso
     theta = theta.detach().clone().requires_grad_()
     with torch.enable_grad():
         y = f(theta, seed)
+        outputs = y.unbind()
     if not y.requires_grad:
         raise InputError("f must carry a torch graph from theta to its output. Got an output without one; use "
                          "finite_difference, or write f in torch without detach, item or numpy.")  # fmt: skip
-    rows = [torch.autograd.grad(y_j, theta, retain_graph=True, allow_unused=True, materialize_grads=True) for y_j in y]
+    rows = [torch.autograd.grad(y_j, theta, retain_graph=True, allow_unused=True, materialize_grads=True) for y_j in outputs]
     return y.detach(), torch.stack([row for (row,) in rows])

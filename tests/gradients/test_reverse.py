@@ -1,0 +1,34 @@
+"""Reverse mode: refuses what carries no graph, and knows an output that does not depend on theta."""
+
+import pytest
+import torch
+
+from emulate.errors import InputError
+from emulate.gradients.reverse import Reverse
+from emulate.simulators.linear_gaussian import LinearGaussian
+
+THETA = torch.tensor([1.0, 2.0], dtype=torch.float64)
+
+
+def test_a_function_without_a_graph_is_refused():
+    with pytest.raises(InputError, match=r"^f must carry a torch graph from theta to its output\. Got an output without "
+                       r"one; use finite_difference, or write f in torch without detach, item or numpy\.$"):  # fmt: skip
+        Reverse().estimate(lambda t, s: t.detach() ** 2, THETA, seed=1)
+
+
+def test_the_jacobian_of_a_simulator_is_its_matrix():
+    simulator = LinearGaussian(noise=0.1)
+    e = Reverse().estimate(lambda t, s: simulator.run(t, seed=s), THETA, seed=1, n=4)
+    torch.testing.assert_close(e.gradient, simulator.matrix)
+    assert e.standard_error.max() == 0  # the noise is added, so no slope depends on the seed
+    assert e.diagnostics["backward_passes"] == 20
+
+
+def test_an_output_that_ignores_theta_has_slope_zero():
+    e = Reverse().estimate(lambda t, s: torch.stack([t[0], torch.tensor(3.0, dtype=torch.float64)]), THETA, seed=1)
+    assert e.gradient.tolist() == [[1.0, 0.0], [0.0, 0.0]]
+
+
+def test_it_works_where_gradients_are_switched_off():
+    with torch.no_grad():
+        assert Reverse().estimate(lambda t, s: t**2, THETA, seed=1).gradient.tolist() == [[2.0, 0.0], [0.0, 4.0]]
