@@ -19,7 +19,7 @@ from typing import Any
 from emulate.errors import CampaignError, EmulateError, InputError, StoreError
 from emulate.store import RunStore
 from pipelines.runner import Runner
-from pipelines.worker import Task, Work, commit_crashed, make, run_batch, start_runner
+from pipelines.worker import Row, Task, Work, commit_crashed, make, run_batch, start_runner
 
 __all__ = ["Executor", "Task", "campaign", "open_cluster"]
 
@@ -107,7 +107,9 @@ class Executor:
             self._serial = None
         self._serial = self._serial or (work, start_runner(work))
         for task in list(todo.waiting):
-            todo.came([make(task, todo.store, self._serial[1])])
+            row, commit = make(task, todo.store, self._serial[1])
+            commit()
+            todo.came([row])
 
 
 class _Todo:
@@ -133,7 +135,7 @@ class _Todo:
             size = 1  # to find out which run ends its worker
         return [self.waiting.popleft() for _ in range(min(size, len(self.waiting)))]
 
-    def came(self, found: list[tuple[str, bool, float]]) -> None:
+    def came(self, found: list[Row]) -> None:
         """Runs came in: key, whether it failed, seconds."""
         self.done += len(found)
         self.failed += sum(failed for _, failed, _ in found)

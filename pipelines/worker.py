@@ -2,9 +2,11 @@
 
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from emulate.errors import CampaignError, RunFailed
 from emulate.keys import identity, key_of, record_of
 from emulate.store import RunStore
 from pipelines.runner import Answer, Runner
+
+Row = tuple[str, bool, float]  # the key of a run, whether it failed, its seconds
 
 
 @dataclass(frozen=True)
@@ -38,14 +42,23 @@ class Work:
 _runners: dict[Work, Runner] = {}  # this worker's process of the simulator, kept from batch to batch
 
 
-def run_batch(work: Work, batch: list[Task]) -> list[tuple[str, bool, float]]:
+def run_batch(work: Work, batch: list[Task]) -> list[Row]:
     """Make and commit the runs of a batch; for each its key, whether it failed, and its seconds."""
     store = RunStore(work.store, create=False)
     if work not in _runners:
         while _runners:
             _runners.popitem()[1].close()
         _runners[work] = start_runner(work)
-    return [make(task, store, _runners[work]) for task in batch]
+    rows, flushed = [], None
+    with ThreadPoolExecutor(1) as flusher:  # a run is flushed to the disk while the next one runs
+        for task in batch:
+            row, commit = make(task, store, _runners[work])
+            if flushed:
+                flushed.result()  # a disk that refuses stops the batch
+            flushed = flusher.submit(commit)
+            rows.append(row)
+        flushed.result()
+    return rows
 
 
 def start_runner(work: Work) -> Runner:
@@ -53,17 +66,16 @@ def start_runner(work: Work) -> Runner:
     return Runner(json.loads(work.simulator), timeout=work.timeout, folder=folder if folder.is_dir() else None)
 
 
-def make(task: Task, store: RunStore, runner: Runner) -> tuple[str, bool, float]:
-    """One run, committed; one that another worker committed meanwhile is not made again."""
+def make(task: Task, store: RunStore, runner: Runner) -> tuple[Row, Callable[[], object]]:
+    """One run, and what commits it; a run that another worker committed meanwhile is not made again."""
     if store.has(task.key):
-        return task.key, store.failed(task.key), 0.0
+        return (task.key, store.failed(task.key), 0.0), lambda: None
     record = record_of(runner.identity, task.theta, task.seed, task.product, task.gradient)
     if key_of(record) != task.key:
         raise CampaignError(f"the simulator on {socket.gethostname()} must be this study's. Got other settings, "
                             f"or another version: {record.decode()}; install the same code everywhere.")  # fmt: skip
     answer = runner.run(task.theta, json.loads(record)["seed"], task.product, task.gradient)
-    _commit(store, record, answer, task)
-    return task.key, answer.failure is not None, answer.seconds
+    return (task.key, answer.failure is not None, answer.seconds), partial(_commit, store, record, answer, task)
 
 
 def commit_crashed(task: Task, store: RunStore, work: Work) -> None:

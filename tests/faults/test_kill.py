@@ -98,7 +98,7 @@ def resume_after_kills(driver, tmp_path, use, kills, n):
     for r in runs:
         question = f"0 {float.fromhex(r.inputs['theta']['x'])!r}"
         assert after[question] - asked[question] == (0 if r.key in held else 1)  # what was stored is not run again
-    assert sum(after.values()) <= n + kills * 2  # at most the run under way on each worker is made again
+    assert sum(after.values()) <= n + kills * 4  # on each worker one run was under way, and one about to be committed
     return store
 
 

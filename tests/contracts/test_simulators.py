@@ -1,0 +1,111 @@
+"""Laws of the room of simulators: same question, same bytes; every claim is measured."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from emulate import registry
+from emulate.keys import canonical, identity
+from emulate.store import run_seed
+from pipelines.runner import Runner
+from pipelines.study import plain
+
+# The smallest case of an entry that takes more than a moment, and its noisy variant where it has one.
+SMALL = {"nbody": {"particles": 8, "steps": 2, "precision": "float64"}}
+NOISY = {"linear_gaussian": {"noise": 0.1}, "nbody": {"phase_seed": None}}
+CASES = [(name, noisy) for name in registry.names("simulators") for noisy in (False, True) if not noisy or name in NOISY]
+
+
+def built(name, noisy=False):
+    example = registry.find("simulators", name).example
+    noise = NOISY[name] if noisy else {}
+    return registry.build("simulators", {"use": name, **example, **SMALL.get(name, {}), **noise})
+
+
+@pytest.fixture(params=CASES, ids=lambda c: c[0] + ("-noisy" if c[1] else ""))
+def simulator(request):
+    return built(*request.param)
+
+
+def points(simulator, n, seed=0):
+    u = torch.rand((n, simulator.space.d), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return simulator.space.from_unit(0.05 + 0.9 * u)
+
+
+def test_the_answer_has_the_declared_shape_and_sign(simulator):
+    positive = torch.from_numpy(simulator.outputs.positive)
+    for theta in points(simulator, 3):
+        y = simulator.run(theta, seed=3)
+        assert y.dtype == torch.float64
+        assert y.shape == (simulator.outputs.size,)
+        assert torch.isfinite(y).all()
+        assert (y[positive] > 0).all()
+
+
+def test_same_theta_and_seed_same_bits_whatever_the_global_generators_hold(simulator):
+    theta = points(simulator, 1)[0]
+    kept, seed = theta.clone(), run_seed(1, theta.tolist())
+    torch.manual_seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    first = simulator.run(theta, seed=seed)
+    states = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    simulator.run(points(simulator, 1, seed=9)[0], seed=4)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    np.testing.assert_array_equal(np.random.get_state()[1], states[1])  # noqa: NPY002
+    torch.manual_seed(2)
+    np.random.seed(2)  # noqa: NPY002
+    assert torch.equal(simulator.run(theta, seed=seed), first)
+    assert torch.equal(theta, kept)
+
+
+def test_the_seed_matters_exactly_when_it_is_said_to(simulator):
+    theta = points(simulator, 1)[0]
+    one, two = simulator.run(theta, seed=1), simulator.run(theta, seed=2**62 + 5)
+    assert torch.equal(one, two) != simulator.stochastic
+
+
+def test_a_derivative_is_that_of_the_answer_where_one_is_claimed(simulator):
+    """Along a random direction of the prior's box, against a central difference of fourth order with the same seed."""
+    if not simulator.differentiable:
+        return
+    generator = torch.Generator().manual_seed(5)
+    theta = points(simulator, 1)[0]
+    width = simulator.space.from_unit(torch.full((simulator.space.d,), 0.6).double())
+    width = width - simulator.space.from_unit(torch.full((simulator.space.d,), 0.4).double())
+    direction = width * torch.randn(simulator.space.d, generator=generator, dtype=torch.float64)
+    leaf = theta.clone().requires_grad_()
+    y = simulator.run(leaf, seed=3)
+    weight = torch.randn(len(y), generator=generator, dtype=torch.float64) / y.detach().abs().clamp(min=1e-3)
+    (gradient,) = torch.autograd.grad((weight * y).sum(), leaf)
+    h = 1e-5
+    values = {k: float(weight @ simulator.run(theta + k * h * direction, seed=3)) for k in (-2, -1, 1, 2)}
+    difference = (8 * (values[1] - values[-1]) - (values[2] - values[-2])) / (12 * h)
+    assert float(gradient @ direction) == pytest.approx(difference, rel=2e-4)
+
+
+def test_settings_are_plain_and_rebuild_the_simulator(simulator):
+    who = identity(simulator)
+    assert json.loads(canonical(who)) == who
+    again = registry.build("simulators", json.loads(json.dumps(plain(simulator))), space=simulator.space)
+    assert identity(again) == who
+    assert replace(simulator) == simulator
+
+
+@pytest.mark.parametrize("name", registry.names("simulators"))
+def test_another_process_gives_the_same_bits(name):
+    simulator = built(name, noisy=name in NOISY)
+    theta = points(simulator, 1)[0]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        here = simulator.run(theta, seed=11)
+    finally:
+        torch.set_num_threads(threads)
+    with Runner({**plain(simulator), "space": simulator.space.to_dict()}, timeout=120.0) as runner:
+        there = runner.run(theta.tolist(), seed=11)
+        assert runner.identity == identity(simulator)
+    assert there.failure is None, f"{there.failure}\n{there.log}"
+    assert there.y.tobytes() == here.detach().numpy().tobytes()
