@@ -1,5 +1,6 @@
 """R-hat and effective sample size of Markov chains."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,8 +29,9 @@ def diagnose(x: Tensor, groups: int = 1) -> tuple[Tensor, Tensor]:
         return torch.stack([rhat for rhat, _ in each]).amax(0), torch.stack([ess for _, ess in each]).amin(0)
     values = x.detach().cpu().double().numpy()
     halves = values[:, : values.shape[1] // 2 * 2].reshape(2, -1, values.shape[2]) if len(values) == 1 else values
-    rhat = torch.as_tensor(array_stats.rhat(halves, chain_axis=0, draw_axis=1)).double()
-    ess = torch.as_tensor(array_stats.ess(values, chain_axis=0, draw_axis=1)).double()
+    with np.errstate(invalid="ignore", divide="ignore"):  # a parameter that never moved is told apart below
+        rhat = torch.as_tensor(array_stats.rhat(halves, chain_axis=0, draw_axis=1)).double()
+        ess = torch.as_tensor(array_stats.ess(values, chain_axis=0, draw_axis=1)).double()
     still = torch.as_tensor(values.max((0, 1)) == values.min((0, 1))) | ~torch.isfinite(rhat) | ~torch.isfinite(ess)
     return torch.where(still, torch.inf, rhat), torch.where(still, 0.0, ess)
 
