@@ -235,7 +235,7 @@ class Space:
                   f".{nearest(name, self.names)}")  # fmt: skip
         missing = [n for n in self.names if n not in values]
         _need(not missing, f"theta must name every one of {', '.join(self.names)}. Missing: {', '.join(missing)}.")
-        columns = [v if isinstance(v, Tensor) else torch.as_tensor(np.asarray(v, dtype=np.float64))
+        columns = [v if isinstance(v, Tensor) else torch.as_tensor(np.array(v, dtype=np.float64))
                    for v in (values[n] for n in self.names)]  # fmt: skip
         return torch.stack(torch.broadcast_tensors(*(c.to(torch.float64) for c in columns)), -1)
 

@@ -1,0 +1,98 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from emulate.errors import InputError
+from emulate.runs import Field, Outputs, Runs
+from emulate.space import Parameter, Space, Uniform
+
+SPACE = Space((Parameter("a", Uniform(0.0, 1.0), "s"), Parameter("b", Uniform(0.0, 1.0))))
+OUTPUTS = Outputs((Field("n", "kg"), Field("pk", "m", True, "k", (0.1, 1.0), "1/m", "P")))
+FIELD = st.builds(lambda i, unit, positive, at: Field(f"f{i}", unit, positive, "k" if at else "", tuple(at), "m"),
+                  st.integers(0, 10**6), st.text(max_size=5), st.booleans(),
+                  st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=5))  # fmt: skip
+
+
+def table(n=10, failed=(3, 7)):
+    rng = np.random.default_rng(0)
+    theta, y = rng.random((n, 2)), rng.random((n, 3))
+    y[list(failed)] = np.nan
+    return Runs.of(SPACE, OUTPUTS, theta, y)
+
+
+@given(fields=st.lists(FIELD, min_size=1, max_size=5, unique_by=lambda f: f.name))
+def test_outputs_survive_json_and_their_slices_tile_y(fields):
+    outputs = Outputs(tuple(fields))
+    assert Outputs.from_dict(json.loads(json.dumps(outputs.to_dict()))) == outputs
+    ends = [(s.start, s.stop) for s in outputs.slices.values()]
+    assert [i for start, stop in ends for i in range(start, stop)] == list(range(outputs.size))
+    assert len(outputs.labels) == len(outputs.positive) == outputs.size
+    for f in fields:
+        assert outputs.positive[outputs.slices[f.name]].tolist() == [f.positive] * f.size
+        assert outputs.field(f.name) is f
+
+
+@settings(deadline=None)
+@given(n=st.integers(1, 30), data=st.data())
+def test_every_row_is_finished_or_failed_and_none_is_lost(n, data):
+    failed = data.draw(st.sets(st.integers(0, n - 1)))
+    runs = table(n, failed)
+    assert set(np.flatnonzero(~runs.ok)) == failed
+    assert len(runs.finished()) + len(runs.failed()) == len(runs) == n
+    assert np.isfinite(runs.finished().y).all()
+    assert np.isnan(runs.failed().y).all()
+    assert all(bool(r) != good for r, good in zip(runs.reason, runs.ok, strict=True))
+
+
+@settings(deadline=None)
+@given(n=st.integers(2, 50), fraction=st.floats(0.01, 0.99), seed=st.integers(0, 2**32 - 1))
+def test_a_split_is_a_partition_that_the_seed_alone_decides(n, fraction, seed):
+    runs = replace(table(n, ()), key=tuple(map(str, range(n))))
+    kept, held = runs.split(fraction, seed=seed)
+    assert sorted(map(int, kept.key + held.key)) == list(range(n))
+    assert len(held) == max(1, round(fraction * n))
+    again = runs.split(fraction, seed=seed)
+    assert (again[0].key, again[1].key) == (kept.key, held.key)
+    for part in (kept, held):
+        rows = list(map(int, part.key))
+        np.testing.assert_array_equal(part.theta, runs.theta[rows])
+        np.testing.assert_array_equal(part.y, runs.y[rows])
+
+
+def test_a_frame_and_a_dataset_hold_the_same_numbers_with_units():
+    runs = table()
+    frame, data = runs.to_pandas(), runs.to_xarray()
+    assert list(frame.columns) == ["a", "b", "n", "pk[k=0.1]", "pk[k=1]", "seed", "ok", "reason", "seconds"]
+    np.testing.assert_array_equal(frame[["n", "pk[k=0.1]", "pk[k=1]"]], runs.y)
+    np.testing.assert_array_equal(data["pk"], runs.y[:, 1:])
+    np.testing.assert_array_equal(data["n"], runs.y[:, 0])
+    np.testing.assert_array_equal(data["pk_k"], [0.1, 1.0])
+    np.testing.assert_array_equal(data["a"], runs.theta[:, 0])
+    assert (data["pk"].attrs["units"], data["pk_k"].attrs["units"], data["a"].attrs["units"]) == ("m", "1/m", "s")
+    assert int(data["ok"].sum()) == 8
+
+
+@pytest.mark.parametrize(("make", "sentence"), [
+    (lambda: Field("p k"), "a field's name must be a word of letters, digits and _. Got 'p k'."),
+    (lambda: Field("pk", coordinate="k"), "field 'pk' must have both a coordinate and its values `at`, or neither. "
+     "Got coordinate = 'k' with 0 values."),
+    (lambda: Outputs(()), "outputs must be at least one field, each named once. Got []."),
+    (lambda: Outputs((Field("y"), Field("y"))), "outputs must be at least one field, each named once. Got ['y', 'y']."),
+    (lambda: OUTPUTS.field("pq"), "there is no output 'pq'; there are n, pk."),
+    (lambda: OUTPUTS.field("pkk"), "there is no output 'pkk'; there are n, pk. Did you mean \"pk\"?"),
+    (lambda: replace(table(), y=np.zeros((10, 2))), "runs: y must have shape (10, 3). Got (10, 2)."),
+    (lambda: replace(table(), ok=np.ones(10, bool)), "runs: a finished run must be finite. Run 3 is not; mark it failed, "
+     "with its reason."),
+    (lambda: replace(table(), reason=("",)), "runs: reason and key must have 10 entries. Got 1 and 0."),
+    (lambda: replace(table(), theta=np.full((10, 2), np.nan)), "runs: theta must be finite. Got NaN or infinity; a run needs "
+     "all its parameters."),
+    (lambda: table().split(1.0, seed=0), "split: fraction must be between 0 and 1. Got 1.0."),
+])  # fmt: skip
+def test_wrong_input_is_answered_with_a_sentence(make, sentence):
+    with pytest.raises(InputError) as met:
+        make()
+    assert str(met.value) == sentence

@@ -1,0 +1,146 @@
+import json
+import math
+
+import numpy as np
+import pandas
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from emulate.errors import InputError
+from emulate.space import LogUniform, Normal, Parameter, Space, TruncatedNormal, Uniform
+
+REAL = st.floats(-1e3, 1e3)
+WIDTH = st.floats(1e-3, 1e3)
+UNIFORM = st.builds(lambda low, w: Uniform(low, low + w), REAL, WIDTH)
+LOG_UNIFORM = st.builds(lambda low, r: LogUniform(low, low * r), st.floats(1e-6, 1e6), st.floats(1.01, 1e6))
+NORMAL = st.builds(Normal, REAL, WIDTH)
+TRUNCATED = st.builds(lambda m, s, a, b: TruncatedNormal(m, s, m + a * s, m + (a + b) * s),
+                      REAL, WIDTH, st.floats(-3.0, 2.0), st.floats(0.1, 4.0))  # fmt: skip
+PRIOR = st.one_of(UNIFORM, LOG_UNIFORM, NORMAL, TRUNCATED)
+SPACE = Space((Parameter("a", Uniform(0.0, 2.0), "s", r"\alpha"), Parameter("b", LogUniform(0.1, 10.0)),
+               Parameter("c", Normal(1.0, 2.0), label="c"), Parameter("d", TruncatedNormal(0.0, 1.0, -1.0, 3.0), "m")))  # fmt: skip
+
+
+def judge(p):
+    """The same distribution by scipy."""
+    match p:
+        case Uniform(low, high):
+            return scipy.stats.uniform(low, high - low)
+        case LogUniform(low, high):
+            return scipy.stats.loguniform(low, high)
+        case Normal(mean, sd):
+            return scipy.stats.norm(mean, sd)
+        case TruncatedNormal(mean, sd, low, high):
+            return scipy.stats.truncnorm((low - mean) / sd, (high - mean) / sd, mean, sd)
+
+
+@settings(deadline=None)
+@given(p=PRIOR, u=st.floats(0.001, 0.999))
+def test_priors_agree_with_scipy(p, u):
+    theta, twin = p.from_unit(torch.tensor(u, dtype=torch.float64)), judge(p)
+    scale = float(twin.std())
+    assert float(theta) == pytest.approx(twin.ppf(u), rel=1e-9, abs=1e-9 * scale)
+    assert float(p.to_unit(theta)) == pytest.approx(twin.cdf(float(theta)), abs=1e-9)
+    assert float(p.log_prob(theta)) == pytest.approx(twin.logpdf(float(theta)), rel=1e-7, abs=1e-7)
+
+
+@settings(deadline=None)
+@given(p=PRIOR, u=st.floats(0.01, 0.99))
+def test_the_map_is_differentiable_and_its_slope_is_the_density(p, u):
+    """du/dtheta = p(theta)."""
+    theta = p.from_unit(torch.tensor(u, dtype=torch.float64)).clone().requires_grad_()
+    (slope,) = torch.autograd.grad(p.to_unit(theta), theta)
+    assert float(slope) == pytest.approx(math.exp(float(p.log_prob(theta.detach()))), rel=1e-6)
+    unit = torch.tensor(u, dtype=torch.float64, requires_grad=True)
+    (back,) = torch.autograd.grad(p.from_unit(unit), unit)
+    assert float(slope * back) == pytest.approx(1, rel=1e-6)
+
+
+@settings(deadline=None)
+@given(p=st.one_of(UNIFORM, LOG_UNIFORM, TRUNCATED), beyond=st.floats(1e-3, 0.5))
+def test_outside_a_bounded_prior_u_tells_the_distance_and_the_density_is_zero(p, beyond):
+    for theta in (p.low - beyond * abs(p.low), p.high + beyond * abs(p.high)):
+        if p.low <= theta <= p.high:
+            continue
+        x = torch.tensor(theta, dtype=torch.float64, requires_grad=True)
+        u, density = p.to_unit(x), p.log_prob(x)
+        assert (u < 0) if theta < p.low else (u > 1)
+        assert density == -math.inf
+        (slope,) = torch.autograd.grad(u, x)
+        assert slope > 0
+        if not isinstance(p, LogUniform):
+            distance = (theta - (p.low if theta < p.low else p.high)) / (p.high - p.low)
+            assert float(u.detach()) == pytest.approx(distance + (theta > p.high), rel=1e-6, abs=1e-9)
+        assert float(p.from_unit(u.detach())) == pytest.approx(theta, rel=1e-6, abs=1e-6 * (p.high - p.low))
+
+
+@settings(deadline=None)
+@given(p=PRIOR, theta=st.lists(REAL, min_size=3, max_size=3, unique=True))
+def test_scaled_coordinates_rise_and_hold_the_bulk_of_the_prior_in_the_unit_interval(p, theta):
+    if not isinstance(p, LogUniform):  # the others are linear: second differences vanish
+        a, b, c = (float(p.scaled(torch.tensor(x, dtype=torch.float64))) for x in sorted(theta))
+        x, y, z = sorted(theta)
+        assert a <= b <= c
+        assert (b - a) * (z - y) == pytest.approx((c - b) * (y - x), rel=1e-6, abs=1e-9)
+    low, high = (p.from_unit(torch.tensor(u, dtype=torch.float64)) for u in (0.03, 0.97))
+    assert -1e-9 <= p.scaled(low) < p.scaled(high) <= 1 + 1e-9
+
+
+@settings(deadline=None)
+@given(priors=st.lists(PRIOR, min_size=1, max_size=5), data=st.data())
+def test_a_space_survives_json_and_a_round_trip(priors, data):
+    space = Space(tuple(Parameter(f"p{i}", p, unit="m", label=r"\mu") for i, p in enumerate(priors)))
+    assert Space.from_dict(json.loads(json.dumps(space.to_dict()))) == space
+    numbers = st.lists(st.floats(0.01, 0.99), min_size=space.d, max_size=space.d)
+    u = torch.tensor(data.draw(st.lists(numbers, min_size=1, max_size=4)), dtype=torch.float64)
+    theta = space.from_unit(u)
+    torch.testing.assert_close(space.to_unit(theta), u, rtol=0, atol=1e-8)
+    twins = sum(np.array([judge(p).logpdf(float(x)) for x in theta[:, i]]) for i, p in enumerate(priors))
+    np.testing.assert_allclose(space.log_prob(theta).numpy(), twins, rtol=1e-7, atol=1e-6)
+
+
+def test_draws_of_a_uniform_cube_are_draws_of_the_prior():
+    u = torch.rand((2000, SPACE.d), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for column, p in zip(SPACE.from_unit(u).T, SPACE.parameters, strict=True):
+        assert scipy.stats.kstest(column.numpy(), judge(p.prior).cdf).pvalue > 1e-3
+
+
+def test_theta_may_be_named_in_any_order():
+    theta = torch.tensor([[0.5, 1.0, 2.0, 0.1], [1.5, 2.0, 3.0, 0.2]], dtype=torch.float64)
+    frame = pandas.DataFrame(theta.numpy(), columns=SPACE.names)[["d", "b", "a", "c"]]
+    for given_as in (theta, theta.numpy(), theta.tolist(), frame, dict(reversed(SPACE.unpack(theta).items()))):
+        assert torch.equal(SPACE.pack(given_as), theta)
+    packed = SPACE.pack({"a": theta[:, 0].requires_grad_(), "b": 1, "c": np.float32(2), "d": 0.5})
+    assert packed.shape == (2, 4)
+    assert packed.requires_grad
+
+
+def test_labels_are_what_axes_say():
+    assert SPACE.labels == (r"$\alpha$ [s]", "b", "$c$", "d [m]")
+
+
+@pytest.mark.parametrize(("make", "sentence"), [
+    (lambda: Uniform(2.0, 1.0), "uniform: low must be below high. Got low = 2.0, high = 1.0; swap them or widen the range."),
+    (lambda: Uniform(0.0, math.inf), "uniform: low and high must be finite. Got [0.0, inf]."),
+    (lambda: LogUniform(0.0, 1.0), "log_uniform: low must be above 0. Got 0.0; a logarithm needs positive bounds."),
+    (lambda: Normal(0.0, 0.0), "normal: sd must be positive. Got 0.0; give a standard deviation above 0."),
+    (lambda: Normal(math.nan, 1.0), "normal: mean must be finite. Got nan."),
+    (lambda: TruncatedNormal(0.0, 1.0, 50.0, 60.0), "truncated_normal: [50.0, 60.0] must hold some probability of "
+     "N(0.0, 1.0^2). Got 0.0e+00; move the bounds towards the mean."),
+    (lambda: Parameter("a b", Uniform(0.0, 1.0)), "a parameter's name must be letters, digits and _. Got 'a b'."),
+    (lambda: Space(()), "a space must have at least one parameter. Got none."),
+    (lambda: Space(SPACE.parameters[:1] * 2), "a parameter must be named once. Got 'a' twice; rename one."),
+    (lambda: SPACE.pack([1.0, 2.0]), "theta must have 4 values in its last axis (a, b, c, d). Got shape (2,); give [4] for "
+     "one point or [n, 4] for many."),
+    (lambda: SPACE.pack(3.0), "theta must have 4 values in its last axis (a, b, c, d). Got shape (); give [4] for one point "
+     "or [n, 4] for many."),
+    (lambda: SPACE.pack({"a": 1}), "theta must name every one of a, b, c, d. Missing: b, c, d."),
+    (lambda: SPACE.pack({"aa": 1}), "theta has no parameter 'aa'; it must name a, b, c, d. Did you mean \"a\"?"),
+])  # fmt: skip
+def test_wrong_input_is_answered_with_a_sentence(make, sentence):
+    with pytest.raises(InputError) as met:
+        make()
+    assert str(met.value) == sentence
