@@ -44,6 +44,7 @@ def ui(uri: str = "", port: int = 5000, host: str = "127.0.0.1", *, study: str =
         except OSError as error:
             raise InputError(f"port {port} must be free. Got: {error.strerror}; choose another with --port.") from None
     say("Starting the MLflow pages; this takes up to a minute.")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the server would outlive this process
     # its own session: Ctrl-C reaches this process alone, which then ends the server and its workers in order
     with tempfile.TemporaryFile() as log, subprocess.Popen(
         _command(address, host, port), env=_environment(address), start_new_session=True, stdout=log, stderr=log

@@ -213,9 +213,9 @@ _CHEAP = ("params", "metrics", "series", "finding", "tags")  # events that wait 
 
 
 def flatten(values: dict, prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one level of dotted names; lists of plain values stay one value.
+    """Nested settings as one level of dotted names, without empty ones; lists of plain values stay one value.
 
-    >>> flatten({"train": {"emulators": [{"use": "gp"}], "sizes": [1, 2]}})
+    >>> flatten({"train": {"emulators": [{"use": "gp"}], "sizes": [1, 2], "device": None}})
     {'train.emulators.0.use': 'gp', 'train.sizes': '[1, 2]'}
     """
     flat: dict[str, Any] = {}
@@ -224,7 +224,7 @@ def flatten(values: dict, prefix: str = "") -> dict[str, Any]:
             value = {str(i): v for i, v in enumerate(value)}
         if isinstance(value, dict):
             flat |= flatten(value, f"{prefix}{name}.")
-        else:
+        elif value not in (None, "", []):
             flat[f"{prefix}{name}"] = str(value) if isinstance(value, list) else value
     return flat
 

@@ -150,8 +150,7 @@ def test_every_event_arrives(place, trained):
     assert tracking.sync(folder) == tracking.Synced(events, 0, f"{events} events were logged in {address}.", "")
 
     parent, simulate, gp, validate = (run_of(address, s) for s in ("", "simulate", "train/gp", "validate/gp"))
-    assert parent.data.params == {"name": "quick", "design.use": "sobol", "design.runs": "8", "emulators.0.use": "gp",
-                                  "off": "None"}  # fmt: skip
+    assert parent.data.params == {"name": "quick", "design.use": "sobol", "design.runs": "8", "emulators.0.use": "gp"}
     assert (parent.info.status, simulate.info.status, gp.info.status) == ("KILLED", "FINISHED", "FAILED")
     assert parent.info.run_name.endswith(" run1")
     assert gp.info.run_name == "train/gp"
@@ -562,7 +561,8 @@ def test_the_pages_stay_on_this_machine(place):
 
 
 @pytest.mark.slow
-def test_a_server_on_loopback_takes_the_study_and_ends_cleanly(place, trained, capsys):
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_a_server_on_loopback_takes_the_study_and_ends_cleanly(place, trained, capsys, ending):
     folder, port = write_study(place / "study", model=trained), closed_port()
     tracking.sync(folder)
     code = "import sys; from pipelines.tracking import ui; sys.exit(ui(port=int(sys.argv[1]), study='quick'))"
@@ -591,6 +591,6 @@ def test_a_server_on_loopback_takes_the_study_and_ends_cleanly(place, trained, c
         assert not found.is_relative_to(place)
         assert {p.name: p.read_bytes() for p in found.iterdir()} == {p.name: p.read_bytes() for p in trained.iterdir()}
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(ending)
         code = process.wait(60)
     assert (code, silence(site)) == (0, "[Errno 111] Connection refused")
