@@ -124,6 +124,8 @@ def run(study: Any, wanted: Sequence[str], terminal: Terminal, *, force: bool = 
                         "run_start", run=uuid.uuid4().hex[:8], study=study.name, config=study.to_dict()
                     )
                     noted = True
+                if stage == "report":
+                    _provenance(study)
                 _run_stage(bench, stage)
                 synchronise(study, terminal)
             outcome = "done"

@@ -93,9 +93,12 @@ def _figures(bench: Workbench, weighted: Weighted, recovery: Recovery, truth: Te
         {
             "corner": (
                 figures.corner(space, weighted.draws, weighted=pair, truth=truth),
-                "Surrogate and true posterior.",
+                "The surrogate's posterior and, dashed, the true simulator's by importance weights.",
             ),
-            "recovery": (figures.recovery(recovery, space), "Posterior mean against truth for held-out observations."),
+            "recovery": (
+                figures.recovery(recovery, space),
+                "Held-out observations: posterior mean against truth, and ranks.",
+            ),
         },
     )
 

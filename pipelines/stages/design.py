@@ -36,7 +36,15 @@ def run(bench: Workbench) -> str:
         Runs.of(study.space, study.simulator.outputs, t, np.zeros((len(t), study.simulator.outputs.size)))
         for t in (sets["training"], sets.get("held_out", np.empty((0, study.space.d))))
     ]
-    bench.figures("design", {"design": (figures.design(*blank), "The design: points to train on and points held out.")})
+    bench.figures(
+        "design",
+        {
+            "design": (
+                figures.design(*blank),
+                "The design: points to train on and points held out. Gaps are where emulators know least.",
+            )
+        },
+    )
     design = study.design.entry
     bench.journal.append(
         "params",

@@ -67,6 +67,7 @@ def run(bench: Workbench) -> str:
         )
         for n, p in summary["parameters"].items()
     ]
+    _warn(bench, summary)
     bench.terminal.table("", ("parameter", "mean", "sd", "2.5 %", "97.5 %", "MAP", "truth", "R-hat", "ESS"), rows)
     return f"{draws.x.shape[0]} chains of {draws.x.shape[1]} draws; {observed.sentence}"
 
@@ -161,6 +162,22 @@ def _summary(bench: Workbench, o: Observation, theta: Tensor, draws, best) -> di
     return {"observation": o.sentence, "parameters": parameters, "sampler": sampler, "map_converged": best.converged}
 
 
+def _warn(bench: Workbench, summary: dict) -> None:
+    """Say it when the chains have not mixed: what they give is then not the posterior."""
+    worst = max(summary["parameters"], key=lambda n: summary["parameters"][n]["rhat"])
+    rhat, sampler = summary["parameters"][worst]["rhat"], summary["sampler"]
+    if not rhat <= 1.01:
+        bench.terminal.warn(
+            f"the chains have not mixed: R-hat of {worst} is {rhat:.3f} and should be at most 1.01. "
+            "Raise infer.draws or the sampler's warmup."
+        )
+    if sampler["divergent"] > 0.01 * sampler["chains"] * sampler["draws"]:
+        bench.terminal.warn(
+            f"{sampler['divergent']} of {sampler['chains'] * sampler['draws']} draws diverged, more than 1 %: the "
+            "posterior has corners that the sampler misses. Raise target_accept."
+        )
+
+
 def _figures(bench: Workbench, o: Observation, emulator, theta: Tensor) -> None:
     from pipelines import figures
 
@@ -171,10 +188,21 @@ def _figures(bench: Workbench, o: Observation, emulator, theta: Tensor) -> None:
     bench.figures(
         "infer",
         {
-            "corner": (figures.corner(bench.study.space, flat, truth=o.truth), "Posterior of the parameters."),
-            "prediction": (figures.posterior_prediction(outputs, o.data, sigma, some), "Observation and prediction."),
+            "corner": (
+                figures.corner(bench.study.space, flat, truth=o.truth),
+                "The posterior through the emulator; the truth should lie inside.",
+            ),
+            "prediction": (
+                figures.posterior_prediction(outputs, o.data, sigma, some, truth=_noise_free(bench, o)),
+                "The observation with its errors, and the posterior's prediction.",
+            ),
         },
     )
+
+
+def _noise_free(bench: Workbench, o: Observation) -> Tensor | None:
+    """The simulator's own output `[m]` behind the observation, where a run made it."""
+    return None if o.truth is None else torch.from_numpy(bench.runs(o.truth[None].numpy()).y[0])
 
 
 def _journal(bench: Workbench, summary: dict, draws) -> None:

@@ -34,7 +34,13 @@ def run(bench: Workbench) -> str:
     tables = {which: bench.runs(t) for which, t in sets.items()}
     _write(bench, tables)
     both = bench.runs(theta)
-    bench.figures("simulate", {"outputs": (figures.outputs(both), "Every finished run.")})
+    bench.figures(
+        "simulate",
+        {
+            "points": (figures.design(*tables.values()), "The runs: where they finished, and where they failed."),
+            "outputs": (figures.outputs(both), "Every finished run, coloured by the first parameter."),
+        },
+    )
     spec = {k: v for k, v in study.simulator_spec.items() if k != "space"}
     bench.journal.append("params", "simulate", params={**spec, "version": study.simulator.version})
     bench.journal.append(

@@ -41,7 +41,10 @@ def run(bench: Workbench) -> str:
     _sweep(bench)
     files.write_json(bench.folder / "train" / "summary.json", {"emulators": summary})
     if histories:
-        bench.figures("train", {"training": (figures.training(histories), "Loss by epoch.")})
+        bench.figures(
+            "train",
+            {"training": (figures.training(histories), "Loss by epoch, on the runs seen and on those left out.")},
+        )
     return f"{len(summary)} emulators from {runs.ok.sum()} runs"
 
 

@@ -91,12 +91,21 @@ def _figures(bench: Workbench, emulators, champion, held_out, jacobians, scores)
     from pipelines import figures
 
     made = {
-        "accuracy": (figures.accuracy(emulators, held_out), "Predicted against true, and residuals."),
-        "calibration": (figures.calibration(emulators, held_out), "Nominal against empirical coverage."),
-        "scores": (figures.scores(scores), "Errors of the emulators over held-out runs."),
+        "accuracy": (
+            figures.accuracy(emulators, held_out),
+            "Predicted against true for held-out runs, and residuals with the band of 68 and 95 % of the runs.",
+        ),
+        "calibration": (
+            figures.calibration(emulators, held_out),
+            "Calibration: what the emulator promises against what held-out runs show. Above the line it is shy.",
+        ),
+        "scores": (figures.scores(scores), "Largest error in a held-out run, by emulator."),
     }
     if len(jacobians.theta):
-        made["gradient"] = (figures.gradient(emulators[champion], jacobians), f"Gradient of {champion} and simulator.")
+        made["gradient"] = (
+            figures.gradient(emulators[champion], jacobians),
+            f"Gradient of {champion} (lines) and of the simulator (points).",
+        )
     bench.figures("validate", made)
 
 
