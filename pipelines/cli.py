@@ -172,11 +172,14 @@ def schema() -> int:
 @guarded
 def sync(study: StudyFile, set_: Overrides = None) -> int:
     """Log to MLflow what could not be logged before."""
+    from emulate.errors import InputError
     from pipelines import tracking
     from pipelines.config import load_study
     from pipelines.terminal import Terminal
 
     loaded, terminal = load_study(study, set_ or []), Terminal()
+    if loaded.tracking.uri == "off":
+        raise InputError("tracking.uri is off in this study. Give an address: --set tracking.uri=sqlite:///mlflow.db.")
     synced = tracking.sync(loaded.folder, loaded.tracking.uri)
     (terminal.warn if synced.pending else terminal.say)(synced.sentence + (f" {synced.link}" if synced.link else ""))
     return 1 if synced.pending else 0
@@ -187,11 +190,12 @@ def sync(study: StudyFile, set_: Overrides = None) -> int:
 def ui(
     uri: Annotated[str, typer.Option("--uri", help="Tracking store; the default is ./mlflow.db.")] = "",
     port: Annotated[int, typer.Option("--port", help="Port on the loopback address.")] = 5000,
+    study: Annotated[str, typer.Option("--study", metavar="NAME", help="Link to the runs of this study.")] = "",
 ) -> int:
     """Open the MLflow pages on this machine (loopback only)."""
-    from pipelines import tracking
+    from pipelines import pages
 
-    return tracking.ui(uri, port) or 0
+    return pages.ui(uri, port, study=study)
 
 
 def main() -> None:
