@@ -46,7 +46,7 @@ def emulate(folder: Path, *words: str) -> tuple[int, str]:
         os.chdir(before)
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
-    return result.exit_code, result.output + result.stderr
+    return result.exit_code, (result.output + result.stderr).replace("│", " ")
 
 
 @pytest.fixture(scope="module")
