@@ -90,8 +90,8 @@ class InferPart(Section):
     observation: Observation = Observation(held_out=0)
     likelihood: Any = "gaussian"  # likelihoods
     sampler: Any = "hmc"  # samplers
-    draws: Annotated[int, Ge(4)] = 1000  # per chain
-    chains: Annotated[int, Ge(2)] = 8  # all in one batch
+    draws: Annotated[int, Ge(4)] = 500  # per chain
+    chains: Annotated[int, Ge(2)] = 16  # all in one batch
 
 
 @dataclass(frozen=True, kw_only=True)
