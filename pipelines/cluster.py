@@ -31,6 +31,7 @@ _HEARTBEAT = 2.0  # seconds between looks at the cluster when nothing finishes
 _PATIENCE = {"local": 30.0, "address": 300.0, "slurm": 300.0}  # seconds without any worker
 _CONNECT = 30.0  # seconds in which a scheduler must answer
 _DEATHS = 2  # a run that ended so many workers is a crashed run
+_LEAKS = ("PYTHONHASHSEED", "__DASK_PARENT_PID")  # what starting workers leaves in this process's environment
 _SETTINGS = {
     "distributed.scheduler.allowed-failures": 0,
     "distributed.scheduler.worker-saturation": 1.0,  # one task per worker, so a worker's end accuses one batch only
@@ -220,6 +221,7 @@ class _Dask:
 
     def __init__(self, settings: Any):
         self._settings, self._client, self._cluster = settings, None, None
+        self._environment = {name: os.environ.get(name) for name in _LEAKS}
         self._seen = False  # whether a worker was ever seen
         self._last = 0.0  # when
 
@@ -275,6 +277,11 @@ class _Dask:
         with contextlib.suppress(OSError, TimeoutError, RuntimeError):
             if cluster is not None:
                 cluster.close(timeout=10)
+        for name, value in self._environment.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
     def _start(self) -> None:
         import dask

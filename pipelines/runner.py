@@ -130,6 +130,7 @@ class Runner:
         (asked, ask), (heard, hear), (life, alive), (read, printed) = (os.pipe() for _ in range(4))
         command = [sys.executable, "-P", "-m", "pipelines.runner", str(asked), str(hear), str(life)]
         environment = {**os.environ, **dict.fromkeys(_THREADS, "1"), "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+                       "PYTHONHASHSEED": "0",  # or the order of a set would differ between processes
                        "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}  # fmt: skip
         try:
             self._process = subprocess.Popen(
