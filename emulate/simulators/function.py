@@ -40,8 +40,8 @@ def _field(entry: Any) -> Field:
         raise InputError(f"an output must be a mapping with a name. Got {entry!r}; write - {{name: y}}.")
     for key in entry:
         if key not in _KEYS:
-            raise InputError(f"output {entry['name']!r}: the key {key!r} is not known; keys are {', '.join(_KEYS)}."
-                             f"{nearest(key, _KEYS)}")  # fmt: skip
+            raise InputError(f"output {entry['name']!r}: the key {key!r} is not known; keys are {', '.join(_KEYS)}"
+                             f".{nearest(key, _KEYS)}")  # fmt: skip
     given = dict(entry)
     size = given.pop("size", None)
     if size is not None:
