@@ -13,32 +13,41 @@ from emulate.errors import InputError
 class Gaussian(Distribution):
     r"""Normal over the outputs, or over their logarithms, with full covariance: y_j = w_j or exp(w_j), w ~ N(loc, C).
 
-    C = root^T root + rest^T rest + diag(diagonal), so wide outputs cost nothing until `covariance_matrix` is asked for.
-    Moments in physical units are exact (Aitchison and Brown 1957): with E_j = exp(loc_j + C_jj / 2),
+    C = basis^T S basis + rest^T rest + diag(diagonal), so wide outputs cost nothing until `covariance_matrix` is asked
+    for. Moments in physical units are exact (Aitchison and Brown 1957): with E_j = exp(loc_j + C_jj / 2),
     cov(y_i, y_j) = E_i E_j (exp(C_ij) - 1) where both are logarithms, E_i C_ij where only i is, C_ij where none is.
 
-    Shapes: loc and diagonal `[..., m]`, root `[..., p, m]`, rest `[q, m]` (shared by the batch), log bool `[m]` or None.
+    Shapes: loc and diagonal `[..., m]`; spread: variances `[..., p]`, S = diag(spread), or a lower triangle
+    `[..., p, p]`, S = spread spread^T; basis `[p, m]`, rest `[q, m]` or None, log bool `[m]` or None: same for the batch.
 
     >>> one = torch.ones(2, dtype=torch.float64)
-    >>> Gaussian(0 * one, torch.eye(2, dtype=torch.float64), 0 * one).log_prob(0 * one)
+    >>> Gaussian(0 * one, one, torch.eye(2, dtype=torch.float64), 0 * one).log_prob(0 * one)
     tensor(-1.8379, dtype=torch.float64)
     """
 
     has_rsample = True
     arg_constraints = {}
 
-    def __init__(self, loc: Tensor, root: Tensor, diagonal: Tensor, rest: Tensor | None = None, log: Tensor | None = None):
-        self.loc, self.root, self.diagonal, self.rest, self.log = loc, root, diagonal, rest, log
+    def __init__(self, loc: Tensor, spread: Tensor, basis: Tensor, diagonal: Tensor, rest: Tensor | None = None,
+                 log: Tensor | None = None):  # fmt: skip
+        self.loc, self.spread, self.basis, self.diagonal, self.rest, self.log = loc, spread, basis, diagonal, rest, log
+        self._triangle = spread.ndim > loc.ndim
         super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=False)
 
     @cached_property
     def _w_variance(self) -> Tensor:
-        v = self.root.square().sum(-2) + self.diagonal
-        return v if self.rest is None else v + self.rest.square().sum(-2)
+        v = (self.spread.mT @ self.basis).square().sum(-2) if self._triangle else self.spread @ self.basis.square()
+        return v + self.diagonal if self.rest is None else v + self.diagonal + self.rest.square().sum(-2)
 
     @cached_property
     def _w_covariance(self) -> Tensor:
-        c = self.root.mT @ self.root + torch.diag_embed(self.diagonal)
+        if self._triangle:
+            root = self.spread.mT @ self.basis
+            c = root.mT @ root
+        else:  # one product for the whole batch
+            outer = self.basis[:, :, None] * self.basis[:, None, :]
+            c = (self.spread @ outer.flatten(1)).unflatten(-1, outer.shape[1:])
+        c = c + torch.diag_embed(self.diagonal)
         return c if self.rest is None else c + self.rest.mT @ self.rest
 
     @cached_property
@@ -75,7 +84,9 @@ class Gaussian(Distribution):
             shape = (*sample_shape, *self.batch_shape, *tail)
             return torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device, generator=generator)
 
-        w = self.loc + (noise(1, self.root.shape[-2]) @ self.root).squeeze(-2)
+        z = noise(len(self.basis))
+        z = (self.spread @ z[..., None])[..., 0] if self._triangle else self.spread.sqrt() * z
+        w = self.loc + z @ self.basis
         w = w + noise(self.loc.shape[-1]) * self.diagonal.sqrt()
         if self.rest is not None:
             w = w + noise(self.rest.shape[0]) @ self.rest

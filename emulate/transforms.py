@@ -39,6 +39,7 @@ class OutputTransform(torch.nn.Module):
             self.register_buffer(name, state[name])
         self._any_log = bool(self.log.any())
         self._any_rest = len(self.rest) > 0
+        self._share = (self.basis / self.scale).square().mean(-1)  # of the mean variance that one unit of z_j makes
 
     @staticmethod
     def fit(outputs: Outputs, y: np.ndarray, *, log: bool, truncation: float) -> "OutputTransform":
@@ -83,13 +84,11 @@ class OutputTransform(torch.nn.Module):
 
     def push(self, prediction: Distribution) -> Gaussian:
         """p(z), a Normal or MultivariateNormal with event shape `(p,)` -> p(y) with all that z leaves out added."""
-        if hasattr(prediction, "scale_tril"):
-            root = prediction.scale_tril.mT @ self.basis
-        else:
-            root = prediction.stddev[..., None] * self.basis
-        relative = (root / self.scale).square().sum(-2).mean(-1, keepdim=True)
-        diagonal = self.unseen + _FLOOR * relative * self.scale.square()
-        return Gaussian(self.centre + prediction.mean @ self.basis, root, diagonal,
+        full = hasattr(prediction, "scale_tril")
+        spread = prediction.scale_tril if full else prediction.variance
+        relative = (spread.mT @ self.basis / self.scale).square().sum(-2).mean(-1) if full else spread @ self._share
+        diagonal = self.unseen + _FLOOR * relative[..., None] * self.scale.square()
+        return Gaussian(self.centre + prediction.mean @ self.basis, spread, self.basis, diagonal,
                         self.rest if self._any_rest else None, self.log if self._any_log else None)  # fmt: skip
 
 

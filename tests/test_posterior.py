@@ -163,7 +163,7 @@ def test_fisher_counts_the_error_of_the_emulator():
     """A scalar y = 3 a with noise 1 and emulator error 2: F = 9 / (1 + 4)."""
     space = Space((Parameter("a", Uniform(0.0, 1.0)),))
     one = torch.ones(1, dtype=torch.float64)
-    predict = lambda t: Predicted(3 * t, 2 * torch.ones(*t.shape, 1).double(), 0 * t)  # noqa: E731
+    predict = lambda t: Predicted(3 * t, 4 + 0 * t, torch.ones(1, 1).double(), 0 * t)  # noqa: E731
     for counted, expected in ((True, 9 / 5), (False, 9.0)):
         likelihood = Gaussian(absolute_error=1.0, emulator_covariance=counted)
         assert float(Posterior(space, predict, likelihood, one).fisher(0.5 * one)) == pytest.approx(expected)

@@ -27,14 +27,25 @@ NOISE = (math.log(1e-9), math.log(1e4))  # bounds of ln(eta) where the noise is 
 NOISE_PRIOR = (math.log(1e-2), 3.0)
 
 
-def correlation(r2: Tensor, kernel: str) -> Tensor:
-    """k with k(0) = 1 of the squared distance in units of the lengths (Rasmussen and Williams 2006, section 4.2)."""
+def correlation(e: Tensor, kernel: str) -> Tensor:
+    """k with k(0) = 1, of e = -r^2 / 2 with r the distance in units of the lengths (Rasmussen and Williams 2006, 4.2)."""
     if kernel == "rbf":
-        return (-0.5 * r2).exp()
-    r = r2.clamp_min(1e-30).sqrt()  # the clamp keeps the gradient finite at a training point
+        return e.exp()
+    r2 = (-2 * e).clamp_min(1e-30)  # the clamp keeps the gradient finite at a training point
+    r = r2.sqrt()
     if kernel == "matern32":
         return (1 + math.sqrt(3) * r) * (-math.sqrt(3) * r).exp()
     return (1 + math.sqrt(5) * r + 5 / 3 * r2) * (-math.sqrt(5) * r).exp()
+
+
+def exponents(x: Tensor, partner: Tensor) -> Tensor:
+    """-|x - y|^2 / 2 `[..., a, b]` of scaled points x `[..., a, d]` and `partner(y)`, in one product."""
+    return torch.cat([x, -0.5 * x.square().sum(-1, keepdim=True), torch.ones_like(x[..., :1])], -1) @ partner
+
+
+def partner(y: Tensor) -> Tensor:
+    """What `[x, -|x|^2 / 2, 1]` is multiplied by, `[..., d + 2, b]`, from scaled points y `[..., b, d]`."""
+    return torch.cat([y, torch.ones_like(y[..., :1]), -0.5 * y.square().sum(-1, keepdim=True)], -1).mT.contiguous()
 
 
 def basis(u: Tensor, mean: str) -> Tensor:

@@ -11,7 +11,17 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from emulate.contracts import Core, Recipe
-from emulate.emulators._evidence import KERNELS, MEANS, Evidence, basis, correlation, determined, factors
+from emulate.emulators._evidence import (
+    KERNELS,
+    MEANS,
+    Evidence,
+    basis,
+    correlation,
+    determined,
+    exponents,
+    factors,
+    partner,
+)
 from emulate.errors import InputError
 
 _LEADING = 3  # components on which "auto" compares
@@ -27,15 +37,13 @@ class _Fitted(Core):
         for name in ("choice", "points", "length", "eta", "variance", "weights", "beta", "inverse", "q", "r_inverse"):
             self.register_buffer(name, state[name])
         self._kernel, self._mean = KERNELS[int(self.choice[0])], MEANS[int(self.choice[1])]
-        scaled = (self.points - 0.5) / self.length[:, None, :]  # [p, n, d]
-        self._scaled, self._square = scaled.mT.contiguous(), scaled.square().sum(-1)[:, None, :]
+        self._partner = partner((self.points - 0.5) / self.length[:, None, :])
 
     def forward(self, u: Tensor) -> Normal:
         flat = u.reshape(-1, u.shape[-1])
         h = basis(flat, self._mean)
         x = (flat - 0.5) / self.length[:, None, :]
-        r2 = (x.square().sum(-1, keepdim=True) + self._square - 2 * (x @ self._scaled)).clamp_min(0)
-        k = correlation(r2, self._kernel)  # [p, N, n]
+        k = correlation(exponents(x, self._partner), self._kernel)  # [p, N, n]
         mean = (k @ self.weights[..., None])[..., 0] + self.beta @ h.T
         v = k @ self.inverse.mT
         t = h @ self.r_inverse - v @ self.q
@@ -124,8 +132,7 @@ def _fit(u: Tensor, z: Tensor, kernel: str, mean: str, noisy: bool, starts: list
     x = Evidence(u, z, kernel, mean, noisy=noisy).climb(starts, steps)
     length, eta = torch.from_numpy(np.exp(x[:-1])), float(np.exp(x[-1]))
     h, scaled = basis(u, mean), (u - 0.5) / length
-    square = scaled.square().sum(-1)
-    k = correlation((square[:, None] + square - 2 * scaled @ scaled.T).clamp_min(0).fill_diagonal_(0), kernel)
+    k = correlation(exponents(scaled, partner(scaled)).fill_diagonal_(0), kernel)
     while (f := factors(k, eta, h, z)) is None:
         eta *= 10  # rounding differs a little from that of the search
     inverse = torch.linalg.solve_triangular(f.lower, torch.eye(len(u), dtype=u.dtype), upper=False)
