@@ -174,7 +174,8 @@ class Study:
         }[stage]
         part = {"seed": self.seed} | {k: whole[k] for k in taken}
         if stage == "simulate":
-            part = {"seed": self.seed, "simulator": self.simulator_spec, "require": self.simulate.require}
+            part["simulator"] = {**self.simulator_spec, "version": str(self.simulator.version)}
+            part["require"] = self.simulate.require
         if stage in ("validate", "check"):
             part["checks"] = {n: plain(c) for n, c in self.checks.items() if c.stage == stage}
         if stage == "infer":
