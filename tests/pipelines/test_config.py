@@ -134,7 +134,7 @@ def test_a_worker_builds_the_same_simulator_from_plain_data():
         ("design.runs=33", {"design"}),
         ("simulator.noise=0.6", {"simulate"}),
         ("emulators.second.log=true", {"train"}),
-        ("train.champion=second", {"train"}),
+        ("train.champion=second", {"validate"}),
         ("validate.gradient_points=6", {"validate"}),
         ("checks.accuracy.median=0.1", {"validate"}),
         ("infer.draws=300", {"infer"}),
@@ -146,6 +146,7 @@ def test_a_worker_builds_the_same_simulator_from_plain_data():
         ("tracking.uri=sqlite:///x.db", set()),
         ("output=elsewhere", set()),
         ("simulate.timeout=5", set()),
+        ("simulate.require=0.5", {"simulate"}),
         ("simulate.retry_failed=true", set()),
     ],
 )
