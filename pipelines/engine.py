@@ -185,13 +185,15 @@ def synchronise(study: Any, terminal: Terminal, *, closing: bool = False) -> Non
     if study.tracking.uri == "off":
         return
     from pipelines import tracking
+    from pipelines.addresses import redact, resolve
 
     with terminal.bar("MLflow"):
         synced = tracking.sync(study.folder, study.tracking.uri)
     if closing and synced.pending:
         terminal.warn(synced.sentence)
     elif closing:
-        terminal.say(f"MLflow: {synced.sentence}" + (f" {synced.link}" if synced.link else ""))
+        where = redact(resolve(study.tracking.uri))
+        terminal.say(f"MLflow: the run is logged in {where}: {synced.link or 'open it with `emulate ui`'}")
 
 
 def verdict(study: Any, wanted: Sequence[str], terminal: Terminal) -> bool:

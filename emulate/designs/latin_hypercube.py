@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy.stats import qmc
 
 from emulate.contracts import Design
 
@@ -23,6 +22,8 @@ class LatinHypercube(Design):
     optimise: Literal["none", "cd"] = "cd"  # cd lowers the centred discrepancy; none leaves it random
 
     def points(self, n: int, dim: int, *, seed: int, emulator: Any | None = None) -> np.ndarray:
+        from scipy.stats import qmc  # here, because it is slow to import and most commands draw no design
+
         optimization = None if self.optimise == "none" or n < 2 else "random-cd"
         u = qmc.LatinHypercube(dim, optimization=optimization, rng=np.random.default_rng(seed)).random(n)
         return np.clip(u, np.finfo(float).eps, 1 - np.finfo(float).eps)

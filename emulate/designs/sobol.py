@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from scipy.stats import qmc
 
 from emulate.contracts import Design
 
@@ -23,6 +22,8 @@ class Sobol(Design):
     extensible: ClassVar[bool] = True
 
     def points(self, n: int, dim: int, *, seed: int, emulator: Any | None = None) -> np.ndarray:
+        from scipy.stats import qmc  # here, because it is slow to import and most commands draw no design
+
         sequence = qmc.Sobol(dim, scramble=True, rng=np.random.default_rng(seed))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # balance needs a power of 2; a design may have any size

@@ -54,7 +54,7 @@ def _weighted(bench: Workbench, emulator: Emulator, data: Tensor) -> Weighted:
     return Weighted(theta, log_weight, flat)
 
 
-def _recovery(bench: Workbench, emulator: Emulator, chains: int = 4, draws: int = 250) -> Recovery:
+def _recovery(bench: Workbench, emulator: Emulator, chains: int = 6, draws: int = 100) -> Recovery:
     """Posteriors of noisy held-out runs, sampled in one batch: row r belongs to observation r // chains.
 
     Densities are compared in the sampler's coordinates: the share of draws above the truth's density is uniform for an
