@@ -88,7 +88,7 @@ def _tensors(file: Path, weights: bytes) -> dict[str, Tensor]:
     from safetensors.torch import load
 
     try:
-        tensors = load(weights)
+        tensors = {name: t.clone() for name, t in load(weights).items()}  # aligned, so that products have the same bits
     except SafetensorError as e:
         raise StoreError(f"{file} cannot be read as safetensors: {e}; {_AGAIN}.") from e
     for name, t in tensors.items():

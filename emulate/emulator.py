@@ -44,7 +44,10 @@ def fit(recipe: Recipe, runs: Runs, *, seed: int) -> "Emulator":
     transform = OutputTransform.fit(runs.outputs, finished.y, log=recipe.log, truncation=recipe.truncation)
     u = runs.space.scaled(torch.from_numpy(finished.theta))
     with torch.enable_grad():
-        core = recipe.train(u, transform.to_z(torch.from_numpy(finished.y)), noisy=runs.stochastic, seed=seed)
+        trained = recipe.train(u, transform.to_z(torch.from_numpy(finished.y)), noisy=runs.stochastic, seed=seed)
+    state = {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in trained.state_dict().items()}
+    core = recipe.rebuild(state)  # as `load` does: strides and alignment change the last bits of a product
+    core.history = trained.history
     return Emulator(runs.space, runs.outputs, recipe, core, transform, _provenance(recipe, runs, finished, seed))
 
 

@@ -36,7 +36,7 @@ class OutputTransform(torch.nn.Module):
     def __init__(self, state: dict[str, Tensor]):
         super().__init__()
         for name in ("log", "centre", "scale", "basis", "inverse", "rest", "unseen"):
-            self.register_buffer(name, state[name])
+            self.register_buffer(name, state[name].clone(memory_format=torch.contiguous_format))
         self._any_log = bool(self.log.any())
         self._any_rest = len(self.rest) > 0
         self._share = (self.basis / self.scale).square().mean(-1)  # of the mean variance that one unit of z_j makes

@@ -13,6 +13,7 @@ from torch.distributions import Normal
 
 from emulate.contracts import Core, Recipe
 from emulate.emulators._evidence import MEANS, basis, determined
+from emulate.emulators._threads import calm
 
 _FULL = 2000  # runs up to which every step sees all of them, by L-BFGS; beyond, minibatches by Adam
 _BATCH = 256
@@ -77,8 +78,8 @@ class MLP(Recipe):
     width: Annotated[int, Ge(1)] = 32  # units in a hidden layer
     layers: Annotated[int, Ge(1)] = 2  # hidden layers
     trend: Literal["auto", "constant", "linear", "quadratic"] = "auto"  # auto: the richest that half the runs determine
-    decay: Annotated[float, Ge(0)] = 1e-4  # weight of the squared weights against the mean squared error
-    epochs: Annotated[int, Ge(1)] = 40  # of ten L-BFGS iterations, or passes over the runs in batches
+    decay: Annotated[float, Ge(0)] = 1e-5  # weight of the squared weights against the mean squared error
+    epochs: Annotated[int, Ge(1)] = 100  # of ten L-BFGS iterations, or passes over the runs in batches
     rate: Annotated[float, Gt(0)] = 3e-3  # highest learning rate of Adam
 
     def minimum_runs(self, d: int) -> int:
@@ -90,12 +91,14 @@ class MLP(Recipe):
         seen = ((fold - torch.arange(self.members)[:, None]) % self.members >= _BLIND).to(u.dtype)  # [members, n]
         trend = self._trend(u, seen)
         h = basis(u, trend)
-        beta = torch.stack([torch.linalg.lstsq(h[s > 0], z[s > 0]).solution for s in seen])
+        solve = torch.linalg.lstsq
+        beta = torch.stack([solve(h[s > 0], z[s > 0], driver="gelsd").solution for s in seen])  # the default's bits vary
         rest = z - h @ beta
         scale = ((rest.square() * seen[..., None]).sum(1, keepdim=True) / seen.sum(1)[:, None, None]).sqrt()
         scale = scale.clamp_min(1e-12)
         ensemble = _Ensemble(self, u, rest / scale, seen, generator)
-        history = (ensemble.by_lbfgs if len(u) <= _FULL else ensemble.by_adam)()
+        with calm(len(u)):
+            history = (ensemble.by_lbfgs if len(u) <= _FULL else ensemble.by_adam)()
         state = {"trend": torch.tensor(MEANS.index(trend)), "beta": beta, "scale": scale, **ensemble.state()}
         ones = torch.ones(z.shape[-1], dtype=u.dtype)
         core = self.rebuild({**state, "residual": ones, "inflation": ones})

@@ -1,0 +1,21 @@
+"""Small matrices want one thread: more of them wait for each other longer than they work."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from threadpoolctl import threadpool_limits
+
+SMALL = 500  # runs up to which a fit of a few thousand small products is faster on one thread, 3 to 10 times on a busy host
+
+
+@contextmanager
+def calm(n: int) -> Iterator[None]:
+    """One thread for scipy's linear algebra, which is all small, and for torch's while there are few runs."""
+    before = torch.get_num_threads()
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            torch.set_num_threads(1 if n <= SMALL else before)
+            yield
+    finally:
+        torch.set_num_threads(before)

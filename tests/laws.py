@@ -1,0 +1,240 @@
+"""The laws of emulators as plain functions, so that the contract tests and the planted faults use the same ones.
+
+Each raises `AssertionError` when its law is broken. `fit` and `load` are arguments, so that faulty ones can be judged.
+"""
+
+import math
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import emulate
+from emulate.emulator import Emulator
+from emulate.errors import CampaignError, ExtrapolationWarning, InputError
+from emulate.runs import Field, Outputs, Runs
+from emulate.space import LogUniform, Normal, Parameter, Space, Uniform
+
+SPACE = Space((Parameter("a", Uniform(-1.0, 3.0)), Parameter("b", LogUniform(1e-3, 1e-1)), Parameter("c", Normal(5.0, 2.0))))
+OUTPUTS = Outputs((Field("near_1000"), Field("tiny", "g"), Field("power", "", True, "k", (0.1, 0.2, 0.4), "h/Mpc")))
+SCALE = np.array([1.0, 1e-20, 1e-9, 1e-9, 1e-9])  # by how much each output varies, to an order of magnitude
+Z = 4.5  # standard errors that a Monte Carlo mean may lie off: 7e-6 by chance
+
+
+def truth(theta: Tensor) -> Tensor:
+    """y `[..., 5]`: 1000 + linear, 1e-20 of a smooth function, and a positive spectrum near 1e-9."""
+    x = SPACE.scaled(theta) - 0.5
+    one = 1000 + x @ torch.tensor([1.0, -0.5, 0.3], dtype=theta.dtype)
+    two = 1e-20 * (2 + torch.sin(x[..., 0] + x[..., 1] * x[..., 2]))
+    k = torch.tensor(OUTPUTS.field("power").at, dtype=theta.dtype)
+    three = 1e-9 * torch.exp(x[..., :1] - x[..., 1:2] * torch.log(k) + 0.2 * x[..., 2:3] ** 2)
+    return torch.cat([one[..., None], two[..., None], three], -1)
+
+
+def points(n: int, seed: int, *, inside: float = 0.02) -> Tensor:
+    """theta `[n, 3]`, Sobol points of the prior's box."""
+    u = torch.quasirandom.SobolEngine(SPACE.d, scramble=True, seed=seed).draw(n, dtype=torch.float64)
+    return SPACE.from_unit(inside + (1 - 2 * inside) * u)
+
+
+def runs(n: int = 48, seed: int = 1) -> Runs:
+    theta = points(n, seed)
+    return Runs.of(SPACE, OUTPUTS, theta.numpy(), truth(theta).numpy())
+
+
+def line(n: int = 40) -> Runs:
+    """A linear function of two parameters, one output near 1 and one near 1e6."""
+    space = Space((Parameter("a", Uniform(0.0, 1.0)), Parameter("b", Uniform(0.0, 1.0))))
+    theta = torch.quasirandom.SobolEngine(2, scramble=True, seed=2).draw(n, dtype=torch.float64).numpy()
+    y = np.stack([1 + 2 * theta[:, 0] - theta[:, 1], 1e6 * (theta[:, 0] + theta[:, 1])], 1)
+    return Runs.of(space, Outputs((Field("p"), Field("q"))), theta, y)
+
+
+def fits_a_line(fit, recipe) -> None:
+    """The error on new points is below a thousandth of what the outputs vary by."""
+    table = line()
+    theta = torch.rand((50, 2), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    y = torch.stack([1 + 2 * theta[:, 0] - theta[:, 1], 1e6 * theta.sum(1)], 1)
+    error = (fit(recipe, table, seed=0).predict(theta).mean - y).abs().amax(0) / torch.from_numpy(np.ptp(table.y, axis=0))
+    assert (error < 1e-3).all(), f"error {error.tolist()} of the range"
+
+
+def is_in_physical_units(emulator: Emulator) -> None:
+    """Data near 1000 and near 1e-20 are predicted to 2 % of what they vary by."""
+    theta = points(64, seed=9)
+    error = (emulator.predict(theta).mean - truth(theta)).abs().numpy() / SCALE
+    assert error.max() < 0.02, f"errors up to {error.max(0)} of the scale of each output"
+
+
+def has_one_door(emulator: Emulator, theta: Tensor, *, n: int = 20000) -> None:
+    """Mean, variance and covariance are those of the samples, by z-scores; the moments handed out are the same."""
+    p = emulator.predict(theta)
+    y = p.sample((n,), generator=torch.Generator().manual_seed(7))
+    sd = y.std(0)
+    off = (y.mean(0) - p.mean) / (sd / math.sqrt(n))
+    assert off.abs().max() < Z, f"the mean lies {float(off.abs().max()):.1f} standard errors from that of the samples"
+    square = ((y - p.mean) / p.stddev) ** 2
+    off = (square.mean(0) - 1) / (square.std(0) / math.sqrt(n))
+    assert off.abs().max() < Z, f"the variance lies {float(off.abs().max()):.1f} standard errors from that of the samples"
+    mean, covariance = p.gaussian()
+    assert torch.equal(mean, p.mean)
+    torch.testing.assert_close(covariance.diagonal(dim1=-2, dim2=-1), p.variance, rtol=1e-9, atol=0.0)
+    torch.testing.assert_close(covariance, covariance.mT)
+    x = (y - p.mean) / p.stddev
+    product = x[..., :, None] * x[..., None, :]
+    correlation = covariance / (p.stddev[..., :, None] * p.stddev[..., None, :])
+    off = (product.mean(0) - correlation) / (product.std(0) / math.sqrt(n))
+    assert off.abs().max() < Z + 0.5, f"a covariance lies {float(off.abs().max()):.1f} standard errors from the samples'"
+
+
+def keeps_the_shape(emulator: Emulator) -> None:
+    """One point, a batch, a batch of batches, a dict: same answers to rounding."""
+    theta = points(6, seed=3)
+    p = emulator.predict(theta)
+    m = emulator.outputs.size
+    assert (p.batch_shape, p.event_shape) == ((6,), (m,))
+    one = torch.stack([emulator.predict(t).mean for t in theta])
+    error = p.stddev.detach()
+    assert emulator.predict(theta[0]).mean.shape == (m,)
+    assert ((one - p.mean).abs() <= 1e-5 * error + 1e-13 * p.mean.abs()).all()
+    nested = emulator.predict(theta.reshape(2, 3, -1)).mean
+    assert nested.shape == (2, 3, m)
+    assert ((nested.reshape(6, m) - p.mean).abs() <= 1e-5 * error + 1e-13 * p.mean.abs()).all()
+    named = emulator.predict(dict(zip(emulator.space.names, theta.unbind(-1), strict=True))).mean
+    assert torch.equal(named, p.mean)
+
+
+def differentiates(emulator: Emulator) -> None:
+    """Gradient and Jacobian of the mean against central differences of fourth order; the variance has a gradient too."""
+    theta = points(4, seed=5, inside=0.1)
+    width = SPACE.from_unit(torch.full((3,), 0.6).double()) - SPACE.from_unit(torch.full((3,), 0.4).double())
+    jacobian = emulator.jacobian(theta)
+    assert jacobian.shape == (4, emulator.outputs.size, SPACE.d)
+    for i in range(SPACE.d):
+        h = 1e-2 * width * torch.eye(SPACE.d, dtype=torch.float64)[i]
+        f = {s: emulator.predict(theta + s * h).mean for s in (-2, -1, 1, 2)}
+        slope = (8 * (f[1] - f[-1]) - (f[2] - f[-2])) / (12 * h[i])
+        error = (jacobian[..., i] - slope).abs().numpy() * float(width[i]) / SCALE
+        assert error.max() < 1e-5, f"the gradient to {SPACE.names[i]} is off by {error.max():.1e} of the output's scale"
+    leaf = theta.clone().requires_grad_()
+    weight = torch.from_numpy(1 / SCALE)
+    (by_mean,) = torch.autograd.grad((emulator.predict(leaf).mean * weight).sum(), leaf)
+    torch.testing.assert_close(by_mean, (jacobian * weight[:, None]).sum(1), rtol=1e-8, atol=1e-12)
+    (by_variance,) = torch.autograd.grad((emulator.predict(leaf).variance * weight**2).sum(), leaf)
+    assert torch.isfinite(by_variance).all()
+    assert by_variance.abs().max() > 0
+
+
+def repeats_itself(fit, recipe, table: Runs) -> None:
+    """Same recipe, runs and seed, same bits, whatever the global generators hold; and they are left alone."""
+    theta, found = points(5, seed=8), []
+    for trouble in (1, 2):
+        torch.manual_seed(trouble)
+        np.random.seed(trouble)  # noqa: NPY002
+        before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+        emulator = fit(recipe, table, seed=3)
+        assert torch.equal(torch.get_rng_state(), before[0]), "the global generator of torch was used"
+        np.testing.assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+        found.append((emulator.predict(theta).mean, emulator.predict(theta).variance))
+    assert torch.equal(found[0][0], found[1][0]), "same seed, other mean"
+    assert torch.equal(found[0][1], found[1][1]), "same seed, other variance"
+
+
+def survives_its_file(load, emulator: Emulator, path) -> None:
+    """Saved and loaded: mean, covariance and gradient differ by exactly 0; space, outputs, provenance are equal."""
+    theta = points(7, seed=6)
+    again = load(emulator.save(path))
+    for a, b in zip(_answers(emulator, theta), _answers(again, theta), strict=True):
+        assert torch.equal(a, b)
+    assert (again.space, again.outputs, again.recipe) == (emulator.space, emulator.outputs, emulator.recipe)
+    assert (again.provenance, again.history) == (emulator.provenance, emulator.history)
+
+
+def _answers(emulator: Emulator, theta: Tensor) -> tuple[Tensor, ...]:
+    leaf = theta.clone().requires_grad_()
+    mean, covariance = emulator.predict(leaf).gaussian()
+    (gradient,) = torch.autograd.grad((mean / mean.detach()).sum() + (covariance / covariance.detach()).sum(), leaf)
+    return mean.detach(), covariance.detach(), gradient
+
+
+def has_a_positive_variance(emulator: Emulator) -> None:
+    """Everywhere in the box, on the training points, and in every direction of y; the density is finite."""
+    seen = torch.from_numpy(runs().theta)
+    for theta in (points(64, seed=4), seen, SPACE.from_unit(torch.full((1, 3), 1e-6).double())):
+        p = emulator.predict(theta)
+        assert (p.variance > 0).all()
+        sd = p.stddev
+        correlation = p.covariance_matrix / (sd[..., :, None] * sd[..., None, :])
+        assert torch.linalg.cholesky_ex(correlation).info.max() == 0
+        assert torch.isfinite(p.log_prob(truth(theta))).all()
+
+
+def leaves_failed_runs_out(fit, recipe, table: Runs) -> None:
+    """A table with failed rows gives the emulator of the table without them: a failed run is never a number."""
+    y = table.y.copy()
+    lost = np.arange(len(table)) % 7 == 3
+    y[lost] = np.nan
+    broken = Runs.of(table.space, table.outputs, table.theta, y)
+    clean = table.select(~lost)
+    theta = points(5, seed=8)
+    torch.testing.assert_close(fit(recipe, broken, seed=0).predict(theta).mean,
+                               fit(recipe, clean, seed=0).predict(theta).mean, rtol=0.0, atol=0.0)  # fmt: skip
+
+
+def refuses_too_few(fit, recipe, table: Runs) -> None:
+    least, name = recipe.minimum_runs(table.space.d), recipe.entry_name()
+    fit(recipe, table.select(np.arange(least)), seed=0)
+    few = replace(table, ok=np.arange(len(table)) < least - 1)
+    few = replace(few, y=np.where(few.ok[:, None], few.y, np.nan), reason=tuple("" if ok else "error: tea" for ok in few.ok))
+    sentence = (f"{name} must have at least {least} finished runs for {table.space.d} parameters. Got {least - 1} "
+                f"({len(table) - least + 1} failed); run more points, or choose a recipe that needs fewer.")  # fmt: skip
+    with pytest.raises(CampaignError) as caught:
+        fit(recipe, few, seed=0)
+    assert str(caught.value) == sentence
+
+
+def knows_its_box(emulator: Emulator) -> None:
+    """Outside it warns and `strict` raises, both naming the parameter and the distance; inside nothing is said."""
+    inside = torch.tensor([1.0, 0.01, 5.0], dtype=torch.float64)
+    outside = torch.tensor([3.4, 0.01, 5.0], dtype=torch.float64)
+    sentence = "theta must lie in the box that the emulator was trained in. Got a by 0.1 of its range outside"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        emulator.predict(inside, strict=True)
+    with pytest.warns(ExtrapolationWarning) as caught:
+        emulator.predict(outside)
+    assert str(caught[0].message) == f"{sentence}; the prediction is an extrapolation."
+    with pytest.raises(InputError) as refused:
+        emulator.predict(outside, strict=True)
+    assert str(refused.value) == f"{sentence}; stay inside, or train on a wider prior."
+    domain = emulator.domain(torch.stack([inside, outside]))
+    torch.testing.assert_close(domain, torch.tensor([0.0, 0.1], dtype=torch.float64))
+
+
+def means_its_derivative(simulator, theta: Tensor) -> None:
+    """A simulator that claims `differentiable` has the gradient of its own answer, against central differences."""
+    if not simulator.differentiable:
+        return
+    leaf = theta.clone().requires_grad_()
+    y = simulator.run(leaf, seed=0)
+    assert y.requires_grad, "differentiable is claimed, but no gradient flows"
+    for j in range(len(y)):
+        (slope,) = torch.autograd.grad(y[j], leaf, retain_graph=True, allow_unused=True)
+        slope = torch.zeros_like(theta) if slope is None else slope
+        for i in range(len(theta)):
+            h = torch.zeros_like(theta)
+            h[i] = 1e-5 * max(1.0, abs(float(theta[i])))
+            difference = (simulator.run(theta + h, seed=0)[j] - simulator.run(theta - h, seed=0)[j]) / (2 * h[i])
+            assert abs(float(slope[i] - difference)) < 1e-6 * (1 + abs(float(difference))), "the gradient is of another function"
+
+
+def depends_on_its_seed(simulator, theta: Tensor) -> None:
+    """Same seed, same bits; another seed, another answer exactly when `stochastic` is said."""
+    assert torch.equal(simulator.run(theta, seed=1), simulator.run(theta, seed=1))
+    assert torch.equal(simulator.run(theta, seed=1), simulator.run(theta, seed=2)) != simulator.stochastic
+
+
+FIT, LOAD = emulate.fit, emulate.load
