@@ -68,7 +68,7 @@ def test_the_top_level_is_fixed():
 
 
 def test_nothing_unsafe_is_called():
-    bad = re.compile(r"shell=True|yaml\.load\(|torch\.load\(|allow_pickle=True|\beval\(|\bexec\(|os\.system")
+    bad = re.compile(r"shell=True|yaml\.load\(|torch\.load\(|allow_pickle=True|(?<![\w.])(eval|exec)\(|os\.system")
     assert [f"{_id(p)}: {m.group()}" for p in SOURCES for m in bad.finditer(p.read_text())] == []
 
 

@@ -20,8 +20,8 @@ def _normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def _emulated(mean: torch.Tensor, sd: float) -> Gaussian:
-    root = sd * torch.eye(mean.shape[-1], dtype=torch.float64).expand(*mean.shape, mean.shape[-1])
-    return Gaussian(mean, root, torch.zeros_like(mean))
+    basis = torch.eye(mean.shape[-1], dtype=torch.float64)
+    return Gaussian(mean, torch.full_like(mean, sd**2), basis, torch.zeros_like(mean))
 
 
 def test_a_batch_is_a_loop(likelihood):

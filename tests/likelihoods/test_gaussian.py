@@ -34,7 +34,8 @@ def test_all_parts_together_agree_with_scipy(tmp_path):
     root = torch.tensor([[0.5, 1.0, 0.2]], dtype=torch.float64)
     own = root.T @ root + 0.01 * torch.eye(3, dtype=torch.float64)
     noise = np.diag([1.0 + 1.0, 4.0 + 4.0, 0.16 + 0.25]) + GIVEN
-    prediction = Predicted(mean, root, torch.full((3,), 0.01, dtype=torch.float64))
+    one = torch.ones(1, dtype=torch.float64)
+    prediction = Predicted(mean, one, root, torch.full((3,), 0.01, dtype=torch.float64))
     expected = multivariate_normal(mean.numpy(), noise + own.numpy()).logpdf(DATA.numpy())
     assert float(like.log_prob(prediction, DATA)) == pytest.approx(expected, rel=1e-12)
     expected = multivariate_normal(mean.numpy(), noise).logpdf(DATA.numpy())
@@ -51,8 +52,8 @@ def test_units_do_not_matter(a, b):
     """Rescaling outputs by factors moves ln p by their logarithms, over sixteen decades between them."""
     units = torch.tensor([a, b], dtype=torch.float64)
     data, mean = torch.tensor([3.0, 5.0], dtype=torch.float64), torch.tensor([2.8, 5.5], dtype=torch.float64)
-    root = torch.tensor([[0.3, 0.2]], dtype=torch.float64)
-    one, other = (Gaussian(relative_error=0.1).log_prob(Predicted(mean * s, root * s, 0 * mean), data * s)
+    root, unit = torch.tensor([[0.3, 0.2]], dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    one, other = (Gaussian(relative_error=0.1).log_prob(Predicted(mean * s, unit, root * s, 0 * mean), data * s)
                   for s in (torch.ones_like(units), units))  # fmt: skip
     assert float(other + units.log().sum()) == pytest.approx(float(one), rel=1e-9, abs=1e-9)
 
