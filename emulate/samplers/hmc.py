@@ -27,8 +27,9 @@ class HMC(Sampler):
     draws (Neal 2011). The step size follows the acceptance by dual averaging (Hoffman and Gelman 2014). Trajectories
     last pi / 2 times 0.7 to 1.3, along a golden-ratio sequence: a whitened Gaussian forgets its start after pi / 2.
     The acceptances of the chains are pooled by their harmonic mean (Hoffman, Radul and Sountsov 2021), so that a few
-    chains in a narrow place count. A trajectory whose energy error exceeds 1000 or is not finite is rejected and
-    flagged divergent.
+    chains in a narrow place count. A density that has shown narrow places at the end of the warm-up is rough: every
+    fourth trajectory then takes steps of a third. A trajectory whose energy error exceeds 1000 or is not finite is
+    rejected and flagged divergent.
 
     Each of the `groups` has its own mass matrix and step size: for a log density in which every group of chains
     belongs to a data set of its own. A density with walls inside its range makes for short steps; `Posterior` has none.
@@ -62,6 +63,8 @@ class HMC(Sampler):
             length = self.trajectory * (0.7 + 0.6 * ((i + 1) * 0.6180339887498949 % 1.0))
             most = min(_SHORT, self.max_steps) if i < self.warmup / 8 else self.max_steps
             steps = int((length / tuning.step - 0.25).ceil().clamp(1, most).max())
+            if tuning.rough and i % 4 == 3:
+                steps = min(3 * steps, most)  # reaches narrow places, and leads out of them
             size = (length / steps / tuning.step).clamp_max(1.25) * tuning.step  # every group ends at the same time
             end = _trajectory(state, _normal(state.x, generator), tuning.factor, size, steps)
             chance = torch.exp(-end.error.clamp_min(0.0))
@@ -78,6 +81,7 @@ class HMC(Sampler):
         figures = {
             "acceptance": accepted,
             "step_size": float(tuning.step.mean()),
+            "rough": float(tuning.rough),
             "divergences": float(divergent.sum()),
             "warmup_gradients": float(warmup_calls),  # batched calls, each one gradient for every chain
             "gradients": float(density.calls - warmup_calls),
@@ -130,7 +134,7 @@ class _Tuning:
     """Step size `[groups]` and factor L `[groups, d, d]` of the inverse mass matrix L L^T, learnt in the warm-up."""
 
     def __init__(self, sampler: HMC, state: _State, generator: torch.Generator):
-        self.sampler, self.seen = sampler, []
+        self.sampler, self.seen, self.rough = sampler, [], False
         self.ends = {round(share * sampler.warmup) for share in _WINDOWS}
         self.factor = self._factor(state.x)
         step, momentum = torch.ones_like(state.x[:, 0, 0]), _normal(state.x, generator)
@@ -153,6 +157,7 @@ class _Tuning:
         log_step = self.anchor - math.sqrt(self.t) / 0.1 * self.shortfall
         self.average += self.t**-0.75 * (log_step - self.average)
         self.step = log_step.exp()
+        self.rough |= i >= 0.9 * self.sampler.warmup and bool((chance < 0.01).any())
         self.seen.append(state.x)
         if i + 1 in self.ends:
             self.factor, self.seen = self._factor(torch.cat(self.seen, 1)), []

@@ -83,6 +83,13 @@ def test_single_precision_is_seen_in_the_error(d):
     assert (z > 5).mean() == 0
 
 
+def test_a_change_below_single_precision_is_not_taken_for_none():
+    """f = 1 + 1e-9 theta rounds to 1 in single precision everywhere: slope 0, with an error bar that covers 1e-9."""
+    e = FiniteDifference().estimate(lambda t, s: (1 + 1e-9 * t).float().double(), ONE, seed=0)
+    assert float(e.gradient) == 0
+    assert 1e-9 < float(e.standard_error) < 1e-4
+
+
 @pytest.mark.parametrize("d", [1, 5])
 def test_noise_that_no_seed_controls_is_seen_in_the_error(d):
     """Noise of 1e-3 keyed by the bits of theta, as a chaotic or adaptive simulator makes it."""
