@@ -61,7 +61,9 @@ def _fetched(path_or_uri: str | os.PathLike) -> Path:
 def _recipe(use: Any, given: type[Recipe] | None) -> type[Recipe]:
     if given is not None:
         if given.entry_name() != use:
-            raise InputError(f"this emulator was trained by {use!r}. Got recipe = {given.entry_name()!r}; pass the right one.")
+            raise InputError(
+                f"this emulator was trained by {use!r}. Got recipe = {given.entry_name()!r}; pass the right one."
+            )
         return given
     if not isinstance(use, str) or ":" in use:
         raise InputError(f"this emulator was trained by {use!r}, which is not part of emulate, and a file must not choose "

@@ -46,9 +46,12 @@ def ui(uri: str = "", port: int = 5000, host: str = "127.0.0.1", *, study: str =
     say("Starting the MLflow pages; this takes up to a minute.")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the server would outlive this process
     # its own session: Ctrl-C reaches this process alone, which then ends the server and its workers in order
-    with tempfile.TemporaryFile() as log, subprocess.Popen(
-        _command(address, host, port), env=_environment(address), start_new_session=True, stdout=log, stderr=log
-    ) as server:
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(
+            _command(address, host, port), env=_environment(address), start_new_session=True, stdout=log, stderr=log
+        ) as server,
+    ):
         try:
             site = f"http://{f'[{host}]' if ':' in host else host}:{port}"
             if _await(site, server):
@@ -94,9 +97,10 @@ def _await(site: str, server: subprocess.Popen) -> bool:
 def _deep_link(site: str, study: str) -> str:
     """The runs of the study's experiment, or the list of experiments when the server does not know it yet."""
     if study:
-        with contextlib.suppress(urllib.error.HTTPError), _open(
-            f"{site}/api/2.0/mlflow/experiments/get-by-name?{urlencode({'experiment_name': study})}"
-        ) as answer:
+        with (
+            contextlib.suppress(urllib.error.HTTPError),
+            _open(f"{site}/api/2.0/mlflow/experiments/get-by-name?{urlencode({'experiment_name': study})}") as answer,
+        ):
             return page(site, "experiments", json.load(answer)["experiment"]["experiment_id"], "runs")
     return page(site, "experiments")
 

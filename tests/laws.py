@@ -18,7 +18,9 @@ from emulate.errors import CampaignError, ExtrapolationWarning, InputError
 from emulate.runs import Field, Outputs, Runs
 from emulate.space import LogUniform, Normal, Parameter, Space, Uniform
 
-SPACE = Space((Parameter("a", Uniform(-1.0, 3.0)), Parameter("b", LogUniform(1e-3, 1e-1)), Parameter("c", Normal(5.0, 2.0))))
+SPACE = Space(
+    (Parameter("a", Uniform(-1.0, 3.0)), Parameter("b", LogUniform(1e-3, 1e-1)), Parameter("c", Normal(5.0, 2.0)))
+)
 OUTPUTS = Outputs((Field("near_1000"), Field("tiny", "g"), Field("power", "", True, "k", (0.1, 0.2, 0.4), "h/Mpc")))
 SCALE = np.array([1.0, 1e-20, 1e-9, 1e-9, 1e-9])  # by how much each output varies, to an order of magnitude
 Z = 4.5  # standard errors that a Monte Carlo mean may lie off: 7e-6 by chance
@@ -58,7 +60,9 @@ def fits_a_line(fit, recipe) -> None:
     table = line()
     theta = torch.rand((50, 2), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     y = torch.stack([1 + 2 * theta[:, 0] - theta[:, 1], 1e6 * theta.sum(1)], 1)
-    error = (fit(recipe, table, seed=0).predict(theta).mean - y).abs().amax(0) / torch.from_numpy(np.ptp(table.y, axis=0))
+    error = (fit(recipe, table, seed=0).predict(theta).mean - y).abs().amax(0) / torch.from_numpy(
+        np.ptp(table.y, axis=0)
+    )
     assert (error < 1e-3).all(), f"error {error.tolist()} of the range"
 
 
@@ -78,7 +82,9 @@ def has_one_door(emulator: Emulator, theta: Tensor, *, n: int = 20000) -> None:
     assert off.abs().max() < Z, f"the mean lies {float(off.abs().max()):.1f} standard errors from that of the samples"
     square = ((y - p.mean) / p.stddev) ** 2
     off = (square.mean(0) - 1) / (square.std(0) / math.sqrt(n))
-    assert off.abs().max() < Z, f"the variance lies {float(off.abs().max()):.1f} standard errors from that of the samples"
+    assert off.abs().max() < Z, (
+        f"the variance lies {float(off.abs().max()):.1f} standard errors from that of the samples"
+    )
     mean, covariance = p.gaussian()
     assert torch.equal(mean, p.mean)
     torch.testing.assert_close(covariance.diagonal(dim1=-2, dim2=-1), p.variance, rtol=1e-9, atol=0.0)
@@ -87,7 +93,9 @@ def has_one_door(emulator: Emulator, theta: Tensor, *, n: int = 20000) -> None:
     product = x[..., :, None] * x[..., None, :]
     correlation = covariance / (p.stddev[..., :, None] * p.stddev[..., None, :])
     off = (product.mean(0) - correlation) / (product.std(0) / math.sqrt(n))
-    assert off.abs().max() < Z + 0.5, f"a covariance lies {float(off.abs().max()):.1f} standard errors from the samples'"
+    assert off.abs().max() < Z + 0.5, (
+        f"a covariance lies {float(off.abs().max()):.1f} standard errors from the samples'"
+    )
 
 
 def keeps_the_shape(emulator: Emulator) -> None:
@@ -188,7 +196,9 @@ def refuses_too_few(fit, recipe, table: Runs) -> None:
     least, name = recipe.minimum_runs(table.space.d), recipe.entry_name()
     fit(recipe, table.select(np.arange(least)), seed=0)
     few = replace(table, ok=np.arange(len(table)) < least - 1)
-    few = replace(few, y=np.where(few.ok[:, None], few.y, np.nan), reason=tuple("" if ok else "error: tea" for ok in few.ok))
+    few = replace(
+        few, y=np.where(few.ok[:, None], few.y, np.nan), reason=tuple("" if ok else "error: tea" for ok in few.ok)
+    )
     sentence = (f"{name} must have at least {least} finished runs for {table.space.d} parameters. Got {least - 1} "
                 f"({len(table) - least + 1} failed); run more points, or choose a recipe that needs fewer.")  # fmt: skip
     with pytest.raises(CampaignError) as caught:
@@ -228,7 +238,9 @@ def means_its_derivative(simulator, theta: Tensor) -> None:
             h = torch.zeros_like(theta)
             h[i] = 1e-5 * max(1.0, abs(float(theta[i])))
             difference = (simulator.run(theta + h, seed=0)[j] - simulator.run(theta - h, seed=0)[j]) / (2 * h[i])
-            assert abs(float(slope[i] - difference)) < 1e-6 * (1 + abs(float(difference))), "the gradient is of another function"
+            assert abs(float(slope[i] - difference)) < 1e-6 * (1 + abs(float(difference))), (
+                "the gradient is of another function"
+            )
 
 
 def depends_on_its_seed(simulator, theta: Tensor) -> None:

@@ -17,7 +17,9 @@ def normal(seed: int, *shape: int) -> torch.Tensor:
     return torch.as_tensor(np.random.default_rng(seed).normal(size=shape))
 
 
-def prediction(*, full: bool = False, log: bool = False, batch: tuple[int, ...] = (5,)) -> tuple[Gaussian, torch.Tensor]:
+def prediction(
+    *, full: bool = False, log: bool = False, batch: tuple[int, ...] = (5,)
+) -> tuple[Gaussian, torch.Tensor]:
     """One prediction and its covariance by plain loops: the slow twin."""
     loc, basis, rest = normal(1, *batch, M), 0.3 * normal(2, P, M), 0.1 * normal(3, Q, M)
     diagonal = 0.01 * normal(4, *batch, M).square()

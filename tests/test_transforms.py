@@ -97,7 +97,9 @@ def test_round_trip_in_any_units(n, m, seed, positive, decades, offsets):
     rng = np.random.default_rng(seed)
     size = 10.0 ** np.array(decades[:m])
     y = size * (np.exp(rng.normal(size=(n, m))) if positive else np.array(offsets[:m]) + rng.normal(size=(n, m)))
-    t = OutputTransform.fit(Outputs(tuple(Field(f"y{i}", positive=positive) for i in range(m))), y, log=True, truncation=0.0)
+    t = OutputTransform.fit(
+        Outputs(tuple(Field(f"y{i}", positive=positive) for i in range(m))), y, log=True, truncation=0.0
+    )
     z = t.to_z(torch.from_numpy(y))
     assert torch.isfinite(z).all()
     assert (np.abs(t.from_z(z).numpy() - y) <= 1e-9 * (np.abs(y) if positive else size)).all()

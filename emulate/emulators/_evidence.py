@@ -19,9 +19,15 @@ from torch import Tensor
 
 KERNELS = ("rbf", "matern52", "matern32")
 MEANS = ("constant", "linear", "quadratic")
-LENGTH = (math.log(0.02), math.log(1e4))  # bounds of ln(length / box width); a parameter without effect gets the upper one
+LENGTH = (
+    math.log(0.02),
+    math.log(1e4),
+)  # bounds of ln(length / box width); a parameter without effect gets the upper one
 LENGTH_PRIOR = (math.log(2.0), 4.0)  # centre and sd of the normal prior on ln(length): weak, four decades
-NUGGET = (math.log(1e-13), math.log(1e-6))  # bounds of ln(eta) without noise: with less Cholesky fails, with more digits go
+NUGGET = (
+    math.log(1e-13),
+    math.log(1e-6),
+)  # bounds of ln(eta) without noise: with less Cholesky fails, with more digits go
 NUGGET_PRIOR = (math.log(1e-8), 20.0)
 NOISE = (math.log(1e-9), math.log(1e4))  # bounds of ln(eta) where the noise is fitted
 NOISE_PRIOR = (math.log(1e-2), 3.0)
@@ -95,8 +101,11 @@ class Evidence:
 
         self.u, self.z, self.h = u, z, basis(u, mean)
         d = u.shape[-1]
-        self.covariance = (gpytorch.kernels.RBFKernel(ard_num_dims=d) if kernel == "rbf" else
-                           gpytorch.kernels.MaternKernel({"matern52": 2.5, "matern32": 1.5}[kernel], ard_num_dims=d)).double()
+        self.covariance = (
+            gpytorch.kernels.RBFKernel(ard_num_dims=d)
+            if kernel == "rbf"
+            else gpytorch.kernels.MaternKernel({"matern52": 2.5, "matern32": 1.5}[kernel], ard_num_dims=d)
+        ).double()
         self.bounds = [LENGTH] * d + [NOISE if noisy else NUGGET]
         priors = np.array([LENGTH_PRIOR] * d + [NOISE_PRIOR if noisy else NUGGET_PRIOR])
         self.centre, self.width = priors[:, 0], priors[:, 1]
@@ -115,7 +124,9 @@ class Evidence:
         slope = 0.5 * (p - torch.outer(back[:, -1], back[:, -1]) / f.variance)
         raw = self.covariance.raw_lengthscale
         (by_raw,) = torch.autograd.grad(k, raw, slope)
-        by_log = by_raw * self.covariance.lengthscale.detach() / torch.sigmoid(raw.detach())  # lengthscale = softplus(raw)
+        by_log = (
+            by_raw * self.covariance.lengthscale.detach() / torch.sigmoid(raw.detach())
+        )  # lengthscale = softplus(raw)
         gradient = np.append(by_log.ravel().numpy(), float(slope.diagonal().sum()) * eta)
         pull = (x - self.centre) / self.width
         return float(value) + 0.5 * float(pull @ pull), gradient + pull / self.width

@@ -6,7 +6,9 @@ from contextlib import contextmanager
 import torch
 from threadpoolctl import threadpool_limits
 
-SMALL = 500  # runs up to which a fit of a few thousand small products is faster on one thread, 3 to 10 times on a busy host
+SMALL = (
+    500  # runs up to which a fit of a few thousand small products is faster on one thread, 3 to 10 times on a busy host
+)
 
 
 @contextmanager

@@ -75,7 +75,9 @@ class GP(Recipe):
 
     kernel: Literal["auto", "rbf", "matern52", "matern32"] = "auto"  # smoothness: infinite, 2 derivatives, 1 derivative
     mean: Literal["auto", "constant", "linear", "quadratic"] = "auto"  # the trend below the process
-    noise: Literal["auto", "fixed", "fitted"] = "auto"  # auto: fitted for a stochastic simulator, else a fixed tiny nugget
+    noise: Literal["auto", "fixed", "fitted"] = (
+        "auto"  # auto: fitted for a stochastic simulator, else a fixed tiny nugget
+    )
     starts: Annotated[int, Ge(1)] = 2  # starting points of the search for the lengths
 
     def minimum_runs(self, d: int) -> int:
@@ -84,7 +86,9 @@ class GP(Recipe):
     def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int) -> Core:
         noisy = noisy if self.noise == "auto" else self.noise == "fitted"
         d, rng = u.shape[-1], np.random.default_rng(seed)
-        starts = [np.zeros(d), np.full(d, np.log(0.4)), *rng.normal(0.0, 1.0, (max(0, self.starts - 2), d))][: self.starts]
+        starts = [np.zeros(d), np.full(d, np.log(0.4)), *rng.normal(0.0, 1.0, (max(0, self.starts - 2), d))][
+            : self.starts
+        ]
         with calm(len(u)):
             kernel, mean, found = self._choose(u, z[:, :_LEADING], noisy, starts)
             found += [_fit(u, x, kernel, mean, noisy, starts) for x in z.T[len(found) :]]
@@ -106,7 +110,9 @@ class GP(Recipe):
         for kernel, mean in rivals:
             mean = mean or best[1]
             found = [_fit(u, x, kernel, mean, noisy, [f.x, starts[0]]) for x, f in zip(z.T, best[2], strict=True)]
-            gain = sum(new.log_density - old.log_density for new, old in zip(found, best[2], strict=True))  # of every run
+            gain = sum(
+                new.log_density - old.log_density for new, old in zip(found, best[2], strict=True)
+            )  # of every run
             if gain.sum() > 2 * gain.std() * len(gain) ** 0.5:
                 best = kernel, mean, found
         return best

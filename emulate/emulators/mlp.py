@@ -92,7 +92,9 @@ class MLP(Recipe):
         trend = self._trend(u, seen)
         h = basis(u, trend)
         solve = torch.linalg.lstsq
-        beta = torch.stack([solve(h[s > 0], z[s > 0], driver="gelsd").solution for s in seen])  # the default's bits vary
+        beta = torch.stack(
+            [solve(h[s > 0], z[s > 0], driver="gelsd").solution for s in seen]
+        )  # the default's bits vary
         rest = z - h @ beta
         scale = ((rest.square() * seen[..., None]).sum(1, keepdim=True) / seen.sum(1)[:, None, None]).sqrt()
         scale = scale.clamp_min(1e-12)
@@ -121,7 +123,9 @@ def _variance(each: Tensor, z: Tensor, seen: Tensor, *, calibrate: bool) -> tupl
     blind = 1 - seen[..., None]
     error = (each - z) * blind
     square = error.square().sum(0).mean(0) / _BLIND  # mean e^2 of one member
-    common = ((error.sum(0).square() - error.square().sum(0)).mean(0) / (_BLIND * (_BLIND - 1))).clamp_min(0)  # mean e e'
+    common = ((error.sum(0).square() - error.square().sum(0)).mean(0) / (_BLIND * (_BLIND - 1))).clamp_min(
+        0
+    )  # mean e e'
     own = (square - common).clamp_min(0)
     whole = (common + own / len(each)).clamp_min(0.05 * square).clamp_min(1e-20)
     rest = (whole - own).clamp_min(0.1 * whole)
@@ -139,7 +143,9 @@ class _Ensemble:
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator, dtype=u.dtype)
 
-        self.layers = [(_SMALL / math.sqrt(a) * normal(m, a, b), 0.5 * normal(m, 1, b)) for a, b in itertools.pairwise(sizes)]
+        self.layers = [
+            (_SMALL / math.sqrt(a) * normal(m, a, b), 0.5 * normal(m, 1, b)) for a, b in itertools.pairwise(sizes)
+        ]
         self.weights = [t.requires_grad_() for layer in self.layers for t in layer]
         self.best = torch.full((m,), math.inf, dtype=u.dtype)
         self.kept = [w.detach().clone() for w in self.weights]

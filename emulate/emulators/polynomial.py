@@ -57,7 +57,9 @@ class Polynomial(Recipe):
         root = vt.T * inverse
         residual = z - q @ (q.T @ z)
         free = (1 - q.square().sum(1, keepdim=True)).clamp_min(1e-3)
-        variance = (residual / free).square().mean(0) if self.calibrate else residual.square().sum(0) / (len(u) - len(terms))
+        variance = (
+            (residual / free).square().mean(0) if self.calibrate else residual.square().sum(0) / (len(u) - len(terms))
+        )
         return self.rebuild({"powers": powers, "coefficients": root @ (q.T @ z), "root": root,
                              "variance": variance.clamp_min(1e-20)})  # fmt: skip
 

@@ -54,5 +54,7 @@ def _differentiate(f: Function, theta: Tensor, seed: int) -> tuple[Tensor, Tenso
     if not y.requires_grad:
         raise InputError("f must carry a torch graph from theta to its output. Got an output without one; use "
                          "finite_difference, or write f in torch without detach, item or numpy.")  # fmt: skip
-    rows = [torch.autograd.grad(y_j, theta, retain_graph=True, allow_unused=True, materialize_grads=True) for y_j in outputs]
+    rows = [
+        torch.autograd.grad(y_j, theta, retain_graph=True, allow_unused=True, materialize_grads=True) for y_j in outputs
+    ]
     return y.detach(), torch.stack([row for (row,) in rows])

@@ -16,7 +16,9 @@ from pipelines.study import plain
 # The smallest case of an entry that takes more than a moment, and its noisy variant where it has one.
 SMALL = {"nbody": {"particles": 8, "steps": 2, "precision": "float64"}}
 NOISY = {"linear_gaussian": {"noise": 0.1}, "nbody": {"phase_seed": None}}
-CASES = [(name, noisy) for name in registry.names("simulators") for noisy in (False, True) if not noisy or name in NOISY]
+CASES = [
+    (name, noisy) for name in registry.names("simulators") for noisy in (False, True) if not noisy or name in NOISY
+]
 
 
 def built(name, noisy=False):

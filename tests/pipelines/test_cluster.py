@@ -156,10 +156,12 @@ def test_what_a_cluster_needs_is_said(tmp_path, monkeypatch):
     tasks = tasks_of(points([trouble.FINE]))
     monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
     monkeypatch.setattr(cluster, "_CONNECT", 0.5)
-    said = r'^cluster\.use: slurm needs the package dask-jobqueue, which is not installed\. Install it: pip install'
+    said = r"^cluster\.use: slurm needs the package dask-jobqueue, which is not installed\. Install it: pip install"
     with pytest.raises(InputError, match=said):
         campaign(tasks, store=tmp_path, simulator=SPEC, cluster=Settings("slurm"))
-    with pytest.raises(InputError, match=r"^cluster\.address must be that of a running Dask scheduler\. Got 'tcp://127"):
+    with pytest.raises(
+        InputError, match=r"^cluster\.address must be that of a running Dask scheduler\. Got 'tcp://127"
+    ):
         campaign(tasks, store=tmp_path, simulator=SPEC, cluster=Settings("address", 1, "tcp://127.0.0.1:9"))
 
 

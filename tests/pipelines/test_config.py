@@ -302,7 +302,7 @@ def test_all_mistakes_are_told_at_once():
         "swap them or widen the range.",
         "study.yaml:6: simulator.noise: must be a number. Got 'x'.",
         "--set emulators.second.lag=1: emulators.second.lag: this key is not known. Keys allowed here: "
-        f"{', '.join(registry._keys(registry.find('emulators', 'polynomial'), ()))}. Did you mean \"log\"?",
+        f'{", ".join(registry._keys(registry.find("emulators", "polynomial"), ()))}. Did you mean "log"?',
     ]
 
 

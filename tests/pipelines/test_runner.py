@@ -109,8 +109,11 @@ def test_a_simulator_that_cannot_be_built(tmp_path, monkeypatch):
     (tmp_path / "bomb.py").write_text("import os\nos._exit(7)\n")
     with Runner({**TROUBLE, "call": "nowhere_at_all:run"}) as r, pytest.raises(InputError, match="cannot be imported"):
         r.run([0.0, 0.0], seed=0)
-    with Runner({**TROUBLE, "call": "bomb:run"}) as r, pytest.raises(
-        CampaignError, match=r"the simulator 'function' ended its process while it was built \(exit code 7\)"
+    with (
+        Runner({**TROUBLE, "call": "bomb:run"}) as r,
+        pytest.raises(
+            CampaignError, match=r"the simulator 'function' ended its process while it was built \(exit code 7\)"
+        ),
     ):
         r.run([0.0, 0.0], seed=0)
 

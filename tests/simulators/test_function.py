@@ -13,7 +13,10 @@ from emulate.store import RunStore
 
 SPACE = Space((Parameter("a", Uniform(0.0, 1.0)), Parameter("b", Uniform(0.0, 2.0))))
 THETA = torch.tensor([0.25, 1.5], dtype=torch.float64)
-FIELDS = [{"name": "total", "unit": "s", "positive": True}, {"name": "pk", "coordinate": "k", "at": [0.1, 1], "at_unit": "h"}]
+FIELDS = [
+    {"name": "total", "unit": "s", "positive": True},
+    {"name": "pk", "coordinate": "k", "at": [0.1, 1], "at_unit": "h"},
+]
 COUNT = iter(range(100))
 
 
