@@ -3,6 +3,7 @@
 import ast
 import inspect
 import io
+import itertools
 import re
 import shlex
 import subprocess
@@ -93,7 +94,7 @@ def test_no_sentence_loses_a_space_where_two_pieces_join(path):
     tokens = [t for t in tokenize.generate_tokens(io.StringIO(path.read_text()).readline)
               if t.type not in (tokenize.NL, tokenize.COMMENT)]  # fmt: skip
     lost = []
-    for left, right in zip(tokens, tokens[1:], strict=False):
+    for left, right in itertools.pairwise(tokens):
         if left.type == right.type == tokenize.STRING:
             a, b = left.string.rstrip("\"'"), right.string.lstrip("rbfRBF").lstrip("\"'")
             if re.search(r"[\w.,;:!?})]$", a) and re.match(r"[\w{(]", b) and not a.endswith("\\n"):
