@@ -15,6 +15,7 @@ from emulate.densities import require_inside, value_and_gradient
 from emulate.diagnostics import diagnose, require_chains
 
 _DIVERGENT = 1000.0  # energy error beyond which a trajectory has left the energy surface for good (Stan's limit)
+_HOPELESS = 1e-4  # acceptance that a smooth density never shows near the target, and a narrow place soon does
 _SHORT = 16  # most leapfrog steps while the first eighth of the warm-up still learns the scales
 _WINDOWS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 0.85)  # shares of the warm-up after which the mass matrix is renewed
 
@@ -157,7 +158,7 @@ class _Tuning:
         log_step = self.anchor - math.sqrt(self.t) / 0.1 * self.shortfall
         self.average += self.t**-0.75 * (log_step - self.average)
         self.step = log_step.exp()
-        self.rough |= i >= 0.9 * self.sampler.warmup and bool((chance < 0.01).any())
+        self.rough |= i >= 0.9 * self.sampler.warmup and bool((chance < _HOPELESS).any())
         self.seen.append(state.x)
         if i + 1 in self.ends:
             self.factor, self.seen = self._factor(torch.cat(self.seen, 1)), []
