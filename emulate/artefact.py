@@ -118,5 +118,9 @@ def _place(fresh: Path, path: Path) -> None:
         return
     old = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     os.rename(path, old)
-    os.rename(fresh, path)
+    try:
+        os.rename(fresh, path)
+    except OSError:
+        os.rename(old, path)
+        raise
     shutil.rmtree(old, ignore_errors=True)

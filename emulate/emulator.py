@@ -121,7 +121,7 @@ class Emulator(torch.nn.Module):
     def _watch(self, theta: Tensor, strict: bool) -> None:
         u = self.space.to_unit(theta)
         beyond = torch.maximum(-u, u - 1)
-        if bool((beyond <= _EDGE).all()):
+        if bool(((beyond <= _EDGE) & theta.isfinite()).all()):
             return
         if not torch.isfinite(theta).all():
             raise InputError("theta must be finite. Got NaN or infinity; look where it was computed.")

@@ -1,0 +1,309 @@
+"""The GP against scikit-learn and gpytorch: same equations, no worse an error; and the cases that break Cholesky."""
+
+import math
+import warnings
+
+import gpytorch
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import check_grad
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor, kernels
+
+import emulate
+from emulate.emulators._evidence import KERNELS, MEANS, Evidence, basis, correlation, exponents, factors, partner
+from emulate.emulators.gp import GP
+from emulate.errors import InputError
+from emulate.runs import Field, Outputs, Runs
+from emulate.space import Parameter, Space, Uniform
+
+
+def cube(d: int) -> Space:
+    return Space(tuple(Parameter(f"x{i}", Uniform(0.0, 1.0)) for i in range(d)))
+
+
+def sobol(n: int, d: int, seed: int) -> np.ndarray:
+    return torch.quasirandom.SobolEngine(d, scramble=True, seed=seed).draw(n, dtype=torch.float64).numpy()
+
+
+def table(u: np.ndarray, y: np.ndarray, **kwargs) -> Runs:
+    y = y.reshape(len(u), -1)
+    return Runs.of(cube(u.shape[1]), Outputs(tuple(Field(f"y{i}") for i in range(y.shape[1]))), u, y, **kwargs)
+
+
+def borehole(u: np.ndarray) -> np.ndarray:
+    """Flow through a borehole, eight inputs (Harper and Gupta 1983; ranges of Morris, Mitchell and Ylvisaker 1993)."""
+    low = np.array([0.05, 100, 63070, 990, 63.1, 700, 1120, 9855])
+    high = np.array([0.15, 50000, 115600, 1110, 116, 820, 1680, 12045])
+    rw, r, tu, hu, tl, hl, length, kw = (low + u * (high - low)).T
+    ln = np.log(r / rw)
+    return 2 * np.pi * tu * (hu - hl) / (ln * (1 + 2 * length * tu / (ln * rw**2 * kw) + tu / tl))
+
+
+def otl(u: np.ndarray) -> np.ndarray:
+    """Midpoint voltage of a push-pull circuit without output transformer, six inputs (Ben-Ari and Steinberg 2007)."""
+    low, high = np.array([50, 25, 0.5, 1.2, 0.25, 50]), np.array([150, 70, 3, 2.5, 1.2, 300])
+    b1, b2, f, c1, c2, beta = (low + u * (high - low)).T
+    vb, g = 12 * b2 / (b1 + b2), beta * (c2 + 9)
+    return (vb + 0.74) * g / (g + f) + 11.35 * f / (g + f) + 0.74 * f * g / ((g + f) * c1)
+
+
+def scikit(u: np.ndarray, y: np.ndarray) -> GaussianProcessRegressor:
+    """What users reach for: anisotropic RBF, fitted nugget, L-BFGS in float64 (the strongest of the usual defaults)."""
+    kernel = kernels.ConstantKernel(1.0, (1e-3, 1e5)) * kernels.RBF(np.ones(u.shape[1]), (1e-2, 1e3))
+    kernel += kernels.WhiteKernel(1e-6, (1e-12, 1.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return GaussianProcessRegressor(kernel, normalize_y=True, random_state=0).fit(u, y)
+
+
+def nrmse(prediction: np.ndarray, y: np.ndarray) -> float:
+    return float(np.sqrt(np.mean((prediction - y) ** 2)) / y.std())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("f", [(borehole, 8), (otl, 6)], ids=["borehole", "otl"])
+def test_no_worse_than_scikit_learn_and_calibrated(f):
+    """100 Sobol runs, five scramblings, 1024 new points: error in the mean over designs, and 95 % coverage."""
+    f, d = f
+    new = sobol(1024, d, 99)
+    ours, theirs, inside = [], [], []
+    for seed in range(5):
+        u = sobol(100, d, seed)
+        p = emulate.fit(GP(), table(u, f(u)), seed=0).predict(new)
+        ours.append(nrmse(p.mean[:, 0].numpy(), f(new)))
+        theirs.append(nrmse(scikit(u, f(u)).predict(new), f(new)))
+        inside.append(float((np.abs(p.mean[:, 0].numpy() - f(new)) < 1.96 * p.stddev[:, 0].numpy()).mean()))
+    print(f"NRMSE ours {np.mean(ours):.2e} {ours}, scikit-learn {np.mean(theirs):.2e} {theirs}, coverage {inside}")
+    assert np.mean(ours) < 1.02 * np.mean(theirs)
+    assert 0.90 < np.mean(inside) < 0.99
+
+
+def test_on_a_smooth_function_no_worse_than_scikit_learn():
+    f, new = lambda u: np.exp(u[:, 0]) * np.sin(3 * u[:, 1]) + u[:, 2] ** 3, sobol(400, 3, 99)
+    ours, theirs = [], []
+    for seed in (1, 2, 3):
+        u = sobol(64, 3, seed)
+        ours.append(nrmse(emulate.fit(GP(), table(u, f(u)), seed=0).predict(new).mean[:, 0].numpy(), f(new)))
+        theirs.append(nrmse(scikit(u, f(u)).predict(new), f(new)))
+    assert np.mean(ours) < np.mean(theirs)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_correlation_is_that_of_gpytorch_and_scikit_learn(kernel):
+    u, v, length = torch.from_numpy(sobol(9, 3, 0)), torch.from_numpy(sobol(7, 3, 1)), torch.tensor([0.3, 1.0, 5.0]).double()
+    k = correlation(exponents(u / length, partner(v / length)), kernel)
+    nu = {"rbf": math.inf, "matern52": 2.5, "matern32": 1.5}[kernel]
+    twin = kernels.Matern(length.numpy(), nu=nu)(u.numpy(), v.numpy())
+    np.testing.assert_allclose(k.numpy(), twin, rtol=1e-12)
+    theirs = gpytorch.kernels.RBFKernel(ard_num_dims=3) if nu == math.inf else gpytorch.kernels.MaternKernel(nu, ard_num_dims=3)
+    theirs = theirs.double()
+    theirs.lengthscale = length
+    torch.testing.assert_close(k, theirs(u, v).to_dense().detach(), rtol=1e-11, atol=0.0)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_gradient_of_a_correlation_is_finite_at_a_training_point(kernel):
+    v = torch.from_numpy(sobol(4, 2, 0))
+    u = v.clone().requires_grad_()
+    correlation(exponents(u, partner(v)), kernel).sum().backward()
+    assert torch.isfinite(u.grad).all()
+
+
+def test_the_mean_and_variance_are_those_of_scikit_learn_at_equal_lengths():
+    """At our lengths, noise and mean the predictive equations are the same; kriging adds the variance of its mean."""
+    u, new = sobol(30, 2, 1), sobol(50, 2, 99)
+    y = np.sin(4 * u[:, 0]) + u[:, 1] ** 2 + 0.1 * np.random.default_rng(0).normal(size=30)
+    z = (y - y.mean()) / y.std()
+    core = GP(kernel="rbf", mean="constant", calibrate=False).train(
+        torch.from_numpy(u), torch.from_numpy(z)[:, None], noisy=True, seed=0)  # fmt: skip
+    s2, eta, beta = float(core.variance), float(core.eta), float(core.beta)
+    kernel = kernels.ConstantKernel(s2, "fixed") * kernels.RBF(core.length[0].numpy(), "fixed")
+    twin = GaussianProcessRegressor(kernel, alpha=s2 * eta, optimizer=None).fit(u, z - beta)
+    mean, sd = twin.predict(new, return_std=True)
+    p = core(torch.from_numpy(new))
+    np.testing.assert_allclose(p.mean[:, 0].numpy(), mean + beta, rtol=1e-9, atol=1e-9)
+    ones, inverse = np.ones(30), np.linalg.inv(kernel(u) + s2 * eta * np.eye(30))
+    lack = 1 - kernel(new, u) @ inverse @ ones
+    expected = sd**2 + s2 * eta + lack**2 / (ones @ inverse @ ones)
+    np.testing.assert_allclose(p.variance[:, 0].numpy(), expected, rtol=1e-8)
+    assert beta == pytest.approx(float(ones @ inverse @ z / (ones @ inverse @ ones)), rel=1e-9)
+
+
+@pytest.mark.parametrize("mean", MEANS)
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("noisy", [False, True])
+def test_the_evidence_has_the_gradient_of_its_value(kernel, mean, noisy):
+    u = torch.from_numpy(sobol(25, 2, 1))
+    z = torch.sin(4 * u[:, 0]) + u[:, 1]
+    evidence = Evidence(u, (z - z.mean()) / z.std(), kernel, mean, noisy=noisy)
+    x = np.array([-0.5, 0.2, math.log(1e-3 if noisy else 1e-6)])
+    error = check_grad(lambda x: evidence(x)[0], lambda x: evidence(x)[1], x, epsilon=1e-6)
+    assert error < 1e-4 * np.linalg.norm(evidence(x)[1])
+
+
+def test_the_evidence_is_that_of_gpytorch():
+    """With beta and s^2 written out: ln E of gpytorch at them, less ln|R| and the degrees of freedom of REML."""
+    u = torch.from_numpy(sobol(20, 2, 1))
+    z = torch.sin(4 * u[:, 0]) + u[:, 1]
+    z = (z - z.mean()) / z.std()
+    length, eta = torch.tensor([0.6, 1.2], dtype=torch.float64), 1e-2
+    h = basis(u, "constant")
+    k = correlation(exponents(u / length, partner(u / length)), "rbf")
+    f = factors(k, eta, h, z)
+    beta = float(f.q[:, 0] @ f.white / f.r[0, 0])
+
+    class Model(gpytorch.models.ExactGP):
+        def __init__(self, likelihood):
+            super().__init__(u, z, likelihood)
+            self.mean = gpytorch.means.ConstantMean()
+            self.kernel = gpytorch.kernels.ScaleKernel(gpytorch.kernels.RBFKernel(ard_num_dims=2))
+
+        def forward(self, x):
+            return gpytorch.distributions.MultivariateNormal(self.mean(x), self.kernel(x))
+
+    likelihood = gpytorch.likelihoods.GaussianLikelihood(gpytorch.priors.UniformPrior(0, 10)).double()
+    model = Model(likelihood).double()
+    model.mean.initialize(constant=beta)
+    model.kernel.outputscale, model.kernel.base_kernel.lengthscale = f.variance, length
+    likelihood.noise = f.variance * eta
+    theirs = likelihood(model(u)).log_prob(z)
+    free = len(z) - 1
+    evidence = Evidence(u, z, "rbf", "constant", noisy=True)
+    value, _ = evidence(np.append(length.log().numpy(), math.log(eta)))
+    pull = (np.append(length.log().numpy(), math.log(eta)) - evidence.centre) / evidence.width
+    ours = -(value - 0.5 * float(pull @ pull)) - 0.5 * free * (1 + math.log(2 * math.pi))
+    restricted = 0.5 * math.log(2 * math.pi) + 0.5 * float(f.variance.log()) - float(f.r.diagonal().abs().log().sum())
+    assert ours == pytest.approx(float(theirs) + restricted, rel=1e-9)
+
+
+def test_left_out_residuals_are_those_of_leaving_out():
+    """The closed form against n fits without each run, at the same lengths and nugget."""
+    from emulate.emulators.gp import _fit
+
+    u = torch.from_numpy(sobol(16, 2, 1))
+    z = torch.sin(4 * u[:, 0]) + u[:, 1] + 0.1 * torch.from_numpy(np.random.default_rng(0).normal(size=16))
+    fit = _fit(u, z, "rbf", "linear", True, [np.zeros(2)])
+    length, eta, s2 = fit.state["length"], float(fit.state["eta"]), fit.state["variance"]
+    for i in (0, 7, 15):
+        rest = torch.arange(16) != i
+        k = correlation(exponents(u / length, partner(u / length)), "rbf")
+        h = basis(u, "linear")
+        c = torch.linalg.inv(k[rest][:, rest] + eta * torch.eye(15).double())
+        g = torch.linalg.inv(h[rest].T @ c @ h[rest])
+        beta = g @ h[rest].T @ c @ z[rest]
+        mean = k[i, rest] @ c @ (z[rest] - h[rest] @ beta) + h[i] @ beta
+        lack = h[i] - h[rest].T @ c @ k[rest, i]
+        variance = s2 * (1 + eta - k[i, rest] @ c @ k[rest, i] + lack @ g @ lack)
+        expected = -0.5 * ((z[i] - mean) ** 2 / variance + variance.log())
+        assert fit.log_density[i] == pytest.approx(float(expected), rel=1e-5, abs=1e-5)
+
+
+def test_auto_takes_a_trend_where_there_is_one_and_the_rough_kernel_where_it_is_rough():
+    u = sobol(60, 2, 1)
+    smooth = np.sin(5 * u[:, 0]) * np.cos(4 * u[:, 1])
+    bent = 100 * (u[:, 0] - 0.3) ** 2 + 50 * u[:, 0] * u[:, 1] + 0.1 * smooth
+    rough = np.abs(np.sin(6 * u[:, 0])) + np.abs(u[:, 1] - 0.4)
+    chosen = [emulate.fit(GP(calibrate=False), table(u, y), seed=0).core for y in (bent, rough)]
+    assert chosen[0]._mean == "quadratic"
+    assert chosen[1]._kernel == "matern52"
+
+
+@pytest.mark.parametrize("kernel", ["rbf", "matern52", "matern32"])
+@pytest.mark.parametrize("mean", MEANS)
+def test_settings_are_kept(kernel, mean):
+    u = sobol(20, 2, 1)
+    core = emulate.fit(GP(kernel=kernel, mean=mean, starts=3), table(u, np.sin(3 * u.sum(1))), seed=0).core
+    assert (core._kernel, core._mean) == (kernel, mean)
+
+
+def test_noise_is_fitted_for_a_stochastic_simulator_only():
+    rng = np.random.default_rng(0)
+    u = sobol(80, 1, 1)
+    y = np.sin(6 * u[:, 0]) + 0.1 * rng.normal(size=80)
+    noisy = emulate.fit(GP(), table(u, y, stochastic=True), seed=0)
+    sd = float((noisy.core.eta * noisy.core.variance).sqrt()) * y.std()
+    assert sd == pytest.approx(0.1, rel=0.3)
+    assert float(emulate.fit(GP(), table(u, y), seed=0).core.eta) < 1.001e-6
+    fitted = emulate.fit(GP(noise="fitted"), table(u, y), seed=0)
+    assert torch.equal(fitted.core.eta, noisy.core.eta)
+    assert float(emulate.fit(GP(noise="fixed"), table(u, y, stochastic=True), seed=0).core.eta) < 1.001e-6
+
+
+def test_on_a_training_point_a_deterministic_simulator_is_known():
+    u = sobol(40, 2, 1)
+    y = np.stack([np.sin(3 * u[:, 0]), np.exp(u[:, 1])], 1)
+    p = emulate.fit(GP(), table(u, y), seed=0).predict(u)
+    np.testing.assert_allclose(p.mean.numpy(), y, atol=1e-5)
+    assert p.stddev.max() < 1e-3
+
+
+def duplicated():
+    u = np.repeat(sobol(10, 2, 1), 2, axis=0)
+    return u, np.sin(3 * u.sum(1))
+
+
+def contradictory():
+    u, y = duplicated()
+    return u, y + 0.1 * (np.arange(len(y)) % 2)
+
+
+def one_parameter():
+    u = sobol(8, 1, 1)
+    return u, np.sin(3 * u[:, 0])
+
+
+def three_runs():
+    u = np.array([[0.1, 0.2], [0.5, 0.9], [0.8, 0.4]])
+    return u, u.sum(1)
+
+
+def constant():
+    u = sobol(12, 2, 1)
+    return u, np.stack([np.full(12, 7.0), np.zeros(12)], 1)
+
+
+def one_constant():
+    u = sobol(12, 2, 1)
+    return u, np.stack([np.full(12, 7.0), u.sum(1)], 1)
+
+
+def tiny():
+    u = sobol(20, 2, 1)
+    return u, 1e-20 * np.sin(3 * u.sum(1))
+
+
+def large():
+    u = sobol(20, 2, 1)
+    return u, 1e6 + 1e-3 * np.sin(3 * u.sum(1))
+
+
+def along_a_line():
+    x = np.linspace(0, 1, 15)[:, None]
+    return np.hstack([x, x]), np.sin(3 * x[:, 0])
+
+
+@pytest.mark.parametrize(
+    "case", [duplicated, contradictory, one_parameter, three_runs, constant, one_constant, tiny, large, along_a_line]
+)
+@pytest.mark.parametrize("kernel", ["auto", "rbf"])
+def test_hard_tables_give_finite_answers_near_the_data(case, kernel):
+    u, y = case()
+    emulator = emulate.fit(GP(kernel=kernel), table(u, y), seed=0)
+    y = y.reshape(len(u), -1)
+    p = emulator.predict(u)
+    off = (p.mean.numpy() - y) / np.where(np.ptp(y, axis=0) > 0, np.ptp(y, axis=0), 1.0)
+    assert np.abs(off).max() < (0.2 if case is contradictory else 1e-3)
+    new = emulator.predict(sobol(20, u.shape[1], 5))
+    for t in (new.mean, new.variance, emulator.jacobian(u), new.log_prob(new.mean)):
+        assert torch.isfinite(t).all()
+    assert (new.variance > 0).all()
+
+
+def test_a_trend_that_the_runs_do_not_determine_is_refused_in_words():
+    u, y = along_a_line()
+    with pytest.raises(InputError) as caught:
+        emulate.fit(GP(mean="linear"), table(u, y), seed=0)
+    assert str(caught.value) == ("gp: mean must have coefficients that the runs determine. Got mean = 'linear' and 15 runs, "
+                                 "too few or at too few places; choose a simpler mean.")  # fmt: skip
