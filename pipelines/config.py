@@ -168,8 +168,20 @@ def _gradient(source: Source, simulator: Any) -> Any:
     auto = "reverse" if simulator.differentiable else "finite_difference"
     section = source.data.get("validate")
     if isinstance(section, Mapping) and section.get("gradient") == "auto":
-        return registry.build("gradients", auto, path="validate.gradient")
-    return _entry("gradients", source, "validate.gradient", auto)
+        made = registry.build("gradients", auto, path="validate.gradient")
+    else:
+        made = _entry("gradients", source, "validate.gradient", auto)
+    if made is not None and made.settings().get("scale") == ():  # steps are shares of the prior's width
+        made = replace(made, scale=_widths(simulator.space))
+    return made
+
+
+def _widths(space: "Space") -> tuple[float, ...]:
+    """The width of every prior: the range of a uniform one, of the others the central 80 % over 0.8."""
+    import torch
+
+    low, high = (space.from_unit(torch.full((space.d,), u, dtype=torch.float64)) for u in (0.1, 0.9))
+    return tuple(((high - low) / 0.8).tolist())
 
 
 def _entries(source: Source, room: str) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """check: true runs at posterior draws and recovery of held-out parameters -> how biased the final answer is."""
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -70,9 +68,7 @@ def _recovery(bench: Workbench, emulator: Emulator, chains: int = 6, draws: int 
     )
     generator = torch.Generator().manual_seed(bench.seed("recovery/start"))
     start = 0.5 * torch.randn(q * chains, study.space.d, generator=generator, dtype=torch.float64)
-    sampler = study.infer.sampler
-    if "groups" in sampler.settings():  # every observation adapts on its own
-        sampler = replace(sampler, groups=q)
+    sampler = study.infer.sampler.grouped(q)  # every observation adapts on its own
     with bench.terminal.bar(f"recover {q} held-out observations", total=1) as tick:
         made = sampler.draw(posterior.log_density, start, draws, seed=bench.seed("recovery/draws"), progress=tick)
     x_true = posterior.x(truth).repeat_interleave(chains, 0)

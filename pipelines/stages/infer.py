@@ -36,8 +36,7 @@ def run(bench: Workbench) -> str:
     with bench.terminal.bar("maximum a posteriori"):
         best = posterior.find_map(seed=bench.seed("infer/map"))
         fisher = posterior.fisher(best.theta)
-    generator = torch.Generator().manual_seed(bench.seed("infer/start"))
-    start = best.x + 0.1 * torch.randn(infer.chains, study.space.d, generator=generator, dtype=torch.float64)
+    start = best.starts(infer.chains, seed=bench.seed("infer/start"))
     with bench.terminal.bar("sample", total=1) as tick:
         draws = infer.sampler.draw(
             posterior.log_density, start, infer.draws, seed=bench.seed("infer/draws"), progress=tick
