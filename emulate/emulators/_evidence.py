@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
 KERNELS = ("rbf", "matern52", "matern32")
@@ -133,6 +132,8 @@ class Evidence:
 
     def climb(self, starts: list[np.ndarray], steps: int = 200) -> np.ndarray:
         """The most probable x that L-BFGS-B (Byrd et al. 1995) reaches from starts of ln lengths."""
+        from scipy.optimize import minimize  # here, because loading an emulator does not need it
+
         options = {"maxiter": steps, "ftol": 1e-8}  # of about n nats: far below what the evidence can tell
         found = [minimize(self, np.append(s, self.centre[-1]) if len(s) < len(self.centre) else s, jac=True,
                           method="L-BFGS-B", bounds=self.bounds, options=options) for s in starts]  # fmt: skip

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from threadpoolctl import threadpool_limits
 
 SMALL = (
     500  # runs up to which a fit of a few thousand small products is faster on one thread, 3 to 10 times on a busy host
@@ -14,6 +13,9 @@ SMALL = (
 @contextmanager
 def calm(n: int) -> Iterator[None]:
     """One thread for scipy's linear algebra, which is all small, and for torch's while there are few runs."""
+    import scipy.linalg  # noqa: F401  (a library that is loaded later escapes the limit)
+    from threadpoolctl import threadpool_limits  # both here, because loading an emulator does not need them
+
     before = torch.get_num_threads()
     try:
         with threadpool_limits(1, user_api="blas"):
