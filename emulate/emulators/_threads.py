@@ -5,9 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-SMALL = (
-    500  # runs up to which a fit of a few thousand small products is faster on one thread, 3 to 10 times on a busy host
-)
+SMALL = 500  # runs up to which thousands of small products are faster on one thread, 3 to 10 times on a busy host
 
 
 @contextmanager

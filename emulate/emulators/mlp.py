@@ -80,7 +80,7 @@ class MLP(Recipe):
     trend: Literal["auto", "constant", "linear", "quadratic"] = "auto"  # auto: the richest that half the runs determine
     decay: Annotated[float, Ge(0)] = 1e-5  # weight of the squared weights against the mean squared error
     epochs: Annotated[int, Ge(1)] = 100  # of ten L-BFGS iterations, or passes over the runs in batches
-    rate: Annotated[float, Gt(0)] = 3e-3  # highest learning rate of Adam
+    rate: Annotated[float, Gt(0)] = 1e-2  # highest learning rate of Adam
 
     def minimum_runs(self, d: int) -> int:
         return max(2 * self.members, {"linear": 2 * (1 + d), "quadratic": (d + 1) * (d + 2)}.get(self.trend, 0))
@@ -99,7 +99,7 @@ class MLP(Recipe):
         scale = ((rest.square() * seen[..., None]).sum(1, keepdim=True) / seen.sum(1)[:, None, None]).sqrt()
         scale = scale.clamp_min(1e-12)
         ensemble = _Ensemble(self, u, rest / scale, seen, generator)
-        with calm(len(u)):
+        with calm(len(u) if len(u) <= _FULL else _BATCH):
             history = (ensemble.by_lbfgs if len(u) <= _FULL else ensemble.by_adam)()
         state = {"trend": torch.tensor(MEANS.index(trend)), "beta": beta, "scale": scale, **ensemble.state()}
         ones = torch.ones(z.shape[-1], dtype=u.dtype)

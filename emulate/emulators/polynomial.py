@@ -1,6 +1,7 @@
 """Least-squares polynomial."""
 
 from dataclasses import dataclass
+from functools import reduce
 from itertools import combinations_with_replacement
 from math import comb
 from typing import Annotated
@@ -16,18 +17,19 @@ from emulate.contracts import Core, Recipe
 class _Fitted(Core):
     def __init__(self, state: dict[str, Tensor]):
         super().__init__()
-        for name in ("powers", "coefficients", "root", "variance"):
+        for name in ("terms", "coefficients", "root", "variance"):
             self.register_buffer(name, state[name])
 
     def forward(self, u: Tensor) -> Normal:
-        h = _basis(u, self.powers)
+        h = _basis(u, self.terms)
         leverage = (h @ self.root).square().sum(-1, keepdim=True)
         return Normal(h @ self.coefficients, (self.variance * (1 + leverage)).sqrt(), validate_args=False)
 
 
-def _basis(u: Tensor, powers: Tensor) -> Tensor:
-    """h `[..., k]`: products of powers of 2u - 1."""
-    return ((2 * u - 1)[..., None, :] ** powers).prod(-1)
+def _basis(u: Tensor, terms: Tensor) -> Tensor:
+    """h `[..., k]`: products of x = 2u - 1, one row of `terms` `[k, degree]` each; index d stands for 1."""
+    x = torch.cat([2 * u - 1, torch.ones_like(u[..., :1])], -1)
+    return reduce(torch.mul, (x[..., column] for column in terms.T))  # powers have no second derivative at 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +51,8 @@ class Polynomial(Recipe):
 
     def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int) -> Core:
         d = u.shape[-1]
-        terms = [t for g in range(self.degree + 1) for t in combinations_with_replacement(range(d), g)]
-        powers = torch.tensor([[t.count(i) for i in range(d)] for t in terms])
-        h = _basis(u, powers)
+        terms = torch.tensor(list(combinations_with_replacement(range(d + 1), self.degree)))
+        h = _basis(u, terms)
         q, s, vt = torch.linalg.svd(h, full_matrices=False)
         inverse = torch.where(s > 1e-12 * s[0], 1 / s, 0.0)  # repeated points leave some products undetermined
         root = vt.T * inverse
@@ -60,7 +61,7 @@ class Polynomial(Recipe):
         variance = (
             (residual / free).square().mean(0) if self.calibrate else residual.square().sum(0) / (len(u) - len(terms))
         )
-        return self.rebuild({"powers": powers, "coefficients": root @ (q.T @ z), "root": root,
+        return self.rebuild({"terms": terms, "coefficients": root @ (q.T @ z), "root": root,
                              "variance": variance.clamp_min(1e-20)})  # fmt: skip
 
     def rebuild(self, state: dict[str, Tensor]) -> Core:

@@ -168,7 +168,7 @@ def test_the_evidence_is_that_of_gpytorch():
     model.mean.initialize(constant=beta)
     model.kernel.outputscale, model.kernel.base_kernel.lengthscale = f.variance, length
     likelihood.noise = f.variance * eta
-    theirs = likelihood(model(u)).log_prob(z)
+    theirs = likelihood(model(u)).log_prob(z).detach()
     free = len(z) - 1
     evidence = Evidence(u, z, "rbf", "constant", noisy=True)
     value, _ = evidence(np.append(length.log().numpy(), math.log(eta)))

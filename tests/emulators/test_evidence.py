@@ -1,0 +1,117 @@
+"""The marginal likelihood against densities of torch and scipy, and its predictions against textbook kriging."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import quad
+from scipy.stats import multivariate_normal
+from torch.distributions import MultivariateNormal
+
+from emulate.emulators._evidence import (
+    KERNELS,
+    MEANS,
+    Evidence,
+    basis,
+    correlation,
+    determined,
+    exponents,
+    factors,
+    partner,
+)
+from emulate.emulators.gp import GP
+
+N, ETA = 16, 1e-3
+LENGTH = torch.tensor([0.7, 1.3], dtype=torch.float64)
+
+
+@pytest.fixture
+def data():
+    u = torch.quasirandom.SobolEngine(2, scramble=True, seed=1).draw(N, dtype=torch.float64)
+    z = torch.sin(5 * u[:, 0]) + u[:, 1] ** 3
+    return u, (z - z.mean()) / z.std()
+
+
+def matrix(u, v, kernel, length=LENGTH):
+    """k by two loops and the textbook's formulas (Rasmussen and Williams 2006, eq. 4.9 and 4.17)."""
+    k = np.empty((len(u), len(v)))
+    for i, a in enumerate(u):
+        for j, b in enumerate(v):
+            r = math.sqrt(float((((a - b) / length) ** 2).sum()))
+            k[i, j] = {"rbf": math.exp(-0.5 * r * r),
+                       "matern32": (1 + math.sqrt(3) * r) * math.exp(-math.sqrt(3) * r),
+                       "matern52": (1 + math.sqrt(5) * r + 5 * r * r / 3) * math.exp(-math.sqrt(5) * r)}[kernel]  # fmt: skip
+    return k
+
+
+def log_evidence(data, kernel, mean):
+    """ln E of the code at LENGTH and ETA, its priors taken out and its constants put in, and s^2."""
+    u, z = data
+    evidence = Evidence(u, z, kernel, mean, noisy=True)
+    x = np.append(LENGTH.log().numpy(), math.log(ETA))
+    pull = (x - evidence.centre) / evidence.width
+    free = N - basis(u, mean).shape[1]
+    k = correlation(exponents(u / LENGTH, partner(u / LENGTH)), kernel)
+    s2 = float(factors(k, ETA, basis(u, mean), z).variance)
+    return -(evidence(x)[0] - 0.5 * float(pull @ pull)) - 0.5 * free * (1 + math.log(2 * math.pi)), s2
+
+
+@pytest.mark.parametrize("mean", MEANS)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_it_is_the_density_of_torch_with_a_wide_prior_on_beta(data, kernel, mean):
+    """beta ~ N(0, V) has the density (2 pi V)^(-k/2) where a flat prior has 1."""
+    u, z = data
+    ours, s2 = log_evidence(data, kernel, mean)
+    h, wide = basis(u, mean), 1e6
+    c = torch.from_numpy(s2 * (matrix(u, u, kernel) + ETA * np.eye(N))) + wide * h @ h.T
+    twin = float(MultivariateNormal(torch.zeros(N).double(), c).log_prob(z)) + 0.5 * h.shape[1] * math.log(
+        2 * math.pi * wide
+    )
+    assert ours == pytest.approx(twin, abs=1e-3)
+
+
+def test_it_is_the_integral_over_beta_and_the_highest_over_the_variance(data):
+    u, z = data
+    ours, s2 = log_evidence(data, "rbf", "constant")
+    c = matrix(u, u, "rbf") + ETA * np.eye(N)
+
+    def integrated(s2):
+        top = multivariate_normal(np.zeros(N), s2 * c)
+        return (
+            math.log(quad(lambda b: math.exp(top.logpdf(z.numpy() - b) - ours), -30, 30, points=[0], limit=200)[0])
+            + ours
+        )
+
+    assert ours == pytest.approx(integrated(s2), abs=1e-7)
+    assert integrated(0.9 * s2) < ours > integrated(1.1 * s2)
+
+
+@pytest.mark.parametrize("mean", MEANS)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_predictions_are_those_of_textbook_kriging(data, kernel, mean):
+    """Universal kriging by plain inverses (Cressie 1993, section 3.4) at the lengths and the nugget that were found."""
+    u, z = data
+    core = GP(kernel=kernel, mean=mean, noise="fitted", calibrate=False).train(u, z[:, None], noisy=True, seed=0)
+    length, eta = core.length[0], float(core.eta)
+    new = torch.quasirandom.SobolEngine(2, scramble=True, seed=9).draw(7, dtype=torch.float64)
+    h, h_new = basis(u, mean).numpy(), basis(new, mean).numpy()
+    c, k = matrix(u, u, kernel, length) + eta * np.eye(N), matrix(new, u, kernel, length)
+    inverse = np.linalg.inv(c)
+    known = np.linalg.inv(h.T @ inverse @ h)
+    beta = known @ h.T @ inverse @ z.numpy()
+    e = z.numpy() - h @ beta
+    s2 = e @ inverse @ e / (N - h.shape[1])
+    lack = h_new - k @ inverse @ h
+    p = core(new)
+    np.testing.assert_allclose(p.mean[:, 0], h_new @ beta + k @ inverse @ e, rtol=1e-6, atol=1e-6)
+    variance = s2 * (1 + eta - np.einsum("ab,bc,ac->a", k, inverse, k) + np.einsum("ab,bc,ac->a", lack, known, lack))
+    np.testing.assert_allclose(p.variance[:, 0], variance, rtol=1e-4)
+
+
+def test_a_mean_is_determined_by_enough_runs_at_enough_places():
+    u = torch.quasirandom.SobolEngine(2, scramble=True, seed=1).draw(7, dtype=torch.float64)
+    assert determined(u, "quadratic")
+    assert not determined(u[:6], "quadratic"), "six coefficients and no run to spare"
+    assert not determined(u[:5].repeat(2, 1), "quadratic"), "ten runs at five places"
+    assert not determined(torch.linspace(0, 1, 9).double()[:, None].expand(9, 2), "linear"), "on a line"

@@ -1,0 +1,130 @@
+"""The deep ensemble: accuracy against its own trend, calibration by coverage, the split, both ways to learn."""
+
+import numpy as np
+import pytest
+import torch
+
+import emulate
+from emulate.emulators.mlp import MLP, _variance
+from emulate.emulators.polynomial import Polynomial
+from emulate.runs import Field, Outputs, Runs
+from emulate.space import Parameter, Space, Uniform
+
+K = tuple(np.geomspace(0.02, 1.0, 8))
+
+
+def sobol(n: int, d: int, seed: int) -> np.ndarray:
+    return torch.quasirandom.SobolEngine(d, scramble=True, seed=seed).draw(n, dtype=torch.float64).numpy()
+
+
+def spectrum(u: np.ndarray) -> np.ndarray:
+    """A smooth power spectrum `[n, 8]` of four parameters: BBKS (Bardeen et al. 1986) with a bent amplitude."""
+    c = u - 0.5
+    k, om, h = np.array(K), 0.3 + 0.15 * c[:, 2:3], 0.7 + 0.15 * c[:, 3:]
+    q = k / (om * h)
+    t = np.log(1 + 2.34 * q) / (2.34 * q) * (1 + 3.89 * q + (16.1 * q) ** 2 + (5.46 * q) ** 3 + (6.71 * q) ** 4) ** -0.25
+    return 2e4 * (1 + 0.4 * c[:, :1]) * (k / 0.05) ** (0.96 + 0.1 * c[:, 1:2]) * t**2 * om**0.55 * (1 + 3 * k * om * (1 + u[:, :1]))
+
+
+def spectra(n: int, seed: int) -> Runs:
+    space = Space(tuple(Parameter(f"x{i}", Uniform(0.0, 1.0)) for i in range(4)))
+    u = sobol(n, 4, seed)
+    return Runs.of(space, Outputs((Field("pk", "", True, "k", K),)), u, spectrum(u))
+
+
+def table(u: np.ndarray, y: np.ndarray) -> Runs:
+    space = Space(tuple(Parameter(f"x{i}", Uniform(0.0, 1.0)) for i in range(u.shape[1])))
+    return Runs.of(space, Outputs((Field("y"),)), u, y)
+
+
+@pytest.fixture(scope="module")
+def emulator():
+    return emulate.fit(MLP(), spectra(64, 0), seed=0)
+
+
+def test_64_runs_of_a_spectrum_to_a_thousandth_and_better_than_the_trend(emulator):
+    new = sobol(512, 4, 9)
+    error = lambda e: np.median(np.abs(e.predict(new).mean.numpy() / spectrum(new) - 1).max(1))  # noqa: E731
+    assert error(emulator) < 1e-3
+    assert error(emulator) < 0.5 * error(emulate.fit(Polynomial(), spectra(64, 0), seed=0))
+
+
+@pytest.mark.slow
+def test_intervals_hold_what_they_say():
+    """95 % coverage of new points, in the mean over six designs of a spectrum and of a product of waves."""
+    inside, new4, new2 = [], sobol(512, 4, 99), sobol(512, 2, 99)
+    wave = lambda u: np.sin(4 * u[:, 0]) * np.cos(3 * u[:, 1])  # noqa: E731
+    for seed in range(3):
+        p = emulate.fit(MLP(), spectra(64, seed), seed=seed).predict(new4)
+        inside.append((np.abs(p.mean.numpy() - spectrum(new4)) < 1.96 * p.stddev.numpy()).mean())
+        u = sobol(48, 2, seed)
+        p = emulate.fit(MLP(), table(u, wave(u)), seed=seed).predict(new2)
+        inside.append((np.abs(p.mean[:, 0].numpy() - wave(new2)) < 1.96 * p.stddev[:, 0].numpy()).mean())
+    assert 0.90 < np.mean(inside) < 0.995, inside
+
+
+def test_calibration_is_right_for_errors_of_a_known_law():
+    """e = b + s_i with variances B and S: the variance told is B + S / members, the ensemble's own, within 10 %."""
+    rng = np.random.default_rng(0)
+    members, n = 10, 20000
+    fold = np.arange(n) % members
+    seen = torch.from_numpy(((fold - np.arange(members)[:, None]) % members >= 2).astype(float))
+    for shared, own in ((1.0, 0.5), (0.2, 2.0)):
+        error = shared**0.5 * rng.normal(size=(1, n, 1)) + own**0.5 * rng.normal(size=(members, n, 1))
+        each = torch.from_numpy(error) * (1 - seen[..., None])  # what a member has seen, it has learnt
+        residual, inflation = _variance(each, torch.zeros(n, 1).double(), seen, calibrate=True)
+        told = float(inflation * (own + residual))  # on new points all members err, and their spread is S
+        assert told == pytest.approx(shared + own / members, rel=0.1)
+
+
+def test_another_seed_another_ensemble(emulator):
+    again = emulate.fit(MLP(epochs=3), spectra(64, 0), seed=1)
+    other = emulate.fit(MLP(epochs=3), spectra(64, 0), seed=2)
+    u = sobol(3, 4, 1)
+    assert not torch.equal(again.predict(u).mean, other.predict(u).mean)
+
+
+def test_the_history_has_a_row_per_epoch_and_falls(emulator):
+    assert len(emulator.history) == emulator.recipe.epochs
+    assert set(emulator.history[0]) == {"loss", "held_out_loss"}
+    assert emulator.history[-1]["loss"] < 0.1 * emulator.history[0]["loss"]
+    assert min(h["held_out_loss"] for h in emulator.history) < emulator.history[0]["held_out_loss"]
+
+
+@pytest.mark.parametrize("setting", [{"members": 4, "width": 8, "layers": 1}, {"trend": "constant"}, {"trend": "linear"}])
+def test_settings_shape_the_network(setting):
+    recipe = MLP(**{"epochs": 2, **setting})
+    core = emulate.fit(recipe, spectra(64, 0), seed=0).core
+    assert core.weight0.shape == (recipe.members, 4, recipe.width)
+    assert core.beta.shape[1] == {"constant": 1, "linear": 5, "auto": 15}[recipe.trend]
+    assert hasattr(core, f"weight{recipe.layers}")
+    assert not hasattr(core, f"weight{recipe.layers + 1}")
+
+
+def test_members_disagree_more_outside_than_inside(emulator):
+    with pytest.warns(emulate.ExtrapolationWarning):
+        outside = emulator.predict(np.full((1, 4), 1.5)).stddev / emulator.predict(np.full((1, 4), 1.5)).mean
+    inside = emulator.predict(np.full((1, 4), 0.5))
+    assert (outside > 5 * inside.stddev / inside.mean).all()
+
+
+def test_many_runs_are_learnt_in_batches():
+    u, new = sobol(2048, 2, 0), sobol(256, 2, 9)
+    f = lambda u: np.sin(3 * u[:, 0]) * np.cos(2 * u[:, 1])  # noqa: E731
+    p = emulate.fit(MLP(members=5), table(u, f(u)), seed=0).predict(new)
+    error = p.mean[:, 0].numpy() - f(new)
+    assert np.sqrt((error**2).mean()) < 0.025 * f(new).std()
+    assert (np.abs(error) < 4 * p.stddev[:, 0].numpy()).mean() > 0.9
+
+
+@pytest.mark.parametrize("case", ["duplicated", "constant", "one parameter", "along a line"])
+def test_hard_tables_give_finite_answers(case):
+    u = {"duplicated": np.repeat(sobol(12, 2, 1), 2, axis=0), "along a line": np.linspace(0, 1, 24)[:, None] * [1, 1],
+         "one parameter": sobol(24, 1, 1)}.get(case, sobol(24, 2, 1))  # fmt: skip
+    y = np.full(24, 7.0) if case == "constant" else np.sin(3 * u.sum(1))
+    emulator = emulate.fit(MLP(epochs=10), table(u, y), seed=0)
+    p = emulator.predict(u)
+    for t in (p.mean, p.variance, emulator.jacobian(u), p.log_prob(p.mean)):
+        assert torch.isfinite(t).all()
+    assert (p.variance > 0).all()
+    assert np.abs(p.mean[:, 0].numpy() - y).max() < (1e-9 if case == "constant" else 0.5)
