@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 
 import emulate
@@ -99,20 +100,59 @@ def has_one_door(emulator: Emulator, theta: Tensor, *, n: int = 20000) -> None:
 
 
 def keeps_the_shape(emulator: Emulator) -> None:
-    """One point, a batch, a batch of batches, a dict: same answers to rounding."""
+    """One point, a batch, a batch of batches: the same answers to 1e-12 of what the outputs vary by."""
     theta = points(6, seed=3)
     p = emulator.predict(theta)
     m = emulator.outputs.size
     assert (p.batch_shape, p.event_shape) == ((6,), (m,))
-    one = torch.stack([emulator.predict(t).mean for t in theta])
-    error = p.stddev.detach()
-    assert emulator.predict(theta[0]).mean.shape == (m,)
-    assert ((one - p.mean).abs() <= 1e-5 * error + 1e-13 * p.mean.abs()).all()
-    nested = emulator.predict(theta.reshape(2, 3, -1)).mean
-    assert nested.shape == (2, 3, m)
-    assert ((nested.reshape(6, m) - p.mean).abs() <= 1e-5 * error + 1e-13 * p.mean.abs()).all()
-    named = emulator.predict(dict(zip(emulator.space.names, theta.unbind(-1), strict=True))).mean
-    assert torch.equal(named, p.mean)
+    each = [emulator.predict(t) for t in theta]
+    assert all((q.batch_shape, q.event_shape) == ((), (m,)) for q in each)
+    nested = emulator.predict(theta.reshape(2, 3, -1))
+    assert (nested.batch_shape, nested.event_shape) == ((2, 3), (m,))
+    rounding = 1e-12 * torch.from_numpy(SCALE) + 1e-15 * p.mean.abs()
+    for mean, variance in ((torch.stack([q.mean for q in each]), torch.stack([q.variance for q in each])),
+                           (nested.mean.reshape(6, m), nested.variance.reshape(6, m))):  # fmt: skip
+        assert ((mean - p.mean).abs() <= rounding).all(), "a batch has another mean than its points"
+        torch.testing.assert_close(variance, p.variance, rtol=1e-6, atol=0.0)
+
+
+def reads_every_form(emulator: Emulator) -> None:
+    """A tensor, an array, lists, a dict in any order, a frame in any order: the same bits."""
+    import pandas
+
+    theta = points(4, seed=1)
+    p = emulator.predict(theta)
+    names = emulator.space.names[::-1]
+    columns = dict(zip(names, theta.flip(-1).unbind(-1), strict=True))
+    frame = pandas.DataFrame({name: column.numpy() for name, column in columns.items()})
+    for given in (theta.numpy(), theta.tolist(), columns, frame):
+        q = emulator.predict(given)
+        assert torch.equal(q.mean, p.mean), f"{type(given).__name__} gives another mean"
+        assert torch.equal(q.variance, p.variance), f"{type(given).__name__} gives another variance"
+
+
+def has_the_density_of_its_moments(emulator: Emulator, theta: Tensor) -> None:
+    """ln p(y) is that of the normal, in ln y for positive outputs, whose mean and covariance the moments fix.
+
+    With E the mean, C_ij = ln(1 + cov_ij / E_i E_j) where both are logarithms, cov_ij / E_i where only i is.
+    """
+    log = emulator.outputs.positive & emulator.recipe.log
+    p = emulator.predict(theta)
+    y = p.sample((3,), generator=torch.Generator().manual_seed(5))
+    found = p.log_prob(y).numpy()
+    for b, (e, cov) in enumerate(zip(p.mean.numpy(), p.covariance_matrix.numpy(), strict=True)):
+        stretch = np.where(log, e, 1.0)
+        c = cov / np.outer(stretch, stretch)
+        c = np.where(np.outer(log, log), np.log1p(c), c)
+        sd = np.sqrt(np.diag(c))
+        centre = np.where(log, np.log(np.where(log, e, 1.0)) - 0.5 * sd**2, e)
+        size, vectors = np.linalg.eigh(c / np.outer(sd, sd))
+        for s in range(3):
+            x = vectors.T @ ((np.where(log, np.log(np.where(log, y[s, b], 1.0)), y[s, b]) - centre) / sd)
+            twin = (
+                stats.norm.logpdf(x, scale=np.sqrt(size)).sum() - np.log(sd).sum() - np.log(y[s, b].numpy()[log]).sum()
+            )
+            assert abs(found[s, b] - twin) < 1e-3, f"ln p(y) is {found[s, b]:.6f}, the moments say {twin:.6f}"
 
 
 def differentiates(emulator: Emulator) -> None:

@@ -42,6 +42,14 @@ def test_batches_are_stacked_points(emulator):
     laws.keeps_the_shape(emulator)
 
 
+def test_points_come_in_any_form(emulator):
+    laws.reads_every_form(emulator)
+
+
+def test_its_density_is_that_of_its_moments(emulator):
+    laws.has_the_density_of_its_moments(emulator, laws.points(4, seed=2))
+
+
 def test_its_gradient_is_that_of_its_mean(emulator):
     laws.differentiates(emulator)
 

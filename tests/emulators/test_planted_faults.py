@@ -11,6 +11,7 @@ from torch.distributions import Normal
 from emulate.contracts import Core, Recipe
 from emulate.distributions import Gaussian
 from emulate.emulators.polynomial import Polynomial
+from emulate.errors import ExtrapolationWarning
 from emulate.runs import Runs
 from emulate.simulators.linear_gaussian import LinearGaussian
 from tests import laws
@@ -70,6 +71,36 @@ def test_a_variance_that_is_not_that_of_the_samples_is_caught(sound):
     faulty.predict = predict
     with pytest.raises(AssertionError, match="the variance lies"):
         laws.has_one_door(faulty, laws.points(3, seed=2))
+
+
+def test_a_density_without_its_jacobian_is_caught(sound):
+    faulty = copied(sound)
+
+    class Forgetful(Gaussian):
+        def log_prob(self, value: Tensor) -> Tensor:
+            return super().log_prob(value) + torch.where(self.log, value, 1.0).log().sum(-1)
+
+    def predict(theta, *, strict=False):
+        p = sound.predict(theta, strict=strict)
+        return Forgetful(p.loc, p.spread, p.basis, p.diagonal, p.rest, p.log)
+
+    faulty.predict = predict
+    laws.has_the_density_of_its_moments(sound, laws.points(3, seed=2))
+    with pytest.raises(AssertionError, match="the moments say"):
+        laws.has_the_density_of_its_moments(faulty, laws.points(3, seed=2))
+
+
+def test_names_that_are_taken_for_places_are_caught(sound):
+    faulty = copied(sound)
+
+    def predict(theta, *, strict=False):
+        given = torch.stack([torch.as_tensor(theta[k]) for k in theta], -1) if hasattr(theta, "keys") else theta
+        return sound.predict(given, strict=strict)
+
+    faulty.predict = predict
+    laws.reads_every_form(sound)
+    with pytest.warns(ExtrapolationWarning), pytest.raises(AssertionError, match="gives another mean"):
+        laws.reads_every_form(faulty)
 
 
 def test_failed_runs_stored_as_zeros_are_caught():
