@@ -1,10 +1,13 @@
 """The deep ensemble: accuracy against its own trend, calibration by coverage, the split, both ways to learn."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 import emulate
+from emulate.emulators import mlp
 from emulate.emulators.mlp import MLP, _variance
 from emulate.emulators.polynomial import Polynomial
 from emulate.runs import Field, Outputs, Runs
@@ -128,3 +131,66 @@ def test_hard_tables_give_finite_answers(case):
         assert torch.isfinite(t).all()
     assert (p.variance > 0).all()
     assert np.abs(p.mean[:, 0].numpy() - y).max() < (1e-9 if case == "constant" else 0.5)
+
+
+def test_every_member_is_a_plain_network_on_a_polynomial():
+    u, new = sobol(60, 2, 0), torch.from_numpy(sobol(9, 2, 5))
+    y = np.sin(4 * u[:, 0]) * np.exp(u[:, 1])
+    core = emulate.fit(MLP(members=3, epochs=3, width=8, layers=3, trend="linear"), table(u, y), seed=0).core
+    h, twins = torch.cat([torch.ones(9, 1).double(), 2 * new - 1], 1), []
+    for i in range(3):
+        x = math.sqrt(12) * (new - 0.5)
+        for layer in range(4):
+            x = x @ getattr(core, f"weight{layer}")[i] + getattr(core, f"bias{layer}")[i]
+            x = x * torch.sigmoid(x) if layer < 3 else x
+        twins.append(x * core.scale[i] + h @ core.beta[i])
+    twins, p = torch.stack(twins), core(new)
+    torch.testing.assert_close(core.members(new), twins, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(p.mean, twins.mean(0), rtol=1e-10, atol=1e-10)
+    spread = (twins - twins.mean(0)).square().mean(0)
+    torch.testing.assert_close(p.variance, core.inflation * (spread + core.residual), rtol=1e-9, atol=0.0)
+
+
+def test_every_run_has_two_members_that_never_saw_it():
+    """Another value of one run leaves the trend of exactly two members as it was."""
+    u = torch.from_numpy(sobol(40, 2, 0))
+    z, recipe = torch.sin(4 * u[:, :1]), MLP(members=5, epochs=1)
+    first = recipe.train(u, z, noisy=False, seed=0)
+    for i in (0, 17, 39):
+        other = z.clone()
+        other[i] += 1
+        second = recipe.train(u, other, noisy=False, seed=0)
+        assert int((first.beta == second.beta).flatten(1).all(1).sum()) == 2
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.5])
+def test_intervals_hold_new_noisy_runs(noise):
+    rng, inside, error = np.random.default_rng(0), [], []
+    f, new = lambda u: np.sin(4 * u[:, 0]) * np.exp(u[:, 1]), sobol(500, 2, 99)
+    for seed in range(2):
+        u = sobol(200, 2, seed)
+        p = emulate.fit(MLP(epochs=20), table(u, f(u) + noise * rng.normal(size=200)), seed=seed).predict(new)
+        off = np.abs(p.mean[:, 0].numpy() - f(new) - noise * rng.normal(size=500))
+        inside.append((off < 1.96 * p.stddev[:, 0].numpy()).mean())
+        error.append(np.sqrt((off**2).mean()))
+    assert 0.88 < np.mean(inside) < 0.999
+    assert np.mean(error) < 1.15 * noise + 0.02
+
+
+def test_batches_repeat_by_their_seed(monkeypatch):
+    monkeypatch.setattr(mlp, "_FULL", 50)
+    monkeypatch.setattr(mlp, "_BATCH", 64)
+    monkeypatch.delattr(mlp._Ensemble, "by_lbfgs")
+    u = sobol(200, 2, 0)
+    first, second = (emulate.fit(MLP(epochs=4, members=3), table(u, u.prod(1) ** 3), seed=1) for _ in range(2))
+    assert torch.equal(first.predict(u).mean, second.predict(u).mean)
+    assert len(first.history) == 4
+
+
+def test_a_training_that_flies_apart_keeps_the_best_weights_it_had(monkeypatch):
+    monkeypatch.setattr(mlp, "_FULL", 10)
+    u = sobol(60, 2, 0)
+    y = np.sin(4 * u[:, 0]) * np.exp(u[:, 1])
+    emulator = emulate.fit(MLP(epochs=5, rate=1e200, trend="quadratic"), table(u, y), seed=0)
+    error = emulator.predict(u).mean[:, 0].numpy() - y
+    assert np.sqrt((error**2).mean()) < y.std()
