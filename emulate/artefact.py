@@ -38,7 +38,9 @@ def write(path: str | os.PathLike, body: dict[str, Any], tensors: dict[str, Tens
         _flush(fresh / DOCUMENT, json.dumps(document, indent=1, allow_nan=False).encode())
         _place(fresh, path)
     except OSError as e:
-        raise StoreError(f"the emulator could not be written to {path}: {e}. Free space, or choose another folder.") from e
+        raise StoreError(
+            f"the emulator could not be written to {path}: {e}. Free space, or choose another folder."
+        ) from e
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return path

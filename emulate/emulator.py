@@ -61,7 +61,8 @@ def _provenance(recipe: Recipe, runs: Runs, finished: Runs, seed: int) -> dict[s
         "failed": len(runs) - len(finished),
         "runs_sha256": hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest(),
         "stochastic": runs.stochastic,
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in ("emulate", "torch", "numpy", "gpytorch")},
+        "versions": {"python": platform.python_version()}
+        | {p: version(p) for p in ("emulate", "torch", "numpy", "gpytorch")},
     }
 
 

@@ -74,15 +74,23 @@ def test_a_missing_path_is_the_users_mistake(tmp_path):
 
 def test_a_foreign_folder(tmp_path):
     (tmp_path / "model.pkl").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
-    assert refused(tmp_path) == f"{tmp_path} is no emulator: it holds no emulator.json. Give the folder that `save` wrote."
+    assert (
+        refused(tmp_path) == f"{tmp_path} is no emulator: it holds no emulator.json. Give the folder that `save` wrote."
+    )
 
 
 def test_a_foreign_document(folder):
     file = folder / "emulator.json"
     rewrite(folder, lambda d: d.update(format="keras"), body=False)
-    assert refused(folder) == f"{file} must have the format 'emulate.emulator'. Got 'keras'; this is another program's file."
+    assert (
+        refused(folder)
+        == f"{file} must have the format 'emulate.emulator'. Got 'keras'; this is another program's file."
+    )
     file.write_text("[1, 2]")
-    assert refused(folder) == f"{file} must have the format 'emulate.emulator'. Got 'list'; this is another program's file."
+    assert (
+        refused(folder)
+        == f"{file} must have the format 'emulate.emulator'. Got 'list'; this is another program's file."
+    )
     file.write_text('{"format": "emul')
     assert refused(folder).startswith(f"{file} cannot be read as JSON: Unterminated string")
     file.write_text("[" * 100_000)
@@ -115,7 +123,10 @@ def test_damaged_weights(folder, damage):
 
 def test_missing_weights(folder):
     (folder / "weights.safetensors").unlink()
-    assert refused(folder) == f"{folder / 'weights.safetensors'} cannot be read: No such file or directory; copy or train it again."
+    assert (
+        refused(folder)
+        == f"{folder / 'weights.safetensors'} cannot be read: No such file or directory; copy or train it again."
+    )
 
 
 def replace_weights(folder: Path, weights: bytes) -> None:
@@ -204,7 +215,10 @@ def test_an_emulator_is_replaced_and_anything_else_is_kept(emulator, folder, tmp
     for path in (tmp_path / "thesis", tmp_path / "file"):
         with pytest.raises(StoreError) as caught:
             emulator.save(path)
-        assert str(caught.value) == f"{path} must be free or hold an emulator. Got something else there; choose another folder."
+        assert (
+            str(caught.value)
+            == f"{path} must be free or hold an emulator. Got something else there; choose another folder."
+        )
     assert (tmp_path / "thesis" / "chapter.tex").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "stand-in", "thesis"], "nothing half-written stays"
 

@@ -154,5 +154,7 @@ def test_the_front_door_is_light_and_opens_every_name():
 
 def test_the_front_door_names_what_it_has():
     assert set(emulate.__all__) == set(dir(emulate))
-    with pytest.raises(AttributeError, match="module 'emulate' has no attribute 'Gp'; it has Space, Parameter, Uniform"):
+    with pytest.raises(
+        AttributeError, match="module 'emulate' has no attribute 'Gp'; it has Space, Parameter, Uniform"
+    ):
         emulate.Gp  # noqa: B018

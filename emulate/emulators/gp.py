@@ -77,9 +77,7 @@ class GP(Recipe):
 
     kernel: Literal["auto", "rbf", "matern52", "matern32"] = "auto"  # smoothness: infinite, 2 derivatives, 1 derivative
     mean: Literal["auto", "constant", "linear", "quadratic"] = "auto"  # the trend below the process
-    noise: Literal["auto", "fixed", "fitted"] = (
-        "auto"  # auto: fitted for a stochastic simulator, else a fixed tiny nugget
-    )
+    noise: Literal["auto", "fixed", "fitted"] = "auto"  # auto: fitted for a stochastic simulator, else a tiny nugget
     starts: Annotated[int, Ge(1)] = 2  # starting points of the search for the lengths
 
     def minimum_runs(self, d: int) -> int:

@@ -36,7 +36,7 @@ class Laplace(Sampler):
             value[i] = log_density(x[i]).detach()
             if progress and (i % 100 == 99 or i + 1 == n):
                 progress(i + 1, n)
-        log_weight = torch.nan_to_num(value + 0.5 * (noise.to(value)**2).sum(-1), nan=-torch.inf)
+        log_weight = torch.nan_to_num(value + 0.5 * (noise.to(value) ** 2).sum(-1), nan=-torch.inf)
         weight = torch.exp(log_weight - log_weight.amax(0))
         efficiency = float((weight.sum(0) ** 2 / (weight**2).sum(0)).mean() / n)
         x, divergent = x.transpose(0, 1), ~mode.converged[:, None].expand(-1, n)

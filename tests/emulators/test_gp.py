@@ -137,12 +137,20 @@ def test_on_a_smooth_function_no_worse_than_scikit_learn():
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_correlation_is_that_of_gpytorch_and_scikit_learn(kernel):
-    u, v, length = torch.from_numpy(sobol(9, 3, 0)), torch.from_numpy(sobol(7, 3, 1)), torch.tensor([0.3, 1.0, 5.0]).double()
+    u, v, length = (
+        torch.from_numpy(sobol(9, 3, 0)),
+        torch.from_numpy(sobol(7, 3, 1)),
+        torch.tensor([0.3, 1.0, 5.0]).double(),
+    )
     k = correlation(exponents(u / length, partner(v / length)), kernel)
     nu = {"rbf": math.inf, "matern52": 2.5, "matern32": 1.5}[kernel]
     twin = kernels.Matern(length.numpy(), nu=nu)(u.numpy(), v.numpy())
     np.testing.assert_allclose(k.numpy(), twin, rtol=1e-12)
-    theirs = gpytorch.kernels.RBFKernel(ard_num_dims=3) if nu == math.inf else gpytorch.kernels.MaternKernel(nu, ard_num_dims=3)
+    theirs = (
+        gpytorch.kernels.RBFKernel(ard_num_dims=3)
+        if nu == math.inf
+        else gpytorch.kernels.MaternKernel(nu, ard_num_dims=3)
+    )
     theirs = theirs.double()
     theirs.lengthscale = length
     torch.testing.assert_close(k, theirs(u, v).to_dense().detach(), rtol=1e-11, atol=0.0)

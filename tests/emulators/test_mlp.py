@@ -25,8 +25,19 @@ def spectrum(u: np.ndarray) -> np.ndarray:
     c = u - 0.5
     k, om, h = np.array(K), 0.3 + 0.15 * c[:, 2:3], 0.7 + 0.15 * c[:, 3:]
     q = k / (om * h)
-    t = np.log(1 + 2.34 * q) / (2.34 * q) * (1 + 3.89 * q + (16.1 * q) ** 2 + (5.46 * q) ** 3 + (6.71 * q) ** 4) ** -0.25
-    return 2e4 * (1 + 0.4 * c[:, :1]) * (k / 0.05) ** (0.96 + 0.1 * c[:, 1:2]) * t**2 * om**0.55 * (1 + 3 * k * om * (1 + u[:, :1]))
+    t = (
+        np.log(1 + 2.34 * q)
+        / (2.34 * q)
+        * (1 + 3.89 * q + (16.1 * q) ** 2 + (5.46 * q) ** 3 + (6.71 * q) ** 4) ** -0.25
+    )
+    return (
+        2e4
+        * (1 + 0.4 * c[:, :1])
+        * (k / 0.05) ** (0.96 + 0.1 * c[:, 1:2])
+        * t**2
+        * om**0.55
+        * (1 + 3 * k * om * (1 + u[:, :1]))
+    )
 
 
 def spectra(n: int, seed: int) -> Runs:
@@ -94,7 +105,9 @@ def test_the_history_has_a_row_per_epoch_and_falls(emulator):
     assert min(h["held_out_loss"] for h in emulator.history) < emulator.history[0]["held_out_loss"]
 
 
-@pytest.mark.parametrize("setting", [{"members": 4, "width": 8, "layers": 1}, {"trend": "constant"}, {"trend": "linear"}])
+@pytest.mark.parametrize(
+    "setting", [{"members": 4, "width": 8, "layers": 1}, {"trend": "constant"}, {"trend": "linear"}]
+)
 def test_settings_shape_the_network(setting):
     recipe = MLP(**{"epochs": 2, **setting})
     core = emulate.fit(recipe, spectra(64, 0), seed=0).core

@@ -56,7 +56,9 @@ def test_intervals_of_new_noisy_runs_hold_95_percent():
         u, new = rng.random((40, 2)), rng.random((20, 2))
         f = lambda u: u[:, 0] - u[:, 1] ** 2 + 0.3 * rng.normal(size=len(u))  # noqa: E731
         p = emulate.fit(Polynomial(calibrate=False), table(u, f(u), stochastic=True), seed=0).predict(new)
-        inside.append(((torch.from_numpy(f(new)) - p.mean[:, 0]).abs() < 2.03 * p.stddev[:, 0]).double().mean())  # t, 34
+        inside.append(
+            ((torch.from_numpy(f(new)) - p.mean[:, 0]).abs() < 2.03 * p.stddev[:, 0]).double().mean()
+        )  # t, 34
     assert abs(np.mean(inside) - 0.95) < 4 * np.std(inside) / len(inside) ** 0.5 + 1e-3
 
 

@@ -133,7 +133,7 @@ def test_divergences_are_flagged_and_rejected():
     """Neal's funnel: the neck is narrower than any step that suits the mouth, and the sampler says so."""
 
     def funnel(x: torch.Tensor) -> torch.Tensor:
-        return -x[..., 0] ** 2 / 18 - 0.5 * (x[..., 1:] ** 2).sum(-1) * torch.exp(-x[..., 0]) - 2 * x[..., 0]
+        return -(x[..., 0] ** 2) / 18 - 0.5 * (x[..., 1:] ** 2).sum(-1) * torch.exp(-x[..., 0]) - 2 * x[..., 0]
 
     draws = HMC(target_accept=0.5).draw(funnel, _normal(16, 5), 300, seed=1)
     assert draws.divergent.any()
