@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from emulate.contracts import Core, Recipe
+from emulate.errors import InputError
 
 
 class _Fitted(Core):
@@ -54,8 +55,12 @@ class Polynomial(Recipe):
         terms = torch.tensor(list(combinations_with_replacement(range(d + 1), self.degree)))
         h = _basis(u, terms)
         q, s, vt = torch.linalg.svd(h, full_matrices=False)
-        inverse = torch.where(s > 1e-12 * s[0], 1 / s, 0.0)  # repeated points leave some products undetermined
-        root = vt.T * inverse
+        rank = int((s > 1e-10 * s[0]).sum())
+        if rank < len(terms):
+            raise InputError(f"polynomial: degree must have coefficients that the runs determine. Got degree = {self.degree} "
+                             f"with {len(terms)} coefficients and {len(u)} runs that determine {rank}; choose a lower degree, "
+                             "or run at more places.")  # fmt: skip
+        root = vt.T / s
         residual = z - q @ (q.T @ z)
         free = (1 - q.square().sum(1, keepdim=True)).clamp_min(1e-3)
         variance = (

@@ -8,6 +8,7 @@ from sklearn.preprocessing import PolynomialFeatures
 
 import emulate
 from emulate.emulators.polynomial import Polynomial
+from emulate.errors import InputError
 from emulate.runs import Field, Outputs, Runs
 from emulate.space import Parameter, Space, Uniform
 
@@ -62,9 +63,14 @@ def test_intervals_of_new_noisy_runs_hold_95_percent():
     assert abs(np.mean(inside) - 0.95) < 4 * np.std(inside) / len(inside) ** 0.5 + 1e-3
 
 
-def test_repeated_points_leave_no_infinity():
-    u = np.repeat(np.random.default_rng(0).random((4, 2)), 4, axis=0)
-    emulator = emulate.fit(Polynomial(), table(u, u.sum(1)), seed=0)
-    p = emulator.predict(u)
-    np.testing.assert_allclose(p.mean[:, 0].numpy(), u.sum(1), atol=1e-9)
-    assert torch.isfinite(emulator.jacobian(np.zeros((1, 2)) + 0.5)).all()
+def test_runs_at_too_few_places_are_refused_in_words():
+    """Twelve runs at six places determine the six products; at four places any answer would fit, and none is given."""
+    places = np.random.default_rng(0).random((6, 2))
+    u = np.tile(places, (2, 1))
+    assert torch.isfinite(emulate.fit(Polynomial(), table(u, u.sum(1)), seed=0).jacobian([[0.5, 0.5]])).all()
+    u = np.tile(places[:4], (3, 1))
+    with pytest.raises(InputError) as caught:
+        emulate.fit(Polynomial(), table(u, u.sum(1)), seed=0)
+    sentence = ("polynomial: degree must have coefficients that the runs determine. Got degree = 2 with 6 coefficients and "
+                "12 runs that determine 4; choose a lower degree, or run at more places.")  # fmt: skip
+    assert str(caught.value) == sentence
