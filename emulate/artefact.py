@@ -53,7 +53,8 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     path = Path(path)
     if not path.exists():
-        raise InputError(f"there is no emulator at {path}: the folder does not exist. Check the path.")
+        hint = f" A registered model is named models:/{path}." if "@" in path.name else ""
+        raise InputError(f"there is no emulator at {path}: the folder does not exist. Check the path.{hint}")
     if not (path / DOCUMENT).is_file():
         raise StoreError(f"{path} is no emulator: it holds no {DOCUMENT}. Give the folder that `save` wrote.")
     body = _body(path / DOCUMENT)

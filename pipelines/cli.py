@@ -1,8 +1,10 @@
 """The command `emulate`. Thin: it parses, calls, prints; heavy imports wait until a command needs them."""
 
+import _thread
 import functools
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -111,7 +113,7 @@ def status(study: StudyFile, set_: Overrides = None,
     """Say which stages are done, running, failed or stale, and how many runs are stored."""
     from pipelines import engine, files
     from pipelines.config import load_study
-    from pipelines.terminal import Terminal, duration
+    from pipelines.terminal import Terminal, count, duration
 
     loaded, terminal = load_study(study, set_ or []), Terminal()
     states = [engine.state(loaded, s) for s in STAGES]
@@ -125,7 +127,8 @@ def status(study: StudyFile, set_: Overrides = None,
         rows = [
             (", ".join(f"{k}={v:.5g}" for k, v in f["parameters"].items()), f["kind"], f["reason"]) for f in failures
         ]
-        terminal.table(f"{len(failures)} failed runs", ("parameters", "kind", "reason"), rows)
+        if rows:
+            terminal.table(count(len(rows), "failed run"), ("parameters", "kind", "reason"), rows)
     return 0
 
 
@@ -189,7 +192,7 @@ def sync(study: StudyFile, set_: Overrides = None) -> int:
 @guarded
 def ui(
     uri: Annotated[str, typer.Option("--uri", help="Tracking store; the default is ./mlflow.db.")] = "",
-    port: Annotated[int, typer.Option("--port", help="Port on the loopback address.")] = 5000,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port on the loopback address.")] = 5000,
     study: Annotated[str, typer.Option("--study", metavar="NAME", help="Link to the runs of this study.")] = "",
 ) -> int:
     """Open the MLflow pages on this machine (loopback only)."""
@@ -199,4 +202,13 @@ def ui(
 
 
 def main() -> None:
+    sys.unraisablehook = functools.partial(_press_again, sys.unraisablehook)
     app()
+
+
+def _press_again(report: Callable[[Any], None], lost: Any) -> None:
+    """Ctrl-C that fell into a callback of the garbage collector, where Python drops every exception, comes again."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        threading.Timer(0.05, _thread.interrupt_main).start()
+    else:
+        report(lost)

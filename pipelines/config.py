@@ -95,7 +95,7 @@ def _study(read: StudyFile, simulator: Any, parts: dict[str, Any], path: Path) -
 
 
 def _folder(read: StudyFile) -> Path:
-    return Path(read.output or f"runs/{read.name}")
+    return Path(read.output or f"runs/{read.name}").expanduser()
 
 
 def _name(name: str, path: str) -> str:

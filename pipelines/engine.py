@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -136,7 +137,8 @@ def run(study: Any, wanted: Sequence[str], terminal: Terminal, *, force: bool = 
             if noted:
                 bench.journal.append("run_end", status=outcome)
                 _provenance(study)
-                synchronise(study, terminal, closing=True)
+                if outcome != "interrupted" or "mlflow" in sys.modules:  # its import takes longer than a hand waits
+                    synchronise(study, terminal, closing=True)
     good = verdict(study, wanted, terminal)
     terminal.say(f"{study.name}: {duration(watch.seconds)} in all; files in {study.folder}")
     return good
@@ -151,6 +153,7 @@ def _run_stage(bench: Workbench, stage: str) -> None:
                 f"{stage} needs the files of {upstream}, which has not finished in {study.folder}. "
                 f"Run `emulate {upstream}` first, or `emulate run`."
             )
+    _warn_of_stale(study, stage, terminal)
     terminal.say(f"{stage}: {module.SENTENCE}")
     watch = Stopwatch()
     record = {
@@ -178,6 +181,19 @@ def _run_stage(bench: Workbench, stage: str) -> None:
         files.write_json(
             _marker(study.folder, stage), {**record, "status": status, "why": why, "seconds": watch.seconds}
         )
+
+
+def _warn_of_stale(study: Any, stage: str, terminal: Terminal) -> None:
+    """Files of an earlier stage that is not done: refused where it did not end well, named where they are old."""
+    before = {r: state(study, r) for r in stages.load(stage).READS}
+    for name, s in before.items():
+        if s.status not in ("done", "stale", "waiting"):
+            ended = f"failed: {s.why}" if s.status == "failed" else "was interrupted."
+            raise InputError(f"{stage} needs the files of {name}, which {ended} Run `emulate {name}` first, or "
+                             "`emulate run`.")  # fmt: skip
+    old = [f"{n} ({s.why})" for n, s in before.items() if s.status != "done"]
+    if old:
+        terminal.warn(f"{stage} reads files that are not up to date: {', '.join(old)}. `emulate run` renews them.")
 
 
 def synchronise(study: Any, terminal: Terminal, *, closing: bool = False) -> None:

@@ -11,7 +11,7 @@ from emulate.errors import ExtrapolationWarning, InputError
 from emulate.loading import load
 from emulate.space import Space
 from pipelines import files
-from pipelines.terminal import Terminal
+from pipelines.terminal import Terminal, count
 
 
 def run(emulator: str, assignments: list[str], points: Path | None, out: Path | None, *, strict: bool) -> int:
@@ -27,7 +27,8 @@ def run(emulator: str, assignments: list[str], points: Path | None, out: Path | 
     labels = loaded.outputs.labels
     if points is None and out is None:
         rows = [(label, f"{m:.6g}", f"{s:.2g}") for label, m, s in zip(labels, mean[0], sd[0], strict=True)]
-        terminal.table(", ".join(assignments), ("output", "mean", "sd"), rows)
+        terminal.say(", ".join(assignments))
+        terminal.table("", ("output", "mean", "sd"), rows)
         return 0
     header = [*loaded.space.names, *labels, *(f"sd({x})" for x in labels)]
     rows = np.hstack([loaded.space.pack(theta).numpy(), mean, sd]).tolist()
@@ -35,7 +36,7 @@ def run(emulator: str, assignments: list[str], points: Path | None, out: Path | 
         csv_module.writer(sys.stdout).writerows([header, *rows])
     else:
         files.write_csv(out, header, rows)
-        terminal.say(f"{len(rows)} predictions written to {out}")
+        terminal.say(f"{count(len(rows), 'prediction')} written to {out}")
     return 0
 
 
@@ -43,6 +44,9 @@ def _theta(space: Space, assignments: list[str], points: Path | None) -> dict[st
     """Named values `[n]` from `--set name=value` (one point) or a CSV (many); both together fix columns of the CSV."""
     values: dict[str, np.ndarray] = {}
     if points is not None:
+        if not points.is_file():
+            raise InputError(f"--csv must name a file with one column per parameter. Got {points}, which is "
+                             f"{'a folder' if points.is_dir() else 'not there'}.")  # fmt: skip
         rows = files.read_csv(points)
         if not rows:
             raise InputError(f"{points} must have a header with {', '.join(space.names)} and at least one row.")

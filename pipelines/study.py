@@ -30,8 +30,8 @@ class DesignPart(Section):
     """Where to run the simulator: the design with its settings, and how many points."""
 
     entry: Any = "sobol"  # designs; its `use` and settings stand beside runs and held_out
-    runs: Annotated[int, Ge(1)] = 64  # runs to train on
-    held_out: Annotated[int, Ge(1)] = 20  # runs that no emulator sees in training
+    runs: Annotated[int, Ge(1), Le(1_000_000)] = 64  # runs to train on
+    held_out: Annotated[int, Ge(1), Le(1_000_000)] = 20  # runs that no emulator sees in training
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 Tick = Callable[..., None]
 
@@ -62,20 +63,25 @@ class Terminal:
 
             yield tick
 
-    def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        table = Table(title=title or None, title_justify="left", header_style="bold", show_edge=False, pad_edge=False)
+    def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
+        """Text is printed as it is: `pk[k=0.1]` is a label and no markup."""
+        named = {"title": Text(title), "title_justify": "left"} if title else {}
+        table = Table(**named, header_style="bold", show_edge=False, pad_edge=False)
         for i, name in enumerate(header):
-            table.add_column(name, overflow="fold", no_wrap=i == 0)
+            table.add_column(Text(name), overflow="fold", no_wrap=i == 0)
         for row in rows:
-            table.add_row(*(str(x) for x in row))
+            table.add_row(*(x if isinstance(x, Text) else Text(str(x)) for x in row))
         self.console.print(table)
 
     def findings(self, title: str, findings: Sequence[Mapping[str, Any]]) -> None:
         """Name, value, bound and verdict of each, then the sentence of every one that failed."""
         rows = []
         for f in findings:
-            verdict = "[green]passed[/]" if f["passed"] else "[red]FAILED[/]" if f["blocking"] else "[yellow]failed[/]"
-            rows.append((escape(f["name"]), number(f["value"]), _bound(f), verdict, "" if f["blocking"] else "advice"))
+            word, colour = (
+                ("passed", "green") if f["passed"] else ("FAILED", "red") if f["blocking"] else ("failed", "yellow")
+            )
+            advice = "" if f["blocking"] else "advice"
+            rows.append((f["name"], number(f["value"]), _bound(f), Text(word, style=colour), advice))
         self.table(title, ("finding", "value", "bound", "verdict", ""), rows)
         for f in findings:
             if not f["passed"] and f["blocking"]:
@@ -84,6 +90,11 @@ class Terminal:
 
 def number(value: float | None) -> str:
     return "not a number" if value is None or value != value else f"{value:.4g}"
+
+
+def count(n: int, noun: str) -> str:
+    """`1 event`, `2 events`."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def duration(seconds: float) -> str:

@@ -28,6 +28,7 @@ from pipelines.addresses import database, page, redact, resolve, silence
 from pipelines.journal import NAME, Journal
 from pipelines.pages import ui
 from pipelines.replay import Batch, Bookmark, Refused, Replay, Unreachable
+from pipelines.terminal import count
 
 __all__ = ["Synced", "download_model", "pack", "sync", "ui"]
 
@@ -89,11 +90,12 @@ def sync(folder: Path, uri: str = "", *, on_message: Callable[[str], None] | Non
     except Unreachable as error:
         reached = replay.bookmark.offset if replay else bookmark.offset
         waiting = sum(offset > reached for offset, _ in events)
-        sentence = (f"{where} did not answer ({redact(str(error)).rstrip('.')}); {waiting} events wait in "
+        wait = f"{count(waiting, 'event')} {'waits' if waiting == 1 else 'wait'}"
+        sentence = (f"{where} did not answer ({redact(str(error)).rstrip('.')}); {wait} in "
                     f"{journal.path}; `emulate sync STUDY.yaml` logs them later.")  # fmt: skip
         return Synced(len(events) - waiting, waiting, sentence)
     refused = f" MLflow refused {len(replay.refusals)} of them, first: {replay.refusals[0]}" if replay.refusals else ""
-    sentence = f"{len(events)} events were logged in {where}.{refused}"
+    sentence = f"{count(len(events), 'event')} {'was' if len(events) == 1 else 'were'} logged in {where}.{refused}"
     return Synced(len(events), 0, sentence, _link(address, replay.bookmark))
 
 

@@ -48,6 +48,9 @@ class Gradient(Check):
         with torch.no_grad():
             mean = emulator.predict(known.theta).mean
         ours = _Scaled(space, emulator.outputs, known, mean, emulator.jacobian(known.theta).detach())
+        if still := ours.still():
+            said = f"Cannot say: at {still} of {g} points the simulator's outputs do not change with any parameter."
+            return self._error("", float("nan"), said), self._cosine(float("nan"), said)
         error, floor = (torch.quantile(x, 0.5, dim=0) for x in (ours.error(), ours.noise()))  # [d]
         cosine, turned = ours.cosine().min(0)  # NaN wins a minimum, so it is never lost
         angle = f"{float(cosine):.6f}" if cosine.isfinite() else "that is not a number"
@@ -102,6 +105,10 @@ class _Scaled:
         self.small = own < least
         size = torch.where(self.small, least, own).sqrt()
         self.size = size.where(size > 0, torch.nan)
+
+    def still(self) -> int:
+        """How many points have no derivative to compare with: all of it is zero."""
+        return int((self.g_true == 0).all(2).all(1).sum())
 
     def error(self) -> Tensor:
         """e_i `[g, d]`."""

@@ -88,7 +88,8 @@ class Posterior(Check):
         bound = min(1 - 1 / log10(s), 0.7)
         k = _pareto_k(log_weight)
         advice = "the weights can be trusted" if k <= bound else "a few draws carry the estimate; do not trust it"
-        said = f"The largest of {s} weights fall off with Pareto shape k = {number(k)}: {advice}."
+        said = (f"The largest of {s} weights fall off with Pareto shape k = {number(k)}: {advice}." if k == k else
+                f"Cannot say: {s} weights are too few to tell how the largest fall off.")  # fmt: skip
         return Finding("posterior.pareto_k", k, None, bound, said, "corner", blocking=False)
 
     def _unsaid(self, sentence: str) -> tuple[Finding, ...]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.special import chdtrc
 from torch import Tensor
 
 from emulate.diagnostics import diagnose
@@ -67,6 +68,7 @@ def run(bench: Workbench) -> str:
         for n, p in summary["parameters"].items()
     ]
     _warn(bench, summary)
+    _warn_of_misfit(bench, observed, emulator, best.theta)
     bench.terminal.table("", ("parameter", "mean", "sd", "2.5 %", "97.5 %", "MAP", "truth", "R-hat", "ESS"), rows)
     return f"{draws.x.shape[0]} chains of {draws.x.shape[1]} draws; {observed.sentence}"
 
@@ -127,11 +129,13 @@ def _read(bench: Workbench, name: str) -> Tensor:
             f"infer.observation.file: {path} must hold one number per line, or a header with "
             f"{labels[0]}, ... and one row. Got: {e}."
         ) from None
-    if len(values) != len(labels) or not np.isfinite(values).all():
-        raise InputError(
-            f"infer.observation.file: {path} must hold {len(labels)} finite numbers, one for each of "
-            f"{labels[0]} to {labels[-1]}. Got {len(values)}."
+    lost = [x for x, v in zip(labels, values, strict=False) if not np.isfinite(v)]
+    if len(values) != len(labels) or lost:
+        what = (
+            "one number" if len(labels) == 1 else f"{len(labels)} numbers, one for each of {labels[0]} to {labels[-1]}"
         )
+        got = f"one that is not finite, for {lost[0]}" if lost else f"{len(values)}"
+        raise InputError(f"infer.observation.file: {path} must hold {what}, all finite. Got {got}.")
     return torch.tensor(values, dtype=torch.float64)
 
 
@@ -174,6 +178,19 @@ def _warn(bench: Workbench, summary: dict) -> None:
         bench.terminal.warn(
             f"{sampler['divergent']} of {sampler['chains'] * sampler['draws']} draws diverged, more than 1 %: the "
             "posterior has corners that the sampler misses. Raise target_accept."
+        )
+
+
+def _warn_of_misfit(bench: Workbench, o: Observation, emulator, best: Tensor) -> None:
+    """Say it when even the best fit misses the observation: chi2 = r^T C^-1 r is then far above its m numbers."""
+    mean, covariance = emulator.predict(best.detach()).gaussian()
+    covariance = (covariance + bench.study.infer.likelihood.covariance(o.data)).detach()
+    r = o.data - mean.detach()
+    squared = float(r @ torch.linalg.lstsq(covariance, r[:, None]).solution[:, 0])
+    if not chdtrc(len(r), squared) >= 1e-6:
+        bench.terminal.warn(
+            f"no point of the box explains the observation: chi2 of the best fit is {squared:.4g}, and {len(r)} would "
+            "be usual. Check the observation's unit and order, its errors, and the box."
         )
 
 

@@ -4,7 +4,7 @@ import shutil
 
 from emulate.runs import Runs
 from pipelines import files
-from pipelines.terminal import Stopwatch
+from pipelines.terminal import Stopwatch, count
 from pipelines.workbench import Workbench
 
 SENTENCE = "fit the emulators"
@@ -45,7 +45,7 @@ def run(bench: Workbench) -> str:
             "train",
             {"training": (figures.training(histories), "Loss by epoch, on the runs seen and on those left out.")},
         )
-    return f"{len(summary)} emulators from {runs.ok.sum()} runs"
+    return f"{count(len(summary), 'emulator')} from {count(int(runs.ok.sum()), 'run')}"
 
 
 def _sweep(bench: Workbench) -> None:

@@ -7,6 +7,7 @@ from emulate.emulator import Emulator
 from emulate.errors import CampaignError
 from emulate.runs import Runs
 from pipelines import files
+from pipelines.terminal import count
 from pipelines.workbench import Workbench
 
 SENTENCE = "hold the emulators against held-out runs and the simulator's gradient"
@@ -40,7 +41,7 @@ def run(bench: Workbench) -> str:
     files.write_json(bench.folder / "train" / "scores.json", {**chosen, "emulators": table})
     _figures(bench, emulators, champion, held_out, jacobians, scores)
     _print(bench, scores, champion)
-    return f"{champion} is used from here on; {len(held_out)} held-out runs"
+    return f"{champion} is used from here on; {count(len(held_out), 'held-out run')}"
 
 
 def _jacobians(bench: Workbench, held_out: Runs) -> Jacobians:
@@ -79,7 +80,7 @@ def _score(emulator: Emulator, held_out: Runs) -> dict[str, float]:
     worst = (error / scale.clamp_min(torch.finfo(y.dtype).tiny)).amax(-1)
     inside = error <= 1.96 * prediction.variance.sqrt()
     return {
-        "median": float(worst.median()),
+        "median": float(worst.quantile(0.5)),
         "worst99": float(worst.quantile(0.99)),
         "worst": float(worst.max()),
         "coverage": float(inside.double().mean()),

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
-from pipelines import files
+from pipelines import cli, files
 from pipelines.cli import app
+from pipelines.terminal import Terminal
 
 STUDY = """
 name: small
@@ -282,3 +284,79 @@ def test_ctrl_c_says_how_to_go_on(here):
     assert code == 0
     assert "24 of 24" in output
     assert kept <= {p.name for p in store.glob("*/*")}
+
+
+def test_ctrl_c_that_fell_into_a_callback_comes_again():
+    cli._press_again(pytest.fail, SimpleNamespace(exc_type=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        time.sleep(30)
+    said = []
+    cli._press_again(said.append, SimpleNamespace(exc_type=ValueError))
+    assert said == [SimpleNamespace(exc_type=ValueError)]
+
+
+def test_a_stage_does_not_read_what_an_earlier_one_left_when_it_failed(here):
+    study = with_function("sometimes")
+    assert emulate("design", *study)[0] == 0
+    assert emulate("simulate", *study)[0] == 3
+    code, output = emulate("train", *study)
+    assert code == 2
+    assert "train needs the files of simulate, which failed: " in output
+    assert "runs finished; the study asks for 90%" in output
+
+
+def test_a_stage_names_the_old_files_that_it_reads(here):
+    (here / "study.yaml").write_text(STUDY)
+    for stage in ("design", "simulate"):
+        assert emulate(stage, "study.yaml")[0] == 0
+    code, output = emulate("train", "study.yaml", "--set", "simulate.require=0.5")
+    assert code == 0
+    assert (
+        "train reads files that are not up to date: simulate (its part of the study changed). `emulate run`" in output
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("1\n2\n", "must hold 4 numbers, one for each of y0 to y3, all finite. Got 2."),
+        ("1\n2\nnan\n4\n", "all finite. Got one that is not finite, for y2."),
+    ],
+)
+def test_a_wrong_observation_is_named(finished, monkeypatch, text, said):
+    monkeypatch.chdir(finished)
+    (finished / "seen.csv").write_text(text)
+    (finished / "seen.yaml").write_text(STUDY.replace("{held_out: 0}", "{file: seen.csv}"))
+    code, output = emulate("infer", "seen.yaml")
+    assert code == 2
+    assert said in output
+
+
+def test_an_observation_that_nothing_explains_is_said(finished, monkeypatch):
+    monkeypatch.chdir(finished)
+    (finished / "far.csv").write_text("1e4\n2\n3\n4\n")
+    (finished / "far.yaml").write_text(STUDY.replace("{held_out: 0}", "{file: far.csv}"))
+    code, output = emulate("infer", "far.yaml")
+    assert code == 0
+    assert "no point of the box explains the observation: chi2 of the best fit is " in output
+
+
+def test_predict_prints_labels_with_brackets(capsys):
+    Terminal().table("[title]", ("[x]",), [("pk[k=0.1]",)])
+    shown = capsys.readouterr().out
+    assert "[title]" in shown
+    assert "[x]" in shown
+    assert "pk[k=0.1]" in shown
+
+
+def test_more_runs_than_fit_are_refused(here):
+    (here / "study.yaml").write_text(STUDY)
+    code, output = emulate("run", "study.yaml", "--dry-run", "--set", "design.runs=1e9")
+    assert code == 2
+    assert "design.runs: must be at most 1000000. Got 1000000000." in output
+
+
+def test_a_port_that_cannot_be(here):
+    code, output = emulate("ui", "--port", "99999")
+    assert code == 2
+    assert "65535" in output
