@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from emulate.simulators.nbody.growth import Growth, expansion, growth
+from emulate.simulators.nbody.growth import Growth, expansion, growth, scale_factor
 from emulate.simulators.nbody.transfer import eisenstein_hu, eisenstein_hu_no_wiggle
 
 __all__ = ["Cosmology", "top_hat"]
@@ -53,6 +53,10 @@ class Cosmology:
     def growth(self, a: Tensor) -> Growth:
         """Linear and second-order growth at scale factors `a`."""
         return growth(self.omega_m, a)
+
+    def scale_factor(self, D: Tensor) -> Tensor:
+        """Scale factors at which the linear growth has the values `D`."""
+        return scale_factor(self.omega_m, D)
 
     def transfer(self, k: Tensor) -> Tensor:
         """Eisenstein & Hu (1998) transfer function at `k` in h/Mpc."""

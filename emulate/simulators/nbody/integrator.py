@@ -7,14 +7,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from emulate.simulators.nbody.growth import Growth, expansion, growth, scale_factor
+from emulate.simulators.nbody.cosmology import Cosmology
+from emulate.simulators.nbody.growth import Growth
 
 __all__ = ["Steps", "evolve", "steps"]
 
 
 @dataclass(frozen=True, eq=False)
 class Steps:
-    """The numbers of s steps, float64, differentiable in Omega_m.
+    """The numbers of s steps, float64, differentiable in the cosmology.
 
     Attributes:
         start: growth functions at the beginning.
@@ -30,7 +31,7 @@ class Steps:
 
 
 def steps(
-    omega_m: Tensor, a_start: float, a_final: float, count: int, scheme: Literal["bullfrog", "fastpm"] = "bullfrog"
+    cosmology: Cosmology, a_start: float, a_final: float, count: int, scheme: Literal["bullfrog", "fastpm"] = "bullfrog"
 ) -> Steps:
     r"""Steps of equal length in D between two scale factors.
 
@@ -50,28 +51,29 @@ def steps(
     (arXiv 2301.09655); Feng et al. 2016, MNRAS 463, 2273.
 
     Args:
-        omega_m: matter density today, scalar.
+        cosmology: gives the growth functions and the expansion rate.
         a_start: first scale factor.
         a_final: last scale factor, at most 1.
         count: number of steps.
         scheme: "bullfrog" or "fastpm".
 
     Example:
-        >>> table = steps(torch.tensor(0.3, dtype=torch.float64), 0.1, 1.0, 10)
+        >>> planck = Cosmology.of(omega_m=0.31, omega_b=0.049, h=0.68, n_s=0.965, sigma_8=0.81)
+        >>> table = steps(planck, 0.1, 1.0, 10)
         >>> len(table.drift), bool(((table.keep > 0) & (table.keep < 1)).all())
         (10, True)
     """
-    ends = growth(omega_m, torch.tensor([a_start, a_final], dtype=torch.float64)).D
+    ends = cosmology.growth(torch.tensor([a_start, a_final], dtype=torch.float64)).D
     fraction = torch.linspace(0.0, 1.0, count + 1, dtype=torch.float64)
     D = ends[0] + (ends[1] - ends[0]) * fraction
-    g = growth(omega_m, scale_factor(omega_m, D))
+    g = cosmology.growth(cosmology.scale_factor(D))
     half = 0.5 * (D[1:] - D[:-1])
     middle = D[:-1] + half
     if scheme == "bullfrog":
         c = (g.D2[:-1] + half * g.dD2[:-1]) / middle - middle
         keep = (g.dD2[1:] - c) / (g.dD2[:-1] - c)
     else:
-        momentum = g.a**2 * expansion(omega_m, g.a) * g.f * g.D
+        momentum = g.a**2 * cosmology.expansion(g.a) * g.f * g.D
         keep = momentum[:-1] / momentum[1:]
     start = Growth(*(x[0] for x in (g.a, g.D, g.f, g.D2, g.dD2)))
     return Steps(start=start, drift=half, keep=keep, kick=(1.0 - keep) / middle)

@@ -159,7 +159,7 @@ class NBody(Simulator):
         noise = sign * white_noise(self.particles, key, self.amplitudes)
         noise = noise.to(torch.complex64 if self.precision == "float32" else torch.complex128)
         psi = displacements(linear_field(noise, cosmology, self.box))
-        table = steps(cosmology.omega_m, self.a_start, self.a_final, self.steps, self.scheme)
+        table = steps(cosmology, self.a_start, self.a_final, self.steps, self.scheme)
         x = self.refinement * psi.at(table.start.D, table.start.D2)
         v = self.refinement * psi.at(torch.ones_like(table.start.D), table.start.dD2)
         x, _ = evolve(x, v, table, lambda x: acceleration(x, mesh))
