@@ -1,26 +1,27 @@
-"""Growth of structure in flat LambdaCDM: D(a), f(a), the second order D_2(a), and the inverse a(D), by quadrature.
+"""Growth of structure: linear D(a), f(a), second-order D_2(a), and the inverse a(D), by Chebyshev collocation.
 
-With matter and a cosmological constant only, the growing mode is an integral (Heath 1977) and the second-order growth
-follows from it by variation of constants. No differential equation is stepped, so values and derivatives with respect
-to Omega_m are good to rounding.
+Both growth equations are solved as polynomials in t = a^(1/p) on [0, 1], one small linear system each: no time is
+stepped, the regular singular point t = 0 picks the growing mode, and values and derivatives with respect to every
+cosmological number are good to about 1e-12. Measured against Runge-Kutta steps in ln a in the tests.
 """
 
+import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Growth", "expansion", "growth", "scale_factor"]
+from emulate.errors import InputError
+from emulate.simulators.nbody.background import Background, known
 
-# With a' = a t^2 all integrands are analytic in t on [0, 1]: 32 Gauss-Legendre nodes reach rounding for Omega_m > 0.1.
-_NODES, _WEIGHTS = (torch.from_numpy(x) for x in np.polynomial.legendre.leggauss(32))
-_NODES, _WEIGHTS = 0.5 * (_NODES + 1.0), 0.5 * _WEIGHTS
+__all__ = ["Growth", "early_growth", "growth", "scale_factor"]
+
+_DEGREE = 64
 
 
 @dataclass(frozen=True, eq=False)
 class Growth:
-    """Growth functions at given scale factors, all of the shape of `a`.
+    """Growth functions at given scale factors, all of the shape of `a`, without unit.
 
     Attributes:
         a: scale factor.
@@ -37,71 +38,131 @@ class Growth:
     dD2: Tensor
 
 
-def expansion(omega_m: Tensor, a: Tensor) -> Tensor:
-    """Expansion rate E(a) = H(a) / H_0 = sqrt(Omega_m a^-3 + 1 - Omega_m), flat and without radiation."""
-    return torch.sqrt(omega_m * a**-3 + (1.0 - omega_m))
-
-
-def growth(omega_m: Tensor, a: Tensor) -> Growth:
-    r"""Linear and second-order growth at scale factors `a`, differentiable in `omega_m` and `a`.
+def growth(background: Background, a: Tensor) -> Growth:
+    r"""Linear and second-order growth at scale factors `a`, differentiable in the background and in `a`.
 
     .. math::
-        D(a) \propto \tfrac52 \Omega_m E(a) \int_0^a \frac{da'}{(a' E(a'))^3}, \qquad
-        D_2(a) = \tfrac35 \left[ E(a) \int_0^a \frac{D^3}{b^2 E} db - D(a) \int_0^a \frac{D^2}{b^2} db \right]
+        D'' + (2 + \tfrac{E'}{E}) D' - \tfrac32 \Omega_m(a) D = 0, \qquad
+        D_2'' + (2 + \tfrac{E'}{E}) D_2' - \tfrac32 \Omega_m(a) D_2 = -\tfrac32 \Omega_m(a) D^2
 
-    with D normalised to a at early times inside the second formula; the results are normalised to D(1) = 1. For
-    Omega_m = 1 they are D = a and D_2 = -3/7 a^2.
+    with ' = d / d ln a, D -> a and D_2 -> -3/7 a^2 early; the results are normalised to D(1) = 1. For Omega_m = 1 they
+    are D = a and D_2 = -3/7 a^2. Dark energy does not cluster.
 
-    Reference: Heath 1977, MNRAS 179, 351; the equation for D_2 is that of Bouchet et al. 1995, A&A 296, 575.
+    Reference: Peebles 1980, section 10; the equation for D_2 is that of Bouchet et al. 1995, A&A 296, 575.
 
     Args:
-        omega_m: matter density today, scalar, 0 < Omega_m <= 1.
-        a: scale factors, any shape, positive.
+        background: the expansion.
+        a: scale factors, any shape, 0 < a <= 1.
+
+    Raises:
+        InputError: a scale factor is outside (0, 1].
 
     Example:
-        >>> g = growth(torch.tensor(1.0, dtype=torch.float64), torch.tensor([0.5], dtype=torch.float64))
+        >>> one, zero = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+        >>> g = growth(Background(one, zero, -one, zero), torch.tensor([0.5], dtype=torch.float64))
         >>> round(float(g.D), 12), round(float(g.D2 / g.D**2), 12)
         (0.5, -0.428571428571)
     """
-    D, slope = _growing(omega_m, a)
-    E = expansion(omega_m, a)
-    b = a[..., None] * _NODES**2
-    db = 2.0 * a[..., None] * _NODES * _WEIGHTS
-    D_b = _growing(omega_m, b)[0]
-    first = (D_b**3 / (b**2 * expansion(omega_m, b)) * db).sum(-1)
-    second = ((D_b / b) ** 2 * db).sum(-1)
-    today = _growing(omega_m, torch.ones((), dtype=a.dtype))[0]
-    D2 = 0.6 * (E * first - D * second)
-    D2_slope = 0.6 * (_expansion_slope(omega_m, a) * first - slope * second)
-    return Growth(a=a, D=D / today, f=a * slope / D, D2=D2 / today**2, dD2=D2_slope / slope / today)
+    ends = known(a.min(), a.max())
+    if ends is not None and not 0 < ends[0] <= ends[1] < 1 + 1e-9:
+        raise InputError(f"growth: scale factors must be in (0, 1]. Got {ends[0]} to {ends[1]}; today is a = 1.")
+    modes = _modes(background)
+    first, first_slope, second, second_slope = _at(modes, _power(background), a)
+    today = _today(modes)
+    dD = first + first_slope  # D' / a of D = a g; likewise D_2 = a^2 g_2
+    dD2 = a * (2.0 * second + second_slope) / dD
+    return Growth(a=a, D=a * first / today, f=dD / first, D2=a**2 * second / today**2, dD2=dD2 / today)
 
 
-def scale_factor(omega_m: Tensor, D: Tensor) -> Tensor:
+def early_growth(background: Background) -> Tensor:
+    """D(1) of the growing mode that is a at early times: the suppression of growth until today."""
+    return _today(_modes(background))
+
+
+def scale_factor(background: Background, D: Tensor) -> Tensor:
     """Scale factors at which the linear growth, normalised to D(1) = 1, has the given values in (0, 1].
 
-    Newton's method without a gradient, then one step with it: by the implicit function theorem that step carries the
-    exact derivative with respect to `omega_m` and `D`.
+    Newton's method in ln a. From the exact root each step doubles the order to which the derivatives are right, so the
+    last two carry those of first to third order with respect to the background and `D`.
+
+    Raises:
+        InputError: a growth is outside (0, 1].
     """
-    with torch.no_grad():
-        today = _growing(omega_m, torch.ones((), dtype=D.dtype))[0]
-        a = D * today  # early times: D grows like a, slower later, so Newton starts below the root
+    ends = known(D.min(), D.max())
+    if ends is not None and not 0 < ends[0] <= ends[1] < 1 + 1e-9:
+        raise InputError(f"growth: D must be in (0, 1]. Got {ends[0]} to {ends[1]}; today is D = 1.")
+    modes, power = _modes(background), _power(background)
+    target = torch.log(D * _today(modes))
+    with torch.no_grad():  # early times: D = a, the nearer to the root the earlier
+        x = torch.clamp(target, max=0.0)
         for _ in range(8):
-            value, slope = _growing(omega_m, a)
-            a = a - (value - D * today) / slope
-        slope = _growing(omega_m, a)[1]
-    today = _growing(omega_m, torch.ones((), dtype=D.dtype))[0]
-    return a - (_growing(omega_m, a)[0] - D * today) / slope
+            x = _newton(modes, power, x, target)
+    x = x.detach()
+    for _ in range(2):
+        x = _newton(modes, power, x, target)
+    return torch.exp(x)
 
 
-def _growing(omega_m: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-    """The growing mode, normalised to a at early times, and its derivative with respect to a."""
-    t = _NODES
-    # (a' E)^-3 with a' = a t^2, its early-time power of a' taken out so that nothing cancels
-    integrand = 2.0 * t**4 * _WEIGHTS * (omega_m + (1.0 - omega_m) * (a[..., None] * t**2) ** 3) ** -1.5
-    E = expansion(omega_m, a)
-    D = 2.5 * omega_m * E * a**2.5 * integrand.sum(-1)
-    return D, D * _expansion_slope(omega_m, a) / E + 2.5 * omega_m / (a**3 * E**2)
+def _newton(modes: Tensor, power: Tensor, x: Tensor, target: Tensor) -> Tensor:
+    a = torch.exp(torch.clamp(x, max=0.0))
+    first, slope = _at(modes[:2], power, a)
+    log_a = torch.log(a)
+    return log_a - (log_a + torch.log(first) - target) / (1.0 + slope / first)
 
 
-def _expansion_slope(omega_m: Tensor, a: Tensor) -> Tensor:
-    return -1.5 * omega_m * a**-4 / expansion(omega_m, a)
+def _modes(background: Background) -> Tensor:
+    """Chebyshev coefficients [4, n] in t of g = D / a, dg / d ln a, g_2 = D_2 / a^2 and dg_2 / d ln a."""
+    p = _power(background)
+    a = _T**p
+    drag, source = background.drag(a)[:, None], 1.5 * background.matter(a)[:, None]
+    slope, bend = _SLOPE / p, _BEND / p**2  # d / d ln a and its square; the rows at t = 0 are zero
+    one = torch.eye(_DEGREE + 1, dtype=torch.float64)
+    # at t = 0 the first equation is empty, 3 - 3/2 - 3/2 = 0: there stands the normalisation g = 1
+    first = _START * one + (1.0 - _START) * (bend + (4.0 + drag) * slope + (3.0 + drag - source) * one)
+    g = torch.linalg.solve(first, _START[:, 0])
+    second = bend + (6.0 + drag) * slope + (8.0 + 2.0 * drag - source) * one
+    g2 = torch.linalg.solve(second, -source[:, 0] * g**2)
+    return torch.stack((g, slope @ g, g2, slope @ g2)) @ _COEFFICIENTS.T
+
+
+def _power(background: Background) -> Tensor:
+    """p of t = a^(1/p), large enough for dark energy, a^(-3 (w0 + wa)), to be smooth in t; a choice, not a function."""
+    return torch.clamp(-2.0 / (background.w0 + background.wa).detach(), min=2.0)
+
+
+def _today(modes: Tensor) -> Tensor:
+    return modes[0].sum()  # all T_n are 1 at t = 1
+
+
+def _at(modes: Tensor, power: Tensor, a: Tensor) -> tuple[Tensor, ...]:
+    """The polynomials at scale factors `a`, from T_(i + j) = 2 T_i T_j - T_(i - j), doubling the number of terms."""
+    t = 2.0 * a[..., None] ** (1.0 / power) - 1.0
+    T = torch.cat((torch.ones_like(t), t), -1)  # degrees 0 to n
+    while T.shape[-1] <= _DEGREE:
+        T = torch.cat((T, 2.0 * T[..., -1:] * T[..., 1:] - T[..., :-1].flip(-1)), -1)
+    return (T @ modes.T).unbind(-1)
+
+
+def _collocation(n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Points t [n + 1] from 1 to 0, the matrix of t d/dt, and that from values to Chebyshev coefficients.
+
+    Reference: Trefethen 2000, Spectral Methods in MATLAB, chapter 6.
+    """
+    angle = math.pi * torch.arange(n + 1, dtype=torch.float64) / n
+    x = torch.cos(angle)
+    end = torch.ones(n + 1, dtype=torch.float64)
+    end[0] = end[-1] = 2.0
+    sign = end * (-1.0) ** torch.arange(n + 1)
+    one = torch.eye(n + 1, dtype=torch.float64)
+    D = sign[:, None] / sign[None, :] / (x[:, None] - x[None, :] + one)
+    D = D - torch.diag(D.sum(1))
+    t = 0.5 * (x + 1.0)
+    t[-1] = 0.0
+    coefficients = 2.0 / n * torch.cos(angle[:, None] * torch.arange(n + 1)) / end[:, None] / end[None, :]
+    return t, t[:, None] * 2.0 * D, coefficients
+
+
+_T, _SLOPE, _COEFFICIENTS = _collocation(_DEGREE)
+_BEND = _SLOPE @ _SLOPE
+_START = torch.zeros(_DEGREE + 1, 1, dtype=torch.float64)
+_START[-1] = 1.0

@@ -173,7 +173,8 @@ class NBody(Simulator):
                              f"finite values. Got omega_m = {omega_m}, sigma_8 = {sigma_8}, n_s = {n_s}, h = {h}; "
                              "narrow the priors.")  # fmt: skip
         omega_b = torch.tensor(self.omega_b, dtype=torch.float64)
-        return Cosmology(omega_b=omega_b, wiggles=self.wiggles, **values)
+        transfer = "eisenstein_hu" if self.wiggles else "no_wiggle"
+        return Cosmology(omega_b=omega_b, transfer=transfer, **values)
 
     @property
     def _mesh(self) -> Mesh:
