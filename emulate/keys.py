@@ -19,6 +19,7 @@ from emulate.errors import InputError
 
 SCHEMA = 1
 REPLICATES = 4  # seeds that a derivative of a stochastic simulator is averaged over, so that its error is known
+PRODUCTS = ("y", "jacobian", "tangent")
 
 
 def run_seed(study_seed: int, theta: Sequence[float], *, stochastic: bool = True) -> int:
@@ -47,16 +48,21 @@ def identity(simulator: Any) -> dict[str, Any]:
 
 def record_of(who: Mapping[str, Any], theta: Sequence[float], seed: int, product: str = "y",
               gradient: Mapping[str, Any] | None = None) -> bytes:  # fmt: skip
-    """The canonical bytes of one question, `who` from `identity`; their sha256 is the key."""
+    """The canonical bytes of one question, `who` from `identity`; their sha256 is the key.
+
+    product "y" asks for y = f(theta, seed); "tangent" for y and dy/dtheta of that same run; "jacobian" for E[y] and
+    dE[y]/dtheta, means over `REPLICATES` seeds. Both derivatives are one question where nothing is random.
+    `gradient` says how to differentiate: a spec of the room of gradients, or `{"use": "simulator"}`, its own method.
+    """
     names = who["parameters"]
     if len(theta) != len(names):
         raise InputError(f"theta must have {len(names)} values ({', '.join(names)}). Got {len(theta)}.")
-    if (product == "jacobian") != (gradient is not None) or product not in ("y", "jacobian"):
-        raise InputError(f'product must be "y" without a gradient, or "jacobian" with one. '
+    if (product == "y") != (gradient is None) or product not in PRODUCTS:
+        raise InputError(f'product must be "y" without a gradient, or "jacobian" or "tangent" with one. '
                          f"Got {product!r} and {gradient!r}.")  # fmt: skip
     record = {**who, "schema": SCHEMA, "theta": {n: _hex(x) for n, x in zip(names, theta, strict=True)},
-              "replicates": REPLICATES if gradient is not None and who["stochastic"] else 1,
-              "seed": int(seed) if who["stochastic"] else 0, "product": product,
+              "replicates": REPLICATES if product == "jacobian" and who["stochastic"] else 1,
+              "seed": int(seed) if who["stochastic"] else 0, "product": "y" if product == "y" else "jacobian",
               "gradient": _plain(gradient, "gradient")}  # fmt: skip
     return canonical(record)
 

@@ -88,9 +88,19 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Runs:
-    """n runs of one simulator: a failed run keeps its row with `ok` False, its reason, and NaN for y.
+    """n runs of one simulator: a failed run keeps its row with `ok` False, its reason, and NaN for all that it gives.
 
     Shapes: theta `[n, d]`, y `[n, m]`, and `[n]` for seed, ok, reason, seconds and key (where it is stored).
+    `jacobian` is dy/dtheta of every run and `jacobian_error` its standard error, both `[n, m, d]` in units of the
+    output over those of the parameter; None where nobody asked for them. The derivative is that of the run itself, at
+    its own seed: its error is that of the method (0 where the method is exact), not the scatter between seeds.
+
+    >>> from emulate.space import Parameter, Uniform
+    >>> x = np.array([[0.1], [0.2], [0.4]])
+    >>> space, outputs = Space((Parameter("a", Uniform(0, 1)),)), Outputs((Field("y"),))
+    >>> runs = Runs.of(space, outputs, x, x**2, jacobian=2 * x[:, :, None])
+    >>> runs.select(x[:, 0] > 0.15).jacobian.ravel().tolist()
+    [0.4, 0.8]
     """
 
     space: Space
@@ -103,31 +113,57 @@ class Runs:
     seconds: np.ndarray
     key: tuple[str, ...] = ()
     stochastic: bool = False
+    jacobian: np.ndarray | None = None
+    jacobian_error: np.ndarray | None = None
 
     def __post_init__(self):
-        n = len(self.theta)
-        shapes = {"theta": (n, self.space.d), "y": (n, self.outputs.size), "seed": (n,), "ok": (n,), "seconds": (n,)}
+        n, m, d = len(self.theta), self.outputs.size, self.space.d
+        if (self.jacobian is None) != (self.jacobian_error is None):
+            raise InputError("runs: jacobian and jacobian_error must be given together. Got one of them; an exact "
+                             "Jacobian has an error of zeros.")  # fmt: skip
+        shapes = {"theta": (n, d), "y": (n, m), "seed": (n,), "ok": (n,), "seconds": (n,)}
+        shapes |= dict.fromkeys(self._derivatives, (n, m, d))
         for name, shape in shapes.items():
-            if getattr(self, name).shape != shape:
-                raise InputError(f"runs: {name} must have shape {shape}. Got {getattr(self, name).shape}.")
+            _require(name, getattr(self, name), shape)
         if len(self.reason) != n or len(self.key) not in (0, n):
             raise InputError(f"runs: reason and key must have {n} entries. Got {len(self.reason)} and {len(self.key)}.")
         if not np.isfinite(self.y[self.ok]).all():
             row = int(np.flatnonzero(self.ok)[~np.isfinite(self.y[self.ok]).all(1)][0])
             raise InputError(f"runs: a finished run must be finite. Run {row} is not; mark it failed, with its reason.")
+        for name in self._derivatives:
+            bad = self.ok & ~np.isfinite(getattr(self, name)).all((1, 2))
+            if bad.any():
+                raise InputError(f"runs: {name} of a finished run must be finite. That of run {int(bad.argmax())} is "
+                                 "not; mark the run failed, with its reason.")  # fmt: skip
         if not np.isfinite(self.theta).all():
             raise InputError("runs: theta must be finite. Got NaN or infinity; a run needs all its parameters.")
 
     @staticmethod
-    def of(space: Space, outputs: Outputs, theta, y, *, stochastic: bool = False) -> "Runs":
-        """A table of finished runs from two arrays, theta `[n, d]` and y `[n, m]`; rows that are not finite failed."""
+    def of(space: Space, outputs: Outputs, theta, y, *, stochastic: bool = False, jacobian=None,
+           jacobian_error=None) -> "Runs":  # fmt: skip
+        """A table of finished runs from two arrays, theta `[n, d]` and y `[n, m]`; rows that are not finite failed.
+
+        `jacobian` `[n, m, d]` is dy/dtheta where it is known, exact unless `jacobian_error` says otherwise.
+        """
         theta, y = np.asarray(theta, np.float64), np.array(y, np.float64)
-        y = y.reshape(len(theta), -1)
-        ok = np.isfinite(y).all(1)
-        y[~ok] = np.nan
-        reason = tuple("" if good else "nonfinite: the output holds NaN or infinity" for good in ok)
         n = len(theta)
-        return Runs(space, outputs, theta, y, np.zeros(n, np.int64), ok, reason, np.full(n, np.nan), (), stochastic)
+        y = y.reshape(n, -1)
+        if jacobian is not None and jacobian_error is None:
+            jacobian_error = np.zeros(np.shape(jacobian))
+        derivatives = [np.array(a, np.float64) for a in (jacobian, jacobian_error) if a is not None]
+        ok = np.isfinite(y).all(1)
+        for a in derivatives:
+            _require("jacobian", a, (n, outputs.size, space.d))
+            ok &= np.isfinite(a).all((1, 2))
+        for a in (y, *derivatives):
+            a[~ok] = np.nan
+        reason = tuple("" if good else "nonfinite: the output holds NaN or infinity" for good in ok)
+        return Runs(space, outputs, theta, y, np.zeros(n, np.int64), ok, reason, np.full(n, np.nan), (), stochastic,
+                    *derivatives)  # fmt: skip
+
+    @property
+    def _derivatives(self) -> tuple[str, ...]:
+        return () if self.jacobian is None else ("jacobian", "jacobian_error")
 
     def __len__(self) -> int:
         return len(self.theta)
@@ -135,7 +171,7 @@ class Runs:
     def select(self, rows) -> "Runs":
         """The rows of an index or mask, as a table of their own."""
         index = np.arange(len(self))[rows]
-        names = ("theta", "y", "seed", "ok", "seconds")
+        names = ("theta", "y", "seed", "ok", "seconds", *self._derivatives)
         return replace(self, **{name: getattr(self, name)[index] for name in names},
                        reason=tuple(self.reason[i] for i in index),
                        key=tuple(self.key[i] for i in index) if self.key else ())  # fmt: skip
@@ -155,6 +191,7 @@ class Runs:
         return self.select(np.sort(order[cut:])), self.select(np.sort(order[:cut]))
 
     def to_pandas(self) -> "pandas.DataFrame":
+        """One row per run, one column per parameter and output; Jacobians are left to `to_xarray`."""
         import pandas
 
         columns = {n: self.theta[:, i] for i, n in enumerate(self.space.names)}
@@ -163,7 +200,10 @@ class Runs:
         return pandas.DataFrame(columns)
 
     def to_xarray(self) -> "xarray.Dataset":
-        """A Dataset along `run`, each field along its own coordinate, units in the attributes."""
+        """A Dataset along `run`, each field along its own coordinate, units in the attributes.
+
+        Jacobians lie along `run`, `output` (the labels of all fields end to end) and `parameter`.
+        """
         import xarray
 
         data = {p.name: ("run", self.theta[:, i], {"units": p.unit}) for i, p in enumerate(self.space.parameters)}
@@ -176,4 +216,12 @@ class Runs:
                 coordinates[axis] = (axis, list(f.at), {"units": f.at_unit})
         data |= {"seed": ("run", self.seed), "ok": ("run", self.ok), "seconds": ("run", self.seconds, {"units": "s"})}
         data["reason"] = ("run", list(self.reason))
+        for name in self._derivatives:
+            data[name] = (("run", "output", "parameter"), getattr(self, name))
+            coordinates |= {"output": list(self.outputs.labels), "parameter": list(self.space.names)}
         return xarray.Dataset(data, coordinates)
+
+
+def _require(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+    if array.shape != shape:
+        raise InputError(f"runs: {name} must have shape {shape}. Got {array.shape}.")

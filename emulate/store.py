@@ -101,6 +101,16 @@ class RunStore:
         """Whether the run is in the store and failed."""
         return self.has(key) and not (self._folder(key) / _RESULT).exists()
 
+    def differentiated(self, key: str) -> bool:
+        """Whether the run is in the store, finished, and with its Jacobian."""
+        if not self.has(key) or self.failed(key):
+            return False
+        record = self._folder(key) / _RECORD
+        try:
+            return json.loads(self._bytes(record))["product"] == "jacobian"
+        except (ValueError, KeyError, TypeError):
+            raise _damaged(record) from None
+
     def keys(self) -> list[str]:
         """The keys of all committed runs, sorted."""
         return sorted(p.name for p in self.path.glob("runs/??/*") if len(p.name) == 64)
@@ -164,48 +174,35 @@ class RunStore:
 
     def table(self, simulator: Any, theta: np.ndarray, seeds: Sequence[int], product: str = "y",
               gradient: Mapping[str, Any] | None = None) -> "Runs":  # fmt: skip
-        """The runs at theta `[n, d]` with seeds `[n]`, finished and failed, in that order.
+        """The runs at theta `[n, d]` with seeds `[n]`, finished and failed, in that order; see `rows`."""
+        who = identity(simulator)
+        pairs = zip(np.asarray(theta), seeds, strict=True)
+        return self.rows(simulator, theta, [key_of(record_of(who, t, s, product, gradient)) for t, s in pairs])
+
+    def rows(self, simulator: Any, theta: np.ndarray, keys: Sequence[str]) -> "Runs":
+        """The runs under these keys, one for each row of theta `[n, d]`; with their Jacobians where all have been asked.
 
         A run that is not in the store is a `CampaignError` that says how many are missing, never a number.
         """
-        return self._table(simulator, theta, self._records(simulator, theta, seeds, product, gradient))
-
-    def jacobians(self, simulator: Any, theta: np.ndarray, seeds: Sequence[int],
-                  gradient: Mapping[str, Any]) -> tuple["Runs", np.ndarray, np.ndarray]:  # fmt: skip
-        """The runs with product "jacobian": table, dy/dtheta and its standard error `[n, m, d]`, NaN where failed."""
-        records = self._records(simulator, theta, seeds, "jacobian", gradient)
-        shape = (len(records), simulator.outputs.size, simulator.space.d)
-        value, error = np.full(shape, np.nan), np.full(shape, np.nan)
-        for i, r in enumerate(records):
-            if r.ok:
-                value[i], error[i] = r.jacobian, r.standard_error
-        return self._table(simulator, theta, records), value, error
-
-    def _records(self, simulator, theta, seeds, product, gradient) -> list[Record]:
-        who = identity(simulator)
-        keys = [key_of(record_of(who, t, s, product, gradient)) for t, s in zip(np.asarray(theta), seeds, strict=True)]
-        missing = sum(not self.has(k) for k in keys)
-        if missing:
-            raise CampaignError(f"{missing} of {len(keys)} runs of {who['simulator']} are not in {self.path}. "
-                                "Run the campaign to its end; finished runs are kept.")  # fmt: skip
-        return [self.read(k) for k in keys]
-
-    @staticmethod
-    def _table(simulator, theta, records: list[Record]) -> "Runs":
         from emulate.runs import Runs  # here, because it needs torch, and workers that only write do not
 
-        m = simulator.outputs.size
-        for r in records:
-            if r.ok and r.y.shape != (m,):
-                raise StoreError(f"run {r.key} holds y of shape {r.y.shape}, the simulator declares ({m},); "
-                                 "change the simulator's version when its outputs change.")  # fmt: skip
-        y = np.array([r.y if r.ok else np.full(m, np.nan) for r in records]).reshape(len(records), m)
-        return Runs(simulator.space, simulator.outputs, np.array(theta, np.float64), y,
+        missing = sum(not self.has(k) for k in keys)
+        if missing:
+            raise CampaignError(f"{missing} of {len(keys)} runs of {simulator.entry_name()} are not in {self.path}. "
+                                "Run the campaign to its end; finished runs are kept.")  # fmt: skip
+        records = [self.read(k) for k in keys]
+        m, d = simulator.outputs.size, simulator.space.d
+        shapes = {"y": (m,)}
+        if records and all(r.inputs["product"] == "jacobian" for r in records):
+            shapes |= {"jacobian": (m, d), "standard_error": (m, d)}
+        made = {name: _stacked(records, name, shape) for name, shape in shapes.items()}
+        return Runs(simulator.space, simulator.outputs, np.array(theta, np.float64), made["y"],
                     seed=np.array([r.inputs["seed"] for r in records], np.int64),
                     ok=np.array([r.ok for r in records], bool),
                     reason=tuple("" if r.ok else str(r.failure) for r in records),
                     seconds=np.array([r.about.get("seconds", np.nan) for r in records], np.float64),
-                    key=tuple(r.key for r in records), stochastic=bool(simulator.stochastic))  # fmt: skip
+                    key=tuple(r.key for r in records), stochastic=bool(simulator.stochastic),
+                    jacobian=made.get("jacobian"), jacobian_error=made.get("standard_error"))  # fmt: skip
 
     def _folder(self, key: str) -> Path:
         return self.path / "runs" / key[:2] / key
@@ -282,6 +279,18 @@ class RunStore:
                                  "the same command again; committed runs are kept.") from e  # fmt: skip
             raise StoreError(f"{self.path} must be a folder that can be written to. Got {type(e).__name__}: "
                              f"{e.strerror}; mend its permissions, or use another folder.") from e  # fmt: skip
+
+
+def _stacked(records: list[Record], name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """One array of every run, NaN where it failed."""
+    stacked = np.full((len(records), *shape), np.nan)
+    for i, r in enumerate(records):
+        if r.ok and getattr(r, name).shape != shape:
+            raise StoreError(f"run {r.key} holds {name} of shape {getattr(r, name).shape}, the simulator declares "
+                             f"{shape}; change the simulator's version when its outputs change.")  # fmt: skip
+        if r.ok:
+            stacked[i] = getattr(r, name)
+    return stacked
 
 
 def _files(record: bytes, arrays: dict[str, np.ndarray], failure: RunFailed | None, about: Mapping) -> dict[str, bytes]:

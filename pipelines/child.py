@@ -106,12 +106,11 @@ def _run(simulator: Any, question: dict[str, Any]) -> dict[str, Any]:
     m, d = simulator.outputs.size, simulator.space.d
     if question["product"] == "y":
         return {"y": _checked(simulator.run(theta, seed=seed), (m,), "y", simulator.outputs.labels)}
-    from emulate import registry
     from emulate.keys import REPLICATES
+    from pipelines.derivatives import differentiate
 
-    gradient = registry.build("gradients", question["gradient"])
-    n = REPLICATES if simulator.stochastic else 1
-    e = gradient.estimate(lambda t, s: simulator.run(t, seed=s), theta, seed=seed, n=n)
+    n = REPLICATES if simulator.stochastic and question["product"] == "jacobian" else 1
+    e = differentiate(simulator, question["gradient"], theta, seed=seed, n=n)
     return {"y": _checked(e.value, (m,), "y", simulator.outputs.labels),
             "jacobian": _checked(e.gradient, (m, d), "the jacobian"),
             "standard_error": _checked(e.standard_error, (m, d), "the standard error")}  # fmt: skip

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from emulate import registry
 from emulate.errors import InputError, nearest, shown
+from pipelines.derivatives import OWN, Own, automatic
 from pipelines.parameters import read_space
 from pipelines.schema import schema
 from pipelines.source import Source
@@ -54,7 +55,8 @@ def load_study(path: Path | str, overrides: Iterable[str] = ()) -> Study:
         "checks": _entries(source, "checks"),
         "likelihood": keep(_entry, "likelihoods", source, "infer.likelihood", "gaussian"),
         "sampler": keep(_entry, "samplers", source, "infer.sampler", "hmc"),
-        "gradient": keep(_gradient, source, simulator) if simulator else None,
+        "gradient": keep(_gradient, source, "validate.gradient", simulator, "auto") if simulator else None,
+        "jacobians": keep(_gradient, source, "simulate.jacobians", simulator, "none") if simulator else None,
     }
     source.judge()
     study = _study(read, simulator, parts, Path(path))
@@ -80,7 +82,7 @@ def _study(read: StudyFile, simulator: Any, parts: dict[str, Any], path: Path) -
         space=simulator.space,
         simulator=simulator,
         design=replace(read.design, entry=parts["design"]),
-        simulate=read.simulate,
+        simulate=replace(read.simulate, jacobians=parts["jacobians"]),
         cluster=read.cluster,
         emulators=parts["emulators"],
         train=read.train,
@@ -164,13 +166,25 @@ def _entry(room: str, source: Source, path: str, default: str) -> Any:
     return registry.build(room, default if spec is None else spec, path=path)
 
 
-def _gradient(source: Source, simulator: Any) -> Any:
-    auto = "reverse" if simulator.differentiable else "finite_difference"
-    section = source.data.get("validate")
-    if isinstance(section, Mapping) and section.get("gradient") == "auto":
-        made = registry.build("gradients", auto, path="validate.gradient")
-    else:
-        made = _entry("gradients", source, "validate.gradient", auto)
+def _gradient(source: Source, path: str, simulator: Any, default: str) -> Any:
+    """How the simulator is differentiated: an entry of the room, its own way, or None where the study says none."""
+    section, key = path.split(".")
+    around = source.data.get(section)
+    spec = around.get(key) if isinstance(around, Mapping) else None
+    spec = default if spec is None else spec
+    if default == "none" and not isinstance(spec, str | Mapping):
+        raise InputError(f"{path}: must be none, auto, or a way to differentiate such as {{use: reverse}}. "
+                         f"Got {shown(spec)}; write {'auto' if spec is True else 'none'}.")  # fmt: skip
+    if spec == default == "none":
+        return None
+    auto = automatic(simulator)
+    use = auto if spec == "auto" else spec.get("use", auto) if isinstance(spec, Mapping) else spec
+    if use == OWN:
+        if extra := [k for k in spec if k != "use"] if isinstance(spec, Mapping) else []:
+            raise InputError(f"{path}.{extra[0]}: this key is not known, for the simulator's own way has no settings. "
+                             "Take it out.")  # fmt: skip
+        return Own()
+    made = registry.build("gradients", auto, path=path) if spec == "auto" else _entry("gradients", source, path, auto)
     if made is not None and made.settings().get("scale") == ():  # steps are shares of the prior's width
         made = replace(made, scale=_widths(simulator.space))
     return made

@@ -286,4 +286,6 @@ def stored(study: Any) -> str:
     store = RunStore(path)
     keys = list(store.keys())
     failed = sum(store.failed(k) for k in keys)
-    return f"{len(keys)} runs are stored in {path}, {failed} of them failed."
+    jacobians = sum(map(store.differentiated, keys))
+    carried = f"; {jacobians} carry a Jacobian" if jacobians else ""
+    return f"{len(keys)} runs are stored in {path}, {failed} of them failed{carried}."

@@ -7,6 +7,7 @@ import torch
 
 from emulate.errors import InputError, nearest, shown
 from pipelines.addresses import resolve
+from pipelines.derivatives import OWN, automatic, has_own
 from pipelines.study import Study
 
 
@@ -58,10 +59,16 @@ def _emulators(s: Study) -> Iterator[str]:
 
 
 def _gradient(s: Study) -> Iterator[str]:
-    gradient, simulator = s.validate.gradient.entry_name(), s.simulator.entry_name()
-    if s.validate.gradient.needs_graph and not s.simulator.differentiable:
-        yield (f"validate.gradient.use: {gradient} must have a simulator that carries a torch graph. "
-               f"{simulator} carries none; use finite_difference.")  # fmt: skip
+    simulator = s.simulator.entry_name()
+    for path, gradient in (("validate.gradient", s.validate.gradient), ("simulate.jacobians", s.simulate.jacobians)):
+        if gradient is None:
+            continue
+        if gradient.needs_graph and not s.simulator.differentiable:
+            yield (f"{path}.use: {gradient.entry_name()} must have a simulator that carries a torch graph. "
+                   f"{simulator} carries none; use finite_difference.")  # fmt: skip
+        if gradient.entry_name() == OWN and not has_own(s.simulator):
+            yield (f"{path}.use: {OWN} must have a simulator with a `jacobian` of its own. {simulator} has none; "
+                   f"use {automatic(s.simulator)}.")  # fmt: skip
 
 
 def _observation(s: Study) -> Iterator[str]:

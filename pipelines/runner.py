@@ -85,7 +85,7 @@ class Runner:
 
     def run(self, theta: Sequence[float], seed: int, product: str = "y",
             gradient: Mapping[str, Any] | None = None) -> Answer:  # fmt: skip
-        """One run at theta `[d]`; `product` "jacobian" differentiates it by the entry `gradient` of its room."""
+        """One run at theta `[d]`; `product` and `gradient` as `emulate.keys.record_of` takes them."""
         self._start()
         pid, killed, start = self.pid, _kernel_kills(), time.perf_counter()
         question = {"theta": [float(x) for x in theta], "seed": int(seed), "product": product, "gradient": gradient}

@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from emulate import registry
+from pipelines.derivatives import OWN
 from pipelines.study import StudyFile
 
 Schema = dict[str, Any]
@@ -26,14 +27,15 @@ def schema() -> Schema:
     for room in registry.ROOMS:
         entries = {n: {"$ref": f"#/$defs/{room}.{n}"} for n in registry.names(room)}
         parts |= {f"{room}.{n}": _entry(room, n, {}) for n in entries} | {room: _room(room, entries, {})}
-    top, infer, validate = whole["properties"], parts["InferPart"]["properties"], parts["ValidatePart"]["properties"]
+    top, infer = whole["properties"], parts["InferPart"]["properties"]
     top["parameters"] |= _parameters()
     top["simulator"] |= {"$ref": "#/$defs/simulators"}
     top["emulators"] |= _named("emulators")
     top["checks"] |= _named("checks")
     infer["likelihood"] |= {"$ref": "#/$defs/likelihoods"}
     infer["sampler"] |= {"$ref": "#/$defs/samplers"}
-    validate["gradient"] |= {"anyOf": [{"const": "auto"}, {"$ref": "#/$defs/gradients"}]}
+    parts["ValidatePart"]["properties"]["gradient"] |= _gradient("auto")
+    parts["SimulatePart"]["properties"]["jacobians"] |= _gradient("none", "auto")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole}
 
 
@@ -88,6 +90,12 @@ def _room(room: str, entries: Schema, beside: Schema) -> Schema:
     chosen = [e if n == default else {"allOf": [e, {"required": ["use"]}]} for n, e in entries.items()]
     foreign = {"type": "object", "properties": {"use": _FOREIGN, **beside}, "required": ["use"]}
     return {"oneOf": [{"enum": list(entries)}, _FOREIGN, *chosen, foreign]}
+
+
+def _gradient(*words: str) -> Schema:
+    """A way to differentiate: one of these words, the simulator's own, or an entry of the room."""
+    own = _closed({"use": {"const": OWN, "description": "the simulator's own jacobian"}}, ["use"])
+    return {"anyOf": [{"enum": [*words, OWN]}, own, {"$ref": "#/$defs/gradients"}]}
 
 
 def _named(room: str) -> Schema:

@@ -38,6 +38,7 @@ class DesignPart(Section):
 class SimulatePart(Section):
     """How the campaign of runs is held together."""
 
+    jacobians: Any = "none"  # dy/dtheta of every training run, stored with it: none, auto, or as validate.gradient
     timeout: Annotated[float, Gt(0)] = 600.0  # s, after which a run is killed and counts as failed
     require: Annotated[float, Gt(0), Le(1)] = 0.9  # share of the runs that must finish
     retry_failed: bool = False  # run failed runs again
@@ -65,12 +66,8 @@ class TrainPart(Section):
 class ValidatePart(Section):
     """How the simulator's own derivatives are found, which the emulators' are held against."""
 
-    gradient: Any = "auto"  # gradients; auto: reverse where the simulator carries a graph, else finite_difference
+    gradient: Any = "auto"  # gradients, or simulator: its own; auto: simulator, else reverse, else finite_difference
     gradient_points: Annotated[int, Ge(1)] | None = None  # held-out points to differentiate at; empty: 10, or all
-
-    @property
-    def gradient_spec(self) -> dict[str, Any]:
-        return plain(self.gradient)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +148,11 @@ class Study:
     folder: Path  # where the stages write
     file: Path  # where the study was read
 
+    def gradient_spec(self, product: str) -> dict[str, Any] | None:
+        """How a product of the store is differentiated, as plain JSON: "jacobian" by the validate stage, "tangent" with
+        the training runs; None for y, and for training runs that are y alone."""
+        return plain({"y": None, "jacobian": self.validate.gradient, "tangent": self.simulate.jacobians}[product])
+
     @property
     def simulator_spec(self) -> dict[str, Any]:
         """Plain JSON from which a worker builds the simulator: use, settings, and `space` as `Space.to_dict` gives."""
@@ -175,7 +177,7 @@ class Study:
         part = {"seed": self.seed} | {k: whole[k] for k in taken}
         if stage == "simulate":
             part["simulator"] = {**self.simulator_spec, "version": str(self.simulator.version)}
-            part["require"] = self.simulate.require
+            part |= {"require": self.simulate.require, "jacobians": self.gradient_spec("tangent")}
         if stage in ("validate", "check"):
             part["checks"] = {n: plain(c) for n, c in self.checks.items() if c.stage == stage}
         if stage == "infer":

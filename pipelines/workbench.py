@@ -1,7 +1,7 @@
 """What a stage works with: the study, its folder, the terminal, the journal, and a cluster that starts when needed."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from emulate.store import RunStore, run_seed
 from pipelines import files
 from pipelines.journal import Journal
 from pipelines.terminal import Terminal, duration
+from pipelines.worker import Task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,38 +70,35 @@ class Workbench(ExitStack):
         stochastic = self.study.simulator.stochastic
         return np.array([run_seed(self.study.seed, t, stochastic=stochastic) for t in theta], dtype=np.int64)
 
-    def runs(self, theta: np.ndarray) -> Runs:
-        """The stored runs at these points, finished and failed."""
-        return self.store.table(self.study.simulator, theta, self.seeds(theta))
+    def runs(self, theta: np.ndarray, product: str = "y") -> Runs:
+        """The stored runs at these points, finished and failed; with their Jacobians where all were run with one."""
+        return self.store.rows(self.study.simulator, theta, [t.key for t in self.tasks(theta, product)])
 
-    def gradient(self, product: str) -> dict[str, Any] | None:
-        """The estimator that makes a product: none for y."""
-        return dict(self.study.validate.gradient_spec) if product == "jacobian" else None
+    def tasks(self, theta: np.ndarray, product: str = "y", training: np.ndarray | None = None) -> list[Task]:
+        """What makes these runs. A training point is run once, with its Jacobian if the study asks for those, whoever
+        needs its y; `training` are the training points where the design stage has not written them yet."""
+        study, with_jacobian = self.study, set()
+        if product == "y" and study.simulate.jacobians is not None:
+            with_jacobian = set(map(tuple, (self.points("training") if training is None else training).tolist()))
+        tasks = []
+        for t, seed in zip(map(tuple, theta.tolist()), self.seeds(theta).tolist(), strict=True):
+            asked = "tangent" if t in with_jacobian else product
+            gradient = study.gradient_spec(asked)
+            tasks.append(Task(RunStore.key(study.simulator, t, seed, asked, gradient), t, seed, asked, gradient))
+        return tasks
 
-    def keys(self, theta: np.ndarray, product: str = "y") -> list[str]:
-        pairs = zip(theta, self.seeds(theta), strict=True)
-        return [RunStore.key(self.study.simulator, t, int(s), product, self.gradient(product)) for t, s in pairs]
-
-    def stored(self, theta: np.ndarray) -> int:
-        """How many of these runs are in the store, without making one."""
-        if not (self.folder / "store" / "store.json").exists():
-            return 0
-        return sum(self.store.has(k) for k in self.keys(theta))
+    def missing(self, tasks: Iterable[Task]) -> list[Task]:
+        """Those that are not in the store, each once, without making a store."""
+        asked = {t.key: t for t in tasks}
+        there = (self.folder / "store" / "store.json").exists()
+        return [t for t in asked.values() if not (there and self.store.has(t.key))]
 
     def campaign(self, theta: np.ndarray, what: str, product: str = "y") -> None:
         """Run what is not in the store yet, with a bar; every run is committed when it ends."""
-        from pipelines.cluster import Task
-
-        rows = zip(self.keys(theta, product), theta, self.seeds(theta), strict=True)
-        gradient = self.gradient(product)
-        todo = [
-            Task(key=key, theta=tuple(map(float, t)), seed=int(seed), product=product, gradient=gradient)
-            for key, t, seed in rows
-            if not self.store.has(key)
-        ]
+        todo = self.missing(self.tasks(theta, product))
         if not todo:
             return
-        with self.terminal.bar(what, total=len(todo)) as tick:
+        with self.terminal.bar(what + with_jacobians(todo), total=len(todo)) as tick:
 
             def progress(done: int, failed: int, total: int, seconds: float) -> None:
                 tick(done, total, f"{failed} failed" if failed else "")
@@ -145,6 +143,12 @@ class Workbench(ExitStack):
 
     def note(self, text: str, seconds: float | None = None) -> None:
         self.terminal.say(f"  {text}" + (f" ({duration(seconds)})" if seconds is not None else ""))
+
+
+def with_jacobians(tasks: Iterable[Task]) -> str:
+    """`, 64 of them with a Jacobian` for training runs that carry one."""
+    n = sum(t.product == "tangent" for t in tasks)
+    return f", {n} of them with a Jacobian" if n else ""
 
 
 def one_thread() -> None:

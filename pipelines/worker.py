@@ -20,7 +20,7 @@ Row = tuple[str, bool, float]  # the key of a run, whether it failed, its second
 
 @dataclass(frozen=True)
 class Task:
-    """One run to be made: `key` is where the store will hold it; `gradient` is an entry's spec for "jacobian"."""
+    """One run to be made: `key` is where the store will hold it; `gradient` says how to differentiate, None for y."""
 
     key: str
     theta: tuple[float, ...]

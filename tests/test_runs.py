@@ -63,6 +63,56 @@ def test_a_split_is_a_partition_that_the_seed_alone_decides(n, fraction, seed):
         np.testing.assert_array_equal(part.y, runs.y[rows])
 
 
+def differentiated(n=10, failed=(3, 7)):
+    """Row i holds i in every derivative and i / 8 in every error."""
+    plain = table(n, failed)
+    jacobian = np.broadcast_to(np.arange(n, dtype=float)[:, None, None], (n, 3, 2))
+    runs = Runs.of(SPACE, OUTPUTS, plain.theta, plain.y, jacobian=jacobian, jacobian_error=jacobian / 8)
+    return replace(runs, key=tuple(map(str, range(n))))
+
+
+@settings(deadline=None)
+@given(n=st.integers(2, 30), data=st.data())
+def test_jacobians_follow_their_rows(n, data):
+    failed = data.draw(st.sets(st.integers(0, n - 1)))
+    runs = differentiated(n, failed)
+    rows = data.draw(st.lists(st.integers(0, n - 1)))
+    for part in (runs, runs.select(rows), runs.finished(), runs.failed(), *runs.split(0.5, seed=n)):
+        assert part.jacobian.shape == part.jacobian_error.shape == (len(part), 3, 2)
+        expected = np.array([np.nan if int(k) in failed else float(k) for k in part.key])
+        np.testing.assert_array_equal(part.jacobian, np.broadcast_to(expected[:, None, None], (len(part), 3, 2)))
+        np.testing.assert_array_equal(part.jacobian_error, part.jacobian / 8)
+
+
+def test_a_run_whose_jacobian_is_not_finite_failed():
+    plain = table(3, ())
+    slope = np.ones((3, 3, 2))
+    slope[1, 2, 0] = np.inf
+    runs = Runs.of(SPACE, OUTPUTS, plain.theta, plain.y, jacobian=slope)
+    assert runs.ok.tolist() == [True, False, True]
+    assert np.isnan(runs.y[1]).all()
+    assert np.isnan(runs.jacobian[1]).all()
+    np.testing.assert_array_equal(runs.jacobian_error[[0, 2]], 0)
+    assert np.isinf(slope[1, 2, 0])
+
+
+def test_a_dataset_names_the_axes_of_a_jacobian():
+    runs = differentiated()
+    data = runs.to_xarray()
+    assert data["jacobian"].dims == data["jacobian_error"].dims == ("run", "output", "parameter")
+    np.testing.assert_array_equal(data["jacobian"].sel(output="pk[k=1]", parameter="b"), runs.jacobian[:, 2, 1])
+    assert float(data["jacobian_error"].isel(run=4).sel(output="n", parameter="a")) == 0.5
+    without = table().to_xarray()
+    assert not {"jacobian", "jacobian_error", "output", "parameter"} & set(without.variables)
+    assert list(runs.to_pandas().columns) == list(table().to_pandas().columns)
+
+
+def test_runs_without_jacobians_have_none():
+    for part in (table(), table().select([1, 2]), table().finished(), *table().split(0.5, seed=0)):
+        assert part.jacobian is None
+        assert part.jacobian_error is None
+
+
 def test_a_frame_and_a_dataset_hold_the_same_numbers_with_units():
     runs = table()
     frame, data = runs.to_pandas(), runs.to_xarray()
@@ -90,6 +140,16 @@ def test_a_frame_and_a_dataset_hold_the_same_numbers_with_units():
     (lambda: replace(table(), reason=("",)), "runs: reason and key must have 10 entries. Got 1 and 0."),
     (lambda: replace(table(), theta=np.full((10, 2), np.nan)), "runs: theta must be finite. Got NaN or infinity; a run needs "
      "all its parameters."),
+    (lambda: replace(table(), jacobian=np.zeros((10, 3, 2))), "runs: jacobian and jacobian_error must be given together. "
+     "Got one of them; an exact Jacobian has an error of zeros."),
+    (lambda: Runs.of(SPACE, OUTPUTS, [[0, 0]], [[1, 2, 3]], jacobian_error=np.zeros((1, 3, 2))), "runs: jacobian and "
+     "jacobian_error must be given together. Got one of them; an exact Jacobian has an error of zeros."),
+    (lambda: replace(differentiated(), jacobian=np.zeros((10, 2, 3))), "runs: jacobian must have shape (10, 3, 2). "
+     "Got (10, 2, 3)."),
+    (lambda: Runs.of(SPACE, OUTPUTS, [[0, 0]], [[1, 2, 3]], jacobian=np.zeros((1, 2, 3))), "runs: jacobian must have "
+     "shape (1, 3, 2). Got (1, 2, 3)."),
+    (lambda: replace(differentiated(), jacobian_error=np.full((10, 3, 2), np.nan)), "runs: jacobian_error of a finished "
+     "run must be finite. That of run 0 is not; mark the run failed, with its reason."),
     (lambda: table().split(1.0, seed=0), "split: fraction must be between 0 and 1. Got 1.0."),
 ])  # fmt: skip
 def test_wrong_input_is_answered_with_a_sentence(make, sentence):

@@ -75,8 +75,35 @@ def test_every_part_of_a_question_is_in_its_key():
         key_of(record_of({**WHO, "parameters": ["a", "b"]}, [1.0, 0.5], 1)),
         key_of(record_of(WHO, [0.5, 1.0], 1, "jacobian", {"use": "reverse"})),
         key_of(record_of(WHO, [0.5, 1.0], 1, "jacobian", {"use": "finite_difference"})),
+        key_of(record_of(WHO, [0.5, 1.0], 1, "jacobian", {"use": "simulator"})),
+        key_of(record_of(WHO, [0.5, 1.0], 1, "tangent", {"use": "reverse"})),
+        key_of(record_of(WHO, [0.5, 1.0], 1, "tangent", {"use": "simulator"})),
     }
-    assert len(keys) == 10
+    assert len(keys) == 13
+
+
+FD = {"use": "finite_difference", "step": 0.01, "scale": [1.0, 2.0]}
+
+
+@pytest.mark.parametrize(("noise", "product", "gradient", "key"), [
+    (0.0, "y", None, "c36da4c4503c28ec72b759ff8641444e08cc4aa1089432e18d6cfa4dac799925"),
+    (0.0, "jacobian", {"use": "reverse"}, "b6950d2c010d11df1f485a86df1626c48647353faf6732072ea1d732d8150d34"),
+    (0.0, "jacobian", FD, "539bcf5253a5ed8d6e6e0a0d1a50849708fa1874b93fcd9c4b0d0dd5789bdc49"),
+    (0.1, "y", None, "65c44fbeba2370f07485b65bc4754a89e3d5b5cb15cffb3b9f4aef15335f354a"),
+    (0.1, "jacobian", {"use": "reverse"}, "35bbdf4e5949a59c7f0d5cfa728a0647d446969a7f9e51cafebd3357e00cde32"),
+    (0.1, "jacobian", FD, "48082dc99cce8c4325222db5f06df5faf8ef06981b834a1be699bcb33c25b7e3"),
+])  # fmt: skip
+def test_keys_are_those_of_the_runs_that_are_stored_already(noise, product, gradient, key):
+    """Written down at version 0.1.0 before runs could carry Jacobians; a change would orphan every stored run."""
+    assert RunStore.key(LinearGaussian(noise=noise), [0.25, -1.5], 7, product, gradient) == key
+
+
+def test_the_derivative_of_one_run_is_that_of_the_mean_exactly_where_nothing_is_random():
+    for noise in (0.0, 0.1):
+        one, mean = (json.loads(record_of(identity(LinearGaussian(noise=noise)), [0.5, 1.0], 7, product, FD))
+                     for product in ("tangent", "jacobian"))  # fmt: skip
+        assert (one == mean) == (noise == 0)
+        assert (one["product"], one["replicates"], mean["replicates"]) == ("jacobian", 1, 4 if noise else 1)
 
 
 def test_what_has_no_key():
@@ -84,7 +111,9 @@ def test_what_has_no_key():
         record_of(WHO, [math.nan, 1.0], 1)
     with pytest.raises(InputError, match=r"^theta must have 2 values \(b, a\)\. Got 1\.$"):
         record_of(WHO, [1.0], 1)
-    with pytest.raises(InputError, match=r'^product must be "y" without a gradient, or "jacobian" with one\. Got '):
+    with pytest.raises(
+        InputError, match=r'^product must be "y" without a gradient, or "jacobian" or "tangent" with one\. Got '
+    ):
         record_of(WHO, [1.0, 1.0], 1, "y", {"use": "reverse"})
     with pytest.raises(InputError, match=r"^gradient\.step must be finite\. Got inf; a run cannot be found again by"):
         record_of(WHO, [1.0, 1.0], 1, "jacobian", {"use": "x", "step": math.inf})
@@ -230,13 +259,38 @@ def test_jacobians_of_finished_and_failed_runs(store):
     raw = [record_of(identity(simulator), t, 0, "jacobian", gradient) for t in theta]
     store.commit(raw[0], y=a @ theta[0], jacobian=a, standard_error=0 * a)
     store.commit(raw[1], failure=RunFailed("timeout", "slow"))
-    runs, value, error = store.jacobians(simulator, theta, [0, 0], gradient)
+    runs = store.table(simulator, theta, [0, 0], "jacobian", gradient)
     assert runs.ok.tolist() == [True, False]
-    np.testing.assert_array_equal(value[0], a)
-    assert np.isnan(value[1]).all()
-    assert np.isnan(error[1]).all()
+    np.testing.assert_array_equal(runs.y[0], a @ theta[0])
+    np.testing.assert_array_equal(runs.jacobian[0], a)
+    np.testing.assert_array_equal(runs.jacobian_error[0], 0 * a)
+    assert np.isnan(runs.jacobian[1]).all()
+    assert np.isnan(runs.jacobian_error[1]).all()
+    assert [store.differentiated(k) for k in (*runs.key, "0" * 64)] == [True, False, False]
     with pytest.raises(CampaignError, match="2 of 2 runs"):
         store.table(simulator, theta, [0, 0])
+
+
+def test_rows_carry_jacobians_only_where_all_were_asked_for(store):
+    simulator = LinearGaussian(outputs_count=3)
+    a, theta, who = simulator.matrix.numpy(), np.array([[0.0, 1.0], [2.0, 3.0]]), identity(simulator)
+    raw = [record_of(who, theta[0], 0, "tangent", {"use": "simulator"}), record_of(who, theta[1], 0)]
+    store.commit(raw[0], y=a @ theta[0], jacobian=a, standard_error=0 * a)
+    store.commit(raw[1], y=a @ theta[1])
+    keys = [key_of(r) for r in raw]
+    mixed = store.rows(simulator, theta, keys)
+    np.testing.assert_array_equal(mixed.y, [a @ t for t in theta])
+    assert mixed.jacobian is None
+    assert store.rows(simulator, theta[:1], keys[:1]).jacobian.shape == (1, 3, 2)
+    assert [store.differentiated(k) for k in keys] == [True, False]
+
+
+def test_a_jacobian_of_another_shape_is_met(store):
+    simulator, gradient = LinearGaussian(outputs_count=3), {"use": "reverse"}
+    store.commit(record_of(identity(simulator), [0.0, 0.0], 0, "tangent", gradient), y=np.zeros(3),
+                 jacobian=np.zeros((2, 3)), standard_error=np.zeros((2, 3)))  # fmt: skip
+    with pytest.raises(StoreError, match=r"holds jacobian of shape \(2, 3\), the simulator declares \(3, 2\); change"):
+        store.table(simulator, np.zeros((1, 2)), [0], "tangent", gradient)
 
 
 def test_outputs_that_changed_without_a_new_version_are_met(store):

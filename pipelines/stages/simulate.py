@@ -6,7 +6,7 @@ from emulate.errors import CampaignError
 from emulate.runs import Runs
 from pipelines import files
 from pipelines.stages import design
-from pipelines.workbench import SETS, Workbench
+from pipelines.workbench import SETS, Workbench, with_jacobians
 
 SENTENCE = "run the simulator"
 READS = ("design",)
@@ -15,9 +15,10 @@ WRITES = ("simulate/runs.csv", "simulate/summary.json")
 
 def forecast(bench: Workbench) -> str:
     """How many runs are to do and how many are stored, without writing anything."""
-    theta = np.concatenate(list(design.points(bench).values()))
-    stored = bench.stored(theta)
-    return f"{len(theta) - stored} runs to do, {stored} stored"
+    sets = design.points(bench)
+    asked = {t.key: t for t in bench.tasks(np.concatenate(list(sets.values())), training=sets["training"])}
+    todo = bench.missing(asked.values())
+    return f"{len(todo)} runs to do{with_jacobians(todo)}, {len(asked) - len(todo)} stored"
 
 
 def run(bench: Workbench) -> str:
@@ -27,9 +28,9 @@ def run(bench: Workbench) -> str:
     sets = {which: bench.points(which) for which in SETS}
     theta = np.concatenate(list(sets.values()))
     if study.simulate.retry_failed:
-        for key in bench.keys(theta):
-            if bench.store.failed(key):
-                bench.store.forget(key)
+        for task in bench.tasks(theta):
+            if bench.store.failed(task.key):
+                bench.store.forget(task.key)
     bench.campaign(theta, "simulate")
     tables = {which: bench.runs(t) for which, t in sets.items()}
     _write(bench, tables)
@@ -50,6 +51,7 @@ def run(bench: Workbench) -> str:
             "planned": len(both),
             "finished": int(both.ok.sum()),
             "failed": int((~both.ok).sum()),
+            "jacobians": _jacobians(tables["training"]),
             "seconds_per_run": float(np.nanmedian(both.seconds)),
             "seconds_of_runs": float(np.nansum(both.seconds)),
         },
@@ -63,7 +65,8 @@ def run(bench: Workbench) -> str:
         digest=files.digest(bench.folder / "simulate" / "runs.csv"),
     )
     _require(bench, both)
-    return f"{both.ok.sum()} of {len(both)} runs finished, {np.nanmedian(both.seconds):.2g} s each"
+    with_jacobian = f", {n} with a Jacobian" if (n := _jacobians(tables["training"])) else ""
+    return f"{both.ok.sum()} of {len(both)} runs finished{with_jacobian}, {np.nanmedian(both.seconds):.2g} s each"
 
 
 def _write(bench: Workbench, tables: dict[str, Runs]) -> None:
@@ -89,6 +92,7 @@ def _summary(runs: Runs) -> dict:
         "planned": len(runs),
         "finished": int(runs.ok.sum()),
         "failed": len(failed),
+        "jacobians": _jacobians(runs),
         "seconds": {"median": float(np.median(seconds)) if len(seconds) else None, "total": float(seconds.sum())},
         "failures": [
             {
@@ -99,6 +103,11 @@ def _summary(runs: Runs) -> dict:
             for t, r in zip(failed.theta, failed.reason, strict=True)
         ],
     }
+
+
+def _jacobians(runs: Runs) -> int:
+    """How many runs carry one."""
+    return 0 if runs.jacobian is None else int(runs.ok.sum())
 
 
 def _require(bench: Workbench, runs: Runs) -> None:

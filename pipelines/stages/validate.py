@@ -48,11 +48,8 @@ def _jacobians(bench: Workbench, held_out: Runs) -> Jacobians:
     """The simulator's derivatives at the first held-out points, run and stored like any other run."""
     theta = held_out.theta[: bench.study.validate.gradient_points]
     bench.campaign(theta, "gradients of the simulator", product="jacobian")
-    runs, value, error = bench.store.jacobians(
-        bench.study.simulator, theta, bench.seeds(theta), bench.gradient("jacobian")
-    )
-    kept = (torch.from_numpy(a[runs.ok]) for a in (runs.theta, runs.y, value, error))
-    result = Jacobians(*kept)
+    runs = bench.runs(theta, product="jacobian").finished()
+    result = Jacobians(*map(torch.from_numpy, (runs.theta, runs.y, runs.jacobian, runs.jacobian_error)))
     files.write_tensors(bench.folder / "validate" / "jacobians.safetensors", vars(result))
     return result
 

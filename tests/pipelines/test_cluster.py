@@ -200,10 +200,10 @@ def test_derivatives_are_a_product_of_their_own(tmp_path):
         executor.campaign(tasks, store=tmp_path, simulator=spec)
         executor.campaign(more, store=tmp_path, simulator={**spec, "noise": 0.1})
     for made, seeds in ((simulator, [0, 0]), (noisy, [5, 5])):
-        runs, value, error = RunStore(tmp_path).jacobians(made, theta, seeds, gradient)
+        runs = RunStore(tmp_path).table(made, theta, seeds, "jacobian", gradient)
         assert runs.ok.all()
-        np.testing.assert_allclose(value, np.broadcast_to(simulator.matrix.numpy(), (2, 5, 2)), rtol=1e-12)
-        np.testing.assert_allclose(error, 0, atol=1e-12)
+        np.testing.assert_allclose(runs.jacobian, np.broadcast_to(simulator.matrix.numpy(), (2, 5, 2)), rtol=1e-12)
+        np.testing.assert_allclose(runs.jacobian_error, 0, atol=1e-12)
 
 
 def test_a_worker_with_another_simulator_is_refused(tmp_path):

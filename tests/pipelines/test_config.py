@@ -82,7 +82,8 @@ def test_a_study_is_built():
     assert (study.simulate.timeout, study.simulate.require, study.simulate.retry_failed) == (600.0, 0.9, False)
     assert study.emulators["second"].log is False
     assert (study.train.champion, study.train.baseline) == ("auto", "quadratic")
-    assert study.validate.gradient_spec["use"] == "reverse"
+    assert study.gradient_spec("jacobian") == {"use": "reverse"}
+    assert (study.simulate.jacobians, study.gradient_spec("tangent"), study.gradient_spec("y")) == (None, None, None)
     assert study.infer.likelihood.relative_error == 0.02
     assert (study.infer.observation.held_out, study.infer.observation.noise) == (0, True)
     assert (study.check.importance_runs, study.check.recovery) == (50, 12)
@@ -147,6 +148,7 @@ def test_a_worker_builds_the_same_simulator_from_plain_data():
         ("output=elsewhere", set()),
         ("simulate.timeout=5", set()),
         ("simulate.require=0.5", {"simulate"}),
+        ("simulate.jacobians=auto", {"simulate"}),
         ("simulate.retry_failed=true", set()),
     ],
 )
@@ -337,7 +339,62 @@ def test_a_graph_is_asked_for_where_there_is_none(here, monkeypatch):
         "carries none; use finite_difference."
     )
     study = load_study("study.yaml", [change, "validate.gradient=auto"])
-    assert study.validate.gradient_spec["use"] == "finite_difference"
+    assert study.gradient_spec("jacobian")["use"] == "finite_difference"
+
+
+WAYS = "must be none, auto, or a way to differentiate such as {use: reverse}. "
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("true", f"{WAYS}Got true; write auto."),
+        ("false", f"{WAYS}Got false; write none."),
+        ("3", f"{WAYS}Got 3; write none."),
+        ("[reverse]", f"{WAYS}Got ['reverse']; write none."),
+    ],
+)
+def test_jacobians_are_asked_for_in_a_word(value, said):
+    assert overridden(f"simulate.jacobians={value}") == (
+        f"--set simulate.jacobians={value}: simulate.jacobians: {said}"
+    )
+
+
+@pytest.mark.parametrize("path", ["simulate.jacobians", "validate.gradient"])
+def test_a_way_to_differentiate_that_cannot_be(path, here, monkeypatch):
+    ways = ", ".join(registry.names("gradients"))
+    assert overridden(f"{path}=forwards") == (f"--set {path}=forwards: {path}.use: there is no entry 'forwards' in "
+                                              f'gradients; there are {ways}, or "package.module:Class".')  # fmt: skip
+    assert overridden(f"{path}={{use: simulator, step: 1}}") == (
+        f"--set {path}={{use: simulator, step: 1}}: {path}.step: this key is not known, for the simulator's own way has no "
+        "settings. Take it out.")  # fmt: skip
+    assert overridden(f"{path}=simulator") == (
+        f"--set {path}=simulator: {path}.use: simulator must have a simulator with a `jacobian` of its own. "
+        "linear_gaussian has none; use reverse.")  # fmt: skip
+    assert overridden(f"{path}={{step: 0.1}}").endswith(f"{path}.step: this key is not known.")
+
+
+def test_auto_is_the_first_way_that_the_simulator_allows(here, monkeypatch):
+    (here / "ways.py").write_text(
+        "from dataclasses import dataclass\nfrom emulate.simulators.linear_gaussian import LinearGaussian\n"
+        "from typing import ClassVar\n"
+        "@dataclass(frozen=True, kw_only=True)\nclass Knows(LinearGaussian):\n"
+        "    def jacobian(self, theta, *, seed):\n        return self.run(theta, seed=seed), self.matrix\n"
+        "@dataclass(frozen=True, kw_only=True)\nclass Closed(LinearGaussian):\n"
+        "    differentiable: ClassVar[bool] = False\n"
+    )
+    monkeypatch.syspath_prepend(str(here))
+    auto = ["validate.gradient=auto", "simulate.jacobians=auto"]
+    for use, first in (("ways:Knows", "simulator"), ("linear_gaussian", "reverse"),
+                       ("ways:Closed", "finite_difference")):  # fmt: skip
+        study = load_study("study.yaml", [f"simulator.use={use}", *auto])
+        assert study.gradient_spec("tangent") == study.gradient_spec("jacobian")
+        assert study.gradient_spec("tangent")["use"] == first
+        assert study.to_dict()["simulate"]["jacobians"] == study.gradient_spec("tangent")
+    width = load_study("study.yaml", ["simulate.jacobians=finite_difference"]).gradient_spec("tangent")["scale"]
+    assert width[0] == pytest.approx(0.2)
+    assert load_study("study.yaml", ["simulator.use=ways:Knows"]).gradient_spec("jacobian") == {"use": "reverse"}
+    assert "jacobians" not in load_study("study.yaml").to_dict()["simulate"]
 
 
 def test_a_simulator_without_parameters_of_its_own_asks_for_them(here, monkeypatch):
@@ -411,7 +468,7 @@ _value = st.recursive(
 )  # fmt: skip
 _path = st.sampled_from([
     "name", "seed", "parameters", "parameters.a", "parameters.a.uniform", "simulator", "simulator.use", "design",
-    "design.use", "design.runs", "simulate", "cluster", "cluster.options", "emulators", "emulators.second",
+    "design.use", "design.runs", "simulate", "simulate.jacobians", "cluster", "cluster.options", "emulators", "emulators.second",
     "emulators.second.log", "train", "train.champion", "validate", "validate.gradient", "infer", "infer.observation",
     "infer.observation.parameters", "infer.likelihood", "infer.sampler", "infer.draws", "check", "checks",
     "checks.accuracy", "tracking", "output",

@@ -60,6 +60,13 @@ def test_every_resolved_study_keeps_the_schema(judge, path, monkeypatch):
         ("validate: {gradient: auto}", True),
         ("validate: {gradient: {use: finite_difference}}", True),
         ("validate: {gradient: {use: finite}}", False),
+        ("simulate: {jacobians: none}", True),
+        ("simulate: {jacobians: auto}", True),
+        ("simulate: {jacobians: reverse}", True),
+        ("simulate: {jacobians: {use: finite_difference, step: 0.02}}", True),
+        ("simulate: {jacobians: true}", False),
+        ("simulate: {jacobians: {use: forwards}}", False),
+        ("simulate: {jacobians: {use: simulator, step: 0.1}}", False),
         ("train: {baseline: 3}", False),
         ("checks: {accuracy: {use: accuracy, median: 0.1}}", True),
         ("checks: {accuracy: {median: 0.1}, coverage: }", True),
@@ -84,6 +91,15 @@ def test_a_foreign_class_may_have_any_settings(judge):
     data = yaml12.parse(SMALL).data
     assert judge.is_valid(data | {"emulators": {"mine": {"use": "my_lab.flows:Flow", "depth": 3}, "other": "lab:B"}})
     assert not judge.is_valid(data | {"emulators": {"mine": {"use": "flow", "depth": 3}}})
+
+
+@pytest.mark.parametrize("way", ["simulator", "{use: simulator}"])
+def test_a_simulator_with_a_jacobian_of_its_own_may_use_it(judge, tmp_path, way):
+    path = tmp_path / "x.yaml"
+    path.write_text(SMALL.replace("linear_gaussian", "nbody")
+                    + f"simulate: {{jacobians: {way}}}\nvalidate: {{gradient: {way}}}\n")  # fmt: skip
+    assert judge.is_valid(yaml12.read(path).data)
+    assert load_study(path).gradient_spec("tangent") == {"use": "simulator"}
 
 
 @pytest.mark.parametrize(("room", "name"), ENTRIES)
