@@ -3,13 +3,16 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from emulate.errors import InputError
+from emulate.simulators.nbody.cloud import Mesh, density
 from emulate.simulators.nbody.fourier import inverse
 from emulate.simulators.nbody.initial_conditions import white_noise
 from emulate.simulators.nbody.mesh import window
-from emulate.simulators.nbody.spectra import bins, power_spectrum
+from emulate.simulators.nbody.spectra import bin_count, bins, power_spectrum
 
 
 def test_bins_are_counted_one_by_one():
@@ -42,6 +45,51 @@ def test_gaussian_field_scatters_as_it_must():
     assert float(z.abs().max()) < 4
     spread = relative.square().sum(0) / variance  # chi-squared with n degrees of freedom, a little wider for few modes
     assert float(((spread - n) / math.sqrt(2 * n)).abs().max()) < 5
+
+
+def all_modes(number: int, cells: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every mode of the first bins, in radians per cell [q, 3], and the bin of each."""
+    n = np.array(list(itertools.product(range(-cells // 2, cells // 2), repeat=3)))
+    which = np.rint(np.sqrt((n**2).sum(1))).astype(int) - 1
+    keep = (which >= 0) & (which < number)
+    return 2 * np.pi * n[keep] / cells, which[keep]
+
+
+def test_steep_gaussian_field_keeps_its_spectrum_in_every_bin():
+    """P = 250 |n|^-1.5: the mean over the modes of a bin, |z| < 3 with the variance 2 <P^2> / N_k."""
+    runs, number = 80, 14
+    n = np.fft.fftfreq(32, 1 / 32)
+    size = np.sqrt(n[:, None, None] ** 2 + n[None, :, None] ** 2 + n[None, None, :17] ** 2)
+    shape = torch.from_numpy(np.sqrt(250.0 / 100.0**3) * np.maximum(size, 1.0) ** -0.75) * window(32)
+    fields = (inverse(white_noise(32, seed) * shape, norm="forward") for seed in range(runs))
+    found = sum(power_spectrum(field, 100.0, number) for field in fields).numpy() / runs
+    k, which = all_modes(number, 32)
+    P = 250.0 * (np.sqrt((k**2).sum(1)) * 32 / (2 * np.pi)) ** -1.5
+    count = np.bincount(which)
+    z = (found - np.bincount(which, P) / count) / np.sqrt(2 * np.bincount(which, P**2) / count**2 / runs)
+    assert np.abs(z).max() < 3
+
+
+def test_particles_at_random_have_shot_noise():
+    """V / N with the aliases of the cloud, prod_i (1 - 2/3 sin^2(k_i / 2)) / W^2 (Jing 2005, eq. 20): |z| < 3 in every
+    bin; without the aliases the same z-scores would be above 5."""
+    mesh, box, number, runs = Mesh(particles=16, refinement=2), 100.0, 14, 100
+    generator = torch.Generator().manual_seed(0)
+    strewn = (32 * torch.rand(3, 16**3, generator=generator, dtype=torch.float64) for _ in range(runs))
+    found = sum(power_spectrum(density(x, mesh), box, number) for x in strewn).numpy() / runs
+    k, which = all_modes(number, 32)
+    noise = box**3 / 16**3
+    P = noise * np.prod((1 - 2 / 3 * np.sin(k / 2) ** 2) / np.sinc(k / (2 * np.pi)) ** 4, 1)
+    count = np.bincount(which)
+    error = np.sqrt(2 * np.bincount(which, P**2) / count**2 / runs)
+    assert np.abs((found - np.bincount(which, P) / count) / error).max() < 3
+    assert np.abs((found - noise) / error).max() > 5
+
+
+def test_number_of_bins_is_a_fraction_of_the_nyquist_wavenumber():
+    assert [bin_count(k_max, Mesh(particles=32)) for k_max in (1 / 16, 0.5, 0.3, 1.0)] == [1, 8, 4, 16]
+    with pytest.raises(InputError, match=r"k_max must be between 0\.0625 \(one bin\) and 1, .* Got 0\.05"):
+        bin_count(0.05, Mesh(particles=32))
 
 
 def test_one_wave_stands_in_its_bin():
