@@ -10,6 +10,7 @@ import torch
 from emulate import registry
 from emulate.keys import canonical, identity
 from emulate.store import run_seed
+from pipelines.derivatives import has_own
 from pipelines.runner import Runner
 from pipelines.study import plain
 
@@ -73,19 +74,36 @@ def test_a_derivative_is_that_of_the_answer_where_one_is_claimed(simulator):
     """Along a random direction of the prior's box, against a central difference of fourth order with the same seed."""
     if not simulator.differentiable:
         return
+    theta, direction, weight, difference = slope_along_a_line(simulator)
+    leaf = theta.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad((weight * simulator.run(leaf, seed=3)).sum(), leaf)
+    assert float(gradient @ direction) == pytest.approx(difference, rel=2e-4)
+
+
+def test_its_own_jacobian_is_that_of_the_answer_where_it_has_one(simulator):
+    """The same judge; and y must be the run's, for runs with and without a Jacobian stand in one table."""
+    if not has_own(simulator):
+        return
+    theta, direction, weight, difference = slope_along_a_line(simulator)
+    y, slope = simulator.jacobian(theta.clone(), seed=3)
+    torch.testing.assert_close(y, simulator.run(theta, seed=3), rtol=1e-12, atol=0)
+    assert slope.shape == (simulator.outputs.size, simulator.space.d)
+    assert [y.requires_grad, slope.requires_grad] == [False, False]
+    assert float(weight @ slope @ direction) == pytest.approx(difference, rel=2e-4)
+
+
+def slope_along_a_line(simulator):
+    """theta, a direction [d] across the prior, weights [m], and by differences the slope of weights @ y along it."""
     generator = torch.Generator().manual_seed(5)
     theta = points(simulator, 1)[0]
     width = simulator.space.from_unit(torch.full((simulator.space.d,), 0.6).double())
     width = width - simulator.space.from_unit(torch.full((simulator.space.d,), 0.4).double())
     direction = width * torch.randn(simulator.space.d, generator=generator, dtype=torch.float64)
-    leaf = theta.clone().requires_grad_()
-    y = simulator.run(leaf, seed=3)
-    weight = torch.randn(len(y), generator=generator, dtype=torch.float64) / y.detach().abs().clamp(min=1e-3)
-    (gradient,) = torch.autograd.grad((weight * y).sum(), leaf)
+    y = simulator.run(theta, seed=3)
+    weight = torch.randn(len(y), generator=generator, dtype=torch.float64) / y.abs().clamp(min=1e-3)
     h = 1e-5
     values = {k: float(weight @ simulator.run(theta + k * h * direction, seed=3)) for k in (-2, -1, 1, 2)}
-    difference = (8 * (values[1] - values[-1]) - (values[2] - values[-2])) / (12 * h)
-    assert float(gradient @ direction) == pytest.approx(difference, rel=2e-4)
+    return theta, direction, weight, (8 * (values[1] - values[-1]) - (values[2] - values[-2])) / (12 * h)
 
 
 def test_settings_are_plain_and_rebuild_the_simulator(simulator):
