@@ -131,6 +131,19 @@ def test_forward_derivative_is_the_central_difference_and_the_transpose(statisti
 
 
 @every
+def test_jacobians_in_few_parameters_agree_forwards_and_backwards(statistic):
+    """All columns in one batch, as an inference does it."""
+    delta, along = universe().density(), torch.stack([direction(seed) for seed in range(3)])
+
+    def value(theta: Tensor) -> Tensor:
+        return statistic.measure(given(delta + torch.tensordot(theta, along, 1)))
+
+    theta = torch.zeros(3, dtype=torch.float64)
+    columns, rows = torch.func.jacfwd(value)(theta), torch.func.jacrev(value)(theta)
+    torch.testing.assert_close(columns, rows, rtol=1e-9, atol=1e-9 * float(rows.abs().max()))
+
+
+@every
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_bits_do_not_depend_on_the_threads(statistic, dtype):
     """On a mesh large enough for torch to split its loops: value, gradient and forward derivative."""

@@ -29,12 +29,12 @@ def named(names: tuple[str, ...], **settings: float) -> tuple[Statistic, ...]:
 
     Example:
         >>> named(("pk", "pdf"), k_max=0.25)
-        (PowerSpectrum(k_max=0.25), DensityPDF(radius=None, low=-1.5, high=1.5, number=12, bandwidth=0.2))
+        (PowerSpectrum(k_max=0.25), DensityPDF(radius=None, low=-1.0, high=1.0, number=10, bandwidth=0.2))
     """
     for name in names:
         if name not in STATISTICS:
-            raise InputError(f"there is no statistic {name!r}; there are {', '.join(STATISTICS)}."
-                             f"{nearest(name, STATISTICS)}")  # fmt: skip
+            there = ", ".join(STATISTICS)
+            raise InputError(f"there is no statistic {name!r}; there are {there}.{nearest(name, STATISTICS)}")
     if not names or len(set(names)) < len(names):
         raise InputError(f"statistics must be at least one name, each once. Got {', '.join(names) or 'none'}; "
                          f"choose from {', '.join(STATISTICS)}.")  # fmt: skip

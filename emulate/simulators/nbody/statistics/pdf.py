@@ -27,23 +27,23 @@ class DensityPDF(Statistic):
     are the probability density of t. The smoothed field is read at one point per particle spacing, in real space.
 
     Settings:
-        radius: standard deviation R of the Gaussian, Mpc/h; None is two particle spacings. Below 1.5 spacings the
-            particle lattice shows in the voids, and is refused.
+        radius: standard deviation R of the Gaussian, Mpc/h; None is 1.5 particle spacings. Below, the particle
+            lattice shows in the voids, and it is refused.
         low: lowest edge, in t.
         high: highest edge, in t.
         number: number of bins.
         bandwidth: standard deviation of the softening of an edge, as a fraction of the width of a bin.
 
     Example:
-        >>> (pdf,) = DensityPDF(number=3).fields(Mesh(16), box=100.0)
+        >>> (pdf,) = DensityPDF(low=-1.5, high=1.5, number=3).fields(Mesh(16), box=100.0)
         >>> pdf.name, pdf.coordinate, pdf.at
         ('pdf', 'ln_density', (-1.0, 0.0, 1.0))
     """
 
     radius: Annotated[float, Gt(0)] | None = None  # Mpc/h
-    low: float = -1.5
-    high: float = 1.5
-    number: Annotated[int, Ge(1)] = 12
+    low: float = -1.0
+    high: float = 1.0
+    number: Annotated[int, Ge(1)] = 10
     bandwidth: Annotated[float, Gt(0)] = 0.2  # of the width of a bin
 
     def __post_init__(self):
@@ -72,11 +72,11 @@ class DensityPDF(Statistic):
         return torch.linspace(self.low, self.high, self.number + 1, dtype=torch.float64)
 
     def _radius(self, mesh: Mesh, box: float) -> float:
-        spacing = box / mesh.particles
+        least = 1.5 * box / mesh.particles
         if self.radius is None:
-            return 2.0 * spacing
-        if not 1.5 * spacing <= self.radius <= 0.25 * box:
-            raise InputError(f"pdf: radius must be from {1.5 * spacing:g} Mpc/h (1.5 particle spacings) to "
+            return least
+        if not least <= self.radius <= 0.25 * box:
+            raise InputError(f"pdf: radius must be from {least:g} Mpc/h (1.5 particle spacings) to "
                              f"{0.25 * box:g} (a quarter of the box). Got {self.radius}.")  # fmt: skip
         return self.radius
 
