@@ -19,6 +19,7 @@ from emulate.simulators.nbody.spectra import power_spectrum
 from emulate.simulators.nbody.statistics import STATISTICS, named
 from emulate.simulators.nbody.statistics.bispectrum import Bispectrum
 from emulate.simulators.nbody.statistics.slices import Slices
+from emulate.simulators.nbody.statistics.sums import mean
 
 MESH, BOX = Mesh(particles=16, refinement=2), 150.0
 COSMOLOGY = Cosmology.of(omega_m=0.3, omega_b=0.049, h=0.68, n_s=0.96, sigma_8=0.8)
@@ -165,6 +166,22 @@ def test_bits_do_not_depend_on_the_threads(statistic, dtype):
         torch.set_num_threads(threads)
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_means_over_a_mesh_have_the_same_bits_on_any_number_of_threads(dtype):
+    """Twenty fields, each large enough to be split: the mean of torch itself differs in the last digit of some."""
+    threads, found = torch.get_num_threads(), []
+    fields = [normal((40,) * 3, seed).to(dtype) for seed in range(20)]
+    try:
+        for number in (1, 2, 3, 5):
+            torch.set_num_threads(number)
+            found.append(torch.stack([mean(field) for field in fields]))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(found[0], other) for other in found[1:])
+    truth = [field.double().numpy().mean() for field in fields]
+    assert found[0].tolist() == pytest.approx(truth, rel=1e-9, abs=1e-15)
 
 
 @every
