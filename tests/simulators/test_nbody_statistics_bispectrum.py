@@ -107,7 +107,6 @@ def test_three_waves_make_one_triangle():
     assert float(B[[0, 1, 3]].abs().max()) < 1e-10 * float(B[2])
 
 
-@pytest.mark.slow
 def test_gravity_has_the_bispectrum_of_second_order_perturbation_theory():
     """Q of particles at second Lagrangian order against 2 F_2 P P summed over the triangles of a shell: |z| < 3.
 
