@@ -38,7 +38,7 @@ void paint(const float *restrict x, int n, int r, float offset, float *restrict 
     }
 }
 
-/* minus three fields [3][m^3] at the particles, [3][n^3] */
+/* three fields [3][m^3] at the particles, [3][n^3] */
 void gather(const float *restrict x, int n, int r, float offset, const float *restrict fields, float *restrict out) {
     int m = n * r;
     long N = (long)n * n * n, M = (long)m * m * m;
@@ -48,7 +48,7 @@ void gather(const float *restrict x, int n, int r, float offset, const float *re
             const float *f = fields + axis * M;
             float low = sy * (sz * f[a + z0] + tz * f[a + z1]) + ty * (sz * f[b + z0] + tz * f[b + z1]);
             float high = sy * (sz * f[c + z0] + tz * f[c + z1]) + ty * (sz * f[d + z0] + tz * f[d + z1]);
-            out[axis * N + p] = -(sx * low + tx * high);
+            out[axis * N + p] = sx * low + tx * high;
         }
     }
 }

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,7 +71,7 @@ class Peer:
     def __init__(self, code: str, core: int = -1):
         python = Path(sys.executable) if code == "emulate" else peers_python()
         path = {"emulate": lambda: HERE.parents[2], "pmwd": pmwd_checkout}.get(code, lambda: "")()
-        self._log = open(os.devnull, "w")  # noqa: SIM115  # closed with the process
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed with the process
         self._process = subprocess.Popen(
             [str(python), str(HERE / "peer.py"), code, str(core)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=self._log, text=True, env={**os.environ, **ONE_THREAD, "PYTHONPATH": str(path)})  # fmt: skip
@@ -101,7 +102,9 @@ class Peer:
     def _receive(self) -> dict:
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the peer ended with exit code {self._process.wait()}; run peer.py by hand to see why")
+            code = self._process.wait()
+            self._log.seek(0)
+            raise RuntimeError(f"the peer ended with exit code {code}: {self._log.read()[-2000:]}")
         return json.loads(line)
 
 

@@ -52,9 +52,13 @@ def clock(call: Callable[[], object], times: int = 1) -> Callable[[], float]:
 
 
 def show(title: str, head: tuple[str, ...], rows: list[tuple], note: str = "") -> None:
-    cells = [head, *(tuple(x if isinstance(x, str) else f"{x:.3g}" for x in row) for row in rows)]
+    cells = [head, *(tuple(x if isinstance(x, str) else _short(x) for x in row) for row in rows)]
     width = [max(len(row[i]) for row in cells) for i in range(len(head))]
     lines = [
         "  ".join(x.ljust(w) if i == 0 else x.rjust(w) for i, (x, w) in enumerate(zip(row, width))) for row in cells
     ]
     print(f"\n{title}", *lines, *([note] if note else []), sep="\n")
+
+
+def _short(x: float) -> str:
+    return f"{x:.0f}" if abs(x) >= 100 else f"{x:.3g}"

@@ -1,58 +1,38 @@
-"""The parts of a step as they are now (the hook to adapt when they change), and the same in plain C."""
+"""Cloud in cell and differences in plain C, and the same differences by rolling arrays."""
 
 import ctypes
 import shutil
 import subprocess
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from emulate.simulators.nbody.cloud import Cloud, Mesh
-
-
-def mesh_of(particles: int, refinement: int, compiled: bool = False) -> Mesh:
-    """The mesh; skips in words when there is no compiled one."""
-    if not compiled:
-        return Mesh(particles, refinement)
-    if "compiled" not in {field.name for field in fields(Mesh)}:
-        pytest.skip("this version has no compiled paint and gather")
-    return Mesh(particles, refinement, compiled=True)
-
-
-def cloud(x: Tensor, mesh: Mesh):
-    return mesh.cloud(x) if hasattr(mesh, "cloud") else Cloud(x, mesh)
-
-
-def paint(x: Tensor, mesh: Mesh) -> Tensor:
-    """Displacements to mesh, with the corners that a cloud finds once for painting and gathering."""
-    out = cloud(x, mesh).paint(None)
-    return out[0] if isinstance(out, list) else out
-
 
 class Reference:
-    """`cic.c`, compiled into a folder with the optimisation of its users' machine; skips in words without a compiler."""
+    """`cic.c`, compiled into a folder for this machine; skips in words without a compiler.
+
+    Arguments are contiguous float32: x [3, N] in cells, fields [M, M, M] or [3, M, M, M], and where to write.
+    """
 
     def __init__(self, folder: Path):
         compiler = shutil.which("gcc") or shutil.which("cc")
         if compiler is None:
             pytest.skip("the C reference needs gcc or cc")
-        target = folder / "cic.so"
-        source = Path(__file__).with_name("cic.c")
+        target, source = folder / "cic.so", Path(__file__).with_name("cic.c")
         command = [compiler, "-O3", "-march=native", "-shared", "-fPIC", "-o", str(target), str(source), "-lm"]
         made = subprocess.run(command, capture_output=True, text=True)
         if made.returncode:
             pytest.skip(f"the C reference did not compile: {made.stderr[-400:]}")
         self._library = ctypes.CDLL(str(target))
 
-    def paint(self, x: Tensor, mesh: Mesh, out: Tensor) -> Tensor:
-        self._library.paint(_at(x), mesh.particles, mesh.refinement, _offset(mesh), _at(out))
+    def paint(self, mesh, x: Tensor, out: Tensor) -> Tensor:
+        self._library.paint(_at(x), mesh.particles, mesh.refinement, ctypes.c_float(mesh.offset), _at(out))
         return out
 
-    def gather(self, x: Tensor, mesh: Mesh, three: Tensor, out: Tensor) -> Tensor:
-        self._library.gather(_at(x), mesh.particles, mesh.refinement, _offset(mesh), _at(three), _at(out))
+    def gather(self, mesh, x: Tensor, three: Tensor, out: Tensor) -> Tensor:
+        self._library.gather(_at(x), mesh.particles, mesh.refinement, ctypes.c_float(mesh.offset), _at(three), _at(out))
         return out
 
     def slope(self, field: Tensor, out: Tensor) -> Tensor:
@@ -66,5 +46,19 @@ def _at(x: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(x.data_ptr())
 
 
-def _offset(mesh: Mesh) -> ctypes.c_float:
-    return ctypes.c_float(getattr(mesh, "offset", 0.5))
+def slope(field: Tensor) -> Tensor:
+    """Gradient [3, M, M, M] of a periodic field by fourth-order central differences, per cell."""
+
+    def shifted(by: int, axis: int) -> Tensor:
+        return torch.roll(field, -by, axis)
+
+    return torch.stack([(8.0 * (shifted(1, i) - shifted(-1, i)) - (shifted(2, i) - shifted(-2, i))) / 12.0
+                        for i in range(3)])  # fmt: skip
+
+
+def inverse_laplacian(field: Tensor) -> Tensor:
+    """Solution of laplacian phi = field, mean zero, per cell squared, by the kernel -1 / k^2."""
+    k = 2.0 * torch.pi * torch.fft.fftfreq(field.shape[0], dtype=field.dtype)
+    k2 = k[:, None, None] ** 2 + k[:, None] ** 2 + k**2
+    k2[0, 0, 0] = torch.inf
+    return torch.fft.ifftn(-torch.fft.fftn(field) / k2).real

@@ -14,7 +14,7 @@ from tests.benchmarks.nbody.measure import REPEATS, alternate, cores, show
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(7200)]
 
 COMPILED, EAGER = {"compile": "always"}, {"compile": "never"}
-OURS = [  # name, settings, and whether the row stands for the bars
+OURS = [
     ("emulate, mesh 2x, compiled", {"refinement": 2, **COMPILED}),
     ("emulate, mesh 2x, eager", {"refinement": 2, **EAGER}),
     ("emulate, mesh 1x, compiled", {"refinement": 1, **COMPILED}),
@@ -36,7 +36,7 @@ def ours(process: Peer) -> list[tuple[str, dict]]:
 
 
 def rows(processes: dict[str, Peer]) -> list[tuple[str, Peer, dict]]:
-    """The table's rows; JaxPM's first and last stay when a quick look is enough."""
+    """The table's rows: name, process, settings."""
     named = {"emulate": ours(processes["emulate"]), "jaxpm": JAXPM, "pmwd": PMWD}
     return [(name, process, s) for code, process in processes.items() for name, s in named[code]]
 
