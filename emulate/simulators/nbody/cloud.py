@@ -8,8 +8,9 @@ Reference: Hockney & Eastwood 1981, Computer Simulation Using Particles, chapter
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -17,9 +18,9 @@ from torch.autograd.function import once_differentiable
 
 from emulate.errors import RunFailed
 
-__all__ = ["Cloud", "Mesh", "density"]
+__all__ = ["Cloud", "Mesh", "check_reach", "density"]
 
-_CHUNK = 2**14  # particles handled at once: the eight corners of each stay in cache
+_CHUNK = 2**16  # particles handled at once
 _FAR = 2.0**20  # mesh cells; beyond, float32 cannot hold the place inside a cell
 
 
@@ -30,54 +31,80 @@ class Mesh:
     Attributes:
         particles: particles per side, n.
         refinement: mesh cells per particle spacing, r; the mesh has M = n r cells per side.
+        offset: where the lattice stands between two nodes, in cells; linear growth is best at one half.
+        compiled: paint and gather by compiled loops; the first run of a mesh size compiles for half a minute.
     """
 
     particles: int
     refinement: int = 2
+    offset: float = 0.5
+    compiled: bool = False
 
     @property
     def cells(self) -> int:
         """Mesh cells per side, M."""
         return self.particles * self.refinement
 
-    @functools.cached_property
-    def node(self) -> Tensor:
+    def node(self, device: torch.device | str = "cpu") -> Tensor:
         """The mesh node below each lattice point, [3, n^3] int64 in C order."""
-        side = torch.arange(self.particles) * self.refinement
-        return torch.stack(torch.meshgrid(side, side, side, indexing="ij")).reshape(3, -1)
+        return _node(self.particles, self.refinement, str(device))
+
+    def cloud(self, displacement: Tensor) -> "Cloud":
+        """The particles with displacement [3, N] in mesh cells, spread over the mesh."""
+        if not self.compiled or torch._C._functorch.peek_interpreter_stack() is not None:  # which compiled loops refuse
+            return Cloud(displacement, self)
+        from emulate.simulators.nbody.compiled import CompiledCloud  # the compiler takes seconds to import
+
+        return CompiledCloud(displacement, self)
+
+    def planes(self, device: torch.device) -> list[slice]:
+        """Planes of the lattice that are handled at once; the order of all sums over particles follows from them."""
+        n = self.particles
+        count = (
+            n
+            if device.type == "cuda"
+            else max(p for p in range(1, n + 1) if n % p == 0 and p * n * n <= max(_CHUNK, n * n))
+        )
+        return [slice(x, x + count) for x in range(0, n, count)]
 
     def position(self, displacement: Tensor) -> Tensor:
         """Positions [3, N] in mesh cells, in [0, M), of displaced particles."""
-        return (self.node + 0.5 + displacement).remainder(self.cells)
+        return (self.node(displacement.device) + self.offset + displacement).remainder(self.cells)
+
+
+@functools.lru_cache(maxsize=4)
+def _node(particles: int, refinement: int, device: str) -> Tensor:
+    side = torch.arange(particles, device=device) * refinement
+    return torch.stack(torch.meshgrid(side, side, side, indexing="ij")).reshape(3, -1)
 
 
 class Cloud:
     """Displaced particles [3, N] spread over the eight mesh nodes around each; the weights are found once and reused.
 
-    Not differentiable itself: `density` and `mesh.acceleration` write their derivatives with it.
+    Linear in the weights of the corners, and those are known functions of the place: `along(dx)` is the same cloud
+    with the derivatives of its weights in a direction, so the tangent of a paint is the paint of `along(dx)`.
 
     Example:
         >>> mesh = Mesh(particles=4)
-        >>> field = Cloud(torch.zeros(3, 4**3), mesh).paint()
+        >>> (field,) = Cloud(torch.zeros(3, 4**3), mesh).paint(None)
         >>> tuple(field.shape), float(field.sum())
         ((8, 8, 8), 64.0)
     """
 
     def __init__(self, displacement: Tensor, mesh: Mesh):
-        if not bool(displacement.detach().abs().max() < _FAR):  # NaN fails too
-            raise RunFailed("nonfinite", "particles must stay within a million mesh cells of their place. Got some "
-                            "that do not; the fluctuations are too large for the time steps.")  # fmt: skip
+        check_reach(displacement)
         self._displacement, self._cells = displacement, mesh.cells
-        starts = range(0, displacement.shape[1], _CHUNK)
-        self._parts = [(part, *self._corners(part, mesh)) for part in (slice(i, i + _CHUNK) for i in starts)]
+        plane = mesh.particles**2
+        parts = (slice(p.start * plane, p.stop * plane) for p in mesh.planes(displacement.device))
+        self._parts = [(part, *self._corners(part, mesh)) for part in parts]
 
-    def paint(self, weight: Tensor | None = None) -> Tensor:
-        """Sum of particle weights [N] (None: one each) at the mesh nodes, [M, M, M]."""
-        field = self._displacement.new_zeros(self._cells**3)
+    def paint(self, *weights: Tensor | None) -> list[Tensor]:
+        """For each weight [N] (None: one each) the sum of the weights of the particles at the nodes, [M, M, M]."""
+        fields = [self._displacement.new_zeros(self._cells**3) for _ in weights]
         for part, index, share, _ in self._parts:
-            amount = share if weight is None else share * weight[part]
-            field.index_add_(0, index, amount.view(-1))
-        return field.view((self._cells,) * 3)
+            for field, weight in zip(fields, weights, strict=True):
+                field.index_add_(0, index, (share if weight is None else share * weight[part]).view(-1))
+        return [field.view((self._cells,) * 3) for field in fields]
 
     def gather(self, fields: Iterable[Tensor]) -> Tensor:
         """Values [c, N] of c mesh fields [M, M, M] at the particles; the transpose of `paint`."""
@@ -88,19 +115,20 @@ class Cloud:
                 torch.sum(field.index_select(0, index).view(8, -1) * share, 0, out=value[part])
         return out
 
-    def gather_slope(self, fields: Iterable[Tensor], weights: Iterable[Tensor | float]) -> Tensor:
+    def gather_slope(self, fields: Sequence[Tensor], weights: Sequence[Tensor | None]) -> Tensor:
         """Derivative [3, N] of sum_c weights[c] gather(fields)[c] with respect to the displacement, weights held fixed.
 
         Args:
             fields: c mesh fields [M, M, M].
-            weights: c numbers or tensors [N].
+            weights: c tensors [N], or None for ones.
         """
         terms = [(field.reshape(-1), weight) for field, weight in zip(fields, weights, strict=True)]
         out = torch.empty_like(self._displacement)
         for part, index, _, t in self._parts:
             v = 0.0
             for field, weight in terms:
-                v = v + field.index_select(0, index).view(2, 2, 2, -1) * (weight if _plain(weight) else weight[part])
+                value = field.index_select(0, index).view(2, 2, 2, -1)
+                v = v + (value if weight is None else value * weight[part])
             x = _between(v, t[0])
             out[0, part] = _between(_between(v[1] - v[0], t[1]), t[2])
             out[1, part] = _between(x[1] - x[0], t[2])
@@ -108,24 +136,38 @@ class Cloud:
             out[2, part] = x[1] - x[0]
         return out
 
+    def pull(self, fields: Sequence[Tensor], weights: Sequence[Tensor], source: Tensor) -> tuple[Tensor, Tensor]:
+        """`gather(fields)` [c, N], and `gather_slope` [3, N] of the fields with their weights and of `source`."""
+        return self.gather(fields), self.gather_slope((*fields, source), (*weights, None))
+
+    def along(self, direction: Tensor) -> Self:
+        """The cloud with sum_i direction_i d(share)/dx_i [3, N] in place of each share."""
+        other = object.__new__(type(self))
+        other._displacement, other._cells, other._parts = self._displacement, self._cells, []
+        for part, index, _, t in self._parts:
+            x, y, z = torch.stack((1.0 - t, t), 1)
+            dx, dy, dz = torch.stack((-direction[:, part], direction[:, part]), 1)
+            share = _corner_products(dx, y, z) + _corner_products(x, dy, z) + _corner_products(x, y, dz)
+            other._parts.append((part, index, share, t))
+        return other
+
     def _corners(self, part: slice, mesh: Mesh) -> tuple[Tensor, Tensor, Tensor]:
         """Flat node indices [8 N], weights [8, N], and the place [3, N] between the nodes, in [0, 1)."""
-        place = self._displacement[:, part] + 0.5
+        place = self._displacement[:, part] + mesh.offset
         below = torch.floor(place)
         t = place - below
-        near = below + mesh.node[:, part]
+        near = below + mesh.node(place.device)[:, part]
         # wrapped in floating point, which is exact for whole numbers of this size and several times faster
         near = (near - self._cells * torch.floor(near / self._cells)).int()
         far = torch.where(near == self._cells - 1, 0, near + 1)
         x, y, z = torch.stack((near, far), 1)
         index = ((x * self._cells**2)[:, None] + y * self._cells)[:, :, None] + z
         x, y, z = torch.stack((1.0 - t, t), 1)
-        share = (x[:, None] * y)[:, :, None] * z
-        return index.view(-1), share.view(8, -1), t
+        return index.view(-1), _corner_products(x, y, z), t
 
 
 def density(displacement: Tensor, mesh: Mesh) -> Tensor:
-    """Density contrast delta [M, M, M] of displaced particles [3, N]; differentiable once, by its adjoint.
+    """Density contrast delta [M, M, M] of displaced particles [3, N]; differentiable once, in both modes.
 
     Example:
         >>> delta = density(torch.zeros(3, 4**3), Mesh(particles=4, refinement=1))
@@ -137,21 +179,39 @@ def density(displacement: Tensor, mesh: Mesh) -> Tensor:
 
 class _Density(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, displacement: Tensor, mesh: Mesh) -> Tensor:
+    def forward(displacement: Tensor, mesh: Mesh) -> Tensor:
+        return mesh.cloud(displacement).paint(None)[0] * mesh.refinement**3 - 1.0
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        displacement, ctx.mesh = inputs
         ctx.save_for_backward(displacement)
-        ctx.mesh = mesh
-        return Cloud(displacement, mesh).paint() * mesh.refinement**3 - 1.0
+        ctx.save_for_forward(displacement)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, cotangent: Tensor):
         (displacement,) = ctx.saved_tensors
-        return Cloud(displacement, ctx.mesh).gather_slope([cotangent], [float(ctx.mesh.refinement**3)]), None
+        slope = ctx.mesh.cloud(displacement).gather_slope([cotangent * ctx.mesh.refinement**3], [None])
+        return slope, None
+
+    @staticmethod
+    def jvp(ctx, tangent: Tensor, _):
+        (displacement,) = ctx.saved_tensors
+        return ctx.mesh.cloud(displacement).along(tangent).paint(None)[0] * ctx.mesh.refinement**3
 
 
-def _plain(weight: Tensor | float) -> bool:
-    return isinstance(weight, float)
+def check_reach(displacement: Tensor) -> None:
+    """Complain about particles that are nowhere, or so far off that float32 cannot tell where in their cell."""
+    if not bool(displacement.detach().abs().max() < _FAR):  # NaN fails too
+        raise RunFailed("nonfinite", "particles must stay within a million mesh cells of their place. Got some that "
+                        "do not; the fluctuations are too large for the time steps.")  # fmt: skip
+
+
+def _corner_products(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    """Products [8, N] of three pairs [2, N]."""
+    return ((x[:, None] * y)[:, :, None] * z).view(8, -1)
 
 
 def _between(values: Tensor, t: Tensor) -> Tensor:
-    return torch.addcmul(values[0], values[1] - values[0], t)
+    return values[0] + t * (values[1] - values[0])  # not addcmul, which rounds once: compiled loops round twice

@@ -7,15 +7,18 @@ import torch
 from torch import Tensor
 
 from emulate.errors import InputError, nearest
+from emulate.simulators.nbody import boltzmann
 from emulate.simulators.nbody.background import Background, known
 from emulate.simulators.nbody.growth import Growth, early_growth, growth, scale_factor
+from emulate.simulators.nbody.table import LinearTable
 from emulate.simulators.nbody.transfer import eisenstein_hu, eisenstein_hu_no_wiggle
 
-__all__ = ["Cosmology", "top_hat"]
+__all__ = ["TRANSFERS", "Cosmology", "top_hat"]
 
 _HUBBLE_LENGTH = 2997.92458  # c / H_0 in Mpc/h
 _PIVOT = 0.05  # of the primordial spectrum, 1/Mpc
-_TRANSFERS = {"eisenstein_hu": eisenstein_hu, "no_wiggle": eisenstein_hu_no_wiggle}
+_FORMULAE = {"eisenstein_hu": eisenstein_hu, "no_wiggle": eisenstein_hu_no_wiggle}
+TRANSFERS = (*_FORMULAE, "camb")
 _ZERO, _ONE = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
 
 
@@ -36,7 +39,8 @@ class Cosmology:
         omega_k: curvature today, positive is open.
         w0: equation of state of the dark energy today, w(a) = w0 + wa (1 - a).
         wa: its change; dark energy closes the budget, 1 - omega_m - omega_k.
-        transfer: "eisenstein_hu", or "no_wiggle" for its form without acoustic oscillations.
+        transfer: "eisenstein_hu", "no_wiggle" for its form without acoustic oscillations, "camb" for that of the
+            Boltzmann code (extra `cosmology`), or a `LinearTable`.
 
     Raises:
         InputError: the numbers are not those of a universe, or the amplitude is given twice or not at all.
@@ -57,10 +61,10 @@ class Cosmology:
     omega_k: Tensor = _ZERO
     w0: Tensor = -_ONE
     wa: Tensor = _ZERO
-    transfer: str = "eisenstein_hu"
+    transfer: str | LinearTable = "eisenstein_hu"
 
     @classmethod
-    def of(cls, *, transfer: str = "eisenstein_hu", **numbers: float) -> "Cosmology":
+    def of(cls, *, transfer: str | LinearTable = "eisenstein_hu", **numbers: float) -> "Cosmology":
         """The cosmology of plain numbers."""
         return cls(
             **{name: torch.as_tensor(value, dtype=torch.float64) for name, value in numbers.items()}, transfer=transfer
@@ -70,9 +74,12 @@ class Cosmology:
         if (self.sigma_8 is None) == (self.A_s is None):
             raise InputError("cosmology: the amplitude must be given by exactly one of sigma_8 and A_s. Got "
                              f"{'none' if self.A_s is None else 'both'}; give sigma_8 = 0.8, for instance.")  # fmt: skip
-        if self.transfer not in _TRANSFERS:
-            raise InputError(f"cosmology: transfer must be one of {', '.join(_TRANSFERS)}. Got {self.transfer!r}; "
-                             f"choose one.{nearest(self.transfer, _TRANSFERS)}")  # fmt: skip
+        if not isinstance(self.transfer, LinearTable) and self.transfer not in TRANSFERS:
+            raise InputError(f"cosmology: transfer must be {', '.join(TRANSFERS)} or a LinearTable. Got "
+                             f"{self.transfer!r}; choose one.{nearest(self.transfer, TRANSFERS)}")  # fmt: skip
+        if isinstance(self.transfer, LinearTable) and self.sigma_8 is None:
+            raise InputError("cosmology: the amplitude must be sigma_8 where transfer is a table, which is a shape only. "
+                             "Got A_s; give sigma_8.")  # fmt: skip
         amplitude = self.A_s if self.sigma_8 is None else self.sigma_8
         numbers = known(self.omega_m, self.omega_b, self.h, self.n_s, amplitude)
         if numbers is not None:
@@ -102,7 +109,11 @@ class Cosmology:
 
     def transfer_function(self, k: Tensor) -> Tensor:
         """Transfer function T at `k` in h/Mpc, 1 on large scales, without unit."""
-        return _TRANSFERS[self.transfer](k, self.omega_m, self.omega_b, self.h)
+        if isinstance(self.transfer, LinearTable):
+            return self.transfer(k)
+        if self.transfer == "camb":
+            return boltzmann.camb_transfer(k, self.background, self.omega_b, self.h)
+        return _FORMULAE[self.transfer](k, self.omega_m, self.omega_b, self.h)
 
     def power(self, k: Tensor) -> Tensor:
         r"""Linear power spectrum today, in (Mpc/h)^3, at `k` > 0 in h/Mpc.
@@ -135,8 +146,11 @@ class Cosmology:
 
     def _variance(self, radius: float) -> Tensor:
         """Variance in spheres for A = 1."""
-        sphere = top_hat(radius * _K) ** 2 * _K**3
-        return (self._shape(_K) * sphere).sum() * _STEP / (2.0 * math.pi**2)
+        k = _K
+        if self.transfer not in _FORMULAE:  # outside the tables lies next to nothing of the variance
+            k_min, k_max = self.transfer.range if isinstance(self.transfer, LinearTable) else boltzmann.RANGE
+            k = _K[(k_min <= _K) & (k_max >= _K)]
+        return (self._shape(k) * top_hat(radius * k) ** 2 * k**3).sum() * _STEP / (2.0 * math.pi**2)
 
     def _shape(self, k: Tensor) -> Tensor:
         return k**self.n_s * self.transfer_function(k) ** 2

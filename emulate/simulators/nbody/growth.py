@@ -119,10 +119,20 @@ def _modes(background: Background) -> Tensor:
     one = torch.eye(_DEGREE + 1, dtype=torch.float64)
     # at t = 0 the first equation is empty, 3 - 3/2 - 3/2 = 0: there stands the normalisation g = 1
     first = _START * one + (1.0 - _START) * (bend + (4.0 + drag) * slope + (3.0 + drag - source) * one)
-    g = torch.linalg.solve(first, _START[:, 0])
+    g = _solve(first, _START)
     second = bend + (6.0 + drag) * slope + (8.0 + 2.0 * drag - source) * one
-    g2 = torch.linalg.solve(second, -source[:, 0] * g**2)
+    g2 = _solve(second, -source * g[:, None] ** 2)
     return torch.stack((g, slope @ g, g2, slope @ g2)) @ _COEFFICIENTS.T
+
+
+def _solve(A: Tensor, b: Tensor) -> Tensor:
+    """The solution of A x = b [n, 1] by the inverse and one step of refinement.
+
+    `torch.linalg.solve` has wrong second derivatives in forward mode and wrong first ones under vmap (torch 2.13).
+    """
+    inverse = torch.linalg.inv(A)
+    x = inverse @ b
+    return (x + inverse @ (b - A @ x))[:, 0]
 
 
 def _power(background: Background) -> Tensor:

@@ -8,12 +8,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from emulate.errors import InputError
 from emulate.simulators.nbody.cosmology import Cosmology
 from emulate.simulators.nbody.fourier import angular, forward, inverse
 
-__all__ = ["Displacements", "displacements", "linear_field", "white_noise"]
+__all__ = ["Displacements", "displacements", "from_modes", "linear_field", "to_modes", "white_noise"]
 
 
+@functools.lru_cache(maxsize=2)  # the runs of a study share their phases
 def white_noise(n: int, seed: int, amplitudes: Literal["gaussian", "fixed"] = "gaussian") -> Tensor:
     """White noise w(k), complex128 [n, n, n // 2 + 1], with <|w|^2> = 1 and w(-k) = conj w(k).
 
@@ -39,6 +41,23 @@ def white_noise(n: int, seed: int, amplitudes: Literal["gaussian", "fixed"] = "g
     return w.view(n, n, n // 2 + 1)
 
 
+def from_modes(modes: Tensor) -> Tensor:
+    """White noise in space, [n, n, n] real, of unit variance where <|w|^2> = 1: w(x) = n^(-3/2) sum_k w(k) exp(i k x)."""
+    return inverse(modes, norm="forward") / modes.shape[0] ** 1.5
+
+
+def to_modes(noise: Tensor) -> Tensor:
+    """The modes w(k) of white noise [n, n, n] in space, as `white_noise` gives them: no mean, no Nyquist planes.
+
+    Raises:
+        InputError: noise is not a cube of even side.
+    """
+    n = noise.shape[0]
+    if noise.shape != (n, n, n) or n % 2:
+        raise InputError(f"white noise must be a cube [n, n, n] of even side. Got shape {tuple(noise.shape)}.")
+    return forward(noise, norm="forward") * n**1.5 * _inner(n, str(noise.device))
+
+
 def linear_field(noise: Tensor, cosmology: Cosmology, box: float) -> Tensor:
     """Fourier coefficients of the linear density contrast today, delta(k) = w(k) sqrt(P(k) / V), as `noise`.
 
@@ -49,11 +68,11 @@ def linear_field(noise: Tensor, cosmology: Cosmology, box: float) -> Tensor:
         cosmology: gives P(k).
         box: side L of the box in Mpc/h, V = L^3.
     """
-    squares, place = _shells(noise.shape[0])
+    squares, place = _shells(noise.shape[0], str(noise.device))
     k = 2.0 * math.pi / box * torch.sqrt(squares)
     # P only at the few distinct |k| > 0: the mean mode would make the gradient of the square root infinite
     size = torch.sqrt(cosmology.power(k) / box**3)
-    size = torch.cat((torch.zeros_like(size[:1]), size)).to(noise.real.dtype)
+    size = torch.cat((torch.zeros_like(size[:1]), size)).to(noise.device, noise.real.dtype)
     return noise * size.index_select(0, place).view(noise.shape)
 
 
@@ -71,7 +90,7 @@ class Displacements:
 
     def at(self, D: Tensor, D2: Tensor) -> Tensor:
         """Displacement at growth D and D2."""
-        return D.to(self.psi_1.dtype) * self.psi_1 + D2.to(self.psi_1.dtype) * self.psi_2
+        return D.to(self.psi_1) * self.psi_1 + D2.to(self.psi_1) * self.psi_2
 
 
 def displacements(delta: Tensor) -> Displacements:
@@ -87,7 +106,7 @@ def displacements(delta: Tensor) -> Displacements:
         delta: Fourier coefficients [n, n, n // 2 + 1] as from `linear_field`.
     """
     n = delta.shape[0]
-    k, over_k2 = _wavevectors(n, delta.real.dtype)
+    k, over_k2 = _wavevectors(n, str(delta.device), delta.real.dtype)
 
     def real(modes: Tensor) -> Tensor:
         return inverse(modes, norm="forward")
@@ -127,17 +146,26 @@ def _modes(n: int) -> tuple[Tensor, Tensor, int]:
 
 
 @functools.lru_cache(maxsize=4)
-def _shells(n: int) -> tuple[Tensor, Tensor]:
-    """The distinct n_x^2 + n_y^2 + n_z^2 > 0 (float64), and for each mode its place among them, 0 for the mean mode."""
+def _inner(n: int, device: str) -> Tensor:
+    """1 for the modes of white noise, 0 for the mean mode and the Nyquist planes."""
     i, j, k = _integers(n)
-    squares, place = torch.unique((i**2 + j**2 + k**2).reshape(-1), return_inverse=True)
-    return squares[1:].double(), place
+    keep = (i.abs() < n // 2) & (j.abs() < n // 2) & (k < n // 2)
+    keep[0, 0, 0] = False
+    return keep.double().to(device)
 
 
 @functools.lru_cache(maxsize=4)
-def _wavevectors(n: int, dtype: torch.dtype) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+def _shells(n: int, device: str) -> tuple[Tensor, Tensor]:
+    """The distinct n_x^2 + n_y^2 + n_z^2 > 0 (float64), and for each mode its place among them, 0 for the mean mode."""
+    i, j, k = _integers(n)
+    squares, place = torch.unique((i**2 + j**2 + k**2).reshape(-1), return_inverse=True)
+    return squares[1:].double(), place.to(device)
+
+
+@functools.lru_cache(maxsize=4)
+def _wavevectors(n: int, device: str, dtype: torch.dtype) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
     """Wavenumbers in radians per particle spacing, and 1 / k^2 with 0 for the mean mode."""
     k = angular(n)
     k2 = k[0] ** 2 + k[1] ** 2 + k[2] ** 2
     k2[0, 0, 0] = math.inf
-    return tuple(x.to(dtype) for x in k), (1.0 / k2).to(dtype)
+    return tuple(x.to(device, dtype) for x in k), (1.0 / k2).to(device, dtype)
