@@ -99,7 +99,7 @@ class _Slope(_RowByRow):
     @staticmethod
     def forward(i: int, *numbers: Tensor) -> Tensor:
         point = omega_m, omega_b, h, _, w0, wa = _floats(numbers)
-        step = (0.03 * omega_m, 0.03 * omega_b, 0.015 * h, 0.01, 0.03, min(0.1, -0.5 * (w0 + wa)))[i]
+        step = (0.03 * omega_m, 0.03 * omega_b, 0.015 * h, 0.01, 0.03, min(0.05, -0.5 * (w0 + wa)))[i]
         above, below = ((*point[:i], point[i] + s, *point[i + 1 :]) for s in (step, -step))
         return torch.from_numpy((_log_response(*above) - _log_response(*below)) / (2.0 * step))
 
