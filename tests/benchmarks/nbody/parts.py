@@ -11,11 +11,11 @@ def mesh(particles: int, refinement: int, compiled: bool = False, offset: float 
     return Mesh(particles, refinement, offset=offset, compiled=compiled)
 
 
-def force(mesh) -> Callable[[Tensor], Tensor]:
+def force(mesh, gradient: str = "difference") -> Callable[[Tensor], Tensor]:
     """Displacements [3, N] in cells to accelerations [3, N] in cells: paint, potential, slope, gather."""
     from emulate.simulators.nbody.gravity import Gravity, acceleration
 
-    gravity = Gravity(mesh)
+    gravity = Gravity(mesh, gradient)
     return lambda x: acceleration(x, gravity)
 
 

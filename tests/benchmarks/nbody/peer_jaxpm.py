@@ -50,12 +50,9 @@ def loss(*, box, omega_b, particles, steps, stepping="diffrax", paint="displacem
     spectrum = log_power(particles, particles)
 
     def value(theta):
-        omega_m, sigma_8, n_s, h = theta
         table = jnp.logspace(-4, 1, 128)
-        power = jax_cosmo.power.linear_matter_power(cosmology(omega_m, sigma_8, n_s, h, omega_b), table)
-        cosmo = cosmology(
-            omega_m, sigma_8, n_s, h, omega_b
-        )  # a new one: JaxPM cannot use the growth that the first keeps
+        power = jax_cosmo.power.linear_matter_power(cosmology(theta, omega_b), table)
+        cosmo = cosmology(theta, omega_b)  # a new one: JaxPM cannot use the growth that the first keeps
         modes = fft3d(jnp.asarray(noise))
         k = sum((kk / box * particles) ** 2 for kk in fftk(modes))
         k = jnp.sqrt(jnp.where(k == 0, 1.0, k))
@@ -69,7 +66,8 @@ def loss(*, box, omega_b, particles, steps, stepping="diffrax", paint="displacem
     return value
 
 
-def cosmology(omega_m, sigma_8, n_s, h, omega_b):
+def cosmology(theta, omega_b):
+    omega_m, sigma_8, n_s, h = theta
     return jax_cosmo.Cosmology(Omega_c=omega_m - omega_b, Omega_b=omega_b, h=h, n_s=n_s, sigma8=sigma_8,
                                Omega_k=0.0, w0=-1.0, wa=0.0)  # fmt: skip
 
@@ -126,9 +124,9 @@ def positions(*, theta, omega_b, delta, out, steps, stepping="scan", paint="disp
     """
     jax.config.update("jax_enable_x64", x64)
     field = jnp.asarray(np.load(delta), dtype=jnp.float64 if x64 else jnp.float32)
-    cosmo = cosmology(*theta, omega_b)
+    cosmo = cosmology(theta, omega_b)
     state = initial(cosmo, field, field.shape, paint)
-    x = jax.jit(lambda y: march(cosmology(*theta, omega_b), y, field.shape, steps, stepping, paint))(state)
+    x = jax.jit(lambda y: march(cosmology(theta, omega_b), y, field.shape, steps, stepping, paint))(state)
     a = jnp.atleast_1d(A_START)
     np.savez(out, x0=state[0], p0=state[1], x1=x, D=growth_factor(cosmo, a), f=growth_rate(cosmo, a))
     jax.config.update("jax_enable_x64", False)

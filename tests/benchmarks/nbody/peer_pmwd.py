@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pmwd
 from peer_spectrum import log_power, white_noise
 
@@ -33,13 +34,18 @@ def build(task, *, theta, **settings):
     return evaluate
 
 
-def loss(*, box, omega_b, particles, steps, refinement=1):
-    """Sum of ln P(k) as a function of theta, its pieces compiled."""
+def configure(box, particles, steps, refinement, **more):
     conf = pmwd.Configuration(box / particles, (particles,) * 3, mesh_shape=refinement, a_start=A_START,
                               a_nbody_maxstep=(1.0 - A_START) / steps * (1.0 + 1e-9),
-                              growth_inistep=(1, 1))  # fmt: skip  # its own guess of the second makes the gradient nan
+                              growth_inistep=(1, 1), **more)  # fmt: skip  # its own guess of the second makes the gradient nan
     if conf.a_nbody_num != steps:
         raise ValueError(f"pmwd takes {conf.a_nbody_num} steps instead of {steps}")
+    return conf
+
+
+def loss(*, box, omega_b, particles, steps, refinement=1):
+    """Sum of ln P(k) as a function of theta, its pieces compiled."""
+    conf = configure(box, particles, steps, refinement)
     noise = jnp.asarray(white_noise(particles))
     spectrum = log_power(particles * refinement, particles)
 
@@ -60,3 +66,16 @@ def loss(*, box, omega_b, particles, steps, refinement=1):
         return finish(particles)
 
     return value
+
+
+def positions(*, theta, omega_b, box, delta, out, steps, refinement=1) -> dict:
+    """From a linear density [n, n, n] (`delta`, .npy) to final displacements in particle spacings: x1 [n^3, 3]."""
+    field = np.load(delta)
+    conf = configure(box, field.shape[0], steps, refinement, float_dtype=jnp.float64)
+    omega_m, _, n_s, h = theta
+    cosmo = pmwd.boltzmann(pmwd.Cosmology(conf, 2.0, n_s, omega_m, omega_b, h), conf)  # the amplitude is in delta
+    modes = jnp.fft.rfftn(jnp.asarray(field)) * conf.ptcl_cell_vol
+    modes = modes / pmwd.growth(1.0, cosmo, conf)  # its growth is a at early times, ours 1 today
+    particles, _ = pmwd.nbody(pmwd.lpt(modes, cosmo, conf)[0], None, cosmo, conf)
+    np.savez(out, x1=particles.disp / conf.ptcl_spacing)
+    return {"dtype": str(particles.disp.dtype)}

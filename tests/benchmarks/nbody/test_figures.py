@@ -1,7 +1,5 @@
 """Figures of the N-body simulator that the README quotes: printed here, bounded in `tests/simulators`."""
 
-import time
-
 import pytest
 import torch
 from scipy.special import hyp2f1
@@ -27,19 +25,3 @@ def test_gradient_against_central_differences():
     steps = 1e-6 * torch.eye(4, dtype=torch.float64)
     difference = [(simulator.run(THETA + h, seed=0) - simulator.run(THETA - h, seed=0)) / 2e-6 for h in steps]
     print(f"\nlargest relative difference: {float((torch.stack(difference, 1) / jacobian - 1).abs().max()):.1e}")
-
-
-@pytest.mark.parametrize("particles", [16, 32, 64])
-def test_gradient_over_forward(particles):
-    simulator = NBody(particles=particles)
-    theta = THETA.clone().requires_grad_()
-    forward, both = [], []
-    for _ in range(4):
-        start = time.perf_counter()
-        with torch.no_grad():
-            simulator.run(THETA, seed=0)
-        forward.append(time.perf_counter() - start)
-        start = time.perf_counter()
-        torch.autograd.grad(simulator.run(theta, seed=0).sum(), theta)
-        both.append(time.perf_counter() - start)
-    print(f"\n{particles}^3: forward {min(forward):.3f} s, with gradient {min(both) / min(forward):.1f} times that")
