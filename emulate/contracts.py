@@ -46,6 +46,9 @@ class Simulator(Entry, ABC):
 
     Same theta and seed, same answer, bit for bit, in any process. Raise to fail; never return a filler value.
     Noise is keyed by the seed and drawn from a generator of its own, never from a global one.
+
+    A simulator that knows its derivative better than a generic method does defines
+    `jacobian(theta, *, seed) -> (y [m], dy/dtheta [m, d])` beside `run`; stages then ask for that.
     """
 
     space: Space
