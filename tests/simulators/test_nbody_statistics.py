@@ -228,3 +228,26 @@ def test_names_are_checked():
         named(("pk", "pk"))
     with pytest.raises(InputError, match=r"at least one name, each once\. Got none"):
         named(())
+
+
+def test_a_statistic_takes_settings_of_its_own():
+    assert named(["pk", {"use": "pdf", "radius": 20, "number": 4}], k_max=0.25) == (
+        STATISTICS["pk"](k_max=0.25),
+        STATISTICS["pdf"](radius=20.0, number=4),
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ({"use": "pdf", "raduis": 3}, "statistic pdf: settings must be among radius, low, .* Got 'raduis'"),
+        (
+            {"use": "pdf", "number": 0},
+            "statistic pdf: number must be allowed there. Got 0: .* greater than or equal to 1",
+        ),
+        ({"radius": 3}, "there is no statistic 'None'"),
+    ],
+)
+def test_wrong_settings_of_a_statistic_are_refused(spec, sentence):
+    with pytest.raises(InputError, match=sentence):
+        named([spec])

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -61,7 +61,8 @@ class NBody(Simulator):
             sigma_8 0.81, flat, with a cosmological constant.
         transfer: linear spectrum by "eisenstein_hu" (1998), "no_wiggle" without acoustic oscillations, "camb" (extra
             `cosmology`), or the path of a table with two columns, k in h/Mpc and the transfer function T(k).
-        statistics: what a run gives: "pk", "multipoles", "bispectrum", "pdf", "slices".
+        statistics: what a run gives: "pk", "multipoles", "bispectrum", "pdf", "slices"; one with settings of its own is
+            written {use: pdf, radius: 20}.
         k_max: highest wavenumber as a fraction of the particles' Nyquist wavenumber pi particles / box; above 0.5 the
             mesh softens gravity by more than 2 %, and the Nyquist planes themselves start empty.
         particles: particles per side, even.
@@ -96,7 +97,7 @@ class NBody(Simulator):
     space: Space = _SPACE
     fixed: dict[str, float] = field(default_factory=dict)
     transfer: str = "eisenstein_hu"
-    statistics: tuple[str, ...] = ("pk",)
+    statistics: tuple[str | dict[str, Any], ...] = ("pk",)
     k_max: Annotated[float, Gt(0), Le(1)] = 0.5  # of the particles' Nyquist wavenumber
     particles: Annotated[int, Ge(8), Le(1024)] = 32
     companions: tuple[int, ...] = ()
