@@ -1,4 +1,4 @@
-"""Particle-mesh N-body simulation of dark matter in flat LambdaCDM: the matter power spectrum P(k)."""
+"""Particle-mesh N-body simulation of matter in any LambdaCDM or w0-wa universe, differentiable end to end."""
 
 from emulate.simulators.nbody.simulator import NBody
 
