@@ -8,6 +8,7 @@ The first line out says what the code is: versions, settings it knows, peak memo
 {"task": "forward" or "gradient", "particles": 64, "steps": 10, ...}: one evaluation of the loss, the sum of ln P(k), at
     THETA, with its gradient with respect to the four parameters if asked. A new request is built and run once before.
     Reply: seconds, first (seconds to build, compile and run once), loss, gradient, peak_mb (of the process so far).
+    With "once": true a new request stops after its first run: first and peak_mb.
 {"task": "positions", ...}: what the code's `positions` says.
 """
 
@@ -37,6 +38,7 @@ def timed(call):
 
 
 def evaluate(code, task: str, settings: dict, ready: dict) -> dict:
+    once = settings.pop("once", False)
     kind = (task, *sorted(settings.items()))
     if kind not in ready:
 
@@ -46,6 +48,8 @@ def evaluate(code, task: str, settings: dict, ready: dict) -> dict:
             return run
 
         ready[kind] = timed(first)
+        if once:
+            return {"first": ready[kind][1], "peak_mb": peak_mb()}
     run, first_seconds = ready[kind]
     (loss, gradient), seconds = timed(run)
     return {"seconds": seconds, "first": first_seconds, "loss": loss, "gradient": gradient, "peak_mb": peak_mb()}

@@ -109,7 +109,7 @@ def test_first_answer_of_a_fresh_process():
             with peer("emulate", cores()[0]) as process:
                 if not process.knows(**settings):
                     break
-                times.append(process.ask(task="forward", particles=32, steps=10, **settings)["first"])
+                times.append(process.ask(task="forward", particles=32, steps=10, once=True, **settings)["first"])
         if times:
             table.append((name, statistics.median(times), min(times), max(times)))
     show("first run at 32^3 of a fresh process after its imports, one core, 5 processes; seconds",
@@ -125,7 +125,7 @@ def test_peak_memory_of_the_gradient():
         above, whole = {}, {}
         for steps in (10, 63):
             with peer("emulate", cores()[0]) as process:
-                reply = process.ask(task="gradient", particles=64, steps=steps, **settings)
+                reply = process.ask(task="gradient", particles=64, steps=steps, once=True, **settings)
                 above[steps], whole[steps] = reply["peak_mb"] - process.about["peak_mb"], reply["peak_mb"]
         table.append((adjoint or "as by default", above[10], above[63], above[63] / above[10], whole[10], whole[63],
                       whole[63] / whole[10]))  # fmt: skip
