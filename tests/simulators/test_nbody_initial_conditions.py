@@ -4,11 +4,20 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import kstest
 
+from emulate.errors import InputError
 from emulate.simulators.nbody.cosmology import Cosmology
 from emulate.simulators.nbody.fourier import forward, inverse
-from emulate.simulators.nbody.initial_conditions import displacements, linear_field, white_noise
+from emulate.simulators.nbody.initial_conditions import (
+    displacements,
+    from_modes,
+    linear_field,
+    to_modes,
+    white_noise,
+)
 
 STANDARD = {"omega_m": 0.3, "omega_b": 0.049, "h": 0.68, "n_s": 0.96, "sigma_8": 0.8}
 
@@ -58,6 +67,49 @@ def test_noise_is_keyed_by_the_seed_alone():
     assert not torch.equal(a, white_noise(8, 2))
 
 
+some_noise = given(half=st.integers(2, 9), seed=st.integers(0, 2**62), kind=st.sampled_from(["fixed", "gaussian"]))
+
+
+@settings(max_examples=30, deadline=None)
+@some_noise
+def test_modes_to_space_and_back(half, seed, kind):
+    w = white_noise(2 * half, seed, kind)
+    torch.testing.assert_close(to_modes(from_modes(w)), w, rtol=0, atol=1e-13)
+
+
+@settings(max_examples=30, deadline=None)
+@given(half=st.integers(2, 9), seed=st.integers(0, 2**62))
+def test_space_to_modes_and_back_takes_off_the_mean_and_the_nyquist_planes(half, seed):
+    n = 2 * half
+    x = torch.randn(n, n, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    w = to_modes(x)
+    assert w[0, 0, 0] == 0
+    assert not torch.cat((w[half].reshape(-1), w[:, half].reshape(-1), w[:, :, half].reshape(-1))).any()
+    torch.testing.assert_close(to_modes(from_modes(w)), w, rtol=0, atol=1e-12)
+    rest = torch.fft.rfftn(x - from_modes(w))[:half, :half, :half]
+    assert float(rest.reshape(-1)[1:].abs().max()) < 1e-10  # all that is left out lies there
+
+
+@settings(max_examples=30, deadline=None)
+@some_noise
+def test_noise_in_space_has_unit_variance(half, seed, kind):
+    """Parseval: the mean square is the sum of |w|^2 over n^3 modes."""
+    n = 2 * half
+    w = white_noise(n, seed, kind)
+    twice = torch.full((n // 2 + 1,), 2.0, dtype=torch.float64)
+    twice[0] = 1.0
+    power = (w.abs().square() * twice).sum()
+    torch.testing.assert_close(from_modes(w).square().sum(), power, rtol=1e-12, atol=0)
+    if kind == "fixed":
+        assert float(power) == pytest.approx((n - 1) ** 3 - 1, rel=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(7, 7, 7), (8, 8, 6), (8, 8)], ids=str)
+def test_noise_that_is_no_even_cube_is_refused(shape):
+    with pytest.raises(InputError, match=r"white noise must be a cube \[n, n, n\] of even side\. Got shape \("):
+        to_modes(torch.zeros(shape, dtype=torch.float64))
+
+
 def test_linear_field_has_the_linear_power():
     cosmology, box = Cosmology.of(**STANDARD), 200.0
     delta = linear_field(white_noise(16, 0, "fixed"), cosmology, box)
@@ -101,6 +153,19 @@ def test_second_order_of_crossed_plane_waves():
     sin_cos, cos_sin = torch.sin(k * x) * torch.cos(k * y), torch.cos(k * x) * torch.sin(k * y)
     truth = 0.5 * a * b * k * torch.stack((sin_cos, cos_sin, torch.zeros_like(x)))
     torch.testing.assert_close(psi, truth, rtol=0, atol=1e-13)
+
+
+def test_second_order_knows_no_axis():
+    """With modes up to the Nyquist wavenumber, of which the source has more: turning the field turns psi_2."""
+    delta = white_noise(8, 3)
+
+    def psi_2(field):
+        return displacements(forward(field, norm="forward")).psi_2.view(3, 8, 8, 8)
+
+    field = inverse(delta, norm="forward")
+    for order in ((1, 0, 2), (0, 2, 1), (2, 1, 0), (1, 2, 0)):
+        turned = psi_2(field)[list(order)].permute(0, *(1 + i for i in order))
+        torch.testing.assert_close(psi_2(field.permute(order).contiguous()), turned, rtol=0, atol=1e-12)
 
 
 def test_a_single_plane_wave_has_no_second_order():

@@ -164,8 +164,9 @@ def _shells(n: int, device: str) -> tuple[Tensor, Tensor]:
 
 @functools.lru_cache(maxsize=4)
 def _wavevectors(n: int, device: str, dtype: torch.dtype) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-    """Wavenumbers in radians per particle spacing, and 1 / k^2 with 0 for the mean mode."""
+    """Wavenumbers in radians per particle spacing, and 1 / k^2 with 0 for the mean mode and the Nyquist planes."""
     k = angular(n)
     k2 = k[0] ** 2 + k[1] ** 2 + k[2] ** 2
     k2[0, 0, 0] = math.inf
-    return tuple(x.to(device, dtype) for x in k), (1.0 / k2).to(device, dtype)
+    # mu_2 has modes on the Nyquist planes, of which the transform would keep other parts along z than along x and y
+    return tuple(x.to(device, dtype) for x in k), (_inner(n, "cpu") / k2).to(device, dtype)
