@@ -7,7 +7,9 @@ from torch import Tensor
 
 def mesh(particles: int, refinement: int, compiled: bool = False, offset: float = 0.5):
     from emulate.simulators.nbody.cloud import Mesh
+    from emulate.simulators.nbody.memory import keep_freed_memory
 
+    keep_freed_memory()  # as every run does
     return Mesh(particles, refinement, offset=offset, compiled=compiled)
 
 
