@@ -69,9 +69,8 @@ class Gravity:
     def pull(self, displacement: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         """A(x) [3, N], and cotangent^T dA/dx [3, N]: one cloud, one pass for both."""
         cloud = self.mesh.cloud(displacement)
-        count, *pushed = cloud.paint(None, *cotangent)
-        source = self.potential(self.divergence(pushed).neg_())
-        return cloud.pull(self.slope(self.potential(count)), cotangent, source)
+        source = self.potential(self.divergence(cloud.paint(*cotangent)).neg_())  # three fields less, before three more
+        return cloud.pull(self.slope(self.potential(cloud.paint(None)[0])), cotangent, source)
 
 
 def acceleration(displacement: Tensor, gravity: Gravity) -> Tensor:
