@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,13 +26,15 @@ def white_noise(n: int, seed: int, amplitudes: Literal["gaussian", "fixed"] = "g
 
     Args:
         n: lattice points per side, even.
-        seed: key of the noise.
+        seed: key of the noise, from 0 on.
         amplitudes: "gaussian", |w|^2 exponential with mean 1; "fixed", |w| = 1 with the same phases (Angulo & Pontzen
             2016, MNRAS 462, L1), which takes most of the sampling variance out of P(k).
     """
     cell, partner, count = _modes(n)
-    generator = torch.Generator().manual_seed(seed)
-    u = torch.rand(count, 2, generator=generator, dtype=torch.float64)
+    if seed < 0:
+        raise InputError(f"white noise: seed must be a whole number from 0 on. Got {seed}.")
+    # a counter-based generator: torch's own takes 32 bits of a seed only
+    u = torch.from_numpy(np.random.Generator(np.random.Philox(key=seed)).random((count, 2)))
     phase = 2.0 * math.pi * u[:, 0]
     size = torch.ones_like(phase) if amplitudes == "fixed" else torch.sqrt(-torch.log1p(-u[:, 1]))
     w = torch.zeros(n * n * (n // 2 + 1), dtype=torch.complex128)

@@ -52,6 +52,8 @@ def check_settings(s: "NBody") -> None:
     if s.steps < 1 or not 1 <= s.refinement <= 4:
         raise InputError("nbody: steps must be at least 1 and refinement from 1 to 4. Got "
                          f"steps = {s.steps}, refinement = {s.refinement}; 10 and 2 are good.")  # fmt: skip
+    if s.phase_seed is not None and s.phase_seed < 0:
+        raise InputError(f"nbody: phase_seed must be a whole number from 0 on, or None. Got {s.phase_seed}.")
     if s.deconvolution not in (0, 1, 2):
         raise InputError(f"nbody: deconvolution must be 0, 1 or 2. Got {s.deconvolution}; 0 is the stable choice.")
     if s.pgd is not None and not (len(s.pgd) == 3 and all(map(math.isfinite, s.pgd)) and s.pgd[1] > 0 and s.pgd[2] > 0):

@@ -112,7 +112,7 @@ class NBody(Simulator):
     pgd: tuple[float, float, float] | None = None
     amplitudes: Literal["fixed", "gaussian"] = "fixed"
     pair: bool = False
-    phase_seed: int | None = 0
+    phase_seed: Annotated[int, Ge(0)] | None = 0
     adjoint: Literal["reversed", "checkpointed", "stored"] = "reversed"
     compile: Literal["auto", "always", "never"] = "auto"
     precision: Literal["float32", "float64"] = "float32"
@@ -121,7 +121,9 @@ class NBody(Simulator):
     differentiable: ClassVar[bool] = True
 
     def __post_init__(self):
-        object.__setattr__(self, "statistics", tuple(self.statistics))
+        object.__setattr__(
+            self, "statistics", (self.statistics,) if isinstance(self.statistics, str) else tuple(self.statistics)
+        )
         object.__setattr__(self, "companions", tuple(self.companions))
         varied = set(self.space.names)
         for name in (*self.space.names, *self.fixed):
@@ -142,8 +144,8 @@ class NBody(Simulator):
     def version(self) -> str:
         """The version of the code, and the first digits of the sha256 of the table where the spectrum is one."""
         if self.transfer in TRANSFERS:
-            return "2"
-        return "2." + hashlib.sha256(Path(self.transfer).read_bytes()).hexdigest()[:16]
+            return "3"
+        return "3." + hashlib.sha256(Path(self.transfer).read_bytes()).hexdigest()[:16]
 
     @property
     def outputs(self) -> Outputs:
@@ -215,6 +217,9 @@ class NBody(Simulator):
         keep_freed_memory()
         cosmology, mesh, r = self._cosmology(theta), self._mesh, self.refinement
         kind = {"device": self._device, "dtype": torch.complex64 if self.precision == "float32" else torch.complex128}
+        if noise is not None and noise.shape != (self.particles,) * 3:
+            raise InputError(f"nbody: noise must have shape [{self.particles}] * 3, one number per particle. Got "
+                             f"{list(noise.shape)}; `noise(seed)` makes some.")  # fmt: skip
         modes = white_noise(self.particles, self._key(seed), self.amplitudes) if noise is None else to_modes(noise)
         psi = displacements(linear_field(sign * modes.to(**kind), cosmology, self.box))
         table = steps(cosmology, self.a_start, self.a_final, self.steps, self.scheme)
