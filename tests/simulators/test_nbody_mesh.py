@@ -6,11 +6,7 @@ import pytest
 import torch
 
 from emulate.simulators.nbody.fourier import angular, forward, inverse
-from emulate.simulators.nbody.mesh import difference, window
-
-
-def slope(field: torch.Tensor) -> list[torch.Tensor]:
-    return [difference(field, axis, torch.empty_like(field)) for axis in range(3)]
+from emulate.simulators.nbody.mesh import divergence, slope, window
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -22,7 +18,7 @@ def test_difference_of_a_plane_wave(axis):
     shape[axis] = 16
     wave = torch.cos(k * i).view(shape).expand(16, 16, 16).contiguous()
     truth = -torch.sin(k * i).view(shape).expand(16, 16, 16) * (8 * math.sin(k) - math.sin(2 * k)) / 6
-    found = slope(wave)
+    found = list(slope(wave))
     torch.testing.assert_close(found.pop(axis), truth, rtol=0, atol=1e-12)
     assert float(found[0].abs().max() + found[1].abs().max()) < 1e-12
 
@@ -40,6 +36,20 @@ def test_difference_is_antisymmetric():
     p, q = torch.randn(2, 8, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for dp, dq in zip(slope(p), slope(q)):
         assert float((q * dp).sum()) == pytest.approx(-float((p * dq).sum()), rel=1e-12)
+
+
+def test_divergence_is_minus_the_transpose_of_slope():
+    f, *g = torch.randn(4, 8, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert float((torch.stack(g) * slope(f)).sum()) == pytest.approx(-float((divergence(g) * f).sum()), rel=1e-12)
+
+
+@pytest.mark.parametrize("planes", [1, 2, 4])
+def test_blocks_of_planes_do_not_show(planes, monkeypatch):
+    field = torch.randn(12, 12, 12, generator=torch.Generator().manual_seed(2))
+    whole, inward = slope(field), divergence(list(slope(field)))
+    monkeypatch.setattr("emulate.simulators.nbody.mesh._BLOCK", planes * 12**2)
+    assert torch.equal(slope(field), whole)
+    assert torch.equal(divergence(list(whole)), inward)
 
 
 def test_window_is_the_transform_of_the_cloud():

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from emulate.simulators.nbody.cloud import Mesh
 from emulate.simulators.nbody.fourier import angular, forward, inverse
-from emulate.simulators.nbody.mesh import difference, window
+from emulate.simulators.nbody.mesh import divergence, slope, window
 
 __all__ = ["Gravity", "acceleration"]
 
@@ -50,18 +50,14 @@ class Gravity:
     def slope(self, field: Tensor) -> Tensor:
         """Gradient [3, M, M, M] of a field [M, M, M], per cell."""
         if self.gradient == "difference":
-            out = field.new_empty((3, *field.shape))
-            for axis in range(3):
-                difference(field, axis, out[axis])
-            return out
+            return slope(field)
         modes = forward(field)
         return torch.stack([inverse(modes * ik) for ik in _derivative(field.shape[0], str(field.device), modes.dtype)])
 
     def divergence(self, fields: Sequence[Tensor]) -> Tensor:
         """Divergence [M, M, M] of three fields: minus the transpose of `slope`."""
         if self.gradient == "difference":
-            parts = (difference(field, axis, torch.empty_like(field)) for axis, field in enumerate(fields))
-            return functools.reduce(torch.Tensor.add_, parts)
+            return divergence(fields)
         modes = [forward(field) for field in fields]
         iks = _derivative(fields[0].shape[0], str(fields[0].device), modes[0].dtype)
         return inverse(sum(m * ik for m, ik in zip(modes, iks, strict=True)))
