@@ -59,8 +59,8 @@ def _made(name: str, values: Mapping[str, Any]) -> Statistic:
     known = [f.name for f in fields(STATISTICS[name])]
     for key in values:
         if key not in known:
-            raise InputError(f"statistic {name}: settings must be among {', '.join(known)}. Got {key!r}."
-                             f"{nearest(str(key), known)}")  # fmt: skip
+            near = nearest(str(key), known)
+            raise InputError(f"statistic {name}: settings must be among {', '.join(known)}. Got {key!r}.{near}")
     try:
         return TypeAdapter(STATISTICS[name]).validate_python(dict(values))
     except ValidationError as error:
