@@ -23,11 +23,9 @@ LENGTH = (
     math.log(1e4),
 )  # bounds of ln(length / box width); a parameter without effect gets the upper one
 LENGTH_PRIOR = (math.log(2.0), 4.0)  # centre and sd of the normal prior on ln(length): weak, four decades
-NUGGET = (
-    math.log(1e-13),
-    math.log(1e-6),
-)  # bounds of ln(eta) without noise: with less Cholesky fails, with more digits go
+NUGGET = (math.log(1e-13), math.log(1e-3))  # bounds of ln(eta) without noise: with less Cholesky fails
 NUGGET_PRIOR = (math.log(1e-8), 20.0)
+ROUGH = math.log(1e-4)  # ln(eta) of a start: from a tiny one alone, short lengths take what is below the runs' distance
 NOISE = (math.log(1e-9), math.log(1e4))  # bounds of ln(eta) where the noise is fitted
 NOISE_PRIOR = (math.log(1e-2), 3.0)
 

@@ -278,10 +278,29 @@ def test_noise_is_fitted_for_a_stochastic_simulator_only():
     noisy = emulate.fit(GP(), table(u, y, stochastic=True), seed=0)
     sd = float((noisy.core.eta * noisy.core.variance).sqrt()) * y.std()
     assert sd == pytest.approx(0.1, rel=0.3)
-    assert float(emulate.fit(GP(), table(u, y), seed=0).core.eta) < 1.001e-6
+    assert float(emulate.fit(GP(), table(u, y), seed=0).core.eta) < 1.001e-3
     fitted = emulate.fit(GP(noise="fitted"), table(u, y), seed=0)
     assert torch.equal(fitted.core.eta, noisy.core.eta)
-    assert float(emulate.fit(GP(noise="fixed"), table(u, y, stochastic=True), seed=0).core.eta) < 1.001e-6
+    assert float(emulate.fit(GP(noise="fixed"), table(u, y, stochastic=True), seed=0).core.eta) < 1.001e-3
+
+
+def test_structure_finer_than_the_runs_does_not_spoil_the_derivative():
+    """128 runs in five dimensions cannot follow a wave of a tenth of the box; its height is 1 % of a smooth function.
+
+    With a nugget of at most 1e-6 and starts from a tiny one alone, the second of these fits took short lengths, and its
+    derivative was off by 8.1 %.
+    """
+
+    def smooth(u):
+        return torch.sin(2 * u[:, 0] + 0.3 * u[:, 1]) * torch.exp(0.5 * u[:, 4])
+
+    new = torch.from_numpy(0.1 + 0.8 * sobol(256, 5, 99)).requires_grad_()
+    (true,) = torch.autograd.grad(smooth(new).sum(), new)
+    for seed in (1, 2, 3):
+        u = sobol(128, 5, seed)
+        y = smooth(torch.from_numpy(u)).numpy() + 0.01 * np.sin(90 * u.sum(1))
+        ours = emulate.fit(GP(calibrate=False), table(u, y), seed=0).jacobian(new.detach())[:, 0]
+        assert float((ours - true).norm() / true.norm()) < 0.03
 
 
 def test_on_a_training_point_a_deterministic_simulator_is_known():
