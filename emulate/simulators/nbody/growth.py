@@ -126,8 +126,39 @@ def _modes(background: Background) -> Tensor:
 
 
 def _solve(A: Tensor, b: Tensor) -> Tensor:
-    # `torch.linalg.solve` has wrong second derivatives in forward mode, and wrong first ones under vmap (torch 2.13)
-    return (torch.linalg.inv(A) @ b)[:, 0]
+    """x [n] of A x = b [n, 1], by Newton's method from the root: two steps carry the derivatives up to third order.
+
+    `torch.linalg.solve` has wrong second derivatives in forward mode, and wrong first ones under vmap (torch 2.13). An
+    inverse has the right ones, but solves for many sides at once: then bits depend on the number of threads.
+    """
+    fixed = A.detach()
+    x = _Fixed.apply(fixed, b.detach())
+    for _ in range(2):
+        x = x + _Fixed.apply(fixed, b - A @ x)
+    return x[:, 0]
+
+
+class _Fixed(torch.autograd.Function):
+    """A^-1 b [n, 1] for an A [n, n] without derivative."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(A: Tensor, b: Tensor) -> Tensor:
+        return torch.linalg.solve(A, b)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.save_for_forward(inputs[0])
+
+    @staticmethod
+    def backward(ctx, cotangent: Tensor):
+        return None, _Fixed.apply(ctx.saved_tensors[0].mT, cotangent)
+
+    @staticmethod
+    def jvp(ctx, _, tangent: Tensor) -> Tensor:
+        return _Fixed.apply(ctx.saved_tensors[0], tangent)
 
 
 def _power(background: Background) -> Tensor:
@@ -145,7 +176,7 @@ def _at(modes: Tensor, power: Tensor, a: Tensor) -> tuple[Tensor, ...]:
     T = torch.cat((torch.ones_like(t), t), -1)  # degrees 0 to n
     while T.shape[-1] <= _DEGREE:
         T = torch.cat((T, 2.0 * T[..., -1:] * T[..., 1:] - T[..., :-1].flip(-1)), -1)
-    return (T @ modes.T).unbind(-1)
+    return (T[..., None, :] * modes).sum(-1).unbind(-1)  # bits of a product of thin matrices depend on the threads
 
 
 def _collocation(n: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -93,7 +93,9 @@ class Displacements:
 
     def at(self, D: Tensor, D2: Tensor) -> Tensor:
         """Displacement at growth D and D2."""
-        return D.to(self.psi_1) * self.psi_1 + D2.to(self.psi_1) * self.psi_2
+        # one number for each axis: a derivative that sums all at once has bits that depend on the number of threads
+        D, D2 = (x.to(self.psi_1).expand(3, 1) for x in (D, D2))
+        return D * self.psi_1 + D2 * self.psi_2
 
 
 def displacements(delta: Tensor) -> Displacements:

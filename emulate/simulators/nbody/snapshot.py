@@ -83,7 +83,9 @@ class Snapshot:
         u(k) = i k / k^2 a H f delta(k) (Peebles 1980, The Large-Scale Structure of the Universe, section 14).
         """
         g = self.growth
-        return 100.0 * self._cell * (g.a * self.cosmology.expansion(g.a) * g.f * g.D) * self.velocity.T
+        unit = 100.0 * self._cell * g.a * self.cosmology.expansion(g.a) * g.f * g.D
+        # one number for each axis: a derivative that sums all at once has bits that depend on the number of threads
+        return (unit.to(self.velocity).expand(3, 1) * self.velocity).T
 
     def density(self) -> Tensor:
         """Density contrast delta [M, M, M] of cells of L / M, by the cloud in cell; painted once per snapshot."""
@@ -98,7 +100,7 @@ class Snapshot:
         """
         along = torch.zeros(3, 1, dtype=self.velocity.dtype, device=self.velocity.device)
         along[_checked(axis)] = 1.0
-        return density(self.displacement + (self.growth.f * self.growth.D) * self.velocity * along, self.mesh)
+        return density(self.displacement + (self.growth.f * self.growth.D) * along * self.velocity, self.mesh)
 
     def slices(self, *, count: int = 1, pixels: int | None = None, axis: int = 2) -> Tensor:
         """Images [count, pixels, pixels], float64: the mean of 1 + delta over slabs across `axis` and square pixels.
