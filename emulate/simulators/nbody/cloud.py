@@ -112,7 +112,10 @@ class Cloud:
         out = self._displacement.new_empty(len(fields), self._displacement.shape[1])
         for part, index, share, _ in self._parts:
             for value, field in zip(out, fields, strict=True):
-                torch.sum(field.index_select(0, index).view(8, -1) * share, 0, out=value[part])
+                first, *others = field.index_select(0, index).view(8, -1) * share
+                for other in others:  # a sum over all eight adds the last few columns in another order
+                    first.add_(other)
+                value[part] = first
         return out
 
     def gather_slope(self, fields: Sequence[Tensor], weights: Sequence[Tensor | None]) -> Tensor:
