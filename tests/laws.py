@@ -113,7 +113,8 @@ def keeps_the_shape(emulator: Emulator) -> None:
     for mean, variance in ((torch.stack([q.mean for q in each]), torch.stack([q.variance for q in each])),
                            (nested.mean.reshape(6, m), nested.variance.reshape(6, m))):  # fmt: skip
         assert ((mean - p.mean).abs() <= rounding).all(), "a batch has another mean than its points"
-        torch.testing.assert_close(variance, p.variance, rtol=1e-6, atol=0.0)
+        off = (variance - p.variance).abs()  # a variance is what a cancellation leaves of the prior's
+        assert (off <= 1e-6 * p.variance + 1e-14 * torch.from_numpy(SCALE) ** 2).all(), "a batch has another variance"
 
 
 def reads_every_form(emulator: Emulator) -> None:
