@@ -129,7 +129,7 @@ def test_peak_memory_of_the_gradient():
                 above[steps], whole[steps] = reply["peak_mb"] - process.about["peak_mb"], reply["peak_mb"]
         table.append((adjoint or "as by default", above[10], above[63], above[63] / above[10], whole[10], whole[63],
                       whole[63] / whole[10]))  # fmt: skip
-    show("peak memory of value and gradient at 64^3 (ru_maxrss of a fresh process), MB",
+    show("peak memory of value and gradient at 64^3 (peak resident size of a fresh process), MB",
          ("adjoint", "10 steps, above imports", "63 steps", "ratio", "10 steps, absolute", "63 steps", "ratio"), table,
          "bar: 1.05 for 63 steps over 10, above imports")  # fmt: skip
 
