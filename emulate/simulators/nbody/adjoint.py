@@ -68,21 +68,24 @@ class _Reversed(torch.autograd.Function):
 
             w += h g,   g += beta w^T dA/dx,   w <- alpha w,   dh = g . v_1,   dbeta = w . A,   dalpha = w . v
         """
-        x, v, *numbers = ctx.saved_tensors
-        drift, keep, kick = (t.to(x) for t in numbers)
+        end_x, end_v, *numbers = ctx.saved_tensors
+        drift, keep, kick = (t.to(end_x) for t in numbers)
         grads = [torch.zeros_like(t) for t in numbers]
         n = ctx.gravity.mesh.particles
+        # these four live through all steps: changed in place, they leave the memory between them as it was
+        x, v, gx, gv = end_x.clone(), end_v.clone(), gx.clone(), gv.clone()
         for i in reversed(range(len(kick))):
-            x = torch.addcmul(x, -drift[i + 1], v)
+            x.addcmul_(-drift[i + 1], v)
             grads[0][i + 1] = _dot(gx, v, n)
-            gv = torch.addcmul(gv, drift[i + 1], gx)
+            gv.addcmul_(drift[i + 1], gx)
             A, pulled = ctx.gravity.pull(x, gv)
-            v = torch.addcmul(v, -kick[i], A).div_(keep[i])
+            v.addcmul_(-kick[i], A).div_(keep[i])
             grads[1][i], grads[2][i] = _dot(gv, v, n), _dot(gv, A, n)
-            gx = torch.addcmul(gx, kick[i], pulled)
-            gv = keep[i] * gv
+            gx.addcmul_(kick[i], pulled)
+            gv.mul_(keep[i])
+            del A, pulled
         grads[0][0] = _dot(gx, v, n)
-        gv = torch.addcmul(gv, drift[0], gx)
+        gv.addcmul_(drift[0], gx)
         return gx, gv, *grads, None, None
 
 
