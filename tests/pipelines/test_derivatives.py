@@ -67,17 +67,6 @@ def test_auto_prefers_the_own_way_then_the_graph():
     ]
 
 
-def test_the_refusal_of_a_contract_is_no_way(monkeypatch):
-    from emulate.contracts import Simulator
-
-    def jacobian(self, theta, *, seed):
-        raise NotImplementedError
-
-    monkeypatch.setattr(Simulator, "jacobian", jacobian, raising=False)
-    assert automatic(LinearGaussian()) == "reverse"
-    assert automatic(Slopes()) == "simulator"
-
-
 @pytest.mark.parametrize("way", WAYS, ids=lambda w: w["use"])
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 def test_the_tangent_of_a_run_is_that_of_its_own_seed(way, noise):

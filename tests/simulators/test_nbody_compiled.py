@@ -10,7 +10,7 @@ from emulate.simulators.nbody.cloud import Cloud, Mesh
 from emulate.simulators.nbody.compiled import CompiledCloud
 from emulate.simulators.nbody.settings import has_compiler
 
-pytestmark = pytest.mark.skipif(not has_compiler(), reason="there is no C++ compiler for torch to call")
+needs_compiler = pytest.mark.skipif(not has_compiler(), reason="there is no C++ compiler for torch to call")
 
 THETA = torch.tensor([0.3, 0.8, 0.96, 0.68], dtype=torch.float64)
 MESHES = [Mesh(8, 2, compiled=True), Mesh(6, 3, offset=0.25, compiled=True)]
@@ -45,6 +45,7 @@ def check(mesh: Mesh, dtype: torch.dtype) -> None:
         assert all(torch.equal(p, q) for p, q in zip(compiled[name], truth, strict=True)), name
 
 
+@needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -52,6 +53,7 @@ def test_every_task_gives_the_bits_of_its_twin(mesh, dtype):
     check(mesh, dtype)
 
 
+@needs_compiler
 @pytest.mark.slow
 def test_planes_handled_in_several_parts_give_the_same_bits(monkeypatch):
     monkeypatch.setattr("emulate.simulators.nbody.cloud._CHUNK", 150)
@@ -60,6 +62,7 @@ def test_planes_handled_in_several_parts_give_the_same_bits(monkeypatch):
     check(mesh, torch.float32)
 
 
+@needs_compiler
 @pytest.mark.slow
 def test_bits_stay_under_deterministic_algorithms_and_other_threads():
     mesh = MESHES[0]
@@ -79,6 +82,7 @@ def test_bits_stay_under_deterministic_algorithms_and_other_threads():
         torch.set_deterministic_debug_mode(strict)
 
 
+@needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"scheme": "fastpm", "precision": "float64", "refinement": 1}], ids=str)
 def test_a_run_and_its_derivatives_have_the_same_bits(settings):
@@ -90,6 +94,7 @@ def test_a_run_and_its_derivatives_have_the_same_bits(settings):
         assert all(torch.equal(p, q) for p, q in zip(found, truth))
 
 
+@needs_compiler
 def test_small_runs_do_not_wait_for_the_compiler():
     assert not NBody(particles=64)._mesh.compiled
     assert not NBody(particles=128, compile="never")._mesh.compiled
