@@ -90,8 +90,8 @@ class _Reversed(torch.autograd.Function):
 
 
 def _dot(a: Tensor, b: Tensor, n: int) -> Tensor:
-    """Inner product in float64, row by row, so that the order of the sum does not depend on the number of threads."""
-    return (a * b).view(3 * n, -1).sum(1, dtype=torch.float64).sum()
+    """Inner product, rows of n^2 summed in float64, so that the order of no sum depends on the number of threads."""
+    return (a * b).view(3 * n, -1).sum(1).sum(dtype=torch.float64)
 
 
 ADJOINTS: dict[str, Evolution] = {"reversed": _reversed, "checkpointed": _checkpointed, "stored": _stored}

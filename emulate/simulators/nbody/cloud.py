@@ -10,6 +10,7 @@ Reference: Hockney & Eastwood 1981, Computer Simulation Using Particles, chapter
 import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Self
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from emulate.errors import RunFailed
+from emulate.simulators.nbody import mesh
 
 __all__ = ["Cloud", "Mesh", "check_reach", "density"]
 
@@ -46,17 +48,35 @@ class Mesh:
         """Mesh cells per side, M."""
         return self.particles * self.refinement
 
+    @property
+    def index(self) -> torch.dtype:
+        """The integers that name a cell: the narrowest that hold all M^3, for they are half of what a paint reads."""
+        return torch.int32 if self.cells**3 <= 2**31 else torch.int64
+
     def node(self, device: torch.device | str = "cpu") -> Tensor:
         """The mesh node below each lattice point, [3, n^3] int64 in C order."""
         return _node(self.particles, self.refinement, str(device))
 
     def cloud(self, displacement: Tensor) -> "Cloud":
         """The particles with displacement [3, N] in mesh cells, spread over the mesh."""
-        if not self.compiled or torch._C._functorch.peek_interpreter_stack() is not None:  # which compiled loops refuse
-            return Cloud(displacement, self)
-        from emulate.simulators.nbody.compiled import CompiledCloud  # the compiler takes seconds to import
+        return self._loops.CompiledCloud(displacement, self) if self._loops else Cloud(displacement, self)
 
-        return CompiledCloud(displacement, self)
+    def slope(self, field: Tensor) -> Tensor:
+        """Gradient [3, M, M, M] of a field [M, M, M] by differences, per cell."""
+        return (self._loops or mesh).slope(field)
+
+    def divergence(self, fields: Sequence[Tensor]) -> Tensor:
+        """Divergence [M, M, M] of three fields by differences: minus the transpose of `slope`."""
+        return (self._loops or mesh).divergence(fields)
+
+    @property
+    def _loops(self) -> ModuleType | None:
+        """The compiled loops, or None where they are not wanted or, inside a function transform, refuse to run."""
+        if not self.compiled or torch._C._functorch.peek_interpreter_stack() is not None:
+            return None
+        from emulate.simulators.nbody import compiled  # the compiler takes seconds to import
+
+        return compiled
 
     def planes(self, device: torch.device) -> list[slice]:
         """Planes of the lattice that are handled at once; the order of all sums over particles follows from them."""
@@ -162,7 +182,7 @@ class Cloud:
         t = place - below
         near = below + mesh.node(place.device)[:, part]
         # wrapped in floating point, which is exact for whole numbers of this size and several times faster
-        near = (near - self._cells * torch.floor(near / self._cells)).int()
+        near = (near - self._cells * torch.floor(near / self._cells)).to(mesh.index)
         far = torch.where(near == self._cells - 1, 0, near + 1)
         x, y, z = torch.stack((near, far), 1)
         index = ((x * self._cells**2)[:, None] + y * self._cells)[:, :, None] + z
@@ -207,7 +227,8 @@ class _Density(torch.autograd.Function):
 
 def check_reach(displacement: Tensor) -> None:
     """Complain about particles that are nowhere, or so far off that float32 cannot tell where in their cell."""
-    if not bool(displacement.detach().abs().max() < _FAR):  # NaN fails too
+    least, most = torch.aminmax(displacement.detach())
+    if not bool((least > -_FAR) & (most < _FAR)):  # NaN fails too
         raise RunFailed("nonfinite", "particles must stay within a million mesh cells of their place. Got some that "
                         "do not; the fluctuations are too large for the time steps.")  # fmt: skip
 

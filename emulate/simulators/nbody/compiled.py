@@ -1,7 +1,8 @@
-"""Cloud-in-cell by compiled loops: what `cloud.Cloud` does, in one pass over the particles for each task.
+"""Loops over particles and cells, compiled: what `cloud.Cloud` and `mesh` do, in one pass for each task.
 
-Each function below handles some planes of the particle lattice and is compiled by torch for its shape. The loops run
-on one thread in a fixed order, so the bits do not depend on the number of threads. `cloud.Cloud` is the slow twin.
+Each task is a function that torch compiles for its shape; those of particles handle some planes of the lattice at a
+time. The loops run on one thread in a fixed order, so the bits do not depend on the number of threads, and are those of
+the slow twins in `cloud` and `mesh`.
 """
 
 import functools
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from emulate.simulators.nbody.cloud import Mesh, check_reach
 
-__all__ = ["CompiledCloud"]
+__all__ = ["CompiledCloud", "divergence", "slope"]
 
 _OPTIONS = {"cpp.threads": 1, "assert_indirect_indexing": False}  # indices are wrapped into the mesh
 
@@ -36,7 +37,7 @@ class CompiledCloud:
         fields = [field.reshape(-1) for field in fields]
         out = self._displacement.new_empty(len(fields), *(self._mesh.particles,) * 3)
         for part, place in self._places():
-            self._kernel(_gather, place, fields, out[:, part])
+            self._kernel(_gather, place, fields, list(out[:, part]))
         return out.view(len(fields), -1)
 
     def gather_slope(self, fields: Sequence[Tensor], weights: Sequence[Tensor | None]) -> Tensor:
@@ -44,7 +45,7 @@ class CompiledCloud:
         out = torch.empty_like(self._displacement)
         for part, place in self._places():
             given = [None if w is None else self._grid(w)[part] for w in weights]
-            self._kernel(_gather_slope, place, fields, given, self._grid(out)[:, part])
+            self._kernel(_gather_slope, place, fields, given, list(self._grid(out)[:, part]))
         return out
 
     def pull(self, fields: Sequence[Tensor], weights: Sequence[Tensor], source: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,7 +53,8 @@ class CompiledCloud:
         values, slope = torch.empty_like(self._displacement), torch.empty_like(self._displacement)
         for part, place in self._places():
             given = [self._grid(w)[part] for w in weights]
-            self._kernel(_pull, place, fields, given, source, self._grid(values)[:, part], self._grid(slope)[:, part])
+            out = (list(self._grid(x)[:, part]) for x in (values, slope))
+            self._kernel(_pull, place, fields, given, source, *out)
         return values, slope
 
     def along(self, direction: Tensor) -> Self:
@@ -86,6 +88,34 @@ def _compiled(task: Callable) -> Callable:
     return torch.compile(task, dynamic=False, fullgraph=True, options=_OPTIONS)
 
 
+def slope(field: Tensor) -> Tensor:
+    """Gradient [3, M, M, M] of a periodic field, per cell: the twin of `mesh.slope`."""
+    return _compiled(_three_differences)(field)
+
+
+def divergence(fields: Sequence[Tensor]) -> Tensor:
+    """Divergence [M, M, M] of three periodic fields, per cell: the twin of `mesh.divergence`."""
+    return _compiled(_sum_of_differences)(*fields)
+
+
+def _three_differences(field: Tensor) -> Tensor:
+    return torch.stack([_difference(field, axis) for axis in range(3)])
+
+
+def _sum_of_differences(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    return _difference(x, 0) + _difference(y, 1) + _difference(z, 2)
+
+
+def _difference(field: Tensor, axis: int) -> Tensor:
+    # along the last axis a roll would keep the loop from handling several cells at once, a padded copy does not
+    padded = torch.cat((field[..., -2:], field, field[..., :2]), -1) if axis == 2 else None
+
+    def shifted(by: int) -> Tensor:
+        return torch.roll(field, -by, axis) if padded is None else padded[..., 2 + by : 2 + by + field.shape[-1]]
+
+    return (shifted(-2) + 8.0 * (shifted(1) - shifted(-1)) - shifted(2)) * (1.0 / 12.0)
+
+
 def _corners(place: tuple, mesh: Mesh) -> Iterator[tuple[tuple[int, int, int], Tensor, Tensor]]:
     """For each corner its name, the flat node indices and the shares, both of the shape of the planes."""
     displacement, first, direction = place
@@ -99,7 +129,7 @@ def _corners(place: tuple, mesh: Mesh) -> Iterator[tuple[tuple[int, int, int], T
         below = torch.floor(x)
         t = x - below
         near = below + node
-        near = (near - M * torch.floor(near / M)).to(torch.int64)
+        near = (near - M * torch.floor(near / M)).to(mesh.index)
         at.append((near * stride, torch.where(near == M - 1, 0, near + 1) * stride))
         w.append((1.0 - t, t))
     if direction is not None:
@@ -118,42 +148,50 @@ _EIGHT = [(a, b, c) for a in (0, 1) for b in (0, 1) for c in (0, 1)]
 
 
 def _paint(place: tuple, mesh: Mesh, fields: list[Tensor], weights: list[Tensor | None]) -> None:
-    for _, index, share in _corners(place, mesh):
-        index = index.view(-1)
-        for field, weight in zip(fields, weights, strict=True):
-            field.index_add_(0, index, (share if weight is None else share * weight).reshape(-1))
+    _, at, shares = zip(*_corners(place, mesh), strict=True)
+    index, share = torch.stack(at).view(-1), torch.stack(shares)  # one loop over all corners instead of eight
+    for field, weight in zip(fields, weights, strict=True):
+        field.index_add_(0, index, (share if weight is None else share * weight).view(-1))
 
 
-def _gather(place: tuple, mesh: Mesh, fields: list[Tensor], out: Tensor) -> None:
+def _gather(place: tuple, mesh: Mesh, fields: list[Tensor], out: list[Tensor]) -> None:
     values = [0.0] * len(fields)
     for _, index, share in _corners(place, mesh):
         for i, field in enumerate(fields):
             values[i] = values[i] + field[index] * share
-    out.copy_(torch.stack(values))
+    _write(values, out)
 
 
-def _gather_slope(place: tuple, mesh: Mesh, fields: list[Tensor], weights: list[Tensor | None], out: Tensor) -> None:
+def _gather_slope(
+    place: tuple, mesh: Mesh, fields: list[Tensor], weights: list[Tensor | None], out: list[Tensor]
+) -> None:
     v = {}
     for corner, index, _ in _corners(place, mesh):
         terms = (field[index] if w is None else field[index] * w for field, w in zip(fields, weights, strict=True))
         v[corner] = functools.reduce(torch.add, terms)
-    out.copy_(_slope(v, place[0] + mesh.offset))
+    _write(_slope(v, place[0] + mesh.offset), out)
 
 
 def _pull(
-    place: tuple, mesh: Mesh, fields: list[Tensor], weights: list[Tensor], source: Tensor, values: Tensor, slope: Tensor
-) -> None:
+    place: tuple, mesh: Mesh, fields: list[Tensor], weights: list[Tensor], source: Tensor,
+    values: list[Tensor], slope: list[Tensor],
+) -> None:  # fmt: skip
     found, v = [0.0] * len(fields), {}
     for corner, index, share in _corners(place, mesh):
         known = [field[index] for field in fields]
         found = [old + value * share for old, value in zip(found, known, strict=True)]
         terms = (value * weight for value, weight in zip(known, weights, strict=True))
         v[corner] = functools.reduce(torch.add, terms) + source[index]
-    values.copy_(torch.stack(found))
-    slope.copy_(_slope(v, place[0] + mesh.offset))
+    _write(found, values)
+    _write(_slope(v, place[0] + mesh.offset), slope)
 
 
-def _slope(v: dict[tuple[int, int, int], Tensor], x: Tensor) -> Tensor:
+def _write(values: Sequence[Tensor], out: list[Tensor]) -> None:
+    for value, place in zip(values, out, strict=True):  # each into its own: a stack would be made first and copied
+        place.copy_(value)
+
+
+def _slope(v: dict[tuple[int, int, int], Tensor], x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Derivative of the interpolation of values at the corners with respect to the place."""
     tx, ty, tz = x - torch.floor(x)
     pairs = [(b, c) for b in (0, 1) for c in (0, 1)]
@@ -162,7 +200,7 @@ def _slope(v: dict[tuple[int, int, int], Tensor], x: Tensor) -> Tensor:
     v = {(b, c): _between(v[0, b, c], v[1, b, c], tx) for b, c in pairs}
     along_y = _between(v[1, 0] - v[0, 0], v[1, 1] - v[0, 1], tz)
     low, high = (_between(v[0, c], v[1, c], ty) for c in (0, 1))
-    return torch.stack((along_x, along_y, high - low))
+    return along_x, along_y, high - low
 
 
 def _between(p: Tensor, q: Tensor, t: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from emulate.simulators.nbody.cloud import Mesh
 from emulate.simulators.nbody.fourier import angular, forward, inverse
-from emulate.simulators.nbody.mesh import divergence, slope, window
+from emulate.simulators.nbody.mesh import window
 
 __all__ = ["Gravity", "acceleration"]
 
@@ -50,14 +50,14 @@ class Gravity:
     def slope(self, field: Tensor) -> Tensor:
         """Gradient [3, M, M, M] of a field [M, M, M], per cell."""
         if self.gradient == "difference":
-            return slope(field)
+            return self.mesh.slope(field)
         modes = forward(field)
         return torch.stack([inverse(modes * ik) for ik in _derivative(field.shape[0], str(field.device), modes.dtype)])
 
     def divergence(self, fields: Sequence[Tensor]) -> Tensor:
         """Divergence [M, M, M] of three fields: minus the transpose of `slope`."""
         if self.gradient == "difference":
-            return divergence(fields)
+            return self.mesh.divergence(fields)
         modes = [forward(field) for field in fields]
         iks = _derivative(fields[0].shape[0], str(fields[0].device), modes[0].dtype)
         return inverse(sum(m * ik for m, ik in zip(modes, iks, strict=True)))
@@ -65,8 +65,10 @@ class Gravity:
     def pull(self, displacement: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         """A(x) [3, N], and cotangent^T dA/dx [3, N]: one cloud, one pass for both."""
         cloud = self.mesh.cloud(displacement)
-        source = self.potential(self.divergence(cloud.paint(*cotangent)).neg_())  # three fields less, before three more
-        return cloud.pull(self.slope(self.potential(cloud.paint(None)[0])), cotangent, source)
+        count, *painted = cloud.paint(None, *cotangent)
+        source = self.potential(self.divergence(painted).neg_())
+        del painted  # three fields less, before three more
+        return cloud.pull(self.slope(self.potential(count)), cotangent, source)
 
 
 def acceleration(displacement: Tensor, gravity: Gravity) -> Tensor:

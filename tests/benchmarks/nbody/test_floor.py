@@ -35,7 +35,8 @@ def test_step(c, refinement, compiled):
         mesh = parts.mesh(PARTICLES, refinement, compiled)
         force, potential, slope = parts.force(mesh), parts.potential(mesh), parts.slope(mesh)
         cosmology = Cosmology.of(omega_m=0.3, omega_b=0.049, h=0.68, n_s=0.96, sigma_8=0.8)
-        table = steps(cosmology, 0.5, 0.55, 1)
+        count_of_steps = 4  # of which neighbours share a drift, as in a run
+        table = steps(cosmology, 0.5, 0.55, count_of_steps)
         x, v = particles(mesh), particles(mesh)
         gather = parts.gather(mesh, x)
         count = parts.paint(mesh, x)
@@ -47,7 +48,7 @@ def test_step(c, refinement, compiled):
         torch.testing.assert_close(c.gather(mesh, x, three, out), gather(three), rtol=0, atol=1e-4)
         a, b, sum_of_both = torch.ones(3, 2**25)  # 128 MiB each, well beyond the caches
         cases = {
-            "step": clock(lambda: evolve(x, v, table, force), 2),
+            "step": clock(lambda: evolve(x, v, table, force)),
             "paint": clock(lambda: parts.paint(mesh, x), 2),
             "potential (2 FFT)": clock(lambda: potential(count), 2),
             "slope": clock(lambda: slope(phi), 2),
@@ -59,6 +60,7 @@ def test_step(c, refinement, compiled):
             "triad": clock(lambda: torch.add(a, b, alpha=3.0, out=sum_of_both)),
         }
         t = alternate(cases)
+    t["step"] /= count_of_steps
     rest = t["step"] - sum(t[name] for name in ("paint", "potential (2 FFT)", "slope", "gather"))
     kind = f"{PARTICLES}^3 particles, mesh {refinement}x, {'compiled' if compiled else 'eager'}"
     show(f"one step, {kind}, one core, median of {REPEATS}", ("part", "ms", "share", "C, ms", "/ C"),
