@@ -12,6 +12,12 @@ from emulate.simulators.nbody.cloud import Cloud, Mesh, check_reach, density
 MESHES = [Mesh(4, 2), Mesh(6, 1), Mesh(4, 3), Mesh(4, 2, offset=0.0)]
 
 
+def test_cells_of_the_largest_mesh_have_names():
+    for mesh, kind in ((Mesh(64), torch.int32), (Mesh(1024, 1), torch.int32), (Mesh(1024, 2), torch.int64)):
+        assert mesh.index == kind
+        assert mesh.cells**3 - 1 <= torch.iinfo(mesh.index).max
+
+
 def jitter(mesh: Mesh, size: float = 1.0, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return size * torch.randn(3, mesh.particles**3, generator=generator, dtype=torch.float64)

@@ -36,6 +36,10 @@ def tasks(cloud, weights, direction, fields) -> dict[str, list[torch.Tensor]]:
     }
 
 
+def differences(mesh: Mesh, fields) -> list[torch.Tensor]:
+    return [mesh.slope(fields[0]), mesh.divergence(list(fields[1:]))]
+
+
 def check(mesh: Mesh, dtype: torch.dtype) -> None:
     x, weights, direction, fields = given(mesh, dtype)
     cloud = mesh.cloud(x)
@@ -43,6 +47,8 @@ def check(mesh: Mesh, dtype: torch.dtype) -> None:
     compiled, eager = (tasks(c, weights, direction, fields) for c in (cloud, Cloud(x, mesh)))
     for name, truth in eager.items():
         assert all(torch.equal(p, q) for p, q in zip(compiled[name], truth, strict=True)), name
+    compiled, eager = (differences(m, fields) for m in (mesh, replace(mesh, compiled=False)))
+    assert all(torch.equal(p, q) for p, q in zip(compiled, eager, strict=True))
 
 
 @needs_compiler

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from emulate.simulators.nbody.cloud import Mesh
 from emulate.simulators.nbody.cosmology import Cosmology
@@ -109,6 +110,28 @@ def test_time_runs_back(scheme, precision, bar):
     assert float((moved - first[0]).abs().max()) > size
     assert float((x - first[0]).abs().max()) < bar * size
     assert float((v - first[1]).abs().max()) < bar * size * 10  # v(a = 0.1) is x / D, D = 0.13
+
+
+@every_scheme
+def test_steps_without_a_record_are_the_same_and_leave_their_start_alone(scheme):
+    """Without a graph the steps are taken in place: the bits of those on record, also with tangents in both modes."""
+    mesh = Mesh(8)
+    table = steps(COSMOLOGY, 0.1, 1.0, 4, scheme)
+    x, v = start(universe(8, 64.0), table, mesh)
+    before = x.clone(), v.clone()
+
+    def final(x: torch.Tensor) -> torch.Tensor:
+        return torch.stack(evolve(x, v, table, lambda x: acceleration(x, Gravity(mesh))))
+
+    truth, tangent = torch.func.jvp(final, (x,), (v,))
+    assert torch.equal(final(x.clone().requires_grad_()), truth)
+    with torch.no_grad():
+        assert torch.equal(final(x), truth)
+        assert all(torch.equal(p, q) for p, q in zip(torch.func.jvp(final, (x,), (v,)), (truth, tangent)))
+        with forward_ad.dual_level():
+            assert torch.equal(forward_ad.unpack_dual(final(forward_ad.make_dual(x, v))).tangent, tangent)
+    assert torch.equal(x, before[0])
+    assert torch.equal(v, before[1])
 
 
 @every_scheme

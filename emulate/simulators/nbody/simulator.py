@@ -144,8 +144,8 @@ class NBody(Simulator):
     def version(self) -> str:
         """The version of the code, and the first digits of the sha256 of the table where the spectrum is one."""
         if self.transfer in TRANSFERS:
-            return "3"
-        return "3." + hashlib.sha256(Path(self.transfer).read_bytes()).hexdigest()[:16]
+            return "4"
+        return "4." + hashlib.sha256(Path(self.transfer).read_bytes()).hexdigest()[:16]
 
     @property
     def outputs(self) -> Outputs:
