@@ -15,8 +15,8 @@ WEAK = torch.tensor([0.3, 1e-4, 0.96, 0.68], dtype=torch.float64)
 SMALL = NBody(particles=16, box=128.0, steps=4, precision="float64")
 
 
-def growth_error(simulator: NBody, shell: int) -> float:
-    """Displacement today over that of the growing mode, minus 1: mean of the modes with round(|n|) = shell.
+def growth_error(simulator: NBody, shell: int, exact: bool = False) -> float:
+    """Displacement today over that of the growing mode, minus 1: mean of the modes with round(|n|), or |n|, = shell.
 
     The error goes with k^2, so it is scaled from the mean |n|^2 of the shell to shell^2.
     """
@@ -26,7 +26,7 @@ def growth_error(simulator: NBody, shell: int) -> float:
     now, linear = (torch.fft.fftn(x.view(3, n, n, n), dim=(1, 2, 3)) for x in (now, linear))
     size = torch.fft.fftfreq(n, 1 / n).square()
     size = size[:, None, None] + size[:, None] + size
-    modes = size.sqrt().round() == shell
+    modes = size.round() == shell**2 if exact else size.sqrt().round() == shell
     ratio = (now * linear.conj()).real.sum(0)[modes] / linear.abs().square().sum(0)[modes]
     return float(ratio.mean() - 1) * shell**2 / float(size[modes].mean())
 
@@ -35,10 +35,12 @@ def growth_error(simulator: NBody, shell: int) -> float:
 def test_small_waves_grow_as_linear_theory_has_them(part, bar):
     """At 1/16, 1/8 and 1/4 of the particles' Nyquist wavenumber from a = 0.1 on; measured -0.13, -0.50, -1.86 %.
 
+    Those of exactly this wavenumber go along the axes and do better: 0.01, 0.08 and 0.55 %.
     What is lost is lost early, while the lattice is still in place: from a = 0.02 on it is 1.8 times as much.
     """
     simulator = NBody(precision="float64")
     assert abs(growth_error(simulator, 16 // part)) < bar
+    assert abs(growth_error(simulator, 16 // part, exact=True)) < bar
     assert abs(growth_error(replace(simulator, a_start=0.02), 16 // part)) < 1.8 * bar
 
 
