@@ -42,7 +42,7 @@ class Workbench(ExitStack):
 
     @cached_property
     def executor(self) -> Any:
-        from pipelines.cluster import open_cluster
+        from pipelines.campaign import open_cluster
 
         return self.enter_context(open_cluster(self.study.cluster))
 

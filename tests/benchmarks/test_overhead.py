@@ -9,7 +9,7 @@ import pytest
 from emulate import registry
 from emulate.space import Parameter, Space, Uniform
 from emulate.store import RunStore
-from pipelines.cluster import Task, open_cluster
+from pipelines.campaign import Task, open_cluster
 from pipelines.runner import Runner
 
 pytestmark = pytest.mark.benchmark

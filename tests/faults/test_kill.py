@@ -25,7 +25,7 @@ from types import SimpleNamespace
 from emulate import registry
 from emulate.space import Parameter, Space, Uniform
 from emulate.store import RunStore, run_seed
-from pipelines.cluster import Task, campaign
+from pipelines.campaign import Task, campaign
 
 def main(store, use, kind, n):
     space = Space((Parameter("kind", Uniform(-0.5, 20.0)), Parameter("x", Uniform(0.0, 1.0))))

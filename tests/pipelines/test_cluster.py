@@ -15,7 +15,7 @@ from emulate.errors import CampaignError, InputError
 from emulate.space import Parameter, Space, Uniform
 from emulate.store import RunStore, run_seed
 from pipelines import cluster, worker
-from pipelines.cluster import Task, campaign, open_cluster
+from pipelines.campaign import Task, _Todo, campaign, open_cluster
 
 HERE = Path(__file__).parents[1]
 sys.path.append(str(HERE))  # where trouble.py lies, for this process and its children
@@ -72,9 +72,9 @@ def test_stores_of_1_2_and_4_workers_are_the_same_bytes_and_one_cluster_serves_s
     for workers in (2, 4):
         with open_cluster(Settings("local", workers)) as executor:
             executor.campaign(tasks[::-1][:10], store=tmp_path / str(workers), simulator=spec, timeout=60.0)
-            first = executor._dask._cluster
+            first = executor._pool._cluster
             executor.campaign(tasks, store=tmp_path / str(workers), simulator=spec, timeout=60.0)
-            assert executor._dask._cluster is first
+            assert executor._pool._cluster is first
             born = psutil.Process().children(recursive=True)
             torn[workers] = [p for p in born if "resource_tracker" not in " ".join(p.cmdline())]  # Python's own stays
             assert listening(born) <= {"127.0.0.1"}
@@ -128,12 +128,12 @@ def test_a_cluster_that_lost_all_workers_is_started_again_once(tmp_path, monkeyp
 
     def lose(done, failed, total, seconds):
         if done >= 5 and not lost:
-            lost.append(executor._dask._cluster)
+            lost.append(executor._pool._cluster)
             lost[0].scale(0)
 
     with open_cluster(Settings("local", 2)) as executor:
         executor.campaign(tasks, store=tmp_path / "store", simulator=SPEC, timeout=60.0, progress=lose)
-        assert executor._dask._cluster is not lost[0]
+        assert executor._pool._cluster is not lost[0]
     assert RunStore(tmp_path / "store").table(SIMULATOR, theta, [t.seed for t in tasks]).ok.all()
 
 
@@ -145,7 +145,7 @@ def test_a_cluster_that_never_has_workers_is_said_loudly(tmp_path, monkeypatch):
         return self._cluster
 
     monkeypatch.setitem(cluster._PATIENCE, "local", 0.5)
-    monkeypatch.setattr(cluster._Dask, "_local", empty)
+    monkeypatch.setattr(cluster.Cluster, "_local", empty)
     said = (r"^the cluster was lost twice without a run between: it had no worker for 0\.5 s\. 0 of 1 runs are stored; "
             r"look at its machines, then start the same command again\.$")  # fmt: skip
     with pytest.raises(CampaignError, match=said):
@@ -226,12 +226,12 @@ def test_nothing_is_started_when_nothing_is_to_be_run(tmp_path):
     with open_cluster(Settings("local", 2)) as executor:
         executor.campaign(tasks_of(theta), store=tmp_path, simulator=SPEC)
         executor.campaign([], store=tmp_path, simulator=SPEC)
-        assert executor._dask is None
+        assert executor._pool is None
 
 
 def test_batches_hold_about_a_second_of_runs_and_taper():
     store = types.SimpleNamespace(has=lambda key: False, failed=lambda key: False)
-    todo = cluster._Todo([Task(str(i), (0.0,), 0) for i in range(1000)], store, None, None)
+    todo = _Todo([Task(str(i), (0.0,), 0) for i in range(1000)], store, None, None)
     assert len(todo.batch(2)) == 1
     todo.came([("x", False, 0.1)] * 10)
     assert len(todo.batch(2)) == 10

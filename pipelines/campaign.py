@@ -1,0 +1,204 @@
+"""Campaigns: many runs, each made once and stored, in this process or on a pool of workers.
+
+Workers are sent keys and give back keys, never results: each run is committed to the store by the worker, inside the
+task. A campaign that was killed is continued by starting it again: it makes the runs that the store does not hold.
+"""
+
+import contextlib
+import json
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from emulate.errors import CampaignError, StoreError
+from emulate.store import RunStore
+from pipelines.runner import Runner
+from pipelines.worker import Row, Task, Work, commit_crashed, make, run_batch, start_runner
+
+if TYPE_CHECKING:
+    from pipelines.cluster import Cluster
+
+__all__ = ["Executor", "Lost", "Task", "campaign", "open_cluster"]
+
+Progress = Callable[[int, int, int, float], None]
+
+_BATCH_SECONDS, _BATCH_RUNS = 1.0, 64  # a task is about one second of runs, and at most so many
+_WINDOW = 3  # batches under way per worker
+_DEATHS = 2  # a run that ended so many workers is a crashed run
+
+
+class Lost(Exception):
+    """The pool has no workers, or no scheduler, any more; what was under way is to be made again."""
+
+
+def campaign(tasks: Iterable[Task], *, store: Path, simulator: Mapping[str, Any], cluster: Any,
+             timeout: float | None = None, progress: Progress | None = None) -> None:  # fmt: skip
+    """Make the runs that the store does not hold, on a cluster of its own; see `Executor.campaign`."""
+    with open_cluster(cluster) as executor:
+        executor.campaign(tasks, store=store, simulator=simulator, timeout=timeout, progress=progress)
+
+
+@contextlib.contextmanager
+def open_cluster(cluster: Any) -> Iterator["Executor"]:
+    """One cluster for several campaigns, started when the first run is to be made, stopped at the end.
+
+    `cluster` has attributes `use` ("serial", "local", "address", "slurm"), `workers`, `address` and `options`.
+    """
+    executor = Executor(cluster)
+    try:
+        yield executor
+    except BaseException:
+        executor.close(kill=True)
+        raise
+    executor.close()
+
+
+@dataclass
+class Executor:
+    """Runs campaigns; made by `open_cluster`."""
+
+    cluster: Any
+    _pool: "Cluster | None" = field(default=None, init=False)
+    _serial: "tuple[Work, Runner] | None" = field(default=None, init=False)
+
+    def campaign(self, tasks: Iterable[Task], *, store: Path, simulator: Mapping[str, Any],
+                 timeout: float | None = None, progress: Progress | None = None) -> None:  # fmt: skip
+        """Make the runs of `tasks` that the store does not hold. Failed runs are committed too and do not stop it.
+
+        `simulator` is plain data: `use`, settings, and `space` as `Space.to_dict()` gives it; `timeout` seconds bound
+        each run. `progress(done, failed, total, seconds)` is called at the start and whenever runs came in: done
+        counts all of `tasks` that are in the store, failed those of them that failed, seconds the campaign's time.
+        """
+        kept = RunStore(store)
+        kept.sweep()
+        work = Work(str(kept.path), json.dumps(simulator, sort_keys=True), timeout, os.getcwd())
+        todo = _Todo(tasks, kept, work, progress)
+        if not todo.waiting:
+            return
+        if self.cluster.use == "serial":
+            self._one_by_one(todo)
+        else:
+            if self._pool is None:
+                from pipelines.cluster import Cluster
+
+                self._pool = Cluster(self.cluster)
+            _follow(self._pool, todo)
+
+    def close(self, *, kill: bool = False) -> None:
+        """Stop the workers and all that they started; `kill` does not wait for runs under way."""
+        if self._serial:
+            self._serial[1].close()
+        if self._pool:
+            self._pool.close(kill=kill)
+        self._serial = self._pool = None
+
+    def _one_by_one(self, todo: "_Todo") -> None:
+        work = todo.work
+        if self._serial and self._serial[0] != work:
+            self._serial[1].close()
+            self._serial = None
+        self._serial = self._serial or (work, start_runner(work))
+        for task in list(todo.waiting):
+            row, commit = make(task, todo.store, self._serial[1])
+            commit()
+            todo.came([row])
+
+
+class _Todo:
+    """What a campaign still has to do, and what it knows of what is done."""
+
+    def __init__(self, tasks: Iterable[Task], store: RunStore, work: Work, progress: Progress | None):
+        self.store, self.work, self._progress, self._start = store, work, progress, time.monotonic()
+        known = {t.key: t for t in tasks}
+        self.total = len(known)
+        self.waiting = deque(t for t in known.values() if not store.has(t.key))
+        self.done = self.total - len(self.waiting)
+        self.failed = sum(store.failed(k) for k in known.keys() - {t.key for t in self.waiting})
+        self.deaths: Counter[str] = Counter()
+        self._seconds, self._measured = 0.0, 0
+        self._tell()
+
+    def batch(self, workers: int) -> list[Task]:
+        """The next tasks: about a second of runs, fewer when few are left so that workers end together."""
+        mean = self._seconds / self._measured if self._measured else _BATCH_SECONDS
+        share = len(self.waiting) // (2 * max(1, workers))
+        size = max(1, min(_BATCH_RUNS, int(_BATCH_SECONDS / max(mean, 1e-3)), share))
+        if any(self.deaths.values()):
+            size = 1  # to find out which run ends its worker
+        return [self.waiting.popleft() for _ in range(min(size, len(self.waiting)))]
+
+    def came(self, found: list[Row]) -> None:
+        """Runs came in: key, whether it failed, seconds."""
+        self.done += len(found)
+        self.failed += sum(failed for _, failed, _ in found)
+        self._seconds += sum(seconds for _, _, seconds in found)
+        self._measured += len(found)
+        self._tell()
+
+    def back(self, batch: list[Task], *, died: bool) -> None:
+        """A batch whose worker is gone: what it committed counts, the rest is made again."""
+        for task in batch:
+            if self.store.has(task.key):
+                self.came([(task.key, self.store.failed(task.key), 0.0)])
+                continue
+            self.deaths[task.key] += died
+            if self.deaths[task.key] >= _DEATHS:
+                commit_crashed(task, self.store, self.work)
+                self.came([(task.key, True, 0.0)])
+            else:
+                self.waiting.append(task)
+
+    def _tell(self) -> None:
+        if self._progress:
+            self._progress(self.done, self.failed, self.total, time.monotonic() - self._start)
+
+
+def _follow(pool: "Cluster", todo: _Todo) -> None:
+    """Keep a window of batches under way until nothing waits; start the pool anew when it is lost."""
+    under_way: dict[Any, list[Task]] = {}
+    done_when_lost = -1
+    while todo.waiting or under_way:
+        try:
+            workers = pool.workers()
+            while todo.waiting and len(under_way) < _WINDOW * workers:
+                batch = todo.batch(workers)
+                under_way[pool.submit(run_batch, todo.work, batch)] = batch
+            for future in pool.ended(list(under_way)):
+                _settle(pool, future, under_way.pop(future), todo)
+        except Lost as e:
+            for batch in under_way.values():
+                todo.back(batch, died=False)
+            under_way.clear()
+            if done_when_lost == todo.done:
+                raise CampaignError(f"the cluster was lost twice without a run between: {e}. {todo.done} of "
+                                    f"{todo.total} runs are stored; look at its machines, then start the same command "
+                                    "again.") from None  # fmt: skip
+            done_when_lost = todo.done
+            pool.restart(str(e))
+
+
+def _settle(pool: "Cluster", future: Any, batch: list[Task], todo: _Todo) -> None:
+    try:
+        found = pool.result(future)
+    except Lost:
+        todo.back(batch, died=False)
+        raise
+    if found is None:
+        todo.back(batch, died=True)
+    else:
+        _see([key for key, _, _ in found], todo.store)
+        todo.came(found)
+
+
+def _see(keys: list[str], store: RunStore) -> None:
+    """What workers committed must be seen here; a network disk may need a moment."""
+    for wait in (0.0, 0.1, 1.0, 10.0):
+        time.sleep(wait)
+        if all(store.has(k) for k in keys):
+            return
+    raise StoreError(f"the workers committed runs that {store.path} does not hold. Workers and this machine must share "
+                     "that folder.")  # fmt: skip
