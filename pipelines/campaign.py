@@ -16,19 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 from emulate.errors import CampaignError, StoreError
 from emulate.store import RunStore
+from pipelines.limits import Limits
 from pipelines.runner import Runner
 from pipelines.worker import Row, Task, Work, commit_crashed, make, run_batch, start_runner
 
 if TYPE_CHECKING:
     from pipelines.cluster import Cluster
 
-__all__ = ["Executor", "Lost", "Task", "campaign", "open_cluster"]
+__all__ = ["Executor", "Limits", "Lost", "Task", "campaign", "open_cluster"]
 
 Progress = Callable[[int, int, int, float], None]
 
 _BATCH_SECONDS, _BATCH_RUNS = 1.0, 64  # a task is about one second of runs, and at most so many
 _WINDOW = 3  # batches under way per worker
-_DEATHS = 2  # a run that ended so many workers is a crashed run
+_NONE = Limits()
 
 
 class Lost(Exception):
@@ -36,10 +37,10 @@ class Lost(Exception):
 
 
 def campaign(tasks: Iterable[Task], *, store: Path, simulator: Mapping[str, Any], cluster: Any,
-             timeout: float | None = None, progress: Progress | None = None) -> None:  # fmt: skip
+             limits: Limits = _NONE, progress: Progress | None = None) -> None:  # fmt: skip
     """Make the runs that the store does not hold, on a cluster of its own; see `Executor.campaign`."""
     with open_cluster(cluster) as executor:
-        executor.campaign(tasks, store=store, simulator=simulator, timeout=timeout, progress=progress)
+        executor.campaign(tasks, store=store, simulator=simulator, limits=limits, progress=progress)
 
 
 @contextlib.contextmanager
@@ -66,16 +67,16 @@ class Executor:
     _serial: "tuple[Work, Runner] | None" = field(default=None, init=False)
 
     def campaign(self, tasks: Iterable[Task], *, store: Path, simulator: Mapping[str, Any],
-                 timeout: float | None = None, progress: Progress | None = None) -> None:  # fmt: skip
+                 limits: Limits = _NONE, progress: Progress | None = None) -> None:  # fmt: skip
         """Make the runs of `tasks` that the store does not hold. Failed runs are committed too and do not stop it.
 
-        `simulator` is plain data: `use`, settings, and `space` as `Space.to_dict()` gives it; `timeout` seconds bound
-        each run. `progress(done, failed, total, seconds)` is called at the start and whenever runs came in: done
+        `simulator` is plain data: `use`, settings, and `space` as `Space.to_dict()` gives it; `limits` hold
+        for each run. `progress(done, failed, total, seconds)` is called at the start and whenever runs came in: done
         counts all of `tasks` that are in the store, failed those of them that failed, seconds the campaign's time.
         """
         kept = RunStore(store)
         kept.sweep()
-        work = Work(str(kept.path), json.dumps(simulator, sort_keys=True), timeout, os.getcwd())
+        work = Work(str(kept.path), json.dumps(simulator, sort_keys=True), limits, os.getcwd())
         todo = _Todo(tasks, kept, work, progress)
         if not todo.waiting:
             return
@@ -146,7 +147,7 @@ class _Todo:
                 self.came([(task.key, self.store.failed(task.key), 0.0)])
                 continue
             self.deaths[task.key] += died
-            if self.deaths[task.key] >= _DEATHS:
+            if self.deaths[task.key] > self.work.limits.again("lost"):
                 commit_crashed(task, self.store, self.work)
                 self.came([(task.key, True, 0.0)])
             else:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emulate.errors import CampaignError, InputError, RunFailed
+from pipelines.limits import Limits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 LOG_BYTES = 8192  # of what a simulator prints, the last are kept
 _START = 600.0  # seconds in which a simulator must be imported and built
 _END = 15.0  # seconds in which the guard must have killed everything
+_NONE = Limits()
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -48,20 +50,20 @@ class _Ended(Exception):
 class Runner:
     """One process in which runs of one simulator are made, one at a time.
 
-    `simulator` is plain data: `use`, settings, and `space` as `Space.to_dict()` gives it. `timeout` in seconds bounds
-    every run: the process and all that it started are killed then, and a new one is started for the next run.
+    `simulator` is plain data: `use`, settings, and `space` as `Space.to_dict()` gives it. A run that breaks one of the
+    `limits` is killed with all that it started, and a new process is started for the next run.
     `folder` is the working directory of the process, by default this one's.
 
     A run that fails is a value, `Answer.failure`. A simulator that cannot be built raises `InputError`, or
     `CampaignError` when its own code broke.
 
-    >>> with Runner({"use": "linear_gaussian", "outputs_count": 2}, timeout=60.0) as runner:
+    >>> with Runner({"use": "linear_gaussian", "outputs_count": 2}, limits=Limits(timeout=60.0)) as runner:
     ...     runner.run([0.0, 0.0], seed=0).y
     array([0., 0.])
     """
 
-    def __init__(self, simulator: Mapping[str, Any], *, timeout: float | None = None, folder: Path | None = None):
-        self._spec, self._timeout, self._folder = dict(simulator), timeout, folder
+    def __init__(self, simulator: Mapping[str, Any], *, limits: Limits = _NONE, folder: Path | None = None):
+        self._spec, self._limits, self._folder = dict(simulator), limits, folder
         self._process: subprocess.Popen | None = None
         self._identity: dict[str, Any] = {}
         self._buffer = self._log = b""
@@ -91,10 +93,12 @@ class Runner:
         question = {"theta": [float(x) for x in theta], "seed": int(seed), "product": product, "gradient": gradient}
         self._log = b""
         try:
-            found = self._exchange(question, self._timeout)
+            found = self._exchange(question, self._limits.timeout)
         except TimeoutError:
             self.close()
-            failure = RunFailed("timeout", f"the run took longer than {self._timeout:g} s and was killed", self._said())
+            failure = RunFailed(
+                "timeout", f"the run took longer than {self._limits.timeout:g} s and was killed", self._said()
+            )
             return Answer(failure=failure, log=failure.log, seconds=time.perf_counter() - start, pid=pid)
         except _Ended:
             code = self.close()

@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BeforeValidator
 
 from pipelines.addresses import redact
+from pipelines.limits import Limits, size
 
 if TYPE_CHECKING:
     from emulate.contracts import Check, Recipe, Simulator
     from emulate.space import Space
+
+Size = Annotated[int, BeforeValidator(size, json_schema_input_type=int | str)]
 
 
 class Section:
@@ -35,13 +39,43 @@ class DesignPart(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Retries(Section):
+    """How often a run that failed is made again at once, by the kind of its failure.
+
+    What the machine may have caused is worth one more try: a worker that was lost, a process that was killed. What the
+    simulator itself said or did comes again with the same parameters and seed, and a second timeout costs as much as
+    the first; those stand at 0 until a user knows better.
+    """
+
+    lost: Annotated[int, Ge(0), Le(10)] = 1  # the worker ended, by a fault of its machine or by the run
+    crashed: Annotated[int, Ge(0), Le(10)] = 1  # the run's process ended: a signal, an exit code
+    timeout: Annotated[int, Ge(0), Le(10)] = 0  # it was killed for its time
+    oom: Annotated[int, Ge(0), Le(10)] = 0  # it was killed for its memory
+    error: Annotated[int, Ge(0), Le(10)] = 0  # it raised an error
+    nonfinite: Annotated[int, Ge(0), Le(10)] = 0  # it gave NaN or infinity
+    badshape: Annotated[int, Ge(0), Le(10)] = 0  # it gave something else than it declares
+
+
+@dataclass(frozen=True, kw_only=True)
 class SimulatePart(Section):
     """How the campaign of runs is held together."""
 
     jacobians: Any = "none"  # dy/dtheta of every training run, stored with it: none, auto, or as validate.gradient
     timeout: Annotated[float, Gt(0)] = 600.0  # s, after which a run is killed and counts as failed
+    memory: Size | None = None  # that a run and all it starts may hold together, such as "4 GiB"; empty: no limit
+    threads: Annotated[int, Ge(1), Le(1024)] = 1  # cores that a run owns: threads of torch, BLAS and OpenMP
+    log_bytes: Annotated[int, Ge(256), Le(2**26)] = 8192  # of what a run prints, the last are kept
+    answer: Size = 2**30  # bytes that the arrays of one run may hold, such as "100 MB"
+    retries: Retries = field(default_factory=Retries)  # how often a failed run is made again at once, by kind
     require: Annotated[float, Gt(0), Le(1)] = 0.9  # share of the runs that must finish
     retry_failed: bool = False  # run failed runs again
+
+    @property
+    def limits(self) -> Limits:
+        """What every run is held to."""
+        return Limits(
+            self.timeout, self.memory, self.threads, self.log_bytes, self.answer, tuple(vars(self.retries).items())
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -107,7 +107,7 @@ class Workbench(ExitStack):
                 todo,
                 store=self.folder / "store",
                 simulator=self.study.simulator_spec,
-                timeout=self.study.simulate.timeout,
+                limits=self.study.simulate.limits,
                 progress=progress,
             )
 

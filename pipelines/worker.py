@@ -13,6 +13,7 @@ from typing import Any
 from emulate.errors import CampaignError, RunFailed
 from emulate.keys import identity, key_of, record_of
 from emulate.store import RunStore
+from pipelines.limits import Limits
 from pipelines.runner import Answer, Runner
 
 Row = tuple[str, bool, float]  # the key of a run, whether it failed, its seconds
@@ -35,7 +36,7 @@ class Work:
 
     store: str
     simulator: str  # JSON
-    timeout: float | None
+    limits: Limits
     folder: str
 
 
@@ -63,7 +64,7 @@ def run_batch(work: Work, batch: list[Task]) -> list[Row]:
 
 def start_runner(work: Work) -> Runner:
     folder = Path(work.folder)
-    return Runner(json.loads(work.simulator), timeout=work.timeout, folder=folder if folder.is_dir() else None)
+    return Runner(json.loads(work.simulator), limits=work.limits, folder=folder if folder.is_dir() else None)
 
 
 def make(task: Task, store: RunStore, runner: Runner) -> tuple[Row, Callable[[], object]]:

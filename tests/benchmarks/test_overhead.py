@@ -10,6 +10,7 @@ from emulate import registry
 from emulate.space import Parameter, Space, Uniform
 from emulate.store import RunStore
 from pipelines.campaign import Task, open_cluster
+from pipelines.limits import Limits
 from pipelines.runner import Runner
 
 pytestmark = pytest.mark.benchmark
@@ -29,7 +30,11 @@ def test_wall_time_of_a_campaign_over_its_ideal(settings, tmp_path, workers):
     simulator = registry.build("simulators", settings, space=SPACE)
     theta = np.linspace(0.0, 1.0, 200 + workers)[:, None]
     tasks = [Task(RunStore.key(simulator, t, 0), tuple(t), 0) for t in theta]
-    given = {"store": tmp_path / "store", "simulator": {**settings, "space": SPACE.to_dict()}, "timeout": 60.0}
+    given = {
+        "store": tmp_path / "store",
+        "simulator": {**settings, "space": SPACE.to_dict()},
+        "limits": Limits(timeout=60.0),
+    }
     with open_cluster(SimpleNamespace(use="local", workers=workers, address="", options={})) as executor:
         executor.campaign(tasks[:workers], **given)  # the cluster and the simulators are up
         start = time.perf_counter()
@@ -41,7 +46,7 @@ def test_wall_time_of_a_campaign_over_its_ideal(settings, tmp_path, workers):
 
 def test_cost_of_one_run_in_a_process_of_its_own(settings):
     spec = {**settings, "call": "slow:fast", "space": SPACE.to_dict()}
-    with Runner(spec, timeout=60.0) as runner:
+    with Runner(spec, limits=Limits(timeout=60.0)) as runner:
         runner.run([0.5], seed=0)
         start = time.perf_counter()
         for _ in range(1000):

@@ -11,6 +11,7 @@ from emulate import registry
 from emulate.keys import canonical, identity
 from emulate.store import run_seed
 from pipelines.derivatives import has_own
+from pipelines.limits import Limits
 from pipelines.runner import Runner
 from pipelines.study import plain
 
@@ -124,7 +125,7 @@ def test_another_process_gives_the_same_bits(name):
         here = simulator.run(theta, seed=11)
     finally:
         torch.set_num_threads(threads)
-    with Runner({**plain(simulator), "space": simulator.space.to_dict()}, timeout=120.0) as runner:
+    with Runner({**plain(simulator), "space": simulator.space.to_dict()}, limits=Limits(timeout=120.0)) as runner:
         there = runner.run(theta.tolist(), seed=11)
         assert runner.identity == identity(simulator)
     assert there.failure is None, f"{there.failure}\n{there.log}"

@@ -25,7 +25,7 @@ from types import SimpleNamespace
 from emulate import registry
 from emulate.space import Parameter, Space, Uniform
 from emulate.store import RunStore, run_seed
-from pipelines.campaign import Task, campaign
+from pipelines.campaign import Limits, Task, campaign
 
 def main(store, use, kind, n):
     space = Space((Parameter("kind", Uniform(-0.5, 20.0)), Parameter("x", Uniform(0.0, 1.0))))
@@ -34,7 +34,7 @@ def main(store, use, kind, n):
     simulator = registry.build("simulators", settings, space=space)
     tasks = [Task(RunStore.key(simulator, (kind, i / n), run_seed(1, (kind, i / n))), (kind, i / n),
                   run_seed(1, (kind, i / n))) for i in range(n)]
-    campaign(tasks, store=Path(store), simulator={**settings, "space": space.to_dict()}, timeout=600.0,
+    campaign(tasks, store=Path(store), simulator={**settings, "space": space.to_dict()}, limits=Limits(timeout=600.0),
              cluster=SimpleNamespace(use=use, workers=2, address="", options={}))
 
 if __name__ == "__main__":

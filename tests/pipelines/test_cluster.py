@@ -15,7 +15,7 @@ from emulate.errors import CampaignError, InputError
 from emulate.space import Parameter, Space, Uniform
 from emulate.store import RunStore, run_seed
 from pipelines import cluster, worker
-from pipelines.campaign import Task, _Todo, campaign, open_cluster
+from pipelines.campaign import Limits, Task, _Todo, campaign, open_cluster
 
 HERE = Path(__file__).parents[1]
 sys.path.append(str(HERE))  # where trouble.py lies, for this process and its children
@@ -68,12 +68,14 @@ def test_stores_of_1_2_and_4_workers_are_the_same_bytes_and_one_cluster_serves_s
     theta = np.random.default_rng(0).normal(size=(40, 2))
     tasks = tasks_of(theta, simulator)
     before, torn = dict(os.environ), {}
-    campaign(tasks, store=tmp_path / "1", simulator=spec, cluster=Settings("serial"), timeout=60.0)
+    campaign(tasks, store=tmp_path / "1", simulator=spec, cluster=Settings("serial"), limits=Limits(timeout=60.0))
     for workers in (2, 4):
         with open_cluster(Settings("local", workers)) as executor:
-            executor.campaign(tasks[::-1][:10], store=tmp_path / str(workers), simulator=spec, timeout=60.0)
+            executor.campaign(
+                tasks[::-1][:10], store=tmp_path / str(workers), simulator=spec, limits=Limits(timeout=60.0)
+            )
             first = executor._pool._cluster
-            executor.campaign(tasks, store=tmp_path / str(workers), simulator=spec, timeout=60.0)
+            executor.campaign(tasks, store=tmp_path / str(workers), simulator=spec, limits=Limits(timeout=60.0))
             assert executor._pool._cluster is first
             born = psutil.Process().children(recursive=True)
             torn[workers] = [p for p in born if "resource_tracker" not in " ".join(p.cmdline())]  # Python's own stays
@@ -93,7 +95,7 @@ def test_misbehaving_runs_are_classified_and_nothing_is_run_twice(tmp_path, call
     tasks, seen = tasks_of(theta), []
     for _ in range(2):
         campaign([*tasks, *tasks[:3]], store=tmp_path / "store", simulator=SPEC, cluster=Settings("local", 2),
-                 timeout=3.0, progress=lambda *row: seen.append(row[:3]))  # fmt: skip
+                 limits=Limits(timeout=3.0), progress=lambda *row: seen.append(row[:3]))  # fmt: skip
     runs = RunStore(tmp_path / "store").table(SIMULATOR, theta, [t.seed for t in tasks])
     met = [r.partition(":")[0] for r in runs.reason]
     known = ["", "error", "nonfinite", "badshape", "timeout", "crashed", "crashed", "oom", "", "error"]
@@ -112,7 +114,7 @@ def test_misbehaving_runs_are_classified_and_nothing_is_run_twice(tmp_path, call
 def test_a_run_that_kills_its_worker_twice_is_a_crashed_run(tmp_path, calls):
     theta = points([trouble.FINE, trouble.WORKER, *[trouble.FINE] * 6])
     tasks = tasks_of(theta)
-    campaign(tasks, store=tmp_path / "store", simulator=SPEC, cluster=Settings("local", 2), timeout=60.0)
+    campaign(tasks, store=tmp_path / "store", simulator=SPEC, cluster=Settings("local", 2), limits=Limits(timeout=60.0))
     runs = RunStore(tmp_path / "store").table(SIMULATOR, theta, [t.seed for t in tasks])
     assert runs.ok.tolist() == [True, False, *[True] * 6]
     assert runs.reason[1] == "crashed: the run ended its worker each time"
@@ -132,7 +134,7 @@ def test_a_cluster_that_lost_all_workers_is_started_again_once(tmp_path, monkeyp
             lost[0].scale(0)
 
     with open_cluster(Settings("local", 2)) as executor:
-        executor.campaign(tasks, store=tmp_path / "store", simulator=SPEC, timeout=60.0, progress=lose)
+        executor.campaign(tasks, store=tmp_path / "store", simulator=SPEC, limits=Limits(timeout=60.0), progress=lose)
         assert executor._pool._cluster is not lost[0]
     assert RunStore(tmp_path / "store").table(SIMULATOR, theta, [t.seed for t in tasks]).ok.all()
 
@@ -149,7 +151,13 @@ def test_a_cluster_that_never_has_workers_is_said_loudly(tmp_path, monkeypatch):
     said = (r"^the cluster was lost twice without a run between: it had no worker for 0\.5 s\. 0 of 1 runs are stored; "
             r"look at its machines, then start the same command again\.$")  # fmt: skip
     with pytest.raises(CampaignError, match=said):
-        campaign(tasks_of(points([0])), store=tmp_path / "s", simulator=SPEC, cluster=Settings("local"), timeout=60.0)
+        campaign(
+            tasks_of(points([0])),
+            store=tmp_path / "s",
+            simulator=SPEC,
+            cluster=Settings("local"),
+            limits=Limits(timeout=60.0),
+        )
 
 
 def test_what_a_cluster_needs_is_said(tmp_path, monkeypatch):
@@ -174,7 +182,7 @@ def test_a_running_scheduler_by_address_and_slurm_by_its_package(tmp_path, monke
     options = {"queue": "long", "walltime": "01:00:00"}
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=60) as running:
         address = Settings("address", 1, running.scheduler_address)
-        campaign(tasks, store=tmp_path / "address", simulator=SPEC, cluster=address, timeout=60.0)
+        campaign(tasks, store=tmp_path / "address", simulator=SPEC, cluster=address, limits=Limits(timeout=60.0))
 
         def slurm(**options):
             given.append(options)
@@ -182,7 +190,7 @@ def test_a_running_scheduler_by_address_and_slurm_by_its_package(tmp_path, monke
 
         monkeypatch.setitem(sys.modules, "dask_jobqueue", types.SimpleNamespace(SLURMCluster=slurm))
         settings = Settings("slurm", 1, "", options)
-        campaign(tasks, store=tmp_path / "slurm", simulator=SPEC, cluster=settings, timeout=60.0)
+        campaign(tasks, store=tmp_path / "slurm", simulator=SPEC, cluster=settings, limits=Limits(timeout=60.0))
     assert given == [{"cores": 1, "processes": 1, "memory": "4GB", "security": True,
                       "scheduler_options": {"dashboard_address": "127.0.0.1:0"}, **options}]  # fmt: skip
     assert content(RunStore(tmp_path / "address")) == content(RunStore(tmp_path / "slurm"))

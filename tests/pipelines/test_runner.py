@@ -12,6 +12,7 @@ from emulate import registry
 from emulate.errors import CampaignError, InputError
 from emulate.keys import identity
 from emulate.space import Parameter, Space, Uniform
+from pipelines.limits import Limits
 from pipelines.runner import LOG_BYTES, Runner
 
 HERE = Path(__file__).parents[1]
@@ -26,7 +27,7 @@ TROUBLE = {"use": "function", "call": "trouble:run", "argument": "array", "outpu
 
 @pytest.fixture(scope="module")
 def runner():
-    with Runner(TROUBLE, timeout=2.0) as r:
+    with Runner(TROUBLE, limits=Limits(timeout=2.0)) as r:
         yield r
 
 
@@ -121,7 +122,7 @@ def test_a_simulator_that_cannot_be_built(tmp_path, monkeypatch):
 def test_a_timeout_kills_also_what_left_the_process_group(monkeypatch):
     mark = uuid.uuid4().hex
     monkeypatch.setenv("TROUBLE_MARK", mark)
-    with Runner(TROUBLE, timeout=2.0) as r:
+    with Runner(TROUBLE, limits=Limits(timeout=2.0)) as r:
         assert r.run([trouble.GRANDCHILD, 0.0], seed=0).failure.kind == "timeout"
         assert gone(mark) == []
         r.run([trouble.FINE, 0.0], seed=0)
