@@ -1,58 +1,47 @@
 """`RunStore`: finished and failed runs on disk, one folder per run, safe against kills, full disks and racing writers.
 
-    store.json                        the layout's version
+    store.json                        the layout's version, written last when a store is made
     runs/<2 hex>/<key>/record.json    what was asked: canonical JSON whose sha256 is the key
                        result.safetensors    y [m]; for a derivative also jacobian and standard_error [m, d]
                        about.json     seconds, host, failure, log tail, and the checksums
-    tmp/  forgotten/  conflicts/      half-written runs; failures that were retried; second, different answers
+    outputs/<id>.json                 names and units of a simulator's parameters and outputs, for exports
+    tmp/  forgotten/  conflicts/  damaged/    half-written runs; failures that were retried; second, different answers;
+                                      runs that failed their checksums and were moved aside
 
 A folder under `runs` *is* a committed run: it is written under `tmp`, flushed, and renamed. The first writer wins.
-A failed run is a committed run without `result.safetensors`.
+A failed run is a committed run without `result.safetensors`. There is no index beside the folders that could disagree
+with them: listing 100,000 runs takes a fraction of a second, reading all of them with their checksums about ten.
 """
 
 import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from emulate.durable import flush_folder, replace, write_new
 from emulate.errors import CampaignError, InputError, RunFailed, StoreError
 from emulate.keys import SCHEMA, canonical, identity, key_of, record_of, run_seed
+from emulate.record import RECORD, RESULT, TEXT_LIMIT, Damaged, Record, decode, encode, read_plain
 
 if TYPE_CHECKING:
     from emulate.runs import Runs
 
 __all__ = ["Record", "RunStore", "run_seed"]
 
-_RECORD, _RESULT, _ABOUT = "record.json", "result.safetensors", "about.json"
 _STALE = 24 * 3600.0  # seconds after which a half-written run has no living writer
-
-
-@dataclass(frozen=True)
-class Record:
-    """One committed run: `failure` is None and the arrays are there, or the other way round."""
-
-    key: str
-    inputs: dict[str, Any]
-    y: np.ndarray | None = None
-    jacobian: np.ndarray | None = None
-    standard_error: np.ndarray | None = None
-    failure: RunFailed | None = None
-    about: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def ok(self) -> bool:
-        return self.failure is None
+_KEY = re.compile(r"[0-9a-f]{64}")
+_MANY = 500  # keys from which listing the whole store is quicker than asking for each
 
 
 class RunStore:
@@ -71,17 +60,21 @@ class RunStore:
 
     def __init__(self, path: str | os.PathLike, *, create: bool = True):
         self.path = Path(path).absolute()
+        self._runs = str(self.path / "runs")  # joined as text: pathlib would take half of the time of a listing
         label = self.path / "store.json"
         with self._sentences():
             if create and not label.exists():
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._write_label(label)
         try:
-            met = json.loads(label.read_text())["schema"]
-        except FileNotFoundError:
+            met = json.loads(read_plain(label, TEXT_LIMIT))["schema"]
+        except Damaged as e:
+            if os.path.lexists(label):
+                raise StoreError(f"{label} must say the version of the store. Got {e.met}; put the file back, or use a "
+                                 "new folder.") from None  # fmt: skip
             raise StoreError(f"{self.path} must be a run store that this machine can see. Got no store.json there; "
                              "give every worker the same shared folder.") from None  # fmt: skip
-        except (OSError, ValueError, KeyError, TypeError) as e:
+        except (ValueError, KeyError, TypeError, RecursionError) as e:
             raise StoreError(f"{label} must say the version of the store. Got {type(e).__name__}: {e}; "
                              "put the file back, or use a new folder.") from None  # fmt: skip
         if met != SCHEMA:
@@ -95,25 +88,35 @@ class RunStore:
         return key_of(record_of(identity(simulator), theta, seed, product, gradient))
 
     def has(self, key: str) -> bool:
-        return self._folder(key).is_dir()
+        return os.path.isdir(self._folder(key))
+
+    def held(self, keys: Iterable[str]) -> set[str]:
+        """Those of the keys that are in the store; for many, one listing of its folders."""
+        keys = set(keys)
+        return {k for k in keys if self.has(k)} if len(keys) < _MANY else keys.intersection(self.keys())
 
     def failed(self, key: str) -> bool:
         """Whether the run is in the store and failed."""
-        return self.has(key) and not (self._folder(key) / _RESULT).exists()
+        folder = self._folder(key)
+        return not os.path.exists(f"{folder}/{RESULT}") and os.path.isdir(folder)
 
     def differentiated(self, key: str) -> bool:
         """Whether the run is in the store, finished, and with its Jacobian."""
-        if not self.has(key) or self.failed(key):
+        folder = self._folder(key)
+        if not os.path.exists(f"{folder}/{RESULT}"):
             return False
-        record = self._folder(key) / _RECORD
+        record = f"{folder}/{RECORD}"
         try:
-            return json.loads(self._bytes(record))["product"] == "jacobian"
-        except (ValueError, KeyError, TypeError):
-            raise _damaged(record) from None
+            return json.loads(read_plain(record, TEXT_LIMIT))["product"] == "jacobian"
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise Damaged(record) from None
 
     def keys(self) -> list[str]:
         """The keys of all committed runs, sorted."""
-        return sorted(p.name for p in self.path.glob("runs/??/*") if len(p.name) == 64)
+        found: list[str] = []
+        for shelf in _entries(self._runs):
+            found += [e.name for e in _entries(shelf.path) if e.name.startswith(shelf.name) and _is_run(e)]
+        return sorted(found)
 
     def commit(self, record: bytes, *, y: np.ndarray | None = None, jacobian: np.ndarray | None = None,
                standard_error: np.ndarray | None = None, failure: RunFailed | None = None,
@@ -130,8 +133,12 @@ class RunStore:
         if not all(np.isfinite(a).all() for a in arrays.values()):
             raise InputError("a finished run must be finite. Got NaN or infinity; commit it as a failure.")
         key = key_of(record)
+        return self.adopt(key, encode(record, arrays, failure, about or {}))
+
+    def adopt(self, key: str, files: Mapping[str, bytes]) -> bool:
+        """Commit a run that another store holds, byte for byte; `files` are what `emulate.record.decoded` has judged."""
         with self._sentences():
-            written = self._write(key, _files(record, arrays, failure, about or {}))
+            written = self._write(key, files)
             try:
                 return self._rename(written, key)
             finally:
@@ -139,31 +146,40 @@ class RunStore:
 
     def read(self, key: str) -> Record:
         """The run under a key, its checksums verified."""
-        folder = self._folder(key)
-        if not folder.is_dir():
-            raise StoreError(f"there is no run {key} in {self.path}; run the study's campaign first.")
-        record, body = self._bytes(folder / _RECORD), self._about(folder / _ABOUT)
-        about, digests = body["about"], body["files"]
-        if key_of(record) != key or digests.get(_RECORD) != key:
-            raise _damaged(folder / _RECORD)
-        if about["kind"]:
-            failure = RunFailed(about["kind"], about["reason"], about["log"])
-            return Record(key, json.loads(record), failure=failure, about=about)
-        result = self._bytes(folder / _RESULT)
-        if hashlib.sha256(result).hexdigest() != digests.get(_RESULT):
-            raise _damaged(folder / _RESULT)
-        from safetensors.numpy import load  # here, because workers only write
-
-        return Record(key, json.loads(record), **load(result), about=about)
+        try:
+            return decode(self._folder(key), key)
+        except Damaged:
+            if self.has(key):
+                raise
+            raise StoreError(f"there is no run {key} in {self.path}; run the study's campaign first.") from None
 
     def forget(self, key: str) -> None:
         """Move a failed run aside, into `forgotten`, so that it is run again. Finished runs are never moved."""
         if self.has(key) and not self.failed(key):
             raise StoreError(f"only failed runs can be forgotten. Run {key} finished; keep it.")
+        self._aside(key, "forgotten")
+
+    def quarantine(self, key: str) -> None:
+        """Move a run that cannot be read aside, into `damaged`, so that it is run again. A whole run is never moved."""
+        try:
+            decode(self._folder(key), key)
+        except Damaged:
+            self._aside(key, "damaged")
+        else:
+            raise StoreError(f"only damaged runs can be moved aside. Run {key} is whole; keep it.")
+
+    def describe(self, simulator: Any) -> None:
+        """Note the names and units of a simulator's parameters and outputs, for exports without the study."""
+        who = identity(simulator)
+        file = self.path / "outputs" / f"{hashlib.sha256(canonical(who)).hexdigest()}.json"
+        if file.exists():
+            return
+        parameters = [{"name": p.name, "unit": p.unit} for p in simulator.space.parameters]
+        body = {"who": who, "parameters": parameters, "outputs": simulator.outputs.to_dict()}
+        seal = hashlib.sha256(canonical(body)).hexdigest()
         with self._sentences():
-            (self.path / "forgotten").mkdir(exist_ok=True)
-            if self.has(key):
-                os.rename(self._folder(key), self.path / "forgotten" / f"{key}.{uuid.uuid4().hex}")
+            file.parent.mkdir(exist_ok=True)
+            replace(file, canonical({**body, "sha256": seal}))
 
     def sweep(self) -> int:
         """Remove what writers that were killed more than a day ago left half-written; how many there were."""
@@ -186,7 +202,8 @@ class RunStore:
         """
         from emulate.runs import Runs  # here, because it needs torch, and workers that only write do not
 
-        missing = sum(not self.has(k) for k in keys)
+        held = self.held(keys)
+        missing = sum(k not in held for k in keys)
         if missing:
             raise CampaignError(f"{missing} of {len(keys)} runs of {simulator.entry_name()} are not in {self.path}. "
                                 "Run the campaign to its end; finished runs are kept.")  # fmt: skip
@@ -204,33 +221,40 @@ class RunStore:
                     key=tuple(r.key for r in records), stochastic=bool(simulator.stochastic),
                     jacobian=made.get("jacobian"), jacobian_error=made.get("standard_error"))  # fmt: skip
 
-    def _folder(self, key: str) -> Path:
-        return self.path / "runs" / key[:2] / key
+    def _folder(self, key: str) -> str:
+        return f"{self._runs}/{key[:2]}/{key}"
+
+    def _aside(self, key: str, where: str) -> None:
+        with self._sentences():
+            (self.path / where).mkdir(exist_ok=True)
+            if self.has(key):
+                os.rename(self._folder(key), self.path / where / f"{key}.{uuid.uuid4().hex}")
 
     def _write_label(self, label: Path) -> None:
-        temporary = self.path / f"store.json.{uuid.uuid4().hex}"
-        _flush(temporary, canonical({"schema": SCHEMA, "what": "emulate run store"}))
-        os.replace(temporary, label)
-        _flush_folder(self.path)
+        """The shelves first: a run must not be lost with its shelf because another writer, now dead, made that."""
+        for i in range(256):
+            os.makedirs(f"{self._runs}/{i:02x}", exist_ok=True)
+        flush_folder(self._runs)
+        replace(label, canonical({"schema": SCHEMA, "what": "emulate run store"}))
 
-    def _write(self, key: str, files: dict[str, bytes]) -> Path:
+    def _write(self, key: str, files: Mapping[str, bytes]) -> Path:
         folder = self.path / "tmp" / f"{key}.{uuid.uuid4().hex}"
         try:
             folder.mkdir(parents=True)
             for name, data in files.items():
-                _flush(folder / name, data)
-            _flush_folder(folder)
+                write_new(folder / name, data)
+            flush_folder(folder)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         return folder
 
     def _rename(self, written: Path, key: str) -> bool:
-        target = self._folder(key)
-        if not target.parent.exists():
+        target = Path(self._folder(key))
+        if not target.parent.exists():  # only in a store that an older release made
             target.parent.mkdir(parents=True, exist_ok=True)
-            _flush_folder(target.parent.parent)
-            _flush_folder(self.path)
+            flush_folder(target.parent.parent)
+            flush_folder(self.path)
         try:
             os.rename(written, target)
         except OSError as e:
@@ -238,35 +262,18 @@ class RunStore:
                 raise
             self._second(written, target)
             return False
-        _flush_folder(target.parent)
+        flush_folder(target.parent)
         return True
 
     def _second(self, written: Path, target: Path) -> None:
         """What to do with a run that somebody committed first."""
-        mine, first = written / _RESULT, target / _RESULT
+        mine, first = written / RESULT, target / RESULT
         if mine.exists() and first.exists() and mine.read_bytes() != first.read_bytes():
             (self.path / "conflicts").mkdir(exist_ok=True)
             os.rename(written, self.path / "conflicts" / written.name)
             warnings.warn(f"run {target.name} gave two different answers; the first is kept, the second lies in "
                           f"{self.path / 'conflicts'}. The simulator must give the same answer for the same seed.",
                           RuntimeWarning, stacklevel=4)  # fmt: skip
-
-    def _bytes(self, file: Path) -> bytes:
-        try:
-            return file.read_bytes()
-        except OSError:
-            raise _damaged(file) from None
-
-    def _about(self, file: Path) -> dict[str, Any]:
-        raw = self._bytes(file)
-        try:
-            body = json.loads(raw)
-            good = raw == _sealed(body["about"], body["files"])
-        except (ValueError, KeyError, TypeError):
-            good = False
-        if not good:
-            raise _damaged(file)
-        return body
 
     @contextmanager
     def _sentences(self) -> Iterator[None]:
@@ -293,41 +300,13 @@ def _stacked(records: list[Record], name: str, shape: tuple[int, ...]) -> np.nda
     return stacked
 
 
-def _files(record: bytes, arrays: dict[str, np.ndarray], failure: RunFailed | None, about: Mapping) -> dict[str, bytes]:
-    files = {_RECORD: record}
-    if arrays:
-        from safetensors.numpy import save
-
-        files[_RESULT] = save(arrays)
-    said = {"kind": "", "reason": ""}
-    if failure:
-        said = {"kind": failure.kind, "reason": failure.reason, "log": failure.log}
-    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    return {**files, _ABOUT: _sealed({"log": "", **about, **said}, digests)}
-
-
-def _sealed(about: Mapping[str, Any], files: Mapping[str, str]) -> bytes:
-    """about.json: its last line is the sha256 of the rest."""
-    body = {"about": about, "files": files}
-    seal = hashlib.sha256(canonical(body)).hexdigest()
-    return (json.dumps({**body, "sha256": seal}, indent=1, sort_keys=True) + "\n").encode()
-
-
-def _damaged(file: Path) -> StoreError:
-    return StoreError(f"{file} must be as it was written. Got other bytes; restore it from a backup, or remove its "
-                      "folder and start the campaign again.")  # fmt: skip
-
-
-def _flush(file: Path, data: bytes) -> None:
-    with open(file, "xb") as f:
-        f.write(data)
-        f.flush()
-        os.fsync(f.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _entries(folder: str) -> list[os.DirEntry]:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        with os.scandir(folder) as found:
+            return list(found)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _is_run(entry: os.DirEntry) -> bool:
+    return bool(_KEY.fullmatch(entry.name)) and entry.is_dir()
