@@ -1,53 +1,53 @@
-"""Inside a runner's process: a guard that leaves no orphan, and the loop that runs the simulator.
+"""Inside a runner's process: the loop that builds a simulator and makes its runs, under a guard (`pipelines/guard.py`).
 
-The first process is the guard. It imports nothing heavy, forks the process that builds and runs the simulator, and
-kills every descendant, also one in a session of its own, when that process ends or when the parent is gone: the parent
-holds the other end of a pipe (the lifeline), which closes with it, however it dies.
-
-Requests and answers are lines of JSON on pipes of their own, so a simulator that prints cannot break them.
+Requests and answers are lines of JSON on pipes of their own, so a simulator that prints cannot break them. Before every
+run what the last one may have changed is put back: the working directory, standard output and error.
 """
 
 import base64
+import contextlib
 import ctypes
 import faulthandler
+import fcntl
 import json
 import os
-import select
-import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+from pipelines import guard
+from pipelines.limits import in_words
+
 _LINES = 30  # of a traceback, kept in the log of a failed run
+_REASON = 2000  # characters of a reason
+_HIGH = 200  # descriptors from here on are out of the way of what a simulator closes
 
 
-def main(requests: int, answers: int, lifeline: int) -> None:
-    """Guard and loop over the three descriptors; never returns."""
+def main(requests: int, answers: int, lifeline: int, memory: int, most: int) -> None:
+    """Guard and loop over three descriptors; `memory` and `most` in bytes, of a run and of its answer. Never returns."""
     for descriptor in (requests, answers, lifeline):
         os.set_inheritable(descriptor, False)  # what the simulator starts must not hold them open
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    guard = os.getpid()
+    guard.adopt()
+    parent = os.getpid()
     child = os.fork()
     if child == 0:
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        guard.die_with(parent)
+        os.setsid()  # a simulator that signals its process group must not meet the guard
         os.close(lifeline)
-        if os.getppid() != guard:
-            os._exit(1)
-        serve(os.fdopen(requests, "rb"), os.fdopen(answers, "wb"))
+        serve(os.fdopen(requests, "rb"), os.fdopen(answers, "wb"), most)
         os._exit(0)
     os.close(requests)
     os.close(answers)
-    _leave(_wait(child, lifeline))
+    guard.watch(child, lifeline, memory)
 
 
-def serve(requests: BinaryIO, answers: BinaryIO) -> None:
+def serve(requests: BinaryIO, answers: BinaryIO, most: int) -> None:
     """Build the simulator of the first line, then answer one run per line until the end of the file."""
 
     def answer(**values: Any) -> None:
-        sys.stdout.flush()
+        with contextlib.suppress(OSError, ValueError):  # closed by the simulator
+            sys.stdout.flush()
         ctypes.CDLL(None).fflush(None)  # what C code printed
         answers.write(json.dumps(values).encode() + b"\n")
         answers.flush()
@@ -64,8 +64,12 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
 
         answer(broken=str(e) or type(e).__name__, user=isinstance(e, EmulateError), log=_tail(e))
         return
+    home, printed, own = os.open(".", os.O_RDONLY), fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, _HIGH), _started()
     for line in requests:
-        answer(**_attempt(simulator, json.loads(line)))
+        _restore(home, printed)
+        question = json.loads(line)
+        found = _attempt(simulator, question, most)
+        answer(**found, number=question["number"], left=_left(own), resident=guard.resident(os.getpid()))
 
 
 def build(spec: dict[str, Any]) -> Any:
@@ -80,30 +84,80 @@ def build(spec: dict[str, Any]) -> Any:
 def _deterministic() -> None:
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # the cores that a run owns
     torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms imports the compiler, for seconds
 
 
-def _attempt(simulator: Any, question: dict[str, Any]) -> dict[str, Any]:
+def _restore(home: int, printed: int) -> None:
+    """What a run must find as the first one found it, or an answer would depend on the runs before."""
+    os.fchdir(home)
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(printed, descriptor)
+        if getattr(sys, name) is None or getattr(sys, name).closed:
+            setattr(sys, name, open(descriptor, "w", buffering=1, errors="replace", closefd=False))  # noqa: SIM115
+
+
+def _left(own: frozenset[int]) -> list[str]:
+    """The names of processes that the run left behind, after a moment in which they may end by themselves."""
+    for wait in (0.0, 0.02, 0.1):
+        time.sleep(wait)
+        if not (left := [p for p in _started() - own if guard.living(p) and not _tracks(p)]):
+            return []
+    return [guard.name(p) for p in left]
+
+
+def _started() -> frozenset[int]:
+    """The processes below this one, and those that the guard adopted since their parents ended."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        mine = guard.descendants(os.getpid())
+    except ChildProcessError:  # there is none, the case that must be quick
+        mine = []
+    try:
+        with open(f"/proc/{os.getppid()}/task/{os.getppid()}/children") as f:
+            adopted = [int(x) for x in f.read().split()]
+    except OSError:  # no such list on this system
+        adopted = []
+    orphans = [p for p in adopted if p != os.getpid()]
+    return frozenset([*mine, *orphans, *(x for p in orphans for x in guard.descendants(p))])
+
+
+def _tracks(pid: int) -> bool:
+    """Whether the process is Python's own that frees shared memory: it lives as long as this one and does no work."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as f:
+            return b"resource_tracker" in f.read()
+    except OSError:
+        return False
+
+
+def _attempt(simulator: Any, question: dict[str, Any], most: int) -> dict[str, Any]:
     """One run: its arrays, or the kind, reason and log of its failure. The one place with a broad `except`."""
     from emulate.errors import RunFailed
 
     start = time.perf_counter()
     try:
-        found = {"arrays": {name: _encode(a) for name, a in _run(simulator, question).items()}}
+        found = {"arrays": {name: _encode(a) for name, a in _run(simulator, question, most).items()}}
     except RunFailed as e:
-        found = {"kind": e.kind, "reason": e.reason, "log": e.log}
+        found = {"kind": e.kind, "reason": _clean(e.reason)[:_REASON], "log": _clean(e.log)}
     except BaseException as e:  # a simulator may raise anything, SystemExit included
-        memory = isinstance(e, MemoryError) or "can't allocate memory" in str(e)
-        found = {"kind": "oom" if memory else "error", "reason": _said(e), "log": _tail(e)}
+        reason = _said(e)
+        memory = isinstance(e, MemoryError) or "can't allocate memory" in reason
+        found = {"kind": "oom" if memory else "error", "reason": reason, "log": _tail(e)}
     return {**found, "seconds": time.perf_counter() - start, "memory_mib": _peak()}
 
 
-def _run(simulator: Any, question: dict[str, Any]) -> dict[str, Any]:
+def _run(simulator: Any, question: dict[str, Any], most: int) -> dict[str, Any]:
     import torch
+
+    from emulate.errors import RunFailed
 
     theta, seed = torch.tensor(question["theta"], dtype=torch.float64), question["seed"]
     m, d = simulator.outputs.size, simulator.space.d
+    size = 8 * m * (1 if question["product"] == "y" else 1 + 2 * d)
+    if size > most:
+        raise RunFailed("badshape", f"the answer of one run must hold at most {in_words(most)} (simulate.answer). The "
+                                    f"declared outputs hold {in_words(size)}; declare fewer, or raise the limit.")  # fmt: skip
     if question["product"] == "y":
         return {"y": _checked(simulator.run(theta, seed=seed), (m,), "y", simulator.outputs.labels)}
     from emulate.keys import REPLICATES
@@ -141,71 +195,30 @@ def _encode(a: Any) -> dict[str, Any]:
 
 
 def _said(e: BaseException) -> str:
-    return f"{type(e).__name__}: {e}" if str(e) else type(e).__name__
+    """Type and message; a message that cannot be made, or is endless, is no reason to lose the run."""
+    try:
+        text = str(e)
+    except Exception:
+        text = ""
+    name = type(e).__name__
+    return _clean(f"{name}: {text[:_REASON]}" if text else name)
 
 
 def _tail(e: BaseException) -> str:
-    return "\n".join("".join(traceback.format_exception(e)).splitlines()[-_LINES:])
+    try:
+        return _clean("\n".join("".join(traceback.format_exception(e)).splitlines()[-_LINES:]))
+    except Exception:  # the message of an error is the simulator's code too
+        return type(e).__name__
+
+
+def _clean(text: str) -> str:
+    """Text that every file and terminal takes: no half of a surrogate pair."""
+    return text.encode(errors="replace").decode()
 
 
 def _peak() -> float:
+    """The most that this process, or one that it started and waited for, held so far."""
     import resource
 
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(used / (2**20 if sys.platform == "darwin" else 2**10), 1)
-
-
-def _prctl(option: int, value: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
-
-
-def _wait(child: int, lifeline: int) -> int:
-    """The status of the child when it has ended, which the end of the parent brings about."""
-    ended = [os.pidfd_open(child)] if hasattr(os, "pidfd_open") else []
-    while True:
-        gone = lifeline in select.select([lifeline, *ended], [], [], None if ended else 0.1)[0]
-        if gone:
-            os.kill(child, signal.SIGKILL)
-        done, status = os.waitpid(child, 0 if gone else os.WNOHANG)
-        if done:
-            return status
-
-
-def _leave(status: int) -> None:
-    """Kill every descendant, then end as the child ended."""
-    deadline = time.monotonic() + 10.0
-    while time.monotonic() < deadline:
-        for pid in _children():
-            os.kill(pid, signal.SIGKILL)
-        try:
-            os.waitpid(-1, 0)  # grandchildren become children of the guard as their parents end
-        except ChildProcessError:
-            break
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        if number != signal.SIGKILL:
-            signal.signal(number, signal.SIG_DFL)
-        _without_core()
-        os.kill(os.getpid(), number)
-    os._exit(os.WEXITSTATUS(status))
-
-
-def _without_core() -> None:
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _children() -> Iterator[int]:
-    """The guard's living children, from /proc."""
-    me = os.getpid()
-    for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/stat", "rb") as f:
-                    state, parent = f.read().rpartition(b")")[2].split()[:2]
-            except OSError:  # it ended meanwhile
-                continue
-            if int(parent) == me and state != b"Z":
-                yield int(name)
+    return guard.mebibytes(max(resource.getrusage(who).ru_maxrss
+                               for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))  # fmt: skip

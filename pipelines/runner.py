@@ -1,32 +1,37 @@
 """`Runner`: simulators run in a persistent process of their own, which can be killed without harm to anything else.
 
-`python -m pipelines.runner` is that process (`pipelines/child.py`); this module imports nothing heavy.
+`python -m pipelines.runner` is that process (`pipelines/child.py`) under its guard (`pipelines/guard.py`); this module
+imports nothing heavy.
 """
 
 import base64
+import contextlib
 import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emulate.errors import CampaignError, InputError, RunFailed
-from pipelines.limits import Limits
+from pipelines.limits import Limits, in_words
 
 if TYPE_CHECKING:
     import numpy as np
 
-LOG_BYTES = 8192  # of what a simulator prints, the last are kept
 _START = 600.0  # seconds in which a simulator must be imported and built
 _END = 15.0  # seconds in which the guard must have killed everything
+_CLOSE = 2.0  # seconds in which a process whose pipe closed ends by itself
+_READS = 32  # pipefuls at a time of what is printed, so that an endless flood stops no clock
 _NONE = Limits()
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS",
+            "VECLIB_MAXIMUM_THREADS")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Answer:
 
 
 class _Ended(Exception):
-    """The process ended inside a run."""
+    """The process ended inside a run, or its pipe of answers did."""
 
 
 class Runner:
@@ -52,7 +57,9 @@ class Runner:
 
     `simulator` is plain data: `use`, settings, and `space` as `Space.to_dict()` gives it. A run that breaks one of the
     `limits` is killed with all that it started, and a new process is started for the next run.
-    `folder` is the working directory of the process, by default this one's.
+    `folder` is the working directory of the process, by default this one's. `hear` is called with what runs print, as
+    it comes. A process is kept from run to run, but not one in which a run left other processes behind (they are
+    killed) or that grew towards its limit of memory: an answer must not depend on the runs before.
 
     A run that fails is a value, `Answer.failure`. A simulator that cannot be built raises `InputError`, or
     `CampaignError` when its own code broke.
@@ -62,11 +69,14 @@ class Runner:
     array([0., 0.])
     """
 
-    def __init__(self, simulator: Mapping[str, Any], *, limits: Limits = _NONE, folder: Path | None = None):
-        self._spec, self._limits, self._folder = dict(simulator), limits, folder
+    def __init__(self, simulator: Mapping[str, Any], *, limits: Limits = _NONE, folder: Path | None = None,
+                 hear: Callable[[bytes], None] | None = None):  # fmt: skip
+        self._spec, self.limits, self._folder, self._hear = dict(simulator), limits, folder, hear
         self._process: subprocess.Popen | None = None
         self._identity: dict[str, Any] = {}
-        self._buffer = self._log = b""
+        self._buffer, self._log = bytearray(), bytearray()
+        self._number = self._first = 0  # of the question; bytes that the process held after its first run
+        self._word: dict[str, Any] = {}  # the guard's last
 
     def __enter__(self) -> "Runner":
         return self
@@ -90,63 +100,108 @@ class Runner:
         """One run at theta `[d]`; `product` and `gradient` as `emulate.keys.record_of` takes them."""
         self._start()
         pid, killed, start = self.pid, _kernel_kills(), time.perf_counter()
+        self._number += 1
         question = {"theta": [float(x) for x in theta], "seed": int(seed), "product": product, "gradient": gradient}
-        self._log = b""
+        self._log.clear()
         try:
-            found = self._exchange(question, self._limits.timeout)
+            found = self._exchange({**question, "number": self._number}, self.limits.timeout, self._number)
         except TimeoutError:
             self.close()
-            failure = RunFailed(
-                "timeout", f"the run took longer than {self._limits.timeout:g} s and was killed", self._said()
-            )
-            return Answer(failure=failure, log=failure.log, seconds=time.perf_counter() - start, pid=pid)
-        except _Ended:
+            reason = f"the run took longer than {self.limits.timeout:g} s and was killed"
+            return self._broken(RunFailed("timeout", reason, self._said()), start, pid)
+        except _Ended as e:
+            self._wait_for_end()
             code = self.close()
-            failure = _crash(code, _kernel_kills() > killed, self._said())
-            return Answer(failure=failure, log=failure.log, seconds=time.perf_counter() - start, pid=pid)
+            return self._broken(self._crash(code, _kernel_kills() > killed, str(e)), start, pid)
         except BaseException:
             self.close()  # an interrupted exchange leaves an answer in the pipe
             raise
         rest = {"seconds": found["seconds"], "memory_mib": found["memory_mib"], "pid": pid}
+        said = self._tidy(found)
         if "kind" in found:
-            log = "\n".join(t for t in (self._said(), found["log"]) if t)[-LOG_BYTES:]
+            log = "\n".join(t for t in (said, found["log"]) if t)[-self.limits.log_bytes :]
             return Answer(failure=RunFailed(found["kind"], found["reason"], log), log=log, **rest)
-        return Answer(**{n: _decode(a) for n, a in found["arrays"].items()}, log=self._said(), **rest)
+        return Answer(**{n: _decode(a) for n, a in found["arrays"].items()}, log=said, **rest)
 
     def close(self) -> int:
         """Kill the process and everything it started; its exit code. A later run starts a new one."""
         if self._process is None:
             return 0
-        process, self._process = self._process, None
+        process, self._process, self._word = self._process, None, {}
         for descriptor in self._pipes:
-            os.close(descriptor)  # closing the lifeline tells the guard
+            os.close(descriptor)
         try:
+            self._life.shutdown(socket.SHUT_WR)  # which tells the guard
             return process.wait(_END)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             return process.wait()
+        finally:
+            with contextlib.suppress(OSError, ValueError):  # a guard that was killed has no last word
+                self._word = json.loads(self._life.recv(4096, socket.MSG_DONTWAIT))
+            self._life.close()
+
+    def _tidy(self, found: Mapping[str, Any]) -> str:
+        """End a process that runs after this one must not meet; what was printed, with a note on that."""
+        said, limit = self._said(), self.limits.memory
+        self._first = self._first or found["resident"]
+        if found["left"]:
+            self.close()
+            left = ", ".join(found["left"][:5]) + (" ..." if len(found["left"]) > 5 else "")
+            note = f"[the run left {len(found['left'])} of its processes behind, which were killed: {left}]"
+            return "\n".join(t for t in (said, note) if t)[-self.limits.log_bytes :]
+        if limit and found["resident"] > (limit + self._first) / 2:
+            self.close()
+        return said
+
+    def _broken(self, failure: RunFailed, start: float, pid: int) -> Answer:
+        """The answer of a run that ended its process."""
+        memory = self._word.get("memory_mib", 0.0)
+        return Answer(failure=failure, log=failure.log, seconds=time.perf_counter() - start, memory_mib=memory, pid=pid)
+
+    def _crash(self, code: int, by_kernel: bool, why: str) -> RunFailed:
+        held, log = self._word.get("held", 0), self._said()
+        if held:
+            return RunFailed("oom", f"the run and what it started held {in_words(held)} of memory and were killed; "
+                                    f"simulate.memory allows {in_words(self.limits.memory or 0)}", log)  # fmt: skip
+        if code == -signal.SIGKILL and by_kernel:
+            return RunFailed("oom", "the process was killed by the system because memory ran out", log)
+        if why or self._word.get("killed"):
+            return RunFailed("crashed", why or "the run closed the pipe of its answer, which it must leave open", log)
+        return RunFailed("crashed", f"the process ended inside the run ({_how(code)})", log)
+
+    def _wait_for_end(self) -> None:
+        """A process whose pipe closed is about to end, unless its simulator closed the pipe."""
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_CLOSE)
 
     def _start(self) -> None:
         if self._process is not None and self._process.poll() is not None:
             self.close()  # it ended between two runs, which is no run's fault
         if self._process is not None:
             return
-        (asked, ask), (heard, hear), (life, alive), (read, printed) = (os.pipe() for _ in range(4))
-        command = [sys.executable, "-P", "-m", "pipelines.runner", str(asked), str(hear), str(life)]
-        environment = {**os.environ, **dict.fromkeys(_THREADS, "1"), "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        (asked, ask), (heard, hear), (read, printed) = (os.pipe() for _ in range(3))
+        life, self._life = socket.socketpair()
+        command = [sys.executable, "-P", "-m", "pipelines.runner",
+                   *map(str, (asked, hear, life.fileno(), self.limits.memory or 0, self.limits.answer_bytes))]  # fmt: skip
+        environment = {**os.environ, **dict.fromkeys(_THREADS, str(self.limits.threads)), "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
                        "PYTHONHASHSEED": "0",  # or the order of a set would differ between processes
                        "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}  # fmt: skip
         try:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=printed, stderr=printed, cwd=self._folder, env=environment,
-                pass_fds=(asked, hear, life), start_new_session=True)  # fmt: skip
+                pass_fds=(asked, hear, life.fileno()), start_new_session=True)  # fmt: skip
         finally:
-            for descriptor in (asked, hear, life, printed):
+            life.close()
+            for descriptor in (asked, hear, printed):
                 os.close(descriptor)
-        self._ask, self._answers, self._prints, self._pipes = ask, heard, read, (ask, heard, alive, read)
+        self._ask, self._answers, self._prints, self._pipes = ask, heard, read, (ask, heard, read)
         os.set_blocking(heard, False)
         os.set_blocking(read, False)
-        self._buffer = self._log = b""
+        self._buffer.clear()
+        self._log.clear()
+        self._number = self._first = 0
         self._greet()
 
     def _greet(self) -> None:
@@ -154,9 +209,13 @@ class Runner:
         try:
             found = self._exchange(self._spec, _START)
         except BaseException as e:
+            if isinstance(e, _Ended):
+                self._wait_for_end()
             code = self.close()
             if isinstance(e, _Ended):
-                raise CampaignError(f"the simulator {name!r} ended its process while it was built ({_how(code)}). "
+                held = self._word.get("held", 0)
+                how = f"it held {in_words(held)}, more than simulate.memory" if held else _how(code)
+                raise CampaignError(f"the simulator {name!r} ended its process while it was built ({how}). "
                                     f"It said:\n{self._said()}") from None  # fmt: skip
             if isinstance(e, TimeoutError):
                 raise CampaignError(f"the simulator {name!r} must be built within {_START:g} s. It was not; it said:\n"
@@ -169,15 +228,17 @@ class Runner:
             raise CampaignError(f"the simulator {name!r} could not be built: {found['broken']}.\n{found['log']}")
         self._identity = found["identity"]
 
-    def _exchange(self, question: Mapping[str, Any], timeout: float | None) -> dict[str, Any]:
+    def _exchange(
+        self, question: Mapping[str, Any], timeout: float | None, number: int | None = None
+    ) -> dict[str, Any]:
         """One line out, one line back; meanwhile what is printed is collected."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline, start = None if timeout is None else time.monotonic() + timeout, 0
         try:
             _write(self._ask, json.dumps(question).encode() + b"\n")
         except BrokenPipeError:
             raise _Ended from None
-        while b"\n" not in self._buffer:
-            left = None if deadline is None else deadline - time.monotonic()
+        while (end := self._buffer.find(b"\n", start)) < 0:
+            left, start = None if deadline is None else deadline - time.monotonic(), len(self._buffer)
             if left is not None and left <= 0:
                 self._collect()
                 raise TimeoutError
@@ -190,23 +251,39 @@ class Runner:
                     self._collect()
                     raise _Ended
                 self._buffer += got
-        line, _, self._buffer = self._buffer.partition(b"\n")
+                if len(self._buffer) > 2 * self.limits.answer_bytes + 2**20:  # base64 takes a third more
+                    raise _Ended("the run wrote more into the pipe of its answer than the answer may hold")
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
         self._collect()
-        return json.loads(line)
+        return _understood(line, number)
 
     def _collect(self) -> bool:
         """Read what was printed, keep the last of it; False at the end of the file."""
-        while True:
+        for _ in range(_READS):
             try:
                 got = os.read(self._prints, 65536)
             except BlockingIOError:
                 return True
             if not got:
                 return False
-            self._log = (self._log + got)[-LOG_BYTES:]
+            if self._hear:
+                self._hear(got)
+            self._log += got
+            if len(self._log) > self.limits.log_bytes + 2**20:
+                del self._log[: -self.limits.log_bytes]
+        return True
 
     def _said(self) -> str:
-        return self._log.decode(errors="replace").strip()
+        return self._log[-self.limits.log_bytes :].decode(errors="replace").strip()
+
+
+def _understood(line: bytes, number: int | None) -> dict[str, Any]:
+    """The answer to the question of this number; any other line was written by the simulator."""
+    with contextlib.suppress(ValueError, AttributeError):
+        if (found := json.loads(line)).get("number") == number:
+            return found
+    raise _Ended("the run wrote into the pipe of its answer, which it must leave alone")
 
 
 def _write(descriptor: int, data: bytes) -> None:
@@ -218,12 +295,6 @@ def _decode(a: Mapping[str, Any]) -> "np.ndarray":
     import numpy as np
 
     return np.frombuffer(base64.b64decode(a["float64"]), "<f8").reshape(a["shape"]).astype(np.float64)
-
-
-def _crash(code: int, by_kernel: bool, log: str) -> RunFailed:
-    if code == -signal.SIGKILL and by_kernel:
-        return RunFailed("oom", "the process was killed by the system because memory ran out", log)
-    return RunFailed("crashed", f"the process ended inside the run ({_how(code)})", log)
 
 
 def _how(code: int) -> str:

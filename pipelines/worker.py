@@ -2,7 +2,7 @@
 
 import json
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -68,15 +68,27 @@ def start_runner(work: Work) -> Runner:
 
 
 def make(task: Task, store: RunStore, runner: Runner) -> tuple[Row, Callable[[], object]]:
-    """One run, and what commits it; a run that another worker committed meanwhile is not made again."""
+    """One run, and what commits it; a run that another worker committed meanwhile is not made again.
+
+    A run that failed is made again, with the same seed, as often as the limits say for that kind of failure. What is
+    committed is the last attempt; the earlier ones stand in its record under `attempts`.
+    """
     if store.has(task.key):
         return (task.key, store.failed(task.key), 0.0), lambda: None
     record = record_of(runner.identity, task.theta, task.seed, task.product, task.gradient)
     if key_of(record) != task.key:
         raise CampaignError(f"the simulator on {socket.gethostname()} must be this study's. Got other settings, "
                             f"or another version: {record.decode()}; install the same code everywhere.")  # fmt: skip
-    answer = runner.run(task.theta, json.loads(record)["seed"], task.product, task.gradient)
-    return (task.key, answer.failure is not None, answer.seconds), partial(_commit, store, record, answer, task)
+    seed, earlier = json.loads(record)["seed"], []
+    while True:
+        answer = runner.run(task.theta, seed, task.product, task.gradient)
+        failure = answer.failure
+        if failure is None or sum(a["kind"] == failure.kind for a in earlier) >= runner.limits.again(failure.kind):
+            break
+        earlier.append({"kind": failure.kind, "reason": failure.reason, "log": answer.log,
+                        "seconds": round(answer.seconds, 6), "host": socket.gethostname()})  # fmt: skip
+    seconds = answer.seconds + sum(a["seconds"] for a in earlier)
+    return (task.key, failure is not None, seconds), partial(_commit, store, record, answer, task, earlier)
 
 
 def commit_crashed(task: Task, store: RunStore, work: Work) -> None:
@@ -87,9 +99,9 @@ def commit_crashed(task: Task, store: RunStore, work: Work) -> None:
     _commit(store, record, Answer(failure=RunFailed("crashed", "the run ended its worker each time")), task)
 
 
-def _commit(store: RunStore, record: bytes, answer: Answer, task: Task) -> None:
+def _commit(store: RunStore, record: bytes, answer: Answer, task: Task, earlier: Sequence[dict[str, Any]] = ()) -> None:
     about = {"seconds": round(answer.seconds, 6), "memory_mib": answer.memory_mib, "host": socket.gethostname(),
              "pid": answer.pid, "time": datetime.now(UTC).isoformat(timespec="seconds"), "log": answer.log,
-             "theta": list(task.theta)}  # fmt: skip
+             "theta": list(task.theta), "attempts": list(earlier)}  # fmt: skip
     store.commit(record, y=answer.y, jacobian=answer.jacobian, standard_error=answer.standard_error,
                  failure=answer.failure, about=about)  # fmt: skip

@@ -13,7 +13,7 @@ from emulate.errors import CampaignError, InputError
 from emulate.keys import identity
 from emulate.space import Parameter, Space, Uniform
 from pipelines.limits import Limits
-from pipelines.runner import LOG_BYTES, Runner
+from pipelines.runner import Runner
 
 HERE = Path(__file__).parents[1]
 sys.path.append(str(HERE))  # where trouble.py lies, for this process and its children
@@ -63,7 +63,7 @@ def test_what_a_run_prints_is_kept_in_part_and_breaks_nothing(runner):
     np.testing.assert_array_equal(answer.y, [0.25, 0.5])
     assert answer.log.endswith("aaaaaa") or answer.log.endswith("the last words")
     assert "the last words" in answer.log
-    assert len(answer.log) <= LOG_BYTES
+    assert len(answer.log) <= Limits().log_bytes
 
 
 def test_the_process_is_kept_between_runs_and_describes_the_same_simulator(runner):
