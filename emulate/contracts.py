@@ -54,6 +54,7 @@ class Simulator(Entry, ABC):
     space: Space
     version: ClassVar[str] = "1"  # enters the key of every stored run: change it when answers change
     differentiable: ClassVar[bool] = False  # a torch gradient flows from theta through `run`; the tests measure it
+    incidental: ClassVar[tuple[str, ...]] = ()  # settings that never change an answer: they stay out of the key
 
     @property
     @abstractmethod

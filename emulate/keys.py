@@ -20,6 +20,7 @@ from emulate.errors import InputError
 SCHEMA = 1
 REPLICATES = 4  # seeds that a derivative of a stochastic simulator is averaged over, so that its error is known
 PRODUCTS = ("y", "jacobian", "tangent")
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def run_seed(study_seed: int, theta: Sequence[float], *, stochastic: bool = True) -> int:
@@ -39,10 +40,13 @@ def run_seed(study_seed: int, theta: Sequence[float], *, stochastic: bool = True
 def identity(simulator: Any) -> dict[str, Any]:
     """What a simulator puts into the key of each of its runs, as plain JSON.
 
-    The names of the parameters keep their order, because a simulator may read theta by position.
+    The names of the parameters keep their order, because a simulator may read theta by position. Settings that it calls
+    `incidental`, such as what becomes of its scratch folder, are left out: changing them runs nothing again.
     """
+    left_out = getattr(simulator, "incidental", ())
+    settings = {k: v for k, v in simulator.settings().items() if k not in left_out}
     return {"simulator": simulator.entry_name(), "version": str(simulator.version),
-            "settings": _plain(simulator.settings(), simulator.entry_name()),
+            "settings": _plain(settings, simulator.entry_name()),
             "parameters": list(simulator.space.names), "stochastic": bool(simulator.stochastic)}  # fmt: skip
 
 
@@ -74,7 +78,7 @@ def key_of(record: bytes) -> str:
 
 def canonical(value: Any) -> bytes:
     """JSON in one form only: sorted keys, no spaces, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    return _CANONICAL.encode(value).encode()
 
 
 def _hex(x: float) -> str:

@@ -38,7 +38,9 @@ def find(call: str, setting: str = "call") -> Callable:
         found: Any = importlib.import_module(module)
     except Exception as e:  # the user's file may raise anything
         if not isinstance(e, ModuleNotFoundError):
-            raise InputError(f"{setting}: {module!r} broke while it was imported: {type(e).__name__}: {e}. Mend it.") from e
+            raise InputError(
+                f"{setting}: {module!r} broke while it was imported: {type(e).__name__}: {e}. Mend it."
+            ) from e
         raise InputError(f"{setting}: {call!r} cannot be imported: {e}. Put {module.partition('.')[0]}.py into {here}, or "
                          "install its package.") from None  # fmt: skip
     for part in name.split("."):
