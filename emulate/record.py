@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring_ascii
 from typing import Any
 
 import numpy as np
@@ -118,8 +119,7 @@ def read_plain(file: str | os.PathLike, limit: int | None = None) -> bytes:
                 raise Damaged(file, "something that is no plain file")
             if limit is not None and met.st_size > limit:
                 raise Damaged(file, f"{met.st_size} bytes where {limit} are allowed")
-            with open(descriptor, "rb", closefd=False) as f:
-                return f.read() if limit is None else f.read(limit + 1)
+            return b"".join(iter(lambda: os.read(descriptor, met.st_size + 1), b""))
         finally:
             os.close(descriptor)
     except FileNotFoundError:
@@ -176,10 +176,14 @@ def _arrays(raw: bytes, file: str) -> dict[str, np.ndarray]:
 
 def _indented(value: Any, pad: str = "\n") -> str:
     """`json.dumps(value, indent=1, sort_keys=True)`, several times as fast."""
+    if isinstance(value, str):
+        return encode_basestring_ascii(value)
+    if type(value) in (int, float):
+        return repr(value)
     inner = pad + " "
     if isinstance(value, dict) and value:
-        rows = [f"{json.dumps(k)}: {_indented(value[k], inner)}" for k in sorted(value)]
+        rows = [f"{encode_basestring_ascii(k)}: {_indented(value[k], inner)}" for k in sorted(value)]
         return "{" + inner + ("," + inner).join(rows) + pad + "}"
     if isinstance(value, list | tuple) and value:
         return "[" + inner + ("," + inner).join([_indented(v, inner) for v in value]) + pad + "]"
-    return json.dumps(value, allow_nan=False)
+    return json.dumps(value)
