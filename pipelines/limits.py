@@ -51,9 +51,9 @@ def in_words(count: float) -> str:
     """Bytes for a reader.
 
     >>> in_words(2**30), in_words(1.55e9), in_words(800)
-    ('1 GiB', '1.44 GiB', '800 B')
+    ('1 GiB', '1.444 GiB', '800 B')
     """
     for unit in ("TiB", "GiB", "MiB", "KiB"):
         if count >= UNITS[unit]:
-            return f"{count / UNITS[unit]:.3g} {unit}"
+            return f"{count / UNITS[unit]:.4g} {unit}"
     return f"{count:.0f} B"

@@ -162,8 +162,8 @@ class Runner:
     def _crash(self, code: int, by_kernel: bool, why: str) -> RunFailed:
         held, log = self._word.get("held", 0), self._said()
         if held:
-            return RunFailed("oom", f"the run and what it started held {in_words(held)} of memory and were killed; "
-                                    f"simulate.memory allows {in_words(self.limits.memory or 0)}", log)  # fmt: skip
+            return RunFailed("oom", f"the run and what it started held {in_words(held)} of memory, more than the "
+                                    f"{in_words(self.limits.memory or 0)} of simulate.memory, and were killed", log)  # fmt: skip
         if code == -signal.SIGKILL and by_kernel:
             return RunFailed("oom", "the process was killed by the system because memory ran out", log)
         if why or self._word.get("killed"):
