@@ -21,8 +21,11 @@ FORMAT, VERSION = "emulate.emulator", 1
 _AGAIN = "copy or train it again"
 
 
-def write(path: str | os.PathLike, body: dict[str, Any], tensors: dict[str, Tensor]) -> Path:
-    """Write an emulator's folder; one that stands there already is replaced, any other folder is refused."""
+def write(path: str | os.PathLike, body: dict[str, Any], tensors: dict[str, Tensor], *, kind: str = FORMAT) -> Path:
+    """Write an emulator's folder; one that stands there already is replaced, any other folder is refused.
+
+    `kind` is the document's format: what is fitted to the runs but predicts no outputs has one of its own.
+    """
     from safetensors.torch import save
 
     path = Path(path)
@@ -30,7 +33,7 @@ def write(path: str | os.PathLike, body: dict[str, Any], tensors: dict[str, Tens
         raise StoreError(f"{path} must be free or hold an emulator. Got something else there; choose another folder.")
     weights = save({name: t.detach().cpu().contiguous() for name, t in sorted(tensors.items())})
     body = {**body, "weights": {"file": WEIGHTS, "sha256": hashlib.sha256(weights).hexdigest()}}
-    document = {"format": FORMAT, "version": VERSION, "sha256": _digest(body), "body": body}
+    document = {"format": kind, "version": VERSION, "sha256": _digest(body), "body": body}
     fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         fresh.mkdir(parents=True)
@@ -46,7 +49,7 @@ def write(path: str | os.PathLike, body: dict[str, Any], tensors: dict[str, Tens
     return path
 
 
-def read(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read(path: str | os.PathLike, *, kind: str = FORMAT) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The document's body and the tensors of an emulator's folder, checked against their checksums.
 
     Raises `InputError` when there is no such folder, `StoreError` when it is not a whole emulator of this format.
@@ -57,7 +60,7 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise InputError(f"there is no emulator at {path}: the folder does not exist. Check the path.{hint}")
     if not (path / DOCUMENT).is_file():
         raise StoreError(f"{path} is no emulator: it holds no {DOCUMENT}. Give the folder that `save` wrote.")
-    body = _body(path / DOCUMENT)
+    body = _body(path / DOCUMENT, kind)
     try:
         weights = (path / WEIGHTS).read_bytes()
     except OSError as e:
@@ -67,14 +70,14 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return body, _tensors(path / WEIGHTS, weights)
 
 
-def _body(file: Path) -> dict[str, Any]:
+def _body(file: Path, kind: str) -> dict[str, Any]:
     try:
         document = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as e:
         raise StoreError(f"{file} cannot be read as JSON: {e}; {_AGAIN}.") from e
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
+    if not isinstance(document, dict) or document.get("format") != kind:
         met = document.get("format") if isinstance(document, dict) else type(document).__name__
-        raise StoreError(f"{file} must have the format {FORMAT!r}. Got {met!r}; this is another program's file.")
+        raise StoreError(f"{file} must have the format {kind!r}. Got {met!r}; this is another program's file.")
     if document.get("version") != VERSION:
         raise StoreError(f"{file} has format version {document.get('version')!r}; this emulate reads version {VERSION}. "
                          "Load it with the emulate that wrote it, or train it again.")  # fmt: skip
