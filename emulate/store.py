@@ -14,7 +14,6 @@ with them: listing 100,000 runs takes a fraction of a second, reading all of the
 """
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -39,8 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Record", "RunStore", "run_seed"]
 
-_STALE = 24 * 3600.0  # seconds after which a half-written run has no living writer
-_KEY = re.compile(r"[0-9a-f]{64}")
+STALE = 24 * 3600.0  # seconds after which a half-written run has no living writer
+KEY = re.compile(r"[0-9a-f]{64}")
 _MANY = 500  # keys from which listing the whole store is quicker than asking for each
 
 
@@ -62,7 +61,7 @@ class RunStore:
         self.path = Path(path).absolute()
         self._runs = str(self.path / "runs")  # joined as text: pathlib would take half of the time of a listing
         label = self.path / "store.json"
-        with self._sentences():
+        with self.sentences():
             if create and not label.exists():
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._write_label(label)
@@ -137,7 +136,7 @@ class RunStore:
 
     def adopt(self, key: str, files: Mapping[str, bytes]) -> bool:
         """Commit a run that another store holds, byte for byte; `files` are what `emulate.record.decoded` has judged."""
-        with self._sentences():
+        with self.sentences():
             written = self._write(key, files)
             try:
                 return self._rename(written, key)
@@ -168,22 +167,13 @@ class RunStore:
         else:
             raise StoreError(f"only damaged runs can be moved aside. Run {key} is whole; keep it.")
 
-    def describe(self, simulator: Any) -> None:
-        """Note the names and units of a simulator's parameters and outputs, for exports without the study."""
-        who = identity(simulator)
-        file = self.path / "outputs" / f"{hashlib.sha256(canonical(who)).hexdigest()}.json"
-        if file.exists():
-            return
-        parameters = [{"name": p.name, "unit": p.unit} for p in simulator.space.parameters]
-        body = {"who": who, "parameters": parameters, "outputs": simulator.outputs.to_dict()}
-        seal = hashlib.sha256(canonical(body)).hexdigest()
-        with self._sentences():
-            file.parent.mkdir(exist_ok=True)
-            replace(file, canonical({**body, "sha256": seal}))
+    def folder(self, key: str) -> Path:
+        """Where the run under a key lies, or would."""
+        return Path(self._folder(key))
 
     def sweep(self) -> int:
         """Remove what writers that were killed more than a day ago left half-written; how many there were."""
-        old = [p for p in self.path.glob("tmp/*") if time.time() - p.stat().st_mtime > _STALE]
+        old = [p for p in self.path.glob("tmp/*") if age(p) > STALE]
         for p in old:
             shutil.rmtree(p, ignore_errors=True)
         return len(old)
@@ -225,7 +215,7 @@ class RunStore:
         return f"{self._runs}/{key[:2]}/{key}"
 
     def _aside(self, key: str, where: str) -> None:
-        with self._sentences():
+        with self.sentences():
             (self.path / where).mkdir(exist_ok=True)
             if self.has(key):
                 os.rename(self._folder(key), self.path / where / f"{key}.{uuid.uuid4().hex}")
@@ -276,7 +266,7 @@ class RunStore:
                           RuntimeWarning, stacklevel=4)  # fmt: skip
 
     @contextmanager
-    def _sentences(self) -> Iterator[None]:
+    def sentences(self) -> Iterator[None]:
         """Errors of the disk as sentences."""
         try:
             yield
@@ -286,6 +276,14 @@ class RunStore:
                                  "the same command again; committed runs are kept.") from e  # fmt: skip
             raise StoreError(f"{self.path} must be a folder that can be written to. Got {type(e).__name__}: "
                              f"{e.strerror}; mend its permissions, or use another folder.") from e  # fmt: skip
+
+
+def age(path: Path) -> float:
+    """Seconds since a file or folder was written; 0 when its writer has renamed or removed it meanwhile."""
+    try:
+        return time.time() - path.lstat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _stacked(records: list[Record], name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -309,4 +307,4 @@ def _entries(folder: str) -> list[os.DirEntry]:
 
 
 def _is_run(entry: os.DirEntry) -> bool:
-    return bool(_KEY.fullmatch(entry.name)) and entry.is_dir()
+    return bool(KEY.fullmatch(entry.name)) and entry.is_dir()
