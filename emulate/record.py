@@ -136,6 +136,7 @@ def _question(raw: bytes, key: str, file: str) -> dict[str, Any]:
         asked = json.loads(raw)
         good = isinstance(asked, dict) and all(type(asked.get(n)) is kind for n, kind in _ASKED.items())
         good = good and set(asked["theta"]) == set(asked["parameters"]) and canonical(asked) == raw
+        good = good and all(n.isidentifier() for n in asked["theta"])
         good = good and all(math.isfinite(float.fromhex(x)) for x in asked["theta"].values())
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         good = False
