@@ -167,6 +167,12 @@ class RunStore:
         else:
             raise StoreError(f"only damaged runs can be moved aside. Run {key} is whole; keep it.")
 
+    def remove(self, key: str) -> None:
+        """Delete a run, whole or not at all: it leaves `runs` in one step, and is deleted where it is no run any more."""
+        gone = self._aside(key, "tmp")
+        if gone:
+            shutil.rmtree(gone, ignore_errors=True)
+
     def folder(self, key: str) -> Path:
         """Where the run under a key lies, or would."""
         return Path(self._folder(key))
@@ -214,11 +220,16 @@ class RunStore:
     def _folder(self, key: str) -> str:
         return f"{self._runs}/{key[:2]}/{key}"
 
-    def _aside(self, key: str, where: str) -> None:
+    def _aside(self, key: str, where: str) -> Path | None:
+        """Move a run out of `runs`; None when there is none, or another process has moved it."""
+        target = self.path / where / f"{key}.{uuid.uuid4().hex}"
         with self.sentences():
-            (self.path / where).mkdir(exist_ok=True)
-            if self.has(key):
-                os.rename(self._folder(key), self.path / where / f"{key}.{uuid.uuid4().hex}")
+            target.parent.mkdir(exist_ok=True)
+            try:
+                os.rename(self._folder(key), target)
+            except FileNotFoundError:
+                return None
+        return target
 
     def _write_label(self, label: Path) -> None:
         """The shelves first: a run must not be lost with its shelf because another writer, now dead, made that."""
@@ -263,7 +274,7 @@ class RunStore:
             os.rename(written, self.path / "conflicts" / written.name)
             warnings.warn(f"run {target.name} gave two different answers; the first is kept, the second lies in "
                           f"{self.path / 'conflicts'}. The simulator must give the same answer for the same seed.",
-                          RuntimeWarning, stacklevel=4)  # fmt: skip
+                          RuntimeWarning, stacklevel=5)  # fmt: skip
 
     @contextmanager
     def sentences(self) -> Iterator[None]:

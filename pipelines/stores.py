@@ -1,0 +1,232 @@
+"""`emulate store`: verify, merge, export and prune run stores; each command prints what it found and gives an exit code."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from emulate.store import RunStore
+    from pipelines.study import Study
+
+Where = Annotated[Path, typer.Argument(metavar="STORE", help="A study's YAML or its results' folder, or a store.")]
+_SHOWN = 20  # findings printed one by one
+
+
+def commands(guarded: Callable) -> typer.Typer:
+    """The sub-commands; `guarded` makes exit codes of errors."""
+    app = typer.Typer(help="Verify, merge, export and prune stored runs.", no_args_is_help=True)
+
+    @app.command("verify")
+    @guarded
+    def verify_(
+        where: Where,
+        quarantine: Annotated[
+            bool, typer.Option("--quarantine", help="Move damaged runs aside, to run again.")
+        ] = False,
+    ) -> int:
+        """Check every run's checksums; exit code 1 when one is not what was written."""
+        return verify(where, quarantine=quarantine)
+
+    @app.command("merge")
+    @guarded
+    def merge_(
+        into: Where,
+        sources: Annotated[list[Path], typer.Argument(metavar="FROM...", help="Stores or studies to copy runs from.")],
+        limit: Annotated[int, typer.Option("--limit-mib", min=1, help="MiB that a run's result may have.")] = 1024,
+    ) -> int:
+        """Copy the runs of other stores; what is there stays, conflicts and odd files are told, exit code 1."""
+        return merge(into, sources, limit_mib=limit)
+
+    @app.command("export")
+    @guarded
+    def export_(
+        where: Where,
+        out: Annotated[Path, typer.Argument(metavar="OUT", help="A file ending in .nc, .parquet or .csv.")],
+        simulator: Annotated[str, typer.Option("--simulator", help="Only runs of this simulator.")] = "",
+        product: Annotated[str, typer.Option("--product", help="Only y, or only jacobian.")] = "",
+        group: Annotated[int, typer.Option("--group", min=1, help="Of several groups, the one of this number.")] = 0,
+    ) -> int:
+        """Write the runs as one file that is readable without emulate."""
+        return export(where, out, simulator=simulator, product=product, number=group)
+
+    @app.command("prune")
+    @guarded
+    def prune_(
+        where: Where,
+        unused: Annotated[Path | None, typer.Option("--unused", metavar="STUDY.yaml", help="Also runs at points that this study does not ask for.")] = None,  # noqa: E501
+        yes: Annotated[bool, typer.Option("--yes", help="Remove; without it the list is only shown.")] = False,
+    ) -> int:  # fmt: skip
+        """Remove retried failures, second answers and half-written files."""
+        return prune(where, unused, yes=yes)
+
+    return app
+
+
+def verify(where: Path, *, quarantine: bool = False) -> int:
+    from emulate.upkeep import verify as find
+
+    terminal, (store, _) = _terminal(), _open(where)
+    with terminal.bar("verify") as tick:
+        found = find(store, tick)
+    for d in found[:_SHOWN]:
+        terminal.fail(f"run {d.key}: {d.sentence}" if d.key else d.sentence)
+    if len(found) > _SHOWN:
+        terminal.fail(f"and {len(found) - _SHOWN} more.")
+    damaged = sorted({d.key for d in found if d.key})
+    for key in damaged if quarantine else ():
+        store.quarantine(key)
+    moved = f", moved to {store.path / 'damaged'}; the next campaign makes them again" if quarantine and damaged else ""
+    odd = sum(not d.key for d in found)
+    strange = f", {odd} that are no runs" if odd else ""
+    terminal.say(f"{len(store.keys())} runs in {store.path}: {len(damaged)} damaged{moved}{strange}.")
+    return 1 if found else 0
+
+
+def merge(into: Path, sources: list[Path], *, limit_mib: int = 1024) -> int:
+    from emulate.store import RunStore
+    from emulate.upkeep import merge as copy
+
+    terminal, others = _terminal(), [_open(s)[0] for s in sources]
+    store = _open(into)[0] if into.exists() and any(into.iterdir() if into.is_dir() else [into]) else RunStore(into)
+    bad = 0
+    for other in others:
+        with terminal.bar(f"merge {other.path.name}") as tick:
+            done = copy(store, other, limit=limit_mib * 2**20, tick=tick)
+        told = [*done.conflicts, *done.refused]
+        for sentence in told[:_SHOWN]:
+            terminal.fail(sentence)
+        if len(told) > _SHOWN:
+            terminal.fail(f"and {len(told) - _SHOWN} more.")
+        bad += len(told)
+        terminal.say(f"{other.path}: {done.copied} runs copied, {done.present} there already, {len(done.conflicts)} in "
+                     f"conflict, {len(done.refused)} refused.")  # fmt: skip
+    return 1 if bad else 0
+
+
+def export(where: Path, out: Path, *, simulator: str = "", product: str = "", number: int = 0) -> int:
+    from emulate.errors import InputError
+    from emulate.export import groups
+    from pipelines.writing import FORMATS, write
+
+    if out.suffix not in FORMATS:
+        raise InputError(f"OUT must end in {', '.join(FORMATS)}. Got {out.name!r}; the ending chooses the format.")
+    terminal, (store, study) = _terminal(), _open(where)
+    with terminal.bar("read the runs") as tick:
+        found = groups(store, simulator=simulator, product=product, tick=tick)
+    if study and not simulator:
+        from emulate.keys import identity
+
+        who = identity(study.simulator)
+        found = [g for g in found if g.who == who] or found
+    if (len(found) > 1 and not number) or number > len(found):
+        listed = "\n".join(f"  {i}: {g.sentence}" for i, g in enumerate(found, 1))
+        raise InputError(f"one file holds runs of one kind. Got {len(found)} kinds; choose by --simulator, --product, or "
+                         f"--group with a number:\n{listed}")  # fmt: skip
+    chosen = found[(number or 1) - 1]
+    write(out, chosen)
+    if chosen.outputs is None:
+        terminal.warn("the store does not say the names and units of the outputs; they are y0, y1 ... without units.")
+    terminal.say(f"{out}: {chosen.sentence}.")
+    return 0
+
+
+def prune(where: Path, unused: Path | None = None, *, yes: bool = False) -> int:
+    from emulate.upkeep import prunable
+    from pipelines.terminal import count
+
+    terminal, (store, _) = _terminal(), _open(where)
+    keys = _unused(store, unused) if unused else []
+    found = {what: paths for what, paths in prunable(store, keys).items() if paths}
+    if not found:
+        terminal.say(f"There is nothing to remove in {store.path}.")
+        return 0
+    rows = [(what, str(len(paths)), _size(sum(map(_bytes, paths)))) for what, paths in found.items()]
+    terminal.table(str(store.path), ("what", "number", "size"), rows)
+    if not yes:
+        terminal.say("Nothing was removed; add --yes to remove these.")
+        return 0
+    for key in keys:
+        store.remove(key)
+    for path in [p for paths in found.values() for p in paths]:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+    terminal.say(f"{count(sum(map(len, found.values())), 'folder')} removed.")
+    return 0
+
+
+def _unused(store: "RunStore", path: Path) -> list[str]:
+    """The runs at points that no stage of the study has asked for, or of another simulator."""
+    from emulate.errors import InputError
+    from emulate.keys import identity
+    from pipelines import engine
+    from pipelines.config import load_study
+
+    study = load_study(path)
+    if engine._locked(study.folder):
+        raise InputError(
+            f"another `emulate` is at work in {study.folder}. Wait for it; what it makes might be removed."
+        )
+    who, wanted = identity(study.simulator), _points(study)
+    unused = []
+    for key in store.keys():  # noqa: SIM118
+        r = store.read(key)
+        if any(r.inputs[k] != v for k, v in who.items()) or tuple(r.theta) not in wanted:
+            unused.append(key)
+    return unused
+
+
+def _points(study: "Study") -> set[tuple[float, ...]]:
+    """Every theta that a stage of the study asks for, or has asked for: design, observation, gradients, true runs."""
+    import numpy as np
+
+    from pipelines import files
+    from pipelines.stages import design
+    from pipelines.terminal import Terminal
+    from pipelines.workbench import SETS, Workbench
+
+    with Workbench(study, Terminal(quiet=True)) as bench:
+        found = list(design.points(bench).values())
+        if (study.folder / "design" / "points.csv").exists():
+            found += [bench.points(which) for which in SETS]
+    for stage, file, name in (("validate", "jacobians", "theta"), ("check", "evidence", "weighted.theta")):
+        made = study.folder / stage / f"{file}.safetensors"
+        if made.exists():
+            found.append(files.read_tensors(made)[name].numpy())
+    at = study.infer.observation.parameters
+    if at:
+        found.append(np.array([[at[n] for n in study.space.names]]))
+    return {tuple((row + 0.0).tolist()) for theta in found for row in np.asarray(theta, np.float64)}
+
+
+def _open(where: Path) -> "tuple[RunStore, Study | None]":
+    """The store in a folder, of a results' folder, or of a study's file; the study where it was named."""
+    from emulate.errors import InputError
+    from emulate.store import RunStore
+
+    if where.suffix in (".yaml", ".yml") and not where.is_dir():
+        from pipelines.config import load_study
+
+        study = load_study(where)
+        return RunStore(study.folder / "store", create=False), study
+    for path in (where, where / "store"):
+        if (path / "store.json").exists():
+            return RunStore(path, create=False), None
+    raise InputError(f"{where} must be a run store, the results' folder of a study, or a study's YAML. Got no store.json "
+                     "there; check the path.")  # fmt: skip
+
+
+def _terminal() -> Any:
+    from pipelines.terminal import Terminal
+
+    return Terminal()
+
+
+def _bytes(path: Path) -> int:
+    files = [p for p in path.rglob("*") if p.is_file() and not p.is_symlink()] if path.is_dir() else [path]
+    return sum(p.lstat().st_size for p in files)
+
+
+def _size(n: int) -> str:
+    return f"{n / 2**20:.1f} MiB" if n >= 2**20 else f"{n / 2**10:.1f} KiB"

@@ -1,0 +1,55 @@
+"""A group of runs as a file that needs no `emulate` to be read: NetCDF, Parquet or CSV, written whole or not at all."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from emulate.errors import InputError
+from pipelines.files import replacing
+
+if TYPE_CHECKING:
+    import pandas
+
+    from emulate.export import Group
+
+FORMATS = (".nc", ".parquet", ".csv")
+
+
+def write(out: Path, group: "Group") -> None:
+    """Write to `out`, whose ending is one of `FORMATS`."""
+    need, extra = {".nc": ("scipy", "scipy"), ".parquet": ("pyarrow", "pyarrow")}.get(out.suffix, ("", ""))
+    if need and not find_spec(need):
+        raise InputError(f"a {out.suffix} file needs the package {extra}, which is not installed. Install it: "
+                         f"pip install {extra}; or export to .csv.")  # fmt: skip
+    with replacing(out) as temporary:
+        if out.suffix == ".nc":
+            engine = "h5netcdf" if find_spec("h5netcdf") else "scipy"
+            group.to_xarray().to_netcdf(temporary, engine=engine)
+        elif out.suffix == ".parquet":
+            _parquet(temporary, _told(group))
+        else:
+            frame = _told(group)
+            units = frame.attrs["units"]
+            frame.columns = [f"{n} [{units[n]}]" if n in units else n for n in frame.columns]
+            frame.to_csv(temporary, index=False)
+
+
+def _told(group: "Group") -> "pandas.DataFrame":
+    """Every row says which simulator it is of: tables are concatenated, and attributes lost."""
+    frame = group.to_pandas()
+    for name in ("product", "version", "simulator"):
+        if name not in frame:
+            frame.insert(0, name, frame.attrs[name])
+    return frame
+
+
+def _parquet(path: Path, frame: "pandas.DataFrame") -> None:
+    """Units stand in the metadata of each column, the simulator in that of the table."""
+    import pyarrow
+    from pyarrow import parquet
+
+    units = frame.attrs["units"]
+    table = pyarrow.Table.from_pandas(frame, preserve_index=False)
+    columns = [f.with_metadata({"units": units[f.name]}) if f.name in units else f for f in table.schema]
+    metadata = {**(table.schema.metadata or {}), **{k: str(v) for k, v in frame.attrs.items() if k != "units"}}
+    parquet.write_table(table.cast(pyarrow.schema(columns, metadata)), path)
