@@ -11,8 +11,10 @@ import numpy as np
 import torch
 
 from emulate.errors import InputError
+from emulate.keys import identity, key_of, record_of
 from emulate.runs import Runs
 from emulate.store import RunStore, run_seed
+from emulate.units import describe
 from pipelines import files
 from pipelines.journal import Journal
 from pipelines.terminal import Terminal, duration
@@ -80,24 +82,26 @@ class Workbench(ExitStack):
         study, with_jacobian = self.study, set()
         if product == "y" and study.simulate.jacobians is not None:
             with_jacobian = set(map(tuple, (self.points("training") if training is None else training).tolist()))
-        tasks = []
+        tasks, who = [], identity(study.simulator)
         for t, seed in zip(map(tuple, theta.tolist()), self.seeds(theta).tolist(), strict=True):
             asked = "tangent" if t in with_jacobian else product
             gradient = study.gradient_spec(asked)
-            tasks.append(Task(RunStore.key(study.simulator, t, seed, asked, gradient), t, seed, asked, gradient))
+            tasks.append(Task(key_of(record_of(who, t, seed, asked, gradient)), t, seed, asked, gradient))
         return tasks
 
     def missing(self, tasks: Iterable[Task]) -> list[Task]:
         """Those that are not in the store, each once, without making a store."""
         asked = {t.key: t for t in tasks}
         there = (self.folder / "store" / "store.json").exists()
-        return [t for t in asked.values() if not (there and self.store.has(t.key))]
+        held = self.store.held(asked) if there else ()
+        return [t for k, t in asked.items() if k not in held]
 
     def campaign(self, theta: np.ndarray, what: str, product: str = "y") -> None:
         """Run what is not in the store yet, with a bar; every run is committed when it ends."""
         todo = self.missing(self.tasks(theta, product))
         if not todo:
             return
+        describe(self.store, self.study.simulator)
         with self.terminal.bar(what + with_jacobians(todo), total=len(todo)) as tick:
 
             def progress(done: int, failed: int, total: int, seconds: float) -> None:
