@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines.stores import commands
+
 app = typer.Typer(
     help="Differentiable stand-ins for simulators, and the proof of how far they can be trusted.",
     no_args_is_help=True,
@@ -199,6 +201,9 @@ def ui(
     from pipelines import pages
 
     return pages.ui(uri, port, study=study)
+
+
+app.add_typer(commands(guarded), name="store")
 
 
 def main() -> None:
