@@ -23,7 +23,7 @@ def open_content(stream: BinaryIO, name: str, kind: str, limit: int, skip: int =
     """What a file holds; `name` leads complaints, `limit` bounds in bytes what may be taken into memory."""
     kind = SUFFIXES.get(name.rpartition(".")[2].lower(), "table") if kind == "auto" else kind
     try:
-        return _FORMATS[kind](stream, name, limit, skip)
+        return FORMATS[kind](stream, name, limit, skip)
     except (RunFailed, InputError):
         raise
     except Exception as e:  # the file may be anything, and each library complains in its own way
@@ -51,7 +51,7 @@ def _short(e: Exception) -> str:
     return (said if len(said) <= 200 else f"{said[:196]} ...").rstrip(".")
 
 
-_FORMATS: dict[str, Callable[[BinaryIO, str, int, int], Content]] = {
+FORMATS: dict[str, Callable[[BinaryIO, str, int, int], Content]] = {
     "table": table, "csv": csv_table, "json": json_tree, "yaml": yaml_tree, "npy": npy, "npz": npz, "hdf5": hdf5,
     "netcdf": netcdf}  # fmt: skip
 

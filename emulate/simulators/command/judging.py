@@ -58,13 +58,12 @@ def field_of(field: Field, place: Read, content: Content) -> np.ndarray:
         at = np.array(field.at or (0.0,))
         near = x.shape == at.shape and np.isclose(x, at, rtol=_RTOL, atol=1e-12 * np.abs(at).max())
         if not np.all(near):
-            first = (
-                f" at value {int(np.argmin(near)) + 1}: {x[np.argmin(near)]!r}"
-                if x.shape == at.shape
-                else f" {x.size} values"
-            )
+            i = int(np.argmin(near))
+            met = f"{x.size} values"
+            if x.shape == at.shape:
+                met = f"{float(x[i])!r} at value {i + 1}, where `at` has {float(at[i])!r}"
             raise RunFailed("badshape", f"{_where(field, place)}: the coordinate {field.coordinate} must be the declared one in "
-                                        f"every run. Got{first}, where `at` has {at[np.argmin(near)]!r}.")  # fmt: skip
+                                        f"every run. Got {met}.")  # fmt: skip
     return a
 
 

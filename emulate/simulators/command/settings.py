@@ -8,8 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator
 
-from emulate.errors import InputError, shown
+from emulate.errors import InputError, nearest, shown
 from emulate.runs import Field
+from emulate.simulators.command.coordinates import coordinate_of
 from emulate.simulators.command.folder import judge_name
 
 Format = Literal["auto", "table", "csv", "json", "yaml", "npy", "npz", "hdf5", "netcdf"]
@@ -130,7 +131,7 @@ def _argument(value: Any) -> str:
 Steps = Annotated[tuple[tuple[str, ...], ...],
                   BeforeValidator(_steps, json_schema_input_type=list[str | int] | list[list[str | int]])]  # fmt: skip
 
-_FIELD = ("size", *Field.__dataclass_fields__)
+_FIELD = ("name", "size", *(f for f in Field.__dataclass_fields__ if f != "name"))
 _READ = tuple(Read.__dataclass_fields__)
 
 
@@ -143,11 +144,16 @@ def separated(outputs: Any, read: Any) -> tuple[Any, Any]:
         if not isinstance(entry, Mapping):
             what.append(entry)
             continue
-        place = {k: v for k, v in entry.items() if k in _READ}
         name = entry.get("name")
+        for key in entry:
+            if key not in (*_FIELD, *_READ):
+                raise InputError(f"output {name!r}: the key {key!r} is not known; keys are {', '.join((*_FIELD, *_READ))}."
+                                 f"{nearest(str(key), (*_FIELD, *_READ))}")  # fmt: skip
+        place = {k: v for k, v in entry.items() if k in _READ}
         if place and name in where:
             raise InputError(f"output {name!r} must be read at one place. Got keys beside it, and under `read`.")
         if place:
             where[name] = place
-        what.append({k: v for k, v in entry.items() if k not in _READ})
+        rest = {k: v for k, v in entry.items() if k not in _READ}
+        what.append(rest | ({"at": coordinate_of(name, rest["at"])} if isinstance(rest.get("at"), Mapping) else {}))
     return what, where

@@ -86,6 +86,7 @@ def _is_number(cell: str) -> bool:
 
 
 def of_table(table: Table, name: str, column: int | str | None, row: int | None) -> np.ndarray:
+    """The numbers of a column, of a row, or of a table that has one of either."""
     width, rows = len(table.rows[0]), rows_of(table.rows, name, row)
     if isinstance(column, str):
         if column not in table.names:
