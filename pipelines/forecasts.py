@@ -1,0 +1,160 @@
+"""Before, during and after a campaign in core-hours: what is to come, from the runs of the study that are stored.
+
+`sentence` is what `emulate simulate --dry-run` adds, `command` is `emulate costs`; both fit `pipelines.costs`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelines import files
+from pipelines.costs import Bill, CostModel, bill
+from pipelines.pace import stragglers
+from pipelines.terminal import count, duration
+from pipelines.workbench import Workbench
+from pipelines.worker import Task
+
+if TYPE_CHECKING:
+    from pipelines.study import Study
+    from pipelines.terminal import Terminal
+
+_MOST = 1000  # stored runs that are read; more say nothing new about the seconds
+_WORDS = {"y": "runs", "tangent": "runs with a Jacobian", "jacobian": "Jacobians"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """The runs of one product, for a derivative costs more than a value: theta and seconds of those that are stored,
+    theta of those to do."""
+
+    product: str
+    theta: np.ndarray
+    seconds: np.ndarray
+    todo: np.ndarray
+
+
+def parts(bench: Workbench, tasks: Iterable[Task]) -> list[Part]:
+    """What is known and what is to do, by product, in the order in which the products are met. Writes nothing."""
+    asked = {t.key: t for t in tasks}
+    todo = {t.key for t in bench.missing(asked.values())}
+    found = []
+    for product in dict.fromkeys(t.product for t in asked.values()):
+        mine = [t for t in asked.values() if t.product == product]
+        kept = [t for t in mine if t.key not in todo]
+        kept = kept[:: max(1, -(-len(kept) // _MOST))]
+        seconds = [bench.store.read(t.key).about.get("seconds", np.nan) for t in kept]
+        d = bench.study.space.d
+        theta, left = (np.array([t.theta for t in ts], float).reshape(-1, d)
+                       for ts in (kept, [t for t in mine if t.key in todo]))  # fmt: skip
+        found.append(Part(product, theta, np.array(seconds, float), left))
+    return found
+
+
+def models(bench: Workbench, known: Iterable[Part]) -> dict[str, CostModel]:
+    """Of every product of which a run is stored."""
+    return {p.product: CostModel.fit(bench.study.space, p.theta, p.seconds)
+            for p in known if np.isfinite(p.seconds).any()}  # fmt: skip
+
+
+def quote(bench: Workbench, known: list[Part]) -> Bill | None:
+    """What is to do; None where a product that is to do has never been run."""
+    fitted = models(bench, known)
+    todo = [p for p in known if len(p.todo)]
+    if not todo or any(p.product not in fitted for p in todo):
+        return None
+    return bill([(fitted[p.product], p.todo) for p in todo], bench.study.cluster.workers, seed=bench.seed("costs"))
+
+
+def sentence(bench: Workbench, tasks: Iterable[Task]) -> str:
+    """The tail of a plan: `; 3.2 core-hours (2.9 to 3.6), 48 min on 4 workers`, or why that cannot be said."""
+    known = parts(bench, tasks)
+    if not any(len(p.todo) for p in known):
+        return ""
+    made = quote(bench, known)
+    return f"; {_said(bench, made)}" if made else "; their cost is not known yet: `emulate costs STUDY --pilot 5`"
+
+
+def command(study: "Study", terminal: "Terminal", *, pilot: int = 0) -> int:
+    """Print and keep what the runs of a study took and what those to do will take; `pilot` runs are made first."""
+    from pipelines.figures import campaigns
+    from pipelines.stages import design
+
+    with Workbench(study, terminal) as bench:
+        sets = design.points(bench)
+        theta = np.concatenate(list(sets.values()))
+        if pilot:
+            _pilot(bench, sets, pilot)
+        tasks = bench.tasks(theta, training=sets["training"])
+        known = parts(bench, tasks)
+        fitted, made = models(bench, known), quote(bench, known)
+        rows = [(_WORDS[p.product], str(len(p.theta)), str(len(p.todo)), _spread(p.seconds)) for p in known]
+        terminal.table(
+            f"{study.name}: what its runs cost", ("what", "measured", "to do", "s per run, 5 % 50 % 95 %"), rows
+        )
+        for p in known:
+            if p.product in fitted:
+                terminal.say(f"{_WORDS[p.product]}: {fitted[p.product].sentence()}")
+                _name_stragglers(bench, p)
+        if made:
+            terminal.say(f"To do: {_said(bench, made)}, workers' start and queues aside.")
+        elif any(len(p.todo) for p in known):
+            terminal.say("What is to do cannot be costed before a run of its kind is stored; run a few: --pilot 5.")
+        else:
+            terminal.say("Every run is stored; nothing is to do.")
+        folder = study.folder / "costs"
+        files.write_json(folder / "summary.json", _summary(bench, known, fitted, made))
+        for p in known:
+            if p.product in fitted:
+                files.write_figure(folder / f"{p.product}.png", campaigns.costs(p.theta, p.seconds, fitted[p.product]))
+    return 0
+
+
+def _pilot(bench: Workbench, sets: dict[str, np.ndarray], n: int) -> None:
+    """The first points of each set: of a Sobol design the best spread, and runs of the campaign like any other."""
+    if not (bench.folder / "design" / "points.csv").exists():
+        from pipelines import engine
+
+        engine.run(bench.study, ["design"], bench.terminal)
+    kinds = list(sets) if bench.study.gradient_spec("tangent") is not None else ["training"]
+    bench.campaign(np.concatenate([sets[kind][:n] for kind in kinds]), "pilot")
+
+
+def _said(bench: Workbench, made: Bill) -> str:
+    cores, workers = bench.study.cluster.threads, bench.study.cluster.workers
+    low, middle, high = (cores * x / 3600 for x in (made.work.low, made.work.middle, made.work.high))
+    return f"{middle:.2g} core-hours ({low:.2g} to {high:.2g}), {made.wall} on {count(workers, 'worker')}"
+
+
+def _spread(seconds: np.ndarray) -> str:
+    seconds = seconds[np.isfinite(seconds)]
+    return "  ".join(f"{x:.3g}" for x in np.quantile(seconds, [0.05, 0.5, 0.95])) if len(seconds) else "not known"
+
+
+def _name_stragglers(bench: Workbench, p: Part) -> None:
+    late = stragglers(p.seconds[np.isfinite(p.seconds)])
+    if len(late):
+        worst = late[np.argmax(p.seconds[late])]
+        at = ", ".join(f"{n} = {x:.4g}" for n, x in zip(bench.study.space.names, p.theta[worst], strict=True))
+        bench.terminal.say(f"  {count(len(late), 'run')} took far longer than the others: up to "
+                           f"{duration(p.seconds[worst])}, at {at}.")  # fmt: skip
+
+
+def _summary(bench: Workbench, known: list[Part], fitted: dict[str, CostModel], made: Bill | None) -> dict[str, Any]:
+    return {
+        "workers": bench.study.cluster.workers,
+        "cores_per_run": bench.study.cluster.threads,
+        "work_seconds": vars(made.work) if made else None,
+        "wall_seconds": vars(made.wall) if made else None,
+        "products": {
+            p.product: {
+                "measured": len(p.theta),
+                "todo": len(p.todo),
+                "seconds": float(np.nansum(p.seconds)),
+                "slopes": fitted[p.product].slopes() if p.product in fitted else None,
+                "scatter": fitted[p.product].sigma if p.product in fitted else None,
+            }
+            for p in known
+        },
+    }
