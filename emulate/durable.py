@@ -1,6 +1,8 @@
 """Files that are on the disk when the call returns: written whole under a new name, flushed, and renamed into place."""
 
+import contextlib
 import os
+import shutil
 import uuid
 from pathlib import Path
 
@@ -35,3 +37,9 @@ def flush_folder(folder: str | os.PathLike) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def discard(folder: str | os.PathLike) -> None:
+    """Remove a folder that nobody counts on, as far as the disk lets; `rmtree` alone lets errors of `close` through."""
+    with contextlib.suppress(OSError):
+        shutil.rmtree(folder)

@@ -17,7 +17,6 @@ import errno
 import json
 import os
 import re
-import shutil
 import time
 import uuid
 import warnings
@@ -28,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emulate.durable import flush_folder, replace, write_new
+from emulate.durable import discard, flush_folder, replace, write_new
 from emulate.errors import CampaignError, InputError, RunFailed, StoreError
 from emulate.keys import SCHEMA, canonical, identity, key_of, record_of, run_seed
 from emulate.record import RECORD, RESULT, TEXT_LIMIT, Damaged, Record, decode, encode, read_plain
@@ -141,7 +140,7 @@ class RunStore:
             try:
                 return self._rename(written, key)
             finally:
-                shutil.rmtree(written, ignore_errors=True)  # a committed run is no longer there
+                discard(written)  # a committed run is no longer there
 
     def read(self, key: str) -> Record:
         """The run under a key, its checksums verified."""
@@ -171,7 +170,7 @@ class RunStore:
         """Delete a run, whole or not at all: it leaves `runs` in one step, and is deleted where it is no run any more."""
         gone = self._aside(key, "tmp")
         if gone:
-            shutil.rmtree(gone, ignore_errors=True)
+            discard(gone)
 
     def folder(self, key: str) -> Path:
         """Where the run under a key lies, or would."""
@@ -181,7 +180,7 @@ class RunStore:
         """Remove what writers that were killed more than a day ago left half-written; how many there were."""
         old = [p for p in self.path.glob("tmp/*") if age(p) > STALE]
         for p in old:
-            shutil.rmtree(p, ignore_errors=True)
+            discard(p)
         return len(old)
 
     def table(self, simulator: Any, theta: np.ndarray, seeds: Sequence[int], product: str = "y",
@@ -246,7 +245,7 @@ class RunStore:
                 write_new(folder / name, data)
             flush_folder(folder)
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            discard(folder)
             raise
         return folder
 
