@@ -3,7 +3,8 @@ r"""Error against number of runs, and how many more runs a target needs: a power
     ln e_i = ln(a (n_i^-b + r^-b)) + sigma epsilon_i
 
 e is the error of an emulator fitted to n runs, r the number of runs at which the floor takes over from the power law
-(no floor is seen where r lies far beyond the runs). Given b and r the model is linear in ln a, so the posterior is a
+(no floor is seen where r lies far beyond the runs). Errors that fall faster than any power, as those of a smooth
+function may, are put too high beyond the runs, not too low. Given b and r the model is linear in ln a, so the posterior is a
 table over (b, r) times a normal and an inverse gamma distribution: no chain, no start, nothing to converge.
 """
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from emulate.contracts import Recipe
     from emulate.runs import Runs
 
-_B = np.linspace(0.02, 5.0, 125)  # exponents, equally likely: 1/2 is Monte Carlo, smooth functions reach several
+_B = np.linspace(0.02, 10.0, 200)  # exponents: 1/2 is Monte Carlo, smooth functions reach several
+_STEEP = 3.0  # mean of their prior, which is exponential
 _BEYOND = 100.0  # a floor that takes over at this many times the runs is none
 _NONE, _FLOORLESS = 80.0, 0.3  # ln r where there is no floor, and how likely that is before the fits are seen
 _DRAWS = 4000
@@ -134,7 +136,7 @@ class LearningCurve:
         freedom = len(n) - 1 + _TRUST
         scale = square + _TRUST * _SPREAD**2
         odds = np.where(r < _NONE, math.log((1 - _FLOORLESS) / 60), math.log(_FLOORLESS))
-        weight = odds - 0.5 * freedom * np.log(scale)  # ln a and sigma integrated out; flat in b
+        weight = odds - b / _STEEP - 0.5 * freedom * np.log(scale)  # ln a and sigma integrated out
         p = np.exp(weight - weight.max())
         index = rng.choice(len(p), _DRAWS, p=p / p.sum())
         sigma = np.sqrt(scale[index] / rng.chisquare(freedom, _DRAWS))

@@ -34,7 +34,7 @@ class Interval:
     high: float
 
     def __str__(self) -> str:
-        return f"{duration(self.middle)} ({duration(self.low)} to {duration(self.high)})"
+        return f"{span(self.middle)} ({span(self.low)} to {span(self.high)})"
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class CostModel:
         x = _terms(self.space, np.asarray(theta, float), self.degree)
         sigma = np.sqrt(self.square / rng.chisquare(self.freedom, count))[:, None]
         beta = self.beta + sigma * (rng.standard_normal((count, len(self.beta))) @ self.factor.T)
-        if self.runs < _ENOUGH or not self.residuals.any():
+        if self.runs < _ENOUGH or self.residuals.std() < 1e-9:  # clocks that say the same for all runs
             scatter = rng.standard_normal((count, len(x)))
         else:
             scatter = rng.choice(self.residuals / self.residuals.std(), (count, len(x)))
@@ -124,7 +124,7 @@ class CostModel:
     def sentence(self) -> str:
         """What a run takes, and which parameter makes it longer."""
         middle = self.seconds(self.space.from_unit(torch.full((1, self.space.d), 0.5, dtype=torch.float64)).numpy())[0]
-        said = f"A run takes about {duration(middle)} in the middle of the prior, give or take a factor of {np.exp(self.sigma):.2g}"  # fmt: skip  # noqa: E501
+        said = f"A run takes about {span(middle)} in the middle of the prior, give or take a factor of {np.exp(self.sigma):.2g}"  # fmt: skip  # noqa: E501
         name, factor = max(self.slopes().items(), key=lambda item: abs(np.log(item[1])))
         if abs(np.log(factor)) < max(0.1, self.sigma / np.sqrt(self.runs)):
             return f"{said}; no parameter changes that."
@@ -145,6 +145,15 @@ def bill(parts: Sequence[tuple[CostModel, np.ndarray]], workers: int, *, seed: i
         tail = np.array([schedule(s, workers) for s in seconds]) - seconds.sum(1) / workers
         walls = walls + more * seconds.sum(1) / workers + tail
     return Bill(_interval(totals), _interval(walls))
+
+
+def span(seconds: float) -> str:
+    """A time in words, two digits of it where it is short.
+
+    >>> span(0.00123), span(4.56), span(4000)
+    ('0.0012 s', '4.6 s', '1 h 06 min')
+    """
+    return f"{seconds:.2g} s" if seconds < 1 else duration(seconds)
 
 
 def schedule(seconds: Sequence[float], workers: int) -> float:

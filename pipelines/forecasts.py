@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipelines.terminal import Terminal
 
 _MOST = 1000  # stored runs that are read; more say nothing new about the seconds
+_UNNOTICED = 1.0  # s that a run may take longer than the others without a word
 _WORDS = {"y": "runs", "tangent": "runs with a Jacobian", "jacobian": "Jacobians"}
 
 
@@ -122,9 +123,10 @@ def _pilot(bench: Workbench, sets: dict[str, np.ndarray], n: int) -> None:
 
 
 def _said(bench: Workbench, made: Bill) -> str:
-    cores, workers = bench.study.cluster.threads, bench.study.cluster.workers
-    low, middle, high = (cores * x / 3600 for x in (made.work.low, made.work.middle, made.work.high))
-    return f"{middle:.2g} core-hours ({low:.2g} to {high:.2g}), {made.wall} on {count(workers, 'worker')}"
+    cores, workers = bench.study.simulate.threads, bench.study.cluster.workers
+    unit, size = ("core-hours", 3600) if cores * made.work.middle >= 360 else ("core-seconds", 1)
+    low, middle, high = (f"{float(f'{cores * x / size:.2g}'):g}" for x in vars(made.work).values())
+    return f"{middle} {unit} ({low} to {high}), {made.wall} on {count(workers, 'worker')}"
 
 
 def _spread(seconds: np.ndarray) -> str:
@@ -133,7 +135,9 @@ def _spread(seconds: np.ndarray) -> str:
 
 
 def _name_stragglers(bench: Workbench, p: Part) -> None:
-    late = stragglers(p.seconds[np.isfinite(p.seconds)])
+    known = np.flatnonzero(np.isfinite(p.seconds))
+    late = known[stragglers(p.seconds[known])]
+    late = late[p.seconds[late] > np.median(p.seconds[known]) + _UNNOTICED]
     if len(late):
         worst = late[np.argmax(p.seconds[late])]
         at = ", ".join(f"{n} = {x:.4g}" for n, x in zip(bench.study.space.names, p.theta[worst], strict=True))
@@ -144,7 +148,7 @@ def _name_stragglers(bench: Workbench, p: Part) -> None:
 def _summary(bench: Workbench, known: list[Part], fitted: dict[str, CostModel], made: Bill | None) -> dict[str, Any]:
     return {
         "workers": bench.study.cluster.workers,
-        "cores_per_run": bench.study.cluster.threads,
+        "cores_per_run": bench.study.simulate.threads,
         "work_seconds": vars(made.work) if made else None,
         "wall_seconds": vars(made.wall) if made else None,
         "products": {

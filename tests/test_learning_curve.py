@@ -28,7 +28,7 @@ def test_intervals_hold_laws_drawn_from_the_prior_as_often_as_they_say():
     held = {128: 0, 256: 0, 1024: 0, "answer": 0}
     for seed in range(200):
         rng = np.random.default_rng([seed, 2])
-        b, floor = rng.uniform(0.02, 5), rng.uniform() > 0.3
+        b, floor = 0.02 + min(rng.exponential(3.0), 9.9), rng.uniform() > 0.3
         r = math.exp(rng.uniform(math.log(8), math.log(6400))) if floor else math.inf
         sigma = 0.1 * math.sqrt(2 / rng.chisquare(2))
         c = curve(b, r, sigma, seed)

@@ -46,7 +46,7 @@ def costs(theta: np.ndarray, seconds: np.ndarray, model: CostModel) -> Figure:
         u[:, i] = torch.linspace(0.01, 0.99, 60, dtype=torch.float64)
         at = space.from_unit(u).numpy()
         low, high = np.quantile(model.draws(at, seed=1), [0.05, 0.95], axis=0)
-        ax.fill_between(at[:, i], low, high, color=COLOURS[0], alpha=0.15, linewidth=0, label="90 % of runs")
+        ax.fill_between(at[:, i], low, high, color=COLOURS[0], alpha=0.15, linewidth=0, label="90 % of runs there")
         ax.plot(at[:, i], model.seconds(at), color=COLOURS[0], linewidth=1.6, label="fit, others in the middle")
         ax.scatter(theta[:, i], seconds, s=12, color=INK, alpha=0.6, linewidths=0, label="runs")
         name_axes(ax, words(space.parameters[i]), "time of a run [s]" if i % columns == 0 else "")
