@@ -98,7 +98,6 @@ def _stage_command(stage: str, sentence: str) -> None:
 
 for _stage, _sentence in {
     "design": "Choose the points to run.",
-    "simulate": "Run the simulator at the points; what is stored is never run again.",
     "train": "Fit the emulators to the finished runs.",
     "validate": "Hold the emulators against held-out runs and the simulator's gradient.",
     "infer": "Infer the parameters of the observation.",
@@ -108,29 +107,47 @@ for _stage, _sentence in {
     _stage_command(_stage, _sentence)
 
 
+@app.command("simulate")
+@guarded
+def simulate(
+    study: StudyFile, set_: Overrides = None, force: Force = False, dry_run: DryRun = False, retry_failed: Retry = False,
+    quiet: Quiet = False,
+    only: Annotated[int | None, typer.Option("--only", metavar="I", help="Try training point I, from 0, here.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="With --only: all that it prints, as it comes.")] = False,
+    until: Annotated[int | None, typer.Option("--until", metavar="N", help="More points until N runs finished.")] = None,
+) -> int:  # fmt: skip
+    """Run the simulator at the points; what is stored is never run again."""
+    changes = [*_with_retry(set_, retry_failed), *([] if until is None else [f"simulate.until={until}"])]
+    if only is None:
+        return _stages(["simulate"], study, changes, force or retry_failed, dry_run, quiet)
+    from pipelines import trial
+    from pipelines.config import load_study
+    from pipelines.terminal import Terminal
+
+    return 0 if trial.run(load_study(study, changes), Terminal(quiet=quiet), only, verbose=verbose) else 3
+
+
 @app.command("status")
 @guarded
 def status(study: StudyFile, set_: Overrides = None,
-           failed: Annotated[bool, typer.Option("--failed", help="List the failed runs.")] = False) -> int:  # fmt: skip
+           failed: Annotated[bool, typer.Option("--failed", help="List the failed runs.")] = False,
+           run: Annotated[str, typer.Option("--run", metavar="KEY", help="Print one run: its key's first digits.")] = "",
+           ) -> int:  # fmt: skip
     """Say which stages are done, running, failed or stale, and how many runs are stored."""
-    from pipelines import engine, files
+    from pipelines import engine, failures
     from pipelines.config import load_study
-    from pipelines.terminal import Terminal, count, duration
+    from pipelines.terminal import Terminal, duration
 
     loaded, terminal = load_study(study, set_ or []), Terminal()
+    if run:
+        failures.show_run(loaded, terminal, run)
+        return 0
     states = [engine.state(loaded, s) for s in STAGES]
     rows = [(s.stage, s.status, duration(s.seconds) if s.seconds is not None else "", s.why) for s in states]
     terminal.table(f"{loaded.name} in {loaded.folder}", ("stage", "status", "took", ""), rows)
     terminal.say(engine.stored(loaded))
-    summary = loaded.folder / "simulate" / "summary.json"
-    if failed and summary.exists():
-        both = files.read_json(summary)
-        failures = both["failures"] + both["held_out"]["failures"]
-        rows = [
-            (", ".join(f"{k}={v:.5g}" for k, v in f["parameters"].items()), f["kind"], f["reason"]) for f in failures
-        ]
-        if rows:
-            terminal.table(count(len(rows), "failed run"), ("parameters", "kind", "reason"), rows)
+    if failed:
+        failures.show_failed(loaded, terminal)
     return 0
 
 

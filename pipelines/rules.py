@@ -15,7 +15,7 @@ def broken(study: Study) -> Iterator[str]:
     """The sentences of all rules that the study breaks."""
     unable = list(_simulator(study))
     yield from unable
-    for rule in (_sizes, _emulators, _gradient, _observation, *(() if unable else (_noise,)), _surroundings):
+    for rule in (_sizes, _until, _emulators, _gradient, _observation, *(() if unable else (_noise,)), _surroundings):
         yield from rule(study)
 
 
@@ -37,6 +37,13 @@ def _sizes(s: Study) -> Iterator[str]:
     if s.check.importance_runs > draws:
         yield (f"check.importance_runs: must be at most infer.draws x infer.chains = {draws}. "
                f"Got {s.check.importance_runs}; raise infer.draws or lower this.")  # fmt: skip
+
+
+def _until(s: Study) -> Iterator[str]:
+    if s.simulate.until is not None and not s.design.entry.extensible:
+        yield (f"simulate.until: must have a design whose points go on, such as sobol. More points of "
+               f"{s.design.entry.entry_name()} are other points; use another design, or take this out and raise "
+               "design.runs.")  # fmt: skip
 
 
 def _emulators(s: Study) -> Iterator[str]:

@@ -64,10 +64,12 @@ class SimulatePart(Section):
     timeout: Annotated[float, Gt(0)] = 600.0  # s, after which a run is killed and counts as failed
     memory: Size | None = None  # that a run and all it starts may hold together, such as "4 GiB"; empty: no limit
     threads: Annotated[int, Ge(1), Le(1024)] = 1  # cores that a run owns: threads of torch, BLAS and OpenMP
-    log_bytes: Annotated[int, Ge(256), Le(2**26)] = 8192  # of what a run prints, the last are kept
+    log_bytes: Annotated[int, Ge(256), Le(2**22)] = 8192  # of what a run prints, the last are kept
     answer: Size = 2**30  # bytes that the arrays of one run may hold, such as "100 MB"
     retries: Retries = field(default_factory=Retries)  # how often a failed run is made again at once, by kind
     require: Annotated[float, Gt(0), Le(1)] = 0.9  # share of the runs that must finish
+    until: Annotated[int, Ge(1), Le(1_000_000)] | None = None  # training runs to finish, by more points when some fail
+    most: Annotated[float, Ge(1), Le(100)] = 2.0  # for until: points tried, over the larger of until and design.runs
     retry_failed: bool = False  # run failed runs again
 
     @property
@@ -212,6 +214,8 @@ class Study:
         if stage == "simulate":
             part["simulator"] = {**self.simulator_spec, "version": str(self.simulator.version)}
             part |= {"require": self.simulate.require, "jacobians": self.gradient_spec("tangent")}
+            if self.simulate.until is not None:
+                part |= {"until": self.simulate.until, "most": self.simulate.most}
         if stage in ("validate", "check"):
             part["checks"] = {n: plain(c) for n, c in self.checks.items() if c.stage == stage}
         if stage == "infer":

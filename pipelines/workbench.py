@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pipelines.config import Study
 
 SETS = ("training", "held_out")
+EXTRA = "simulate/extra.csv"  # training points beside those of the design
 
 
 class Workbench(ExitStack):
@@ -56,16 +57,26 @@ class Workbench(ExitStack):
     # -- points and runs ---------------------------------------------------------------------------------------------
 
     def points(self, which: str) -> np.ndarray:
-        """theta `[n, d]` of the training or the held-out points, as the design stage wrote them."""
-        rows = [r for r in files.read_csv(self.folder / "design" / "points.csv") if r["set"] == which]
+        """theta `[n, d]` of the training or the held-out points: those of the design stage, and the training points
+        that the simulate stage added because some failed."""
+        more = self.folder / EXTRA
+        return np.concatenate([self._points(self.folder / "design" / "points.csv", which, "design"),
+                               *([self._points(more, which, "simulate")] if more.exists() else [])])  # fmt: skip
+
+    def _points(self, file: Path, which: str, stage: str) -> np.ndarray:
+        rows = [r for r in files.read_csv(file) if r["set"] == which]
         try:
             theta = [[float(r[n]) for n in self.study.space.names] for r in rows]
         except (KeyError, TypeError, ValueError):
-            raise InputError(
-                f"{self.folder / 'design' / 'points.csv'} must have a number for each of "
-                f"{', '.join(self.study.space.names)} in every row. Run `emulate design --force`."
-            ) from None
+            raise InputError(f"{file} must have a number for each of {', '.join(self.study.space.names)} in every row. "
+                             f"Run `emulate {stage} --force`.") from None  # fmt: skip
         return np.array(theta, dtype=np.float64).reshape(-1, self.study.space.d)
+
+    def write_points(self, name: str, sets: Mapping[str, np.ndarray], start: int = 0) -> int:
+        """A file of points, one row each with its set and number; how many there are."""
+        rows = [[which, i, *map(float, t)] for which, theta in sets.items() for i, t in enumerate(theta, start)]
+        files.write_csv(self.folder / name, ["set", "index", *self.study.space.names], rows)
+        return len(rows)
 
     def seeds(self, theta: np.ndarray) -> np.ndarray:
         """One seed per run, keyed by its parameters; 0 for a deterministic simulator."""

@@ -16,6 +16,7 @@ from emulate.store import RunStore
 from pipelines.limits import Limits
 from pipelines.runner import Answer, Runner
 
+_EARLIER = 8192  # characters of the log of an attempt that was not the last
 Row = tuple[str, bool, float]  # the key of a run, whether it failed, its seconds
 
 
@@ -75,20 +76,26 @@ def make(task: Task, store: RunStore, runner: Runner) -> tuple[Row, Callable[[],
     """
     if store.has(task.key):
         return (task.key, store.failed(task.key), 0.0), lambda: None
-    record = record_of(runner.identity, task.theta, task.seed, task.product, task.gradient)
-    if key_of(record) != task.key:
-        raise CampaignError(f"the simulator on {socket.gethostname()} must be this study's. Got other settings, "
-                            f"or another version: {record.decode()}; install the same code everywhere.")  # fmt: skip
+    record = question(task, runner)
     seed, earlier = json.loads(record)["seed"], []
     while True:
         answer = runner.run(task.theta, seed, task.product, task.gradient)
         failure = answer.failure
         if failure is None or sum(a["kind"] == failure.kind for a in earlier) >= runner.limits.again(failure.kind):
             break
-        earlier.append({"kind": failure.kind, "reason": failure.reason, "log": answer.log,
+        earlier.append({"kind": failure.kind, "reason": failure.reason, "log": answer.log[-_EARLIER:],
                         "seconds": round(answer.seconds, 6), "host": socket.gethostname()})  # fmt: skip
     seconds = answer.seconds + sum(a["seconds"] for a in earlier)
-    return (task.key, failure is not None, seconds), partial(_commit, store, record, answer, task, earlier)
+    return (task.key, failure is not None, seconds), partial(commit, store, record, answer, task, earlier)
+
+
+def question(task: Task, runner: Runner) -> bytes:
+    """The canonical record of a run, as the simulator in the runner describes itself; it must be the task's."""
+    record = record_of(runner.identity, task.theta, task.seed, task.product, task.gradient)
+    if key_of(record) != task.key:
+        raise CampaignError(f"the simulator on {socket.gethostname()} must be this study's. Got other settings, "
+                            f"or another version: {record.decode()}; install the same code everywhere.")  # fmt: skip
+    return record
 
 
 def commit_crashed(task: Task, store: RunStore, work: Work) -> None:
@@ -96,10 +103,11 @@ def commit_crashed(task: Task, store: RunStore, work: Work) -> None:
     from pipelines.child import build
 
     record = record_of(identity(build(json.loads(work.simulator))), task.theta, task.seed, task.product, task.gradient)
-    _commit(store, record, Answer(failure=RunFailed("crashed", "the run ended its worker each time")), task)
+    commit(store, record, Answer(failure=RunFailed("crashed", "the run ended its worker each time")), task)
 
 
-def _commit(store: RunStore, record: bytes, answer: Answer, task: Task, earlier: Sequence[dict[str, Any]] = ()) -> None:
+def commit(store: RunStore, record: bytes, answer: Answer, task: Task, earlier: Sequence[dict[str, Any]] = ()) -> None:
+    """Store what came of a run, and of the attempts before it."""
     about = {"seconds": round(answer.seconds, 6), "memory_mib": answer.memory_mib, "host": socket.gethostname(),
              "pid": answer.pid, "time": datetime.now(UTC).isoformat(timespec="seconds"), "log": answer.log,
              "theta": list(task.theta), "attempts": list(earlier)}  # fmt: skip

@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 
-from pipelines import files
 from pipelines.workbench import SETS, Workbench
 
 SENTENCE = "choose the points to run"
@@ -13,15 +12,15 @@ WRITES = ("design/points.csv",)
 
 def points(bench: Workbench) -> dict[str, np.ndarray]:
     """theta `[n, d]` by set; held-out points are a design of their own, keyed by another seed."""
+    sizes = dict(zip(SETS, (bench.study.design.runs, bench.study.design.held_out), strict=True))
+    return {which: first(bench, which, n) for which, n in sizes.items() if n}
+
+
+def first(bench: Workbench, which: str, n: int) -> np.ndarray:
+    """theta `[n, d]` of a set. A design that is extensible goes on: the first of more points are these points."""
     study = bench.study
-    sizes = dict(zip(SETS, (study.design.runs, study.design.held_out), strict=True))
-    return {
-        which: study.space.from_unit(
-            torch.from_numpy(study.design.entry.points(n, study.space.d, seed=bench.seed(f"design/{which}")))
-        ).numpy()
-        for which, n in sizes.items()
-        if n
-    }
+    u = study.design.entry.points(n, study.space.d, seed=bench.seed(f"design/{which}"))
+    return study.space.from_unit(torch.from_numpy(u)).numpy()
 
 
 def run(bench: Workbench) -> str:
@@ -30,8 +29,7 @@ def run(bench: Workbench) -> str:
 
     study = bench.study
     sets = points(bench)
-    rows = [[which, i, *map(float, t)] for which, theta in sets.items() for i, t in enumerate(theta)]
-    files.write_csv(bench.folder / "design" / "points.csv", ["set", "index", *study.space.names], rows)
+    written = bench.write_points("design/points.csv", sets)
     blank = [
         Runs.of(study.space, study.simulator.outputs, t, np.zeros((len(t), study.simulator.outputs.size)))
         for t in (sets["training"], sets.get("held_out", np.empty((0, study.space.d))))
@@ -56,4 +54,4 @@ def run(bench: Workbench) -> str:
             "seed": study.seed,
         },
     )
-    return f"{len(rows)} points: {study.design.runs} to train on, {study.design.held_out} held out"
+    return f"{written} points: {study.design.runs} to train on, {study.design.held_out} held out"

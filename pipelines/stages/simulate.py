@@ -1,16 +1,18 @@
 """simulate: points -> finished and failed runs in the store."""
 
+import math
+
 import numpy as np
 
-from emulate.errors import CampaignError
+from emulate.errors import CampaignError, InputError
 from emulate.runs import Runs
 from pipelines import files
 from pipelines.stages import design
-from pipelines.workbench import SETS, Workbench, with_jacobians
+from pipelines.workbench import EXTRA, SETS, Workbench, with_jacobians
 
 SENTENCE = "run the simulator"
 READS = ("design",)
-WRITES = ("simulate/runs.csv", "simulate/summary.json")
+WRITES = ("simulate/runs.csv", "simulate/summary.json", EXTRA)
 
 
 def forecast(bench: Workbench) -> str:
@@ -25,13 +27,17 @@ def run(bench: Workbench) -> str:
     from pipelines import figures
 
     study = bench.study
-    sets = {which: bench.points(which) for which in SETS}
-    theta = np.concatenate(list(sets.values()))
     if study.simulate.retry_failed:
-        for task in bench.tasks(theta):
+        for task in bench.tasks(np.concatenate([bench.points(which) for which in SETS])):
             if bench.store.failed(task.key):
                 bench.store.forget(task.key)
+    bench.write_points(EXTRA, {})
+    sets = {which: bench.points(which) for which in SETS}
+    theta = np.concatenate(list(sets.values()))
     bench.campaign(theta, "simulate")
+    if study.simulate.until is not None:
+        sets["training"] = _more(bench, sets["training"])
+        theta = np.concatenate(list(sets.values()))
     tables = {which: bench.runs(t) for which, t in sets.items()}
     _write(bench, tables)
     both = bench.runs(theta)
@@ -64,9 +70,34 @@ def run(bench: Workbench) -> str:
         rows=len(both),
         digest=files.digest(bench.folder / "simulate" / "runs.csv"),
     )
-    _require(bench, both)
+    _require(bench, tables)
     with_jacobian = f", {n} with a Jacobian" if (n := _jacobians(tables["training"])) else ""
     return f"{both.ok.sum()} of {len(both)} runs finished{with_jacobian}, {np.nanmedian(both.seconds):.2g} s each"
+
+
+def _more(bench: Workbench, theta: np.ndarray) -> np.ndarray:
+    """Go on with the design until enough training runs finished, or the most points were tried; all points `[n, d]`.
+
+    The points are the same for the same failures, however the runs are made. They are written before they are run, so
+    that the same command goes on from there.
+    """
+    simulate, designed = bench.study.simulate, len(theta)
+    most = math.ceil(simulate.most * max(simulate.until, designed))
+    while True:
+        tried = len(theta)
+        missing = simulate.until - sum(not bench.store.failed(t.key) for t in bench.tasks(theta))
+        more = min(missing, most - tried)
+        if more <= 0:
+            return theta
+        longer = design.first(bench, "training", tried + more)
+        if not np.array_equal(longer[:tried], theta):
+            raise InputError(f"{bench.folder / 'design' / 'points.csv'} must hold the points of the study's design, for "
+                             "simulate.until goes on with them. Run `emulate design --force`, or take simulate.until "
+                             "out.")  # fmt: skip
+        bench.note(f"{missing} more runs are to finish: {more} more points, {tried + more} in all, at most {most}")
+        theta = longer
+        bench.write_points(EXTRA, {"training": theta[designed:]}, start=designed)
+        bench.campaign(theta, "simulate more points")
 
 
 def _write(bench: Workbench, tables: dict[str, Runs]) -> None:
@@ -110,15 +141,24 @@ def _jacobians(runs: Runs) -> int:
     return 0 if runs.jacobian is None else int(runs.ok.sum())
 
 
-def _require(bench: Workbench, runs: Runs) -> None:
+def _require(bench: Workbench, tables: dict[str, Runs]) -> None:
     """Fall short in words: how many finished, how many the study asks for, and the most frequent reason."""
-    share, need = runs.ok.mean(), bench.study.simulate.require
-    if share >= need and runs.ok.any():
+    ok = np.concatenate([r.ok for r in tables.values()])
+    need, asked, met = bench.study.simulate.require, "", f"{ok.sum()} of {len(ok)} runs"
+    if ok.mean() < need or not ok.any():
+        asked = f"{need:.0%} (simulate.require)"
+    if (until := bench.study.simulate.until) is not None:  # failed training runs are made up for
+        training, held_out = (tables[which].ok for which in SETS)
+        asked = f"{need:.0%} (simulate.require)" if held_out.mean() < need else ""
+        met = f"{held_out.sum()} of {len(held_out)} held-out runs"
+        if training.sum() < until:
+            met, asked = f"{training.sum()} of {len(training)} training runs", f"{until} (simulate.until)"
+    if not asked:
         return
-    reasons = [r for r, ok in zip(runs.reason, runs.ok, strict=True) if not ok]
+    reasons = [x for r in tables.values() for x, good in zip(r.reason, r.ok, strict=True) if not good]
     worst = max(set(reasons), key=reasons.count)
     raise CampaignError(
-        f"{runs.ok.sum()} of {len(runs)} runs finished; the study asks for {need:.0%} (simulate.require). "
+        f"{met} finished; the study asks for {asked}. "
         f"The most frequent reason, {reasons.count(worst)} times: {worst}. All failures stand in "
         f"{bench.folder / 'simulate' / 'summary.json'}; mend the simulator and run again with --retry-failed, "
         "or lower simulate.require."

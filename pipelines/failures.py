@@ -1,0 +1,112 @@
+"""Failed runs and single runs as the store holds them: readable while a campaign runs, from another shell, or when its
+driver is dead, for nothing but the store is read."""
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from emulate.errors import InputError, StoreError
+from emulate.keys import canonical, identity
+from emulate.store import Record, RunStore
+from pipelines.terminal import Terminal, count, duration
+
+if TYPE_CHECKING:
+    from emulate.runs import Outputs
+    from pipelines.study import Study
+
+SHORT = 12  # digits of a key that a table shows
+
+
+def show_failed(study: "Study", terminal: Terminal) -> None:
+    """A table of the failed runs of the study's simulator as it is now, and how many there are of each kind."""
+    store = _store(study)
+    who = canonical(identity(study.simulator))
+    rows, kinds, others = [], Counter(), 0
+    for key in filter(store.failed, store.keys()):
+        try:
+            r = store.read(key)
+        except StoreError as e:
+            rows.append((key[:SHORT], "", "damaged", str(e), ""))
+            kinds["damaged"] += 1
+            continue
+        if canonical({k: r.inputs[k] for k in identity(study.simulator)}) != who:
+            others += 1
+            continue
+        kinds[r.failure.kind] += 1
+        tries = len(r.about.get("attempts", ())) + 1
+        rows.append((key[:SHORT], _named(r), r.failure.kind, visible(r.failure.reason), str(tries)))
+    if rows:
+        header = ("run", "parameters", "kind", "reason", "tries")
+        terminal.table(count(len(rows), "failed run"), header, rows)
+        terminal.say("By kind: " + ", ".join(f"{n} {k}" for k, n in kinds.most_common()) + ".")
+        terminal.say(f"`emulate status {study.file} --run {rows[0][0]}` prints a run with its log; the files lie in "
+                     f"{store.path / 'runs' / rows[0][0][:2] / rows[0][0]}...")  # fmt: skip
+    else:
+        terminal.say("No run of this simulator failed.")
+    if others:
+        terminal.say(f"The store holds {count(others, 'failed run')} of other settings or versions of the simulator.")
+
+
+def show_run(study: "Study", terminal: Terminal, prefix: str) -> None:
+    """One run of the store, whose key starts with `prefix`: its question, what came of it, and all of its log."""
+    store = _store(study)
+    found = [k for k in store.keys() if k.startswith(prefix.lower())]  # noqa: SIM118
+    if len(found) != 1:
+        met = f"{len(found)} runs, such as {', '.join(k[:SHORT] for k in found[:3])}" if found else "no run"
+        raise InputError(f"--run must be the first digits of the key of one run in {store.path}. {prefix!r} is those of "
+                         f"{met}; `emulate status {study.file} --failed` lists the keys of failed runs.")  # fmt: skip
+    r = store.read(found[0])
+    about = r.about
+    folder = store.path / "runs" / r.key[:2] / r.key
+    lines = [("key", r.key), ("simulator", f"{r.inputs['simulator']}, version {r.inputs['version']}"),
+             ("product", f"{r.inputs['product']}, seed {r.inputs['seed']}"), ("parameters", _named(r)),
+             ("came of it", visible(str(r.failure)) if r.failure else "finished")]  # fmt: skip
+    lines += [(f"try {i}", visible(f"{a['kind']}: {a['reason']} ({duration(a['seconds'])} on {a['host']})"))
+              for i, a in enumerate(about.get("attempts", ()), 1)]  # fmt: skip
+    lines += [("took", f"{about.get('seconds', 0.0):.4g} s, {about.get('memory_mib', 0.0):g} MiB"),
+              ("where, when", f"{about.get('host', '?')}, {about.get('time', '?')}"),
+              ("files", str(folder))]  # fmt: skip
+    if r.ok and r.inputs["product"] == "y" and study.simulator.outputs.size == r.y.size:
+        lines += [(f"output {name}", text) for name, text in outputs_in_words(study.simulator.outputs, r.y)]
+    terminal.table("", ("", ""), lines)
+    for i, a in enumerate(about.get("attempts", ()), 1):
+        _log(terminal, f"log of try {i}", a.get("log", ""))
+    _log(terminal, "log", about.get("log", ""))
+
+
+def outputs_in_words(outputs: "Outputs", y: Any) -> list[tuple[str, str]]:
+    """For each field its name and its numbers, of a long one the first, the last, and the range."""
+    found = []
+    for f in outputs.fields:
+        values = [float(x) for x in y[outputs.slices[f.name]]]
+        few = ", ".join(f"{x:.6g}" for x in values[:4])
+        tail = f" ... {values[-1]:.6g} ({len(values)} values, {min(values):.6g} to {max(values):.6g})"
+        found.append((f.name, few + (tail if len(values) > 4 else "") + (f"  [{f.unit}]" if f.unit else "")))
+    return found
+
+
+def visible(text: str) -> str:
+    """Text in which no byte can command a terminal.
+
+    >>> visible("a\\x1b[2Jb\\n")
+    'a\\ufffd[2Jb\\n'
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
+def _log(terminal: Terminal, title: str, text: str) -> None:
+    terminal.say(f"{title}:" if text else f"{title}: empty")
+    if text:
+        terminal.say(visible(text))
+
+
+def _named(r: Record) -> str:
+    pairs = zip(r.inputs["parameters"], (float.fromhex(r.inputs["theta"][n]) for n in r.inputs["parameters"]))
+    return ", ".join(f"{n}={x:.5g}" for n, x in pairs)
+
+
+def _store(study: "Study") -> RunStore:
+    path: Path = study.folder / "store"
+    if not path.exists():
+        raise InputError(f"there is no store yet in {study.folder}. Run `emulate simulate {study.file}` first.")
+    return RunStore(path, create=False)
