@@ -1,4 +1,5 @@
 """Runs of small POSIX programs: what they are given, what is read back, and how each way to fail is told."""
+# ruff: noqa: E501 - tables of whole sentences
 
 import os
 import signal
@@ -131,7 +132,7 @@ def test_several_fields_of_several_files_in_the_declared_order(here):
                 "at_column": 1,
                 "coordinate": "k",
                 "at": {"file": "k.txt", "column": "k"},
-            },  # fmt: skip
+            },
         ],
     )
     assert simulator.outputs == Outputs((Field("total", "s", True), Field("pk", coordinate="k", at=(0.1, 0.2, 0.3))))

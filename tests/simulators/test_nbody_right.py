@@ -156,11 +156,16 @@ def test_fixed_pairs_have_a_tenth_of_the_variance():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_nonlinear_spectrum_is_that_of_the_fits():
-    """P(k) of 128^3 particles up to 0.3 h/Mpc against HMcode-2020 without feedback (Mead et al. 2021, MNRAS 502, 1401)."""
+    """P(k) of 128^3 particles up to 0.3 h/Mpc against HMcode-2020 without feedback (Mead et al. 2021, MNRAS 502, 1401).
+
+    One fixed pair of this box scatters by 2 to 5 % in a bin from k = 0.1 on (worst bins of six pairs: 5.9 to 9.4 %), so
+    the mean of six pairs is held against it: measured within 2.7 %, of 0.2 to 2.1 % standard error.
+    """
     camb = pytest.importorskip("camb")
     simulator = NBody(particles=128, pair=True, transfer="camb", fixed={"omega_b": 0.049})
-    y = simulator.run(THETA, seed=0)
+    pairs = np.stack([replace(simulator, phase_seed=key).run(THETA, seed=0).numpy() for key in range(6)])
     k = np.array(simulator.outputs.fields[0].at)
     omega_m, sigma_8, n_s, h = THETA.tolist()
 
@@ -178,6 +183,7 @@ def test_nonlinear_spectrum_is_that_of_the_fits():
     p.NonLinearModel.set_params(halofit_version="mead2020")
     kh, _, P = camb.get_results(p).get_matter_power_spectrum(minkh=1e-2, maxkh=5.0, npoints=400)
     truth = np.exp(np.interp(np.log(k), np.log(kh), np.log(P[0])))
-    ratio = y.numpy() / truth
-    print("k in h/Mpc", k.round(3), "P / P_HMcode", ratio.round(4), sep="\n")
+    ratio, error = (pairs / truth).mean(0), (pairs / truth).std(0, ddof=1) / np.sqrt(len(pairs))
+    print("k in h/Mpc", k.round(3), "P / P_HMcode", ratio.round(4), "standard error", error.round(4), sep="\n")
+    assert error[k < 0.3].max() < 0.03
     assert np.abs(ratio[k < 0.3] - 1).max() < 0.05
