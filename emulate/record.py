@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from emulate.errors import RunFailed, StoreError
-from emulate.keys import canonical, key_of
+from emulate.keys import SCHEMA, canonical, key_of
 
 RECORD, RESULT, ABOUT = FILES = "record.json", "result.safetensors", "about.json"
 ARRAYS = ("y", "jacobian", "standard_error")
 TEXT_LIMIT = 64 * 2**20  # bytes of record.json and about.json; a log is a few kilobytes
 _ASKED = {"simulator": str, "version": str, "settings": dict, "parameters": list, "stochastic": bool, "schema": int,
-          "theta": dict, "replicates": int, "seed": int, "product": str}  # fmt: skip
+          "theta": dict, "replicates": int, "seed": int, "product": str, "gradient": dict | None}  # fmt: skip
 
 
 class Damaged(StoreError):
@@ -134,7 +134,9 @@ def _question(raw: bytes, key: str, file: str) -> dict[str, Any]:
         raise Damaged(file)
     try:
         asked = json.loads(raw)
-        good = isinstance(asked, dict) and all(type(asked.get(n)) is kind for n, kind in _ASKED.items())
+        good = isinstance(asked, dict) and all(isinstance(asked[n], kind) for n, kind in _ASKED.items())
+        good = good and asked["schema"] == SCHEMA and -(2**63) <= asked["seed"] < 2**63 and asked["replicates"] > 0
+        good = good and asked["product"] in ("y", "jacobian")
         good = good and set(asked["theta"]) == set(asked["parameters"]) and canonical(asked) == raw
         good = good and all(n.isidentifier() for n in asked["theta"])
         good = good and all(math.isfinite(float.fromhex(x)) for x in asked["theta"].values())
