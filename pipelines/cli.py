@@ -178,6 +178,35 @@ def predict(
     return prediction.run(emulator, set_ or [], csv, out, strict=strict)
 
 
+@app.command("costs")
+@guarded
+def costs(study: StudyFile, set_: Overrides = None,
+          pilot: Annotated[int, typer.Option("--pilot", min=0, metavar="N", help="Make N runs first; they are kept.")] = 0,
+          ) -> int:  # fmt: skip
+    """Say what the runs took, and core-hours and time of those that are still to do."""
+    from pipelines import forecasts
+    from pipelines.config import load_study
+    from pipelines.terminal import Terminal
+
+    return forecasts.command(load_study(study, set_ or []), Terminal(), pilot=pilot)
+
+
+@app.command("learning-curve")
+@guarded
+def learning_curve(
+    study: StudyFile, set_: Overrides = None,
+    target: Annotated[float, typer.Option("--target", help="Median error of a held-out run: 0.01 is 1 %.")] = 0.01,
+    emulator: Annotated[str, typer.Option("--emulator", metavar="NAME", help="Empty: the one that is used.")] = "",
+    fits: Annotated[int, typer.Option("--fits", min=1, max=100, help="Fits to parts of one size, at most.")] = 4,
+) -> int:  # fmt: skip
+    """Say how many more runs an emulator needs for an error: refits to parts of the runs, and a power law."""
+    from pipelines import learning
+    from pipelines.config import load_study
+    from pipelines.terminal import Terminal
+
+    return learning.command(load_study(study, set_ or []), Terminal(), target=target, name=emulator, parts=fits)
+
+
 @app.command("schema")
 @guarded
 def schema() -> int:

@@ -11,7 +11,8 @@ import numpy as np
 
 from pipelines.terminal import duration
 
-_KEPT, _FEW, _DRAWS = 2000, 5, 200  # lengths kept; fewer than which say nothing; draws of the end
+_KEPT, _FEW = 2000, 5  # lengths kept; fewer than which say nothing
+_DRAWS, _LIVES = 200, 2000  # draws of the end, and of how long a run under way still takes
 _STRAGGLES = 4.0  # robust standard deviations of ln seconds: 3 in 100,000 runs by chance
 
 
@@ -34,9 +35,10 @@ class Remaining:
 
     Runs come in at the rate r. Of m that are left, the last is started after t = (m - w) / r, with variance
     c^2 (t + t^2 / T) / r for runs whose lengths scatter by c of their mean, T the time so far; the count of those that
-    have ended is uncertain by half a run, or half a batch, of each worker. Then w runs are
-    under way, and the longest of what is left of them decides: residual lives of a renewal process, u s with s drawn
-    in proportion to its length and u uniform. Lengths that are not told are taken as exponential, which is cautious.
+    have ended is uncertain by half a run, or half a batch, of each worker. Then w runs are under way, and the longest of
+    what is left of them decides: residual lives of a renewal process, u s with s drawn in proportion to its length and u
+    uniform. While the longest runs of many workers have not ended once, the end is put too early. Lengths that are not
+    told are taken as exponential, which is cautious.
 
     >>> remaining = Remaining(workers=1)
     >>> for second in range(11):
@@ -48,14 +50,15 @@ class Remaining:
 
     def __init__(self, workers: int):
         self._workers = workers
-        self._began: tuple[int, float] | None = None
+        self._began: tuple[int, float, float] | None = None
         self._now, self._lump = (0, 0, 0.0), 1.0
         self._lengths: deque[float] = deque(maxlen=_KEPT)
 
     def saw(self, done: int, total: int, seconds: float) -> None:
         """`done` of `total` runs have ended `seconds` after the start; the first call says where counting begins."""
-        self._began = self._began or (done, seconds)
-        self._lump = max(1.0, 0.9 * self._lump, done - self._now[0] if seconds > self._now[2] else 0)
+        if self._began is None:
+            self._began = self._now = done, seconds, 0.0
+        self._lump = max(1.0, 0.9 * self._lump, done - self._now[0])
         self._now = (done, total, seconds)
 
     def ran(self, seconds: Iterable[float]) -> None:
@@ -78,16 +81,16 @@ class Remaining:
         phase = w * self._lump * (rng.random(_DRAWS) - 0.5)  # runs begin, and batches end, together
         wait = max(0, m - w) / rate / np.maximum(1 + phase / ended, 0.2)
         scatter = lengths.std() / mean * np.sqrt((wait + wait**2 / time) / rate)
-        under_way = min(w, m)
-        last = rng.choice(lengths, (_DRAWS, under_way), p=lengths / lengths.sum()) * rng.random((_DRAWS, under_way))
-        ends = np.maximum(wait + scatter * rng.standard_normal(_DRAWS), 0) + scale * last.max(1, initial=0.0)
+        lives = np.sort(rng.choice(lengths, _LIVES, p=lengths / lengths.sum()) * rng.random(_LIVES))
+        longest = lives[(_LIVES * rng.random(_DRAWS) ** (1 / max(1, min(w, m)))).astype(int)]  # of all under way
+        ends = np.maximum(wait + scatter * rng.standard_normal(_DRAWS), 0) + (scale * longest if m else 0)
         low, middle, high = np.quantile(ends, [0.05, 0.5, 0.95])
         return Left(rate, float(middle), float(low), float(high))
 
     def note(self, failed: int) -> str:
         """What a progress bar says beside its numbers."""
-        said = [f"{failed} failed"] if failed else []
-        return ", ".join(said + ([str(self.left)] if self._now[0] < self._now[1] and self.left else []))
+        left = self.left if self._now[0] < self._now[1] else None
+        return ", ".join([*([f"{failed} failed"] if failed else []), *([str(left)] if left else [])])
 
 
 def stragglers(seconds: Sequence[float], elapsed: Sequence[float] | None = None) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 
 from emulate.errors import CampaignError, InputError
 from emulate.runs import Runs
-from pipelines import files
+from pipelines import files, forecasts, hindsight
 from pipelines.stages import design
 from pipelines.workbench import EXTRA, SETS, Workbench, with_jacobians
 
@@ -20,7 +20,8 @@ def forecast(bench: Workbench) -> str:
     sets = design.points(bench)
     asked = {t.key: t for t in bench.tasks(np.concatenate(list(sets.values())), training=sets["training"])}
     todo = bench.missing(asked.values())
-    return f"{len(todo)} runs to do{with_jacobians(todo)}, {len(asked) - len(todo)} stored"
+    said = f"{len(todo)} runs to do{with_jacobians(todo)}, {len(asked) - len(todo)} stored"
+    return said + forecasts.sentence(bench, asked.values())
 
 
 def run(bench: Workbench) -> str:
@@ -46,6 +47,7 @@ def run(bench: Workbench) -> str:
         {
             "points": (figures.design(*tables.values()), "The runs: where they finished, and where they failed."),
             "outputs": (figures.outputs(both), "Every finished run, coloured by the first parameter."),
+            **hindsight.figures(bench, both, both if study.simulate.jacobians is None else tables["training"]),
         },
     )
     spec = {k: v for k, v in study.simulator_spec.items() if k != "space"}
