@@ -17,6 +17,7 @@ from emulate.store import RunStore, run_seed
 from emulate.units import describe
 from pipelines import files
 from pipelines.journal import Journal
+from pipelines.pace import Remaining
 from pipelines.terminal import Terminal, duration
 from pipelines.worker import Task
 
@@ -114,9 +115,11 @@ class Workbench(ExitStack):
             return
         describe(self.store, self.study.simulator)
         with self.terminal.bar(what + with_jacobians(todo), total=len(todo)) as tick:
+            remaining = Remaining(self.study.cluster.workers)
 
             def progress(done: int, failed: int, total: int, seconds: float) -> None:
-                tick(done, total, f"{failed} failed" if failed else "")
+                remaining.saw(done, total, seconds)
+                tick(done, total, remaining.note(failed))
 
             self.executor.campaign(
                 todo,
