@@ -47,6 +47,12 @@ def size(value: object) -> int:
     raise InputError(f'must be a size such as "4 GiB" or "500 MB". Got {shown(value)}.')
 
 
+def checked(value: int | str) -> int | str:
+    """The size as it is written, where it is one."""
+    size(value)
+    return value
+
+
 def in_words(count: float) -> str:
     """Bytes for a reader.
 

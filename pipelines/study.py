@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BeforeValidator
+from pydantic import AfterValidator
 
 from pipelines.addresses import redact
-from pipelines.limits import Limits, size
+from pipelines.limits import Limits, checked, size
 
 if TYPE_CHECKING:
     from emulate.contracts import Check, Recipe, Simulator
     from emulate.space import Space
 
-Size = Annotated[int, BeforeValidator(size, json_schema_input_type=int | str)]
+Size = Annotated[int | str, AfterValidator(checked)]
 
 
 class Section:
@@ -65,7 +65,7 @@ class SimulatePart(Section):
     memory: Size | None = None  # that a run and all it starts may hold together, such as "4 GiB"; empty: no limit
     threads: Annotated[int, Ge(1), Le(1024)] = 1  # cores that a run owns: threads of torch, BLAS and OpenMP
     log_bytes: Annotated[int, Ge(256), Le(2**22)] = 8192  # of what a run prints, the last are kept
-    answer: Size = 2**30  # bytes that the arrays of one run may hold, such as "100 MB"
+    answer: Size = "1 GiB"  # that the arrays of one run may hold, such as "100 MB"
     retries: Retries = field(default_factory=Retries)  # how often a failed run is made again at once, by kind
     require: Annotated[float, Gt(0), Le(1)] = 0.9  # share of the runs that must finish
     until: Annotated[int, Ge(1), Le(1_000_000)] | None = None  # training runs to finish, by more points when some fail
@@ -75,9 +75,9 @@ class SimulatePart(Section):
     @property
     def limits(self) -> Limits:
         """What every run is held to."""
-        return Limits(
-            self.timeout, self.memory, self.threads, self.log_bytes, self.answer, tuple(vars(self.retries).items())
-        )
+        memory = None if self.memory is None else size(self.memory)
+        retries = tuple(vars(self.retries).items())
+        return Limits(self.timeout, memory, self.threads, self.log_bytes, size(self.answer), retries)
 
 
 @dataclass(frozen=True, kw_only=True)
