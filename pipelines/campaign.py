@@ -22,6 +22,7 @@ from pipelines.worker import Row, Task, Work, commit_crashed, make, run_batch, s
 
 if TYPE_CHECKING:
     from pipelines.cluster import Cluster
+    from pipelines.study import ClusterPart
 
 __all__ = ["Executor", "Limits", "Lost", "Task", "campaign", "open_cluster"]
 
@@ -36,7 +37,7 @@ class Lost(Exception):
     """The pool has no workers, or no scheduler, any more; what was under way is to be made again."""
 
 
-def campaign(tasks: Iterable[Task], *, store: Path, simulator: Mapping[str, Any], cluster: Any,
+def campaign(tasks: Iterable[Task], *, store: Path, simulator: Mapping[str, Any], cluster: "ClusterPart",
              limits: Limits = _NONE, progress: Progress | None = None) -> None:  # fmt: skip
     """Make the runs that the store does not hold, on a cluster of its own; see `Executor.campaign`."""
     with open_cluster(cluster) as executor:
@@ -44,12 +45,12 @@ def campaign(tasks: Iterable[Task], *, store: Path, simulator: Mapping[str, Any]
 
 
 @contextlib.contextmanager
-def open_cluster(cluster: Any) -> Iterator["Executor"]:
+def open_cluster(cluster: "ClusterPart", say: Callable[[str], None] = lambda text: None) -> Iterator["Executor"]:
     """One cluster for several campaigns, started when the first run is to be made, stopped at the end.
 
-    `cluster` has attributes `use` ("serial", "local", "address", "slurm"), `workers`, `address` and `options`.
+    `cluster` is the section of a study; `say` is told where the dashboard of the cluster is.
     """
-    executor = Executor(cluster)
+    executor = Executor(cluster, say)
     try:
         yield executor
     except BaseException:
@@ -62,7 +63,8 @@ def open_cluster(cluster: Any) -> Iterator["Executor"]:
 class Executor:
     """Runs campaigns; made by `open_cluster`."""
 
-    cluster: Any
+    cluster: "ClusterPart"
+    say: Callable[[str], None] = lambda text: None
     _pool: "Cluster | None" = field(default=None, init=False)
     _serial: "tuple[Work, Runner] | None" = field(default=None, init=False)
 
@@ -86,7 +88,7 @@ class Executor:
             if self._pool is None:
                 from pipelines.cluster import Cluster
 
-                self._pool = Cluster(self.cluster)
+                self._pool = Cluster(self.cluster, self.say)
             _follow(self._pool, todo)
 
     def close(self, *, kill: bool = False) -> None:

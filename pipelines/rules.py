@@ -1,6 +1,7 @@
 """What must hold between the parts of a study, each rule a sentence with the key to change."""
 
 import json
+import re
 from collections.abc import Iterator
 
 import torch
@@ -8,7 +9,7 @@ import torch
 from emulate.errors import InputError, nearest, shown
 from pipelines.addresses import resolve
 from pipelines.derivatives import OWN, automatic, has_own
-from pipelines.study import Study
+from pipelines.study import CLUSTERS, Study
 
 
 def broken(study: Study) -> Iterator[str]:
@@ -120,7 +121,16 @@ def _noise(s: Study) -> Iterator[str]:
 
 
 def _surroundings(s: Study) -> Iterator[str]:
-    if s.cluster.use == "address" and not s.cluster.address:
+    use = s.cluster.use
+    if use not in CLUSTERS and not re.fullmatch(r"[\w.]+:\w+", use):
+        yield (f"cluster.use: must be one of {', '.join(CLUSTERS)}, or the class of a Dask cluster, "
+               f"package.module:Class. Got {shown(use)}.{nearest(use, CLUSTERS)}")  # fmt: skip
+    if s.cluster.minimum and s.cluster.minimum > s.cluster.workers:
+        yield (f"cluster.minimum: must be at most cluster.workers = {s.cluster.workers}. Got {s.cluster.minimum}; "
+               "raise workers, which is the most there may be.")  # fmt: skip
+    if s.cluster.minimum and use in ("serial", "address"):
+        yield f"cluster.minimum: is only read where workers can be started. Got use: {use}; take it out."
+    if use == "address" and not s.cluster.address:
         yield "cluster.address: must be the address of a Dask scheduler, such as tcp://host:8786. Got ''; add it."
     if s.cluster.use != "address" and s.cluster.address:
         yield f"cluster.address: is only read with `use: address`. Got use: {s.cluster.use}; change one of them."

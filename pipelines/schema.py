@@ -7,7 +7,7 @@ from typing import Any
 
 from emulate import registry
 from pipelines.derivatives import OWN
-from pipelines.study import StudyFile
+from pipelines.study import CLUSTERS, StudyFile
 
 Schema = dict[str, Any]
 DEFAULTS = {"designs": "sobol", "likelihoods": "gaussian", "samplers": "hmc"}  # entries that a study need not name
@@ -34,6 +34,7 @@ def schema() -> Schema:
     top["checks"] |= _named("checks")
     infer["likelihood"] |= {"$ref": "#/$defs/likelihoods"}
     infer["sampler"] |= {"$ref": "#/$defs/samplers"}
+    parts["ClusterPart"]["properties"]["use"] |= {"anyOf": [{"enum": [*CLUSTERS]}, _FOREIGN]}
     parts["ValidatePart"]["properties"]["gradient"] |= _gradient("auto")
     parts["SimulatePart"]["properties"]["jacobians"] |= _gradient("none", "auto")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole}

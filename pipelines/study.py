@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AfterValidator
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from emulate.space import Space
 
 Size = Annotated[int | str, AfterValidator(checked)]
+
+
+JOBS = ("slurm", "pbs", "lsf", "htcondor", "sge", "oar", "moab")  # systems that start workers as jobs
+CLUSTERS = ("serial", "local", "address", *JOBS)  # what cluster.use may be, beside the class of a Dask cluster
 
 
 class Section:
@@ -84,9 +88,11 @@ class SimulatePart(Section):
 class ClusterPart(Section):
     """Where the runs are computed; never changes an answer."""
 
-    use: Literal["local", "serial", "address", "slurm"] = "local"  # local: worker processes of this machine
+    use: str = "local"  # serial; local: processes of this machine; address; slurm, pbs ...: jobs; package.module:Class
     workers: Annotated[int, Ge(1)] = 2  # runs at a time
+    minimum: Annotated[int, Ge(1)] | None = None  # workers come and go between so many and `workers`; empty: all stay
     address: str = ""  # of a running Dask scheduler, tcp://host:8786 or tls://host:8786; only with `use: address`
+    certificates: str = ""  # folder with the TLS keys of a cluster, as `emulate certificates` makes it
     options: dict[str, Any] = field(default_factory=dict)  # passed on to the cluster: queue, walltime, memory ...
 
 

@@ -48,7 +48,7 @@ class Workbench(ExitStack):
     def executor(self) -> Any:
         from pipelines.campaign import open_cluster
 
-        return self.enter_context(open_cluster(self.study.cluster))
+        return self.enter_context(open_cluster(self.study.cluster, self.terminal.say))
 
     def seed(self, purpose: str) -> int:
         """A seed of its own for every purpose, keyed by the study's: the order of work does not matter."""

@@ -1,7 +1,6 @@
 """What a campaign costs beside its runs: printed as ratios, never asserted."""
 
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from emulate.store import RunStore
 from pipelines.campaign import Task, open_cluster
 from pipelines.limits import Limits
 from pipelines.runner import Runner
+from pipelines.study import ClusterPart
 
 pytestmark = pytest.mark.benchmark
 SPACE = Space((Parameter("x", Uniform(0.0, 1.0)),))
@@ -35,7 +35,7 @@ def test_wall_time_of_a_campaign_over_its_ideal(settings, tmp_path, workers):
         "simulator": {**settings, "space": SPACE.to_dict()},
         "limits": Limits(timeout=60.0),
     }
-    with open_cluster(SimpleNamespace(use="local", workers=workers, address="", options={})) as executor:
+    with open_cluster(ClusterPart(use="local", workers=workers)) as executor:
         executor.campaign(tasks[:workers], **given)  # the cluster and the simulators are up
         start = time.perf_counter()
         executor.campaign(tasks[workers:], **given)

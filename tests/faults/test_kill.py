@@ -21,11 +21,11 @@ import trouble  # noqa: E402
 DRIVER = """
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from emulate import registry
 from emulate.space import Parameter, Space, Uniform
 from emulate.store import RunStore, run_seed
 from pipelines.campaign import Limits, Task, campaign
+from pipelines.study import ClusterPart
 
 def main(store, use, kind, n):
     space = Space((Parameter("kind", Uniform(-0.5, 20.0)), Parameter("x", Uniform(0.0, 1.0))))
@@ -35,7 +35,7 @@ def main(store, use, kind, n):
     tasks = [Task(RunStore.key(simulator, (kind, i / n), run_seed(1, (kind, i / n))), (kind, i / n),
                   run_seed(1, (kind, i / n))) for i in range(n)]
     campaign(tasks, store=Path(store), simulator={**settings, "space": space.to_dict()}, limits=Limits(timeout=600.0),
-             cluster=SimpleNamespace(use=use, workers=2, address="", options={}))
+             cluster=ClusterPart(use=use, workers=2))
 
 if __name__ == "__main__":
     main(sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4]))

@@ -2,9 +2,7 @@ import os
 import sys
 import types
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -16,6 +14,7 @@ from emulate.space import Parameter, Space, Uniform
 from emulate.store import RunStore, run_seed
 from pipelines import cluster, worker
 from pipelines.campaign import Limits, Task, _Todo, campaign, open_cluster
+from pipelines.study import ClusterPart
 
 HERE = Path(__file__).parents[1]
 sys.path.append(str(HERE))  # where trouble.py lies, for this process and its children
@@ -28,12 +27,8 @@ SPEC = {**SETTINGS, "space": SPACE.to_dict()}
 SIMULATOR = registry.build("simulators", SETTINGS, space=SPACE)
 
 
-@dataclass(frozen=True)
-class Settings:
-    use: str
-    workers: int = 1
-    address: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
+def Settings(use, workers=1, address="", options=None, **more):
+    return ClusterPart(use=use, workers=workers, address=address, options=options or {}, **more)
 
 
 def tasks_of(theta, simulator=SIMULATOR):
@@ -142,12 +137,15 @@ def test_a_cluster_that_lost_all_workers_is_started_again_once(tmp_path, monkeyp
 def test_a_cluster_that_never_has_workers_is_said_loudly(tmp_path, monkeypatch):
     from distributed import LocalCluster
 
-    def empty(self):
-        self._cluster = LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", silence_logs=60)
-        return self._cluster
+    class Empty(LocalCluster):
+        def scale(self, n):
+            pass
+
+    def empty(settings):
+        return Empty(n_workers=0, dashboard_address="127.0.0.1:0", silence_logs=60)
 
     monkeypatch.setitem(cluster._PATIENCE, "local", 0.5)
-    monkeypatch.setattr(cluster.Cluster, "_local", empty)
+    monkeypatch.setattr(cluster, "_local", empty)
     said = (r"^the cluster was lost twice without a run between: it had no worker for 0\.5 s\. 0 of 1 runs are stored; "
             r"look at its machines, then start the same command again\.$")  # fmt: skip
     with pytest.raises(CampaignError, match=said):
@@ -171,30 +169,6 @@ def test_what_a_cluster_needs_is_said(tmp_path, monkeypatch):
         InputError, match=r"^cluster\.address must be that of a running Dask scheduler\. Got 'tcp://127"
     ):
         campaign(tasks, store=tmp_path, simulator=SPEC, cluster=Settings("address", 1, "tcp://127.0.0.1:9"))
-
-
-@pytest.mark.slow
-def test_a_running_scheduler_by_address_and_slurm_by_its_package(tmp_path, monkeypatch):
-    from distributed import LocalCluster
-
-    theta = points([trouble.FINE] * 3)
-    tasks, given = tasks_of(theta), []
-    options = {"queue": "long", "walltime": "01:00:00"}
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=60) as running:
-        address = Settings("address", 1, running.scheduler_address)
-        campaign(tasks, store=tmp_path / "address", simulator=SPEC, cluster=address, limits=Limits(timeout=60.0))
-
-        def slurm(**options):
-            given.append(options)
-            return running
-
-        monkeypatch.setitem(sys.modules, "dask_jobqueue", types.SimpleNamespace(SLURMCluster=slurm))
-        settings = Settings("slurm", 1, "", options)
-        campaign(tasks, store=tmp_path / "slurm", simulator=SPEC, cluster=settings, limits=Limits(timeout=60.0))
-    assert given == [{"cores": 1, "processes": 1, "memory": "4GB", "security": True,
-                      "scheduler_options": {"dashboard_address": "127.0.0.1:0"}, **options}]  # fmt: skip
-    assert content(RunStore(tmp_path / "address")) == content(RunStore(tmp_path / "slurm"))
-    assert len(RunStore(tmp_path / "slurm").keys()) == 3
 
 
 def test_derivatives_are_a_product_of_their_own(tmp_path):

@@ -235,8 +235,13 @@ def test_paths_are_relative_to_the_study(here):
          "'no'."),
         ("simulate:", "simulate: {require: 1.5}", "8: simulate.require: must be at most 1. Got 1.5."),
         ("simulate:", "simulate: fast", "8: simulate: must be a mapping, {key: value}. Got 'fast'."),
-        ("use: serial", "use: seriel", "9: cluster.use: must be 'local', 'serial', 'address' or 'slurm'. Got "
-         "'seriel'. Did you mean \"serial\"?"),
+        ("use: serial", "use: seriel", "9: cluster.use: must be one of serial, local, address, slurm, pbs, "
+         "lsf, htcondor, sge, oar, moab, or the class of a Dask cluster, package.module:Class. Got 'seriel'. "
+         "Did you mean \"serial\"?"),
+        ("use: serial", "minimum: 3", "9: cluster.minimum: must be at most cluster.workers = 2. Got 3; raise workers, "
+         "which is the most there may be."),
+        ("use: serial", "use: serial, minimum: 1", "9: cluster.minimum: is only read where workers can be started. Got "
+         "use: serial; take it out."),
         ("use: serial", "use: address", "9: cluster.address: must be the address of a Dask scheduler, such "
          "as tcp://host:8786. Got ''; add it."),
         ("use: serial", "address: tcp://x:1", "9: cluster.address: is only read with `use: address`. Got "
