@@ -94,7 +94,7 @@ def hdf5(stream: BinaryIO, name: str, limit: int, skip: int) -> Callable[[str], 
             raise RunFailed("badshape", f"{name}, {key} must be an array of real numbers. It is of {found.dtype}.")
         _judge_size(found.size, max(8, found.dtype.itemsize), f"{name}, {key}", limit)
         chunk = math.prod(found.chunks or (0,)) * found.dtype.itemsize
-        _judge_size(chunk, 1, f"a chunk of {name}, {key}", limit)
+        _judge_size(chunk, 1, f"{name}, {key}: a chunk", limit)
         return _meant(found[()], dict(found.attrs))
 
     return get
