@@ -17,7 +17,7 @@ import errno
 import json
 import os
 import re
-import time
+import stat
 import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emulate.durable import discard, flush_folder, replace, write_new
+from emulate.disk import age, discard, entries, flush_folder, kind, replace, write_new
 from emulate.errors import CampaignError, InputError, RunFailed, StoreError
 from emulate.keys import SCHEMA, canonical, identity, key_of, record_of, run_seed
 from emulate.record import RECORD, RESULT, TEXT_LIMIT, Damaged, Record, decode, encode, read_plain
@@ -86,7 +86,7 @@ class RunStore:
         return key_of(record_of(identity(simulator), theta, seed, product, gradient))
 
     def has(self, key: str) -> bool:
-        return os.path.isdir(self._folder(key))
+        return kind(self._folder(key)) == stat.S_IFDIR
 
     def held(self, keys: Iterable[str]) -> set[str]:
         """Those of the keys that are in the store; for many, one listing of its folders."""
@@ -96,12 +96,12 @@ class RunStore:
     def failed(self, key: str) -> bool:
         """Whether the run is in the store and failed."""
         folder = self._folder(key)
-        return not os.path.exists(f"{folder}/{RESULT}") and os.path.isdir(folder)
+        return not kind(f"{folder}/{RESULT}") and kind(folder) == stat.S_IFDIR
 
     def differentiated(self, key: str) -> bool:
         """Whether the run is in the store, finished, and with its Jacobian."""
         folder = self._folder(key)
-        if not os.path.exists(f"{folder}/{RESULT}"):
+        if not kind(f"{folder}/{RESULT}"):
             return False
         record = f"{folder}/{RECORD}"
         try:
@@ -112,8 +112,8 @@ class RunStore:
     def keys(self) -> list[str]:
         """The keys of all committed runs, sorted."""
         found: list[str] = []
-        for shelf in _entries(self._runs):
-            found += [e.name for e in _entries(shelf.path) if e.name.startswith(shelf.name) and _is_run(e)]
+        for shelf in entries(self._runs):
+            found += [e.name for e in entries(shelf.path) if e.name.startswith(shelf.name) and _is_run(e)]
         return sorted(found)
 
     def commit(self, record: bytes, *, y: np.ndarray | None = None, jacobian: np.ndarray | None = None,
@@ -288,14 +288,6 @@ class RunStore:
                              f"{e.strerror}; mend its permissions, or use another folder.") from e  # fmt: skip
 
 
-def age(path: Path) -> float:
-    """Seconds since a file or folder was written; 0 when its writer has renamed or removed it meanwhile."""
-    try:
-        return time.time() - path.lstat().st_mtime
-    except FileNotFoundError:
-        return 0.0
-
-
 def _stacked(records: list[Record], name: str, shape: tuple[int, ...]) -> np.ndarray:
     """One array of every run, NaN where it failed."""
     stacked = np.full((len(records), *shape), np.nan)
@@ -308,13 +300,5 @@ def _stacked(records: list[Record], name: str, shape: tuple[int, ...]) -> np.nda
     return stacked
 
 
-def _entries(folder: str) -> list[os.DirEntry]:
-    try:
-        with os.scandir(folder) as found:
-            return list(found)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
 def _is_run(entry: os.DirEntry) -> bool:
-    return bool(KEY.fullmatch(entry.name)) and entry.is_dir()
+    return bool(KEY.fullmatch(entry.name)) and (entry.is_dir(follow_symlinks=False) or os.path.isdir(entry.path))

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from emulate.durable import replace
+from emulate.disk import replace
 from emulate.keys import canonical, identity
 from emulate.record import TEXT_LIMIT, Damaged, read_plain
 from emulate.store import RunStore

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from emulate.disk import age
 from emulate.errors import InputError, RunFailed, StoreError, shown
 from emulate.record import FILES, RESULT, Damaged, decoded, load
-from emulate.store import KEY, STALE, RunStore, age
+from emulate.store import KEY, STALE, RunStore
 from emulate.units import take_over
 
 __all__ = ["LIMIT", "Damage", "Merged", "merge", "prunable", "verify"]
