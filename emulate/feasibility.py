@@ -40,7 +40,7 @@ class Feasibility(torch.nn.Module):
     >>> f.probability([[0.5], [1.9]]).round(decimals=1)
     tensor([1., 0.], dtype=torch.float64)
     >>> print(f.sentence())
-    5 of 20 runs failed. Failure is likelier than success in 25 % of the prior: a above 1.5.
+    5 of 20 runs failed. Failure is likelier than success in 25 % of the prior: a above 1.503.
     """
 
     def __init__(self, space: Space, finished: int, failed: int, classifier: Classifier | None):

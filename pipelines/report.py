@@ -16,7 +16,8 @@ from pipelines.stages import ORDER
 _FAILURES = 12  # failed runs listed one by one; the page counts the others
 _SECTIONS = {("validate", "scores"): "emulators", ("validate", "calibration"): "calibration",
              ("validate", "gradient"): "gradient", "design": "design", "simulate": "runs", "train": "emulators",
-             "validate": "accuracy", "infer": "posterior", "check": "posterior"}  # fmt: skip
+             "learning_curve": "emulators", "validate": "accuracy", "infer": "posterior",
+             "check": "posterior"}  # fmt: skip
 _COLUMNS = {  # key of an emulator's scores: heading, how it is written
     "median": ("median error", typeset.percent),
     "worst99": ("99th percentile", typeset.percent),
@@ -214,7 +215,7 @@ def _lacking(stage: str, marker: Mapping[str, Any]) -> str:
 def _figures(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """The figures by section of the page."""
     placed: dict[str, list[dict[str, Any]]] = {section: [] for section in _SECTIONS.values()}
-    for stage in ORDER:
+    for stage in (*ORDER, "learning_curve"):
         for f in _read(folder, f"{stage}/figures.json") or []:
             section = _SECTIONS.get((stage, f["name"])) or _SECTIONS.get(stage)
             if section:

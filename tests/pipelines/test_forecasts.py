@@ -151,6 +151,7 @@ def test_a_learning_curve_of_the_study(done):
     assert by_size[max(by_size)] < by_size[min(by_size)]
     assert summary["exponent"]["middle"] > 1  # a GP on a smooth function
     assert (folder / "runs" / "steep" / "learning_curve" / "learning_curve.png").exists()
+    assert 'id="figure-learning_curve-learning_curve"' in render(folder / "runs" / "steep")
 
 
 def test_a_learning_curve_of_another_emulator(done):
