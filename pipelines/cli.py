@@ -151,6 +151,28 @@ def status(study: StudyFile, set_: Overrides = None,
     return 0
 
 
+@app.command("init")
+@guarded
+def init(
+    study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study to write.")] = Path("study.yaml"),
+    command: Annotated[str, typer.Option("--command", help="The program as you would type it.")] = "",
+    input_: Annotated[str | None, typer.Option("--input", metavar="FILE", help="The file it reads; '' for none.")] = None,
+    parameter: Annotated[list[str] | None, typer.Option("--parameter", metavar="NAME=LOW:HIGH[:log]",
+                                                        help="A parameter and its range.")] = None,
+    output: Annotated[list[str] | None, typer.Option("--output", metavar="NAME=FILE[:PLACE][*VALUES]",
+                                                     help="An output, its file, column or key, and length.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the study.")] = False,
+) -> int:  # fmt: skip
+    """Write a commented study for a program of your own; asks for what no option says."""
+    from pipelines import init as writing
+    from pipelines.terminal import Terminal
+
+    answers = writing.asked(command, input_, parameter or [], output or [], typer.prompt)
+    written = writing.write(study, answers, force=force)
+    Terminal().say(writing.advice(written, answers))
+    return 0
+
+
 @app.command("list")
 @guarded
 def list_(room: Annotated[str | None, typer.Argument(help="One room: simulators, emulators, ...")] = None) -> int:
