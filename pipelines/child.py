@@ -64,12 +64,15 @@ def serve(requests: BinaryIO, answers: BinaryIO, most: int) -> None:
 
         answer(broken=str(e) or type(e).__name__, user=isinstance(e, EmulateError), log=_tail(e))
         return
-    home, printed, own = os.open(".", os.O_RDONLY), fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, _HIGH), _started()
+    home, printed = os.open(".", os.O_RDONLY), fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, _HIGH)
+    adopted = _list_of_children(os.getppid())
+    own = _started(adopted)
     for line in requests:
         _restore(home, printed)
         question = json.loads(line)
         found = _attempt(simulator, question, most)
-        answer(**found, number=question["number"], left=_left(own), resident=guard.resident(os.getpid()))
+        held = guard.resident(os.getpid()) if question["weigh"] else 0
+        answer(**found, number=question["number"], left=_left(own, adopted), resident=held)
 
 
 def build(spec: dict[str, Any]) -> Any:
@@ -97,28 +100,36 @@ def _restore(home: int, printed: int) -> None:
             setattr(sys, name, open(descriptor, "w", buffering=1, errors="replace", closefd=False))  # noqa: SIM115
 
 
-def _left(own: frozenset[int]) -> list[str]:
+def _left(own: frozenset[int], adopted: int | None) -> list[str]:
     """The names of processes that the run left behind, after a moment in which they may end by themselves."""
+    left: list[int] = []
     for wait in (0.0, 0.02, 0.1):
-        time.sleep(wait)
-        if not (left := [p for p in _started() - own if guard.living(p) and not _tracks(p)]):
+        if not (left := [p for p in _started(adopted) - own if guard.living(p) and not _tracks(p)]):
             return []
+        time.sleep(wait)
     return [guard.name(p) for p in left]
 
 
-def _started() -> frozenset[int]:
+def _list_of_children(pid: int) -> int | None:
+    """A descriptor of the kernel's list of a process's children, None on a system without one."""
+    try:
+        opened = os.open(f"/proc/{pid}/task/{pid}/children", os.O_RDONLY)
+    except OSError:
+        return None
+    descriptor = fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, _HIGH)
+    os.close(opened)
+    return descriptor
+
+
+def _started(adopted: int | None) -> frozenset[int]:
     """The processes below this one, and those that the guard adopted since their parents ended."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         mine = guard.descendants(os.getpid())
     except ChildProcessError:  # there is none, the case that must be quick
         mine = []
-    try:
-        with open(f"/proc/{os.getppid()}/task/{os.getppid()}/children") as f:
-            adopted = [int(x) for x in f.read().split()]
-    except OSError:  # no such list on this system
-        adopted = []
-    orphans = [p for p in adopted if p != os.getpid()]
+    listed = b"" if adopted is None else os.pread(adopted, 2**16, 0)
+    orphans = [p for p in map(int, listed.split()) if p != os.getpid()]
     return frozenset([*mine, *orphans, *(x for p in orphans for x in guard.descendants(p))])
 
 

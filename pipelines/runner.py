@@ -104,7 +104,11 @@ class Runner:
         question = {"theta": [float(x) for x in theta], "seed": int(seed), "product": product, "gradient": gradient}
         self._log.clear()
         try:
-            found = self._exchange({**question, "number": self._number}, self.limits.timeout, self._number)
+            found = self._exchange(
+                {**question, "number": self._number, "weigh": self.limits.memory is not None},
+                self.limits.timeout,
+                self._number,
+            )
         except TimeoutError:
             self.close()
             reason = f"the run took longer than {self.limits.timeout:g} s and was killed"
