@@ -47,10 +47,10 @@ def commands(guarded: Callable) -> typer.Typer:
         out: Annotated[Path, typer.Argument(metavar="OUT", help="A file ending in .nc, .parquet or .csv.")],
         simulator: Annotated[str, typer.Option("--simulator", help="Only runs of this simulator.")] = "",
         product: Annotated[str, typer.Option("--product", help="Only y, or only jacobian.")] = "",
-        group: Annotated[int, typer.Option("--group", min=1, help="Of several groups, the one of this number.")] = 0,
+        group: Annotated[int | None, typer.Option("--group", min=1, help="Of several kinds, this number.")] = None,
     ) -> int:
         """Write the runs as one file that is readable without emulate."""
-        return export(where, out, simulator=simulator, product=product, number=group)
+        return export(where, out, simulator=simulator, product=product, number=group or 0)
 
     @app.command("prune")
     @guarded
