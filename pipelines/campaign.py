@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from emulate.errors import CampaignError, StoreError
 from emulate.store import RunStore
+from pipelines import walltime
 from pipelines.limits import Limits
 from pipelines.runner import Runner
 from pipelines.worker import Row, Task, Work, commit_crashed, make, run_batch, start_runner
@@ -69,12 +70,13 @@ class Executor:
     _serial: "tuple[Work, Runner] | None" = field(default=None, init=False)
 
     def campaign(self, tasks: Iterable[Task], *, store: Path, simulator: Mapping[str, Any],
-                 limits: Limits = _NONE, progress: Progress | None = None) -> None:  # fmt: skip
+                 limits: Limits = _NONE, progress: Progress | None = None, ends: float | None = None) -> None:  # fmt: skip
         """Make the runs of `tasks` that the store does not hold. Failed runs are committed too and do not stop it.
 
         `simulator` is plain data: `use`, settings, and `space` as `Space.to_dict()` gives it; `limits` hold
         for each run. `progress(done, failed, total, seconds)` is called at the start and whenever runs came in: done
         counts all of `tasks` that are in the store, failed those of them that failed, seconds the campaign's time.
+        A serial campaign begins no run that may not be over at `ends`, in seconds since 1970, and leaves the rest.
         """
         kept = RunStore(store)
         kept.sweep()
@@ -83,7 +85,7 @@ class Executor:
         if not todo.waiting:
             return
         if self.cluster.use == "serial":
-            self._one_by_one(todo)
+            self._one_by_one(todo, ends)
         else:
             if self._pool is None:
                 from pipelines.cluster import Cluster
@@ -99,16 +101,19 @@ class Executor:
             self._pool.close(kill=kill)
         self._serial = self._pool = None
 
-    def _one_by_one(self, todo: "_Todo") -> None:
-        work = todo.work
+    def _one_by_one(self, todo: "_Todo", ends: float | None) -> None:
+        work, longest = todo.work, 0.0
         if self._serial and self._serial[0] != work:
             self._serial[1].close()
             self._serial = None
         self._serial = self._serial or (work, start_runner(work))
         for task in list(todo.waiting):
+            if not walltime.enough(longest, ends):
+                return
             row, commit = make(task, todo.store, self._serial[1])
             commit()
             todo.came([row])
+            longest = max(longest, row[2])
 
 
 class _Todo:
@@ -165,6 +170,9 @@ def _follow(pool: "Cluster", todo: _Todo) -> None:
     under_way: dict[Any, list[Task]] = {}
     done_when_lost = -1
     while todo.waiting or under_way:
+        if not walltime.enough(0.0, walltime.end()):
+            raise CampaignError(f"the time of this job is over with {todo.done} of {todo.total} runs stored. Start the "
+                                "same command in another job; it goes on from there.")  # fmt: skip
         try:
             workers = pool.workers()
             while todo.waiting and len(under_way) < _WINDOW * workers:
@@ -195,6 +203,10 @@ def _settle(pool: "Cluster", future: Any, batch: list[Task], todo: _Todo) -> Non
     else:
         _see([key for key, _, _ in found], todo.store)
         todo.came(found)
+        made = {key for key, _, _ in found}
+        if left := [task for task in batch if task.key not in made]:
+            todo.back(left, died=False)
+            pool.retire(future)  # the time of its job is over
 
 
 def _see(keys: list[str], store: RunStore) -> None:

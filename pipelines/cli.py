@@ -72,6 +72,12 @@ def _stages(wanted: Sequence[str], study: Path, changes: list[str], force: bool,
     if dry_run:
         rows = engine.plan(loaded, wanted, terminal, force=force)
         terminal.table(f"{loaded.name}: the plan", ("stage", "", "why", "what"), rows)
+        from pipelines.study import JOBS
+
+        if loaded.cluster.use in JOBS:
+            from pipelines.cluster import job_script
+
+            terminal.say(f"The script of each of its {loaded.cluster.workers} jobs:\n\n{job_script(loaded.cluster)}")
         return 0
     return 0 if engine.run(loaded, wanted, terminal, force=force) else 1
 
@@ -125,6 +131,52 @@ def simulate(
     from pipelines.terminal import Terminal
 
     return 0 if trial.run(load_study(study, changes), Terminal(quiet=quiet), only, verbose=verbose) else 3
+
+
+@app.command("worker")
+@guarded
+def worker(
+    study: StudyFile,
+    shard: Annotated[str, typer.Option("--shard", metavar="I/N", help="The i-th of n shares, from 1.")] = "1/1",
+    time_limit: Annotated[
+        str, typer.Option("--time-limit", metavar="[D-]H:M:S", help="Of this job; the default is what the queue says.")
+    ] = "",
+    set_: Overrides = None,
+    quiet: Quiet = False,
+) -> int:
+    """Make a share of the study's runs, one by one: for a plain array of jobs, without a scheduler."""
+    from emulate.errors import InputError
+    from pipelines import shard as shards
+    from pipelines import walltime
+    from pipelines.config import load_study
+    from pipelines.terminal import Terminal
+
+    share, limit = shards.read(shard), walltime.seconds(time_limit)
+    if time_limit and not limit:
+        raise InputError(f"--time-limit must be hours:minutes:seconds, 01:30:00, or days-hours:minutes:seconds. Got "
+                         f"{time_limit!r}.")  # fmt: skip
+    return shards.run(load_study(study, set_ or []), share, Terminal(quiet=quiet), limit)
+
+
+@app.command("certificates")
+@guarded
+def certificates(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder for the keys.")],
+) -> int:
+    """Make TLS keys for a Dask scheduler, its workers and `cluster.certificates`; whoever has them may run code there."""
+    from pipelines.cluster import make_certificates
+    from pipelines.terminal import Terminal
+
+    ca, cert, key = make_certificates(folder)
+    keys = f"--tls-ca-file {ca} --tls-cert {cert} --tls-key {key}"
+    terminal = Terminal()
+    terminal.say(f"Keys for a year, readable by you alone, in {folder}. Start the cluster with them:")
+    terminal.say(f"  dask scheduler --protocol tls --no-dashboard {keys}")
+    terminal.say(f"  dask worker tls://HOST:8786 --nthreads 1 --no-dashboard {keys}")
+    terminal.say(
+        f"and name it in the study: cluster: {{use: address, address: 'tls://HOST:8786', certificates: {folder}}}"
+    )
+    return 0
 
 
 @app.command("status")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from emulate.errors import CampaignError, EmulateError, InputError
+from pipelines import walltime
 from pipelines.campaign import Lost
 from pipelines.study import CLUSTERS, JOBS, ClusterPart
 from pipelines.worker import Row, Task, Work
@@ -93,6 +94,11 @@ class Cluster:
             raise error
         raise CampaignError(f"a worker broke: {type(error).__name__}: {error}. Every worker must have this release "
                             "and its dependencies.") from error  # fmt: skip
+
+    def retire(self, future: Any) -> None:
+        """Let the worker that made a batch go, as it asked for; what it was given meanwhile goes to others."""
+        with contextlib.suppress(OSError, TimeoutError, ValueError):
+            self._client.retire_workers([w for ws in self._client.who_has([future]).values() for w in ws])
 
     def restart(self, why: str) -> None:
         if self._settings.use == "address":
@@ -177,12 +183,8 @@ class Cluster:
             self._keys = tempfile.TemporaryDirectory(prefix=".emulate-keys-", dir=os.getcwd())
             make_certificates(Path(self._keys.name))
             s = replace(s, certificates=self._keys.name)
-        options = {
-            **_JOB,
-            "security": security(s),
-            "scheduler_options": {"dashboard_address": "127.0.0.1:0"},
-            **s.options,
-        }
+        own = {"security": security(s), "scheduler_options": {"dashboard_address": "127.0.0.1:0"}}
+        options = {**own, **_job_options(s)}
         with _refusals():
             return job_class(**options)
 
@@ -224,9 +226,16 @@ def make_certificates(folder: Path) -> list[Path]:
     return list(paths)
 
 
+def _job_options(settings: ClusterPart) -> dict[str, Any]:
+    """What a job is asked for, and a first line in its script that tells its worker when it ends."""
+    o = settings.options
+    lines = [*walltime.prologue(str(o.get("walltime", ""))), *o.get("job_script_prologue", ())]
+    return {**_JOB, **o, "job_script_prologue": lines}
+
+
 def job_script(settings: ClusterPart) -> str:
     """The script that is handed to the queue for each job of workers; nothing is started or submitted."""
-    options = {k: v for k, v in {**_JOB, **settings.options}.items() if k not in _OF_THE_CLUSTER}
+    options = {k: v for k, v in _job_options(settings).items() if k not in _OF_THE_CLUSTER}
     with _refusals():
         return _job_class(settings.use).job_cls("tls://SCHEDULER:PORT", name="emulate", **options).job_script()
 

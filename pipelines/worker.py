@@ -2,6 +2,7 @@
 
 import json
 import socket
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 from emulate.errors import CampaignError, RunFailed
 from emulate.keys import identity, key_of, record_of
 from emulate.store import RunStore
+from pipelines import walltime
 from pipelines.limits import Limits
 from pipelines.runner import Answer, Runner
 
@@ -41,26 +43,39 @@ class Work:
     folder: str
 
 
-_runners: dict[Work, Runner] = {}  # this worker's process of the simulator, kept from batch to batch
+_mine = threading.local()  # this thread's process of the simulator, kept from batch to batch
 
 
 def run_batch(work: Work, batch: list[Task]) -> list[Row]:
-    """Make and commit the runs of a batch; for each its key, whether it failed, and its seconds."""
-    store = RunStore(work.store, create=False)
-    if work not in _runners:
-        while _runners:
-            _runners.popitem()[1].close()
-        _runners[work] = start_runner(work)
-    rows, flushed = [], None
+    """Make and commit the runs of a batch; for each its key, whether it failed, and its seconds.
+
+    The last ones are left out where the worker's job may be over before they are.
+    """
+    store, runner = RunStore(work.store, create=False), _runner(work)
+    rows, flushed, ends = [], None, walltime.end()
     with ThreadPoolExecutor(1) as flusher:  # a run is flushed to the disk while the next one runs
         for task in batch:
-            row, commit = make(task, store, _runners[work])
+            if not walltime.enough(_mine.longest, ends):
+                break
+            row, commit = make(task, store, runner)
+            _mine.longest = max(_mine.longest, row[2])
             if flushed:
                 flushed.result()  # a disk that refuses stops the batch
             flushed = flusher.submit(commit)
             rows.append(row)
-        flushed.result()
+        if flushed:
+            flushed.result()
     return rows
+
+
+def _runner(work: Work) -> Runner:
+    """That of the last batch while it is the same work; a worker with several threads has one for each."""
+    if getattr(_mine, "work", None) != work:
+        if hasattr(_mine, "runner"):
+            _mine.runner.close()
+        _mine.work, _mine.runner, _mine.longest = None, start_runner(work), 0.0
+        _mine.work = work
+    return _mine.runner
 
 
 def start_runner(work: Work) -> Runner:

@@ -1,0 +1,59 @@
+"""A share of a campaign, made by one process with no scheduler: what a plain array of jobs runs."""
+
+import re
+import time
+
+import numpy as np
+
+from emulate.errors import CampaignError, InputError
+from pipelines import walltime
+from pipelines.campaign import open_cluster
+from pipelines.study import ClusterPart
+from pipelines.terminal import Terminal, count
+from pipelines.workbench import SETS, Workbench
+
+
+def read(text: str) -> tuple[int, int]:
+    """`3/16` as (3, 16): the third of sixteen shares.
+
+    Raises:
+        InputError: it is not that.
+    """
+    met = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text.strip())
+    i, n = map(int, met.groups()) if met else (0, 0)
+    if not 1 <= i <= n:
+        raise InputError(f"--shard must be i/n, the i-th of n shares, counted from 1. Got {text!r}; in an array of 16 jobs "
+                         "numbered from 1 to 16 it is the number of the job, then /16.")  # fmt: skip
+    return i, n
+
+
+def run(study, share: tuple[int, int], terminal: Terminal, limit: float | None = None) -> int:
+    """Make every n-th run of the study's points that is not stored; 0 when none is left.
+
+    Nothing but the store is written, so any number of shares may be at work on one folder, beside `emulate simulate`
+    too. A run is not begun that would outlast the job (`limit` in seconds, or what the queue says).
+
+    Raises:
+        InputError: the points are not there yet.
+        CampaignError: the job's time ends before its share does.
+    """
+    i, n = share
+    if not (study.folder / "design" / "points.csv").exists():
+        raise InputError(f"a share of the runs needs the points, and {study.folder / 'design'} has none. Run `emulate "
+                         "design` first, once; then start the shares.")  # fmt: skip
+    ends = time.time() + limit if limit else walltime.end()
+    with Workbench(study, terminal) as bench, open_cluster(ClusterPart(use="serial")) as executor:
+        mine = bench.tasks(np.concatenate([bench.points(which) for which in SETS]))[i - 1 :: n]
+        todo = bench.missing(mine)
+        with terminal.bar(f"share {i} of {n}", total=len(todo)) as tick:
+            executor.campaign(todo, store=study.folder / "store", simulator=study.simulator_spec, ends=ends,
+                              limits=study.simulate.limits,
+                              progress=lambda done, failed, total, seconds: tick(done, total))  # fmt: skip
+        left = len(bench.missing(mine))
+        failed = sum(bench.store.failed(t.key) for t in mine if bench.store.has(t.key))
+    if left:
+        raise CampaignError(f"share {i} of {n}: the time of this job is over with {count(left, 'run')} of {len(mine)} to "
+                            "make. Start the same command again; stored runs are kept.")  # fmt: skip
+    terminal.say(f"share {i} of {n}: {count(len(todo), 'run')} made, {len(mine) - len(todo)} stored before, {failed} of "
+                 f"{len(mine)} failed. When all shares are done, `emulate run` goes on.")  # fmt: skip
+    return 0
