@@ -119,8 +119,8 @@ def _hdf5_node(h5py: Any, file: Any, key: str, name: str) -> Any:
             waiting += [p for p in link.path.split("/") if p][::-1]
         elif link is None:
             there = list(here)[:20] if isinstance(here, h5py.Group) else []
-            raise RunFailed("badshape", f"{name} must hold {key!r}. There is {', '.join(there) or 'nothing'}."
-                                        f"{nearest(part, there)}")  # fmt: skip
+            raise RunFailed("badshape", f"{name} must hold {key!r}. There is {', '.join(there) or 'nothing'}"
+                                        f".{nearest(part, there)}")  # fmt: skip
         else:
             here = here[part]
     raise RunFailed("error", f"{name}, {key} must be at most {_DEPTH} names and links deep.")

@@ -147,8 +147,8 @@ def separated(outputs: Any, read: Any) -> tuple[Any, Any]:
         name = entry.get("name")
         for key in entry:
             if key not in (*_FIELD, *_READ):
-                raise InputError(f"output {name!r}: the key {key!r} is not known; keys are {', '.join((*_FIELD, *_READ))}."
-                                 f"{nearest(str(key), (*_FIELD, *_READ))}")  # fmt: skip
+                raise InputError(f"output {name!r}: the key {key!r} is not known; keys are {', '.join((*_FIELD, *_READ))}"
+                                 f".{nearest(str(key), (*_FIELD, *_READ))}")  # fmt: skip
         place = {k: v for k, v in entry.items() if k in _READ}
         if place and name in where:
             raise InputError(f"output {name!r} must be read at one place. Got keys beside it, and under `read`.")

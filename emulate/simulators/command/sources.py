@@ -123,8 +123,8 @@ def _program(word: str, targets: Mapping[str, str]) -> Path:
     path = inner.expanduser().absolute()
     if not path.is_file():
         there = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise InputError(f"command: there is no program {path}. Paths are relative to the folder where emulate is started."
-                         f"{nearest(str(path), there)}")  # fmt: skip
+        raise InputError(f"command: there is no program {path}. Paths are relative to the folder where emulate is started"
+                         f".{nearest(str(path), there)}")  # fmt: skip
     if not os.access(path, os.X_OK):
         raise InputError(f"command: {path} must be a program. It may not be executed; `chmod +x` it, or put its interpreter "
                          f"before it and copy it: files: {{{path.name}: {{copy: {word}}}}}.")  # fmt: skip
