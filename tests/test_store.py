@@ -197,6 +197,23 @@ def test_what_is_no_run_is_refused(store):
     assert store.keys() == []
 
 
+def test_what_is_held_is_the_same_asked_one_by_one_and_by_one_listing(store):
+    keys = [key_of(record(float(i))) for i in range(700)]
+    for i in range(0, 700, 7):
+        store.commit(record(float(i)), y=np.array([1.0]))
+    assert store.held(keys) == set(keys[::7]) == {k for k in keys if store.has(k)}
+    assert store.held(keys[:10]) == {keys[0], keys[7]}
+    assert store.held([]) == set()
+
+
+def test_a_store_of_an_older_release_has_no_shelves_and_is_written_all_the_same(tmp_path):
+    (tmp_path / "store.json").write_text('{"schema":1,"what":"emulate run store"}')
+    store = RunStore(tmp_path)
+    assert store.keys() == []
+    assert store.commit(record(), y=np.array([1.0]))
+    assert store.keys() == [key_of(record())]
+
+
 # reading
 
 
