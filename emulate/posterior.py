@@ -51,6 +51,7 @@ class Posterior:
 
     `predict` maps theta `[..., d]` to a distribution over y `[..., m]`: `Emulator.predict`, or `for_simulator`.
     data `[m]`, or `[..., m]` for many observations, which broadcast against the leading axes of x.
+    `restriction` is a further factor of the prior: its logarithm at theta `[..., d]`, as `Feasibility.log_prob`.
 
     >>> from emulate.likelihoods.gaussian import Gaussian
     >>> from emulate.space import Parameter
@@ -65,6 +66,7 @@ class Posterior:
     predict: Callable[[Tensor], Distribution]
     likelihood: Likelihood
     data: Tensor
+    restriction: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self):
         if not self.data.ndim or not torch.isfinite(self.data).all():
@@ -103,7 +105,10 @@ class Posterior:
     def log_density(self, x: Tensor) -> Tensor:
         """ln p(data, x) of x `[..., d]`, shape `[...]`."""
         prior = -0.5 * (x**2).sum(-1) - 0.5 * self.space.d * math.log(2 * math.pi)
-        value = self.log_likelihood(self.theta(x)) + prior
+        theta = self.theta(x)
+        value = self.log_likelihood(theta) + prior
+        if self.restriction is not None:
+            value = value + self.restriction(theta)
         return torch.where(torch.isnan(value), -torch.inf, value)
 
     def find_map(self, *, restarts: int = 8, seed: int) -> MAP:

@@ -1,9 +1,11 @@
 """After a campaign: where its runs fail, and what they took as a function of their parameters."""
 
 import shutil
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import Tensor
 
 from emulate.feasibility import Feasibility
 from emulate.runs import Runs
@@ -21,6 +23,12 @@ def figures(bench: Workbench, runs: Runs, alike: Runs) -> dict[str, tuple["Figur
     """Figures with captions for the simulate stage. `runs` are all of the campaign, `alike` those of one product, for a
     run with its Jacobian takes longer. Writes the classifier of failures, and says where runs fail."""
     return {**_feasibility(bench, runs), **_costs(bench, alike)}
+
+
+def restriction(bench: Workbench) -> Callable[[Tensor], Tensor] | None:
+    """ln P(a run finishes) as a factor of the prior, where the study asks for it and a run has failed."""
+    folder = bench.folder / FEASIBILITY
+    return Feasibility.load(folder).log_prob if bench.study.infer.feasible and folder.exists() else None
 
 
 def _feasibility(bench: Workbench, runs: Runs) -> dict[str, tuple["Figure", str]]:

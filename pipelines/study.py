@@ -131,6 +131,7 @@ class InferPart(Section):
     sampler: Any = "hmc"  # samplers
     draws: Annotated[int, Ge(4)] = 500  # per chain
     chains: Annotated[int, Ge(2)] = 16  # all in one batch
+    feasible: bool = False  # the prior times the probability that a run finishes there, as the failed runs teach it
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,10 @@ import torch
 
 import emulate
 from emulate import artefact
+from emulate.distributions import Exact
 from emulate.errors import InputError, StoreError
 from emulate.feasibility import Feasibility
+from emulate.likelihoods.gaussian import Gaussian
 from emulate.posterior import Posterior
 from emulate.runs import Field, Outputs, Runs
 from emulate.space import LogUniform, Normal, Parameter, Space, Uniform
@@ -151,3 +153,12 @@ def test_a_posterior_restricted_to_where_the_simulator_runs():
     assert float(p[theta < 0.55].sum()) == pytest.approx(0.55 / 0.6, abs=0.03)
     (gradient,) = torch.autograd.grad(log_density.sum(), z)
     assert torch.isfinite(gradient).all()
+
+
+def test_a_restriction_of_the_posterior_is_the_restricted_density(half):
+    y = torch.tensor([0.38], dtype=torch.float64)
+    plain, told = (Posterior(SPACE, lambda t: Exact(t[..., :1]), Gaussian(absolute_error=0.05), y, r)
+                   for r in (None, half.log_prob))  # fmt: skip
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert torch.equal(told.log_density(x), half.restrict(plain.log_density, plain.theta)(x))
+    assert float(told.find_map(seed=1).theta[0]) < 0.345 < float(plain.find_map(seed=1).theta[0])

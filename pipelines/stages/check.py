@@ -7,7 +7,7 @@ from emulate.contracts import Evidence, Recovery, Weighted
 from emulate.distributions import Exact
 from emulate.emulator import Emulator
 from emulate.posterior import Posterior
-from pipelines import files
+from pipelines import files, hindsight
 from pipelines.stages.infer import load_observation
 from pipelines.workbench import Workbench
 
@@ -63,9 +63,9 @@ def _recovery(bench: Workbench, emulator: Emulator, chains: int = 6, draws: int 
     truth, y, q = torch.from_numpy(held_out.theta), torch.from_numpy(held_out.y), len(held_out)
     likelihood = study.infer.likelihood
     data = torch.stack([likelihood.sample(v, seed=bench.seed(f"recovery/{i}")) for i, v in enumerate(y)])
-    posterior = Posterior(
-        study.space, lambda t: emulator.predict(t, strict=True), likelihood, data.repeat_interleave(chains, 0)
-    )
+    predict = lambda t: emulator.predict(t, strict=True)  # noqa: E731
+    each = data.repeat_interleave(chains, 0)
+    posterior = Posterior(study.space, predict, likelihood, each, hindsight.restriction(bench))
     generator = torch.Generator().manual_seed(bench.seed("recovery/start"))
     start = 0.5 * torch.randn(q * chains, study.space.d, generator=generator, dtype=torch.float64)
     sampler = study.infer.sampler.grouped(q)  # every observation adapts on its own

@@ -10,7 +10,7 @@ from torch import Tensor
 from emulate.diagnostics import diagnose
 from emulate.errors import CampaignError, InputError
 from emulate.posterior import Posterior
-from pipelines import files
+from pipelines import files, hindsight
 from pipelines.workbench import Workbench
 
 SENTENCE = "infer the parameters of the observation by gradients of the emulator"
@@ -33,7 +33,8 @@ def run(bench: Workbench) -> str:
     observed = observation(bench)
     _write_observation(bench, observed)
     emulator = bench.emulator(bench.champion)
-    posterior = Posterior(study.space, lambda t: emulator.predict(t, strict=True), infer.likelihood, observed.data)
+    predict = lambda t: emulator.predict(t, strict=True)  # noqa: E731
+    posterior = Posterior(study.space, predict, infer.likelihood, observed.data, hindsight.restriction(bench))
     with bench.terminal.bar("maximum a posteriori"):
         best = posterior.find_map(seed=bench.seed("infer/map"))
         fisher = posterior.fisher(best.theta)

@@ -123,7 +123,8 @@ def test_a_campaign_says_where_its_runs_fail_and_keeps_the_classifier(done):
     assert 'id="figure-simulate-feasibility"' in render(folder / "runs" / "steep")
 
 
-def test_a_campaign_whose_failures_are_mended_forgets_where_it_failed(fresh):
+def test_a_campaign_whose_failures_are_mended_forgets_where_it_failed(fresh, monkeypatch):
+    monkeypatch.chdir(fresh)
     u = np.linspace(0.02, 0.98, 20)[:, None].repeat(2, 1)
     outputs = Outputs((Field("y"),))
     with Workbench(load_study(fresh / "study.yaml", [f"output={fresh / 'out'}"]), Terminal(quiet=True)) as bench:
@@ -131,6 +132,10 @@ def test_a_campaign_whose_failures_are_mended_forgets_where_it_failed(fresh):
         failing, mended = (Runs.of(space, outputs, u, np.where(u[:, :1] < edge, u[:, :1], np.nan)) for edge in (0.6, 2))
         assert set(hindsight.figures(bench, failing, failing)) == {"feasibility"}  # nobody took the time of these runs
         assert (fresh / "out" / "simulate" / "feasibility").exists()
+        assert hindsight.restriction(bench) is None  # nobody asked for it
+        asking = load_study(fresh / "study.yaml", [f"output={fresh / 'out'}", "infer.feasible=true"])
+        with Workbench(asking, Terminal(quiet=True)) as other:
+            assert hindsight.restriction(other)(space.pack([[0.9, 0.9]])).exp() < 0.1
         assert hindsight.figures(bench, mended, mended) == {}
         assert not (fresh / "out" / "simulate" / "feasibility").exists()
         hindsight.figures(bench, failing.failed(), failing.failed())
@@ -177,6 +182,23 @@ def test_a_learning_curve_before_the_runs_says_what_to_do(fresh):
     code, output = emulate(fresh, "learning-curve", "study.yaml")
     assert code == 2
     assert "points.csv is missing" in output
+
+
+@pytest.mark.slow
+def test_a_posterior_keeps_to_where_the_simulator_runs(fresh):
+    """Data that any `a` explains: without the failed runs the posterior fills the box, with them it ends at 0.75."""
+    shares = {}
+    for feasible in ("false", "true"):
+        changes = [f"infer.feasible={feasible}", "infer.likelihood.absolute_error=1000", "infer.draws=200",
+                   "infer.observation.parameters={a: 0.4, b: 0.5}", "train.champion=quadratic"]  # fmt: skip
+        words = [w for c in changes for w in ("--set", c)]
+        for stage in ("design", "simulate", "train", "validate", "infer"):
+            code, output = emulate(fresh, stage, "study.yaml", *words)
+            assert code in (0, 1), output
+        draws = files.read_tensors(fresh / "runs" / "steep" / "infer" / "draws.safetensors")["theta"]
+        shares[feasible] = float((draws[..., 0] > 0.8).double().mean())
+    assert shares["false"] == pytest.approx(0.2, abs=0.06)
+    assert shares["true"] < 0.03
 
 
 def test_runs_with_a_jacobian_are_costed_by_themselves(tmp_path):
