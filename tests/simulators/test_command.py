@@ -239,6 +239,14 @@ def test_the_log_holds_the_ends_of_what_was_printed_and_of_chosen_files():
     assert len(found.log) < 8192
 
 
+def test_the_end_of_what_a_good_run_said_is_kept():
+    simulator = shell("echo 1; echo it converged >&2; echo step 9 > log.txt", logs=["log.txt"])
+    with Runner({**plain(simulator), "space": SPACE.to_dict()}, limits=Limits(timeout=60.0)) as runner:
+        answer = runner.run(THETA.tolist(), seed=0)
+    assert answer.y.tolist() == [1]
+    assert answer.log == "--- log.txt\nstep 9\n--- stderr.txt\nit converged"
+
+
 def test_a_flood_is_stopped(here):
     found = failure(shell("yes", printed_mib=1))
     assert (found.kind, found.reason) == (

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ _THREADS = (
     "VECLIB_MAXIMUM_THREADS",
 )
 _LOG_BYTES = 6000  # of all that is kept with a failure
+_ECHO_BYTES = 1000  # of each, kept with a run that finished
 _REASON = 1500  # characters
 _MIB = 2**20
 
@@ -53,7 +55,8 @@ class Command(Simulator):
     YAML, NPZ, HDF5, NetCDF. `at` may be numbers, or `{file: PATH, column: 1}`: those of a file that is there already.
 
     The content of templates, working files, decoder and program enters the key of every run, so what has changed is run
-    again; `revision` speaks for what is not a file of yours. The program sees your environment without PYTHONPATH.
+    again; `revision` speaks for what is not a file of yours. The program sees your environment without PYTHONPATH; the
+    end of what it prints is printed to stderr, and a runner keeps that with the run.
 
     Raises InputError for what no run can mend, and RunFailed with the log for a run that failed.
 
@@ -158,11 +161,19 @@ class Command(Simulator):
             printed = [stack.enter_context(open(folder / name, "xb", buffering=0)) for name in scratch.PRINTED]
             try:
                 yield printed
+                self._echo(folder)
             except RunFailed as e:
                 names = [*dict.fromkeys((*self.logs, *scratch.PRINTED))]
                 ends = {n: scratch.tail(folder, n, _LOG_BYTES // len(names)) for n in names}
                 log = "\n".join(f"--- {n}\n{end}" for n, end in ends.items() if end)
                 raise RunFailed(e.kind, e.reason, "\n".join(x for x in (e.log, log) if x)) from None
+
+    def _echo(self, folder: Path) -> None:
+        """The end of what the program said, to where this process says things: a runner keeps it with the run."""
+        outputs = {place.file for place in self.read.values()}
+        for name in dict.fromkeys((*self.logs, *scratch.PRINTED)):
+            if name not in outputs and (end := scratch.tail(folder, name, _ECHO_BYTES)):
+                print(f"--- {name}\n{_clean(end)}", file=sys.stderr)
 
     def _fill(self, folder: Path, sources: Sources, values: Mapping[str, float | int]) -> None:
         try:
