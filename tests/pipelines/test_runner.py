@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from emulate import registry
-from emulate.errors import CampaignError, InputError
+from emulate.errors import CampaignError, InputError, RunFailed
 from emulate.keys import identity
 from emulate.space import Parameter, Space, Uniform
+from emulate.store import RunStore
 from pipelines.limits import Limits
-from pipelines.runner import Runner
+from pipelines.runner import Answer, Runner
+from pipelines.worker import Task, make
 
 HERE = Path(__file__).parents[1]
 sys.path.append(str(HERE))  # where trouble.py lies, for this process and its children
@@ -23,6 +25,7 @@ SLOW = pytest.mark.slow
 SPACE = Space((Parameter("kind", Uniform(-0.5, 20.0)), Parameter("x", Uniform(0.0, 1.0))))
 TROUBLE = {"use": "function", "call": "trouble:run", "argument": "array", "outputs": [{"name": "a"}, {"name": "b"}],
            "space": SPACE.to_dict()}  # fmt: skip
+SIMULATOR = registry.build("simulators", {k: v for k, v in TROUBLE.items() if k != "space"}, space=SPACE)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +106,79 @@ def test_threads_are_one_and_answers_deterministic(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with Runner({**TROUBLE, "call": "look:run"}) as r:
         np.testing.assert_array_equal(r.run([0.0, 0.0], seed=0).y, [1, 1])
+
+
+def test_a_run_owns_the_cores_that_its_limits_say(tmp_path, monkeypatch):
+    (tmp_path / "cores.py").write_text("import os, torch\ndef run(theta):\n    return [torch.get_num_threads(), "
+                                       "int(os.environ['OPENBLAS_NUM_THREADS'])]\n")  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    with Runner({**TROUBLE, "call": "cores:run"}, limits=Limits(threads=2)) as r:
+        np.testing.assert_array_equal(r.run([0.0, 0.0], seed=0).y, [2, 2])
+
+
+def test_an_answer_over_its_limit_is_refused_before_the_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("TROUBLE_LOG", str(tmp_path / "calls"))
+    with Runner(TROUBLE, limits=Limits(answer_bytes=15)) as r:
+        failure = r.run([trouble.FINE, 0.0], seed=0).failure
+    assert (failure.kind, failure.reason) == ("badshape", "the answer of one run must hold at most 15 B (simulate.answer)."
+                                              " The declared outputs hold 16 B; declare fewer, or raise the limit.")  # fmt: skip
+    assert not (tmp_path / "calls").exists()
+
+
+def test_a_large_answer_comes_through_whole(tmp_path, monkeypatch):
+    (tmp_path / "large.py").write_text("import numpy as np\ndef run(theta):\n    return np.arange(1_000_000.0)\n")
+    monkeypatch.chdir(tmp_path)
+    with Runner({**TROUBLE, "call": "large:run", "outputs": [{"name": "a", "size": 1_000_000}]}) as r:
+        np.testing.assert_array_equal(r.run([0.0, 0.0], seed=0).y, np.arange(1e6))
+
+
+@SLOW
+def test_a_process_that_grows_towards_its_limit_is_replaced_and_no_run_pays_for_another(tmp_path, monkeypatch):
+    """Ten runs leak 200 MB each under a limit of 1.5 GiB: none may fail, for alone each needs little."""
+    (tmp_path / "leak.py").write_text("held = []\ndef run(theta):\n    held.append(b'x' * 200_000_000)\n"
+                                      "    return [len(held), 0.0]\n")  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    with Runner({**TROUBLE, "call": "leak:run"}, limits=Limits(memory=3 * 2**29)) as r:
+        answers = [r.run([0.0, 0.0], seed=0) for _ in range(10)]
+    assert [a.failure for a in answers] == [None] * 10
+    assert len({a.pid for a in answers}) > 1
+
+
+class Lucky:
+    """A runner whose runs come out as listed."""
+
+    def __init__(self, limits, *outcomes):
+        self.limits, self.identity, self._outcomes = limits, identity(SIMULATOR), list(outcomes)
+
+    def run(self, *question):
+        kind = self._outcomes.pop(0)
+        if kind is None:
+            return Answer(y=np.array([0.5, 1.0]), seconds=0.25)
+        return Answer(failure=RunFailed(kind, f"reason of {kind}"), log="said " * 4000, seconds=0.5)
+
+
+@pytest.mark.parametrize(("retries", "outcomes", "attempts", "last"), [
+    ({"crashed": 2}, ["crashed", "crashed", None], 2, None),
+    ({"crashed": 1}, ["crashed", "crashed", "never made"], 1, "crashed"),
+    ({"crashed": 1}, ["error", "never made"], 0, "error"),
+    ({"crashed": 1, "timeout": 2}, ["timeout", "crashed", "timeout", "crashed", "never made"], 3, "crashed"),
+    ({"badshape": 1, "nonfinite": 1}, ["nonfinite", "badshape", None], 2, None),
+    ({}, [None, "never made"], 0, None),
+])  # fmt: skip
+def test_a_failed_run_is_made_again_by_kind_and_remembers_its_attempts(tmp_path, retries, outcomes, attempts, last):
+    store, task = RunStore(tmp_path), Task(RunStore.key(SIMULATOR, (0.0, 0.5), 0), (0.0, 0.5), 0)
+    runner = Lucky(Limits(retries=tuple(retries.items())), *outcomes)
+    (key, failed, seconds), commit = make(task, store, runner)
+    assert store.keys() == []
+    commit()
+    record = store.read(key)
+    assert [(a["kind"], a["reason"], a["seconds"]) for a in record.about["attempts"]] == [
+        (k, f"reason of {k}", 0.5) for k in outcomes[:attempts]
+    ]
+    assert max((len(a["log"]) for a in record.about["attempts"]), default=0) <= 8192
+    assert (failed, seconds) == (last is not None, 0.5 * attempts + (0.5 if last else 0.25))
+    assert (record.failure.kind if record.failure else None) == last
+    assert runner._outcomes == outcomes[attempts + 1 :]
 
 
 def test_a_simulator_that_cannot_be_built(tmp_path, monkeypatch):
