@@ -19,7 +19,8 @@ from emulate.store import RunStore
 from pipelines import walltime
 from pipelines.limits import Limits
 from pipelines.runner import Runner
-from pipelines.worker import Row, Task, Work, commit_crashed, make, run_batch, start_runner
+from pipelines.tasks import Task, missing
+from pipelines.worker import Row, Work, commit_crashed, make, run_batch, start_runner
 
 if TYPE_CHECKING:
     from pipelines.cluster import Cluster
@@ -107,9 +108,8 @@ class Executor:
             self._serial[1].close()
             self._serial = None
         self._serial = self._serial or (work, start_runner(work))
-        for task in list(todo.waiting):
-            if not walltime.enough(longest, ends):
-                return
+        while todo.waiting and walltime.enough(longest, ends):
+            (task,) = todo.take(1)
             row, commit = make(task, todo.store, self._serial[1])
             commit()
             todo.came([row])
@@ -121,23 +121,37 @@ class _Todo:
 
     def __init__(self, tasks: Iterable[Task], store: RunStore, work: Work, progress: Progress | None):
         self.store, self.work, self._progress, self._start = store, work, progress, time.monotonic()
-        known = {t.key: t for t in tasks}
-        self.total = len(known)
-        self.waiting = deque(t for t in known.values() if not store.has(t.key))
-        self.done = self.total - len(self.waiting)
-        self.failed = sum(store.failed(k) for k in known.keys() - {t.key for t in self.waiting})
+        each = missing(tasks, None)
+        self._fresh = missing(each, store)
+        self._begun, self._back = 0, deque[Task]()  # of the fresh ones, and those that came back undone
+        self.total = len(each)
+        self.done = self.total - len(self._fresh)
+        self.failed = 0
+        if self.done:
+            fresh = {t.key for t in self._fresh}
+            self.failed = sum(store.failed(t.key) for t in each if t.key not in fresh)
         self.deaths: Counter[str] = Counter()
         self._seconds, self._measured = 0.0, 0
         self._tell()
 
+    @property
+    def waiting(self) -> int:
+        """How many runs nobody makes yet."""
+        return len(self._fresh) - self._begun + len(self._back)
+
+    def take(self, count: int) -> list[Task]:
+        taken = [self._fresh[i] for i in range(self._begun, min(self._begun + count, len(self._fresh)))]
+        self._begun += len(taken)
+        return taken + [self._back.popleft() for _ in range(min(count - len(taken), len(self._back)))]
+
     def batch(self, workers: int) -> list[Task]:
         """The next tasks: about a second of runs, fewer when few are left so that workers end together."""
         mean = self._seconds / self._measured if self._measured else _BATCH_SECONDS
-        share = len(self.waiting) // (2 * max(1, workers))
+        share = self.waiting // (2 * max(1, workers))
         size = max(1, min(_BATCH_RUNS, int(_BATCH_SECONDS / max(mean, 1e-3)), share))
         if any(self.deaths.values()):
             size = 1  # to find out which run ends its worker
-        return [self.waiting.popleft() for _ in range(min(size, len(self.waiting)))]
+        return self.take(size)
 
     def came(self, found: list[Row]) -> None:
         """Runs came in: key, whether it failed, seconds."""
@@ -158,7 +172,7 @@ class _Todo:
                 commit_crashed(task, self.store, self.work)
                 self.came([(task.key, True, 0.0)])
             else:
-                self.waiting.append(task)
+                self._back.append(task)
 
     def _tell(self) -> None:
         if self._progress:

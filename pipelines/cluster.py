@@ -17,7 +17,8 @@ from emulate.errors import CampaignError, EmulateError, InputError
 from pipelines import walltime
 from pipelines.campaign import Lost
 from pipelines.study import CLUSTERS, JOBS, ClusterPart
-from pipelines.worker import Row, Task, Work
+from pipelines.tasks import Task
+from pipelines.worker import Row, Work
 
 _JOB_CLASSES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "htcondor": "HTCondorCluster",
                 "sge": "SGECluster", "oar": "OARCluster", "moab": "MoabCluster"}  # of dask-jobqueue  # fmt: skip

@@ -1,7 +1,7 @@
 """What a stage works with: the study, its folder, the terminal, the journal, and a cluster that starts when needed."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -11,15 +11,14 @@ import numpy as np
 import torch
 
 from emulate.errors import InputError
-from emulate.keys import identity, key_of, record_of
 from emulate.runs import Runs
 from emulate.store import RunStore, run_seed
 from emulate.units import describe
 from pipelines import files
 from pipelines.journal import Journal
 from pipelines.pace import Remaining
+from pipelines.tasks import Task, Tasks, missing
 from pipelines.terminal import Terminal, duration
-from pipelines.worker import Task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -88,25 +87,21 @@ class Workbench(ExitStack):
         """The stored runs at these points, finished and failed; with their Jacobians where all were run with one."""
         return self.store.rows(self.study.simulator, theta, [t.key for t in self.tasks(theta, product)])
 
-    def tasks(self, theta: np.ndarray, product: str = "y", training: np.ndarray | None = None) -> list[Task]:
+    def tasks(self, theta: np.ndarray, product: str = "y", training: np.ndarray | None = None) -> Tasks:
         """What makes these runs. A training point is run once, with its Jacobian if the study asks for those, whoever
         needs its y; `training` are the training points where the design stage has not written them yet."""
-        study, with_jacobian = self.study, set()
+        study, which = self.study, np.zeros(len(theta), np.uint8)
+        asked = [(product, study.gradient_spec(product))]
         if product == "y" and study.simulate.jacobians is not None:
+            asked.append(("tangent", study.gradient_spec("tangent")))
             with_jacobian = set(map(tuple, (self.points("training") if training is None else training).tolist()))
-        tasks, who = [], identity(study.simulator)
-        for t, seed in zip(map(tuple, theta.tolist()), self.seeds(theta).tolist(), strict=True):
-            asked = "tangent" if t in with_jacobian else product
-            gradient = study.gradient_spec(asked)
-            tasks.append(Task(key_of(record_of(who, t, seed, asked, gradient)), t, seed, asked, gradient))
-        return tasks
+            which[:] = [t in with_jacobian for t in map(tuple, theta.tolist())]
+        return Tasks.of(study.simulator, theta, self.seeds(theta), which, asked)
 
-    def missing(self, tasks: Iterable[Task]) -> list[Task]:
+    def missing(self, tasks: Iterable[Task]) -> Sequence[Task]:
         """Those that are not in the store, each once, without making a store."""
-        asked = {t.key: t for t in tasks}
         there = (self.folder / "store" / "store.json").exists()
-        held = self.store.held(asked) if there else ()
-        return [t for k, t in asked.items() if k not in held]
+        return missing(tasks, self.store if there else None)
 
     def campaign(self, theta: np.ndarray, what: str, product: str = "y") -> None:
         """Run what is not in the store yet, with a bar; every run is committed when it ends."""

@@ -3,7 +3,7 @@
 import json
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,20 +17,10 @@ from emulate.store import RunStore
 from pipelines import walltime
 from pipelines.limits import Limits
 from pipelines.runner import Answer, Runner
+from pipelines.tasks import Task
 
 _EARLIER = 8192  # characters of the log of an attempt that was not the last
 Row = tuple[str, bool, float]  # the key of a run, whether it failed, its seconds
-
-
-@dataclass(frozen=True)
-class Task:
-    """One run to be made: `key` is where the store will hold it; `gradient` says how to differentiate, None for y."""
-
-    key: str
-    theta: tuple[float, ...]
-    seed: int
-    product: str = "y"
-    gradient: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -212,7 +212,7 @@ def test_nothing_is_started_when_nothing_is_to_be_run(tmp_path):
 
 
 def test_batches_hold_about_a_second_of_runs_and_taper():
-    store = types.SimpleNamespace(has=lambda key: False, failed=lambda key: False)
+    store = types.SimpleNamespace(held=lambda keys: set(), failed=lambda key: False)
     todo = _Todo([Task(str(i), (0.0,), 0) for i in range(1000)], store, None, None)
     assert len(todo.batch(2)) == 1
     todo.came([("x", False, 0.1)] * 10)
