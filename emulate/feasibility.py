@@ -51,7 +51,10 @@ class Feasibility(torch.nn.Module):
 
     @staticmethod
     def fit(runs: Runs, *, seed: int) -> "Feasibility":
-        """Learn from the finished and the failed rows of a table; the same rows and seed give the same bits."""
+        """Learn from the finished and the failed rows of a table; the same rows and seed give the same bits.
+
+        Every failed row counts. Leave out with `runs.select` what failed for reasons of the machine, not of theta.
+        """
         if not len(runs):
             raise InputError(
                 "feasibility needs at least one run, finished or failed. Got none; run the simulator first."

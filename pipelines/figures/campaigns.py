@@ -26,8 +26,8 @@ from pipelines.figures.sheets import (
     words,
 )
 
-_GRID, _OTHERS = 24, 16  # cells per axis of a map; points over which the parameters that it does not show are averaged
-_PAIRS = 6  # parameters that are paired; with more, those that matter most
+_GRID, _OTHERS = 24, 8  # cells per axis of a map; points over which the parameters that it does not show are averaged
+_PAIRS = 5  # parameters that are paired; with more, those that matter most
 _SHARES = LinearSegmentedColormap.from_list("shares", ["#D55E00", "#f4c9a8", "#ffffff"])  # P(finishes) from 0 to 1
 
 

@@ -40,7 +40,7 @@ def test_where_runs_fail_over_every_pair(d):
     said = named(figure)
     assert r"$\Omega_m$" in said
     assert ("a run finishes with" if d == 1 else "probability that a run finishes") in said
-    pairs = min(d, 6) - 1
+    pairs = min(d, 5) - 1
     assert sum(ax.get_visible() for ax in figure.axes) == (1 if d == 1 else pairs * (pairs + 1) // 2 + 1)
     counts = [t.get_text() for t in figure.legends[0].get_texts()]
     assert f"failed ({len(runs.failed())})" in counts
@@ -53,7 +53,7 @@ def test_a_map_holds_the_region_and_the_parameter_that_tells_is_shown():
     assert p[:, x < 0.31].min() > 0.5
     assert p[:, x > 0.37].max() < 0.5
     assert 0 in campaigns._telling(runs)
-    assert len(campaigns._telling(runs)) == 6
+    assert len(campaigns._telling(runs)) == 5
 
 
 @pytest.mark.parametrize("d", [1, 3, 8])
