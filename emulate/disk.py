@@ -68,7 +68,7 @@ def entries(folder: str) -> list[os.DirEntry]:
         with os.scandir(folder) as found:
             return list(found)
     except OSError as e:
-        return _absent(e, folder, [])
+        return absent(e, folder, [])
 
 
 def kind(path: str) -> int:
@@ -76,10 +76,10 @@ def kind(path: str) -> int:
     try:
         return stat.S_IFMT(os.stat(path).st_mode)
     except OSError as e:
-        return _absent(e, path, 0)
+        return absent(e, path, 0)
 
 
-def _absent(error: OSError, path: str, nothing: Any) -> Any:
+def absent(error: OSError, path: str, nothing: Any) -> Any:
     """`nothing` when it is not there; a disk that does not answer must not pass for one without runs."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
         return nothing

@@ -4,6 +4,7 @@
 file, or well formed but not what a run is made of is `Damaged`, which names it.
 """
 
+import errno
 import hashlib
 import json
 import math
@@ -16,12 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from emulate.disk import absent
 from emulate.errors import RunFailed, StoreError
 from emulate.keys import SCHEMA, canonical, key_of
 
 RECORD, RESULT, ABOUT = FILES = "record.json", "result.safetensors", "about.json"
 ARRAYS = ("y", "jacobian", "standard_error")
 TEXT_LIMIT = 64 * 2**20  # bytes of record.json and about.json; a log is a few kilobytes
+_BROKEN = (errno.EIO, errno.EISDIR, errno.ELOOP, errno.ENODEV, errno.ENOTDIR, errno.ENXIO)
 _ASKED = {"simulator": str, "version": str, "settings": dict, "parameters": list, "stochastic": bool, "schema": int,
           "theta": dict, "replicates": int, "seed": int, "product": str, "gradient": dict | None}  # fmt: skip
 
@@ -125,6 +128,8 @@ def read_plain(file: str | os.PathLike, limit: int | None = None) -> bytes:
     except FileNotFoundError:
         raise Damaged(file, "no such file") from None
     except OSError as e:
+        if e.errno not in _BROKEN:  # a disk that does not answer has not lost the run
+            absent(e, str(file), None)
         raise Damaged(file, "a symbolic link" if os.path.islink(file) else e.strerror or type(e).__name__) from None
 
 

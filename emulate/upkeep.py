@@ -95,7 +95,7 @@ def _take(into: RunStore, folder: Path, key: str, limit: int, done: Merged) -> N
             raise Damaged(folder, f"{shown(odd[0])} beside the files of a run")
         files = load(folder, limit=limit)
         theirs = decoded(files, folder, key)
-    except Damaged as e:
+    except StoreError as e:
         done.refused.append(str(e))
         return
     if into.has(key):

@@ -105,6 +105,27 @@ def test_a_disk_that_does_not_answer_does_not_pass_for_one_without_runs(ours, mo
             ours.failed(key(0.0))
 
 
+@pytest.mark.parametrize(("number", "name"), [(13, "EACCES"), (24, "EMFILE"), (116, "ESTALE"), (5, "EIO")])
+def test_a_file_that_cannot_be_read_now_is_not_moved_aside(ours, monkeypatch, number, name):
+    """Only a disk that says it lost the bytes (EIO) has damaged a run."""
+    real = os.open
+
+    def dead(path, *args, **kwargs):
+        if str(path).endswith("about.json"):
+            raise OSError(number, os.strerror(number))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", dead)
+    if name == "EIO":
+        assert {d.key for d in verify(ours)} == {key(0.0), key(1.0)}
+        return
+    for act in (verify, lambda store: store.read(key(0.0)), lambda store: store.quarantine(key(0.0))):
+        with pytest.raises(StoreError, match=r"about\.json must be readable\. Got \w+: .*; mend the disk or its perm"):
+            act(ours)
+    assert len(ours.keys()) == 2
+    assert not (ours.path / "damaged").exists()
+
+
 def test_a_store_that_cannot_be_written_is_read_and_a_commit_says_what_to_do(ours, monkeypatch):
     def refuse(*args, **kwargs):
         raise OSError(30, os.strerror(30))
