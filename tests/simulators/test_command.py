@@ -107,6 +107,15 @@ def test_a_launcher_threads_and_environment(monkeypatch):
     assert simulator.run(THETA, seed=0).tolist() == [3, 1.5, 0, 7]
 
 
+def test_a_program_has_the_threads_that_its_run_owns():
+    simulator = shell(
+        "echo $OMP_NUM_THREADS $MKL_NUM_THREADS", outputs=[{"name": "y", "size": 2, "file": "stdout.txt"}]
+    )
+    with Runner({**plain(simulator), "space": SPACE.to_dict()}, limits=Limits(timeout=60.0, threads=3)) as runner:
+        assert runner.run(THETA.tolist(), seed=0).y.tolist() == [3, 3]
+        assert runner.identity == identity(simulator)  # how many is no part of the question
+
+
 def test_a_stochastic_program_takes_the_seed():
     simulator = command("echo", "{{ seed }}", stochastic=True)
     assert simulator.run(THETA, seed=2**52 + 1).tolist() == [2**52 + 1]

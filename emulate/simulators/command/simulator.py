@@ -77,7 +77,7 @@ class Command(Simulator):
     files: dict[str, Working] = field(default_factory=dict)  # name in the run's folder: {copy: PATH} or {link: PATH}
     success: Success = field(default_factory=Success)  # what a good end is: exit_code, file, pattern
     launcher: tuple[str, ...] = ()  # put before every step: [mpirun, -n, "4"]
-    threads: Annotated[int, Ge(1)] = 1  # that OpenMP and BLAS libraries of the program may use
+    threads: Annotated[int, Ge(1)] | None = None  # of OpenMP and BLAS in the program; empty: the cores that a run owns
     environment: dict[str, str] = field(default_factory=dict)  # variables of the program, over your own
     stochastic: bool = False  # it takes {{ seed }} and draws its noise from it alone
     revision: str = ""  # any word; change it when a program on the PATH, or what it reads elsewhere, has changed
@@ -189,8 +189,9 @@ class Command(Simulator):
 
     def _execute(self, folder: Path, sources: Sources, values: Mapping[str, float | int], printed: list) -> None:
         own = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}  # that of this process is not the program's
+        threads = str(self.threads or own.get("OMP_NUM_THREADS", "1"))
         given = {k: _without_nul(t.render(values), f"environment.{k}") for k, t in sources.environment.items()}
-        environment = {**own, "PYTHONHASHSEED": "0", **dict.fromkeys(_THREADS, str(self.threads)), **given}
+        environment = {**own, "PYTHONHASHSEED": "0", **dict.fromkeys(_THREADS, threads), **given}
         for i, (program, arguments) in enumerate(zip(sources.programs, sources.steps, strict=True)):
             words = [self.command[i][0], *(_without_nul(t.render(values), t.name) for t in arguments)]
             shown = " ".join(words) if len(" ".join(words)) <= 120 else f"{' '.join(words)[:116]} ..."
