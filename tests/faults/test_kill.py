@@ -28,7 +28,7 @@ from pipelines.campaign import Limits, Task, campaign
 from pipelines.study import ClusterPart
 
 def main(store, use, kind, n):
-    space = Space((Parameter("kind", Uniform(-0.5, 20.0)), Parameter("x", Uniform(0.0, 1.0))))
+    space = Space((Parameter("kind", Uniform(-0.5, 40.0)), Parameter("x", Uniform(0.0, 1.0))))
     settings = {"use": "function", "call": "trouble:run", "argument": "array", "stochastic": True,
                 "outputs": [{"name": "a"}, {"name": "b"}]}
     simulator = registry.build("simulators", settings, space=space)
@@ -121,12 +121,15 @@ def test_workers_do_not_outlive_a_driver_that_is_killed_alone(driver, tmp_path):
     wait_until(lambda: trouble.marked(driver.mark) == [], 30.0)
 
 
-@pytest.mark.parametrize(("use", "whole"), [
-    pytest.param("serial", False, marks=pytest.mark.slow), pytest.param("local", False, marks=pytest.mark.slow),
-    ("local", True),
+@pytest.mark.parametrize(("use", "whole", "kind"), [
+    pytest.param("serial", False, trouble.GRANDCHILD, marks=pytest.mark.slow),
+    pytest.param("serial", True, trouble.BURST, marks=pytest.mark.slow),
+    pytest.param("local", False, trouble.BURST, marks=pytest.mark.slow),
+    pytest.param("local", True, trouble.FORKS, marks=pytest.mark.slow),
+    ("local", True, trouble.GRANDCHILD),
 ])  # fmt: skip
-def test_an_interrupt_leaves_no_process_and_no_wrong_row(driver, tmp_path, use, whole):
-    process = driver(use, trouble.GRANDCHILD, 4)
+def test_an_interrupt_leaves_no_process_and_no_wrong_row(driver, tmp_path, use, whole, kind):
+    process = driver(use, kind, 4)
     wait_until(lambda: sum(calls(tmp_path).values()) == (1 if use == "serial" else 2))
     (os.killpg if whole else os.kill)(process.pid, signal.SIGINT)
     assert process.wait(60) != 0
