@@ -199,6 +199,19 @@ def test_a_link_that_the_program_plants_is_not_followed(here, kind, use):
     assert list((here / "runs").iterdir()) == []
 
 
+@pytest.mark.parametrize(("make", "sentence"), [
+    (lambda d: (d / "self").symlink_to(d), "must not be a link to a folder above it"),
+    (lambda d: (d / "up").symlink_to(".."), "must not be a link to a folder above it"),
+    (lambda d: (d / "gone").symlink_to("nowhere"), "must be a file. It is a link to nothing, or a device"),
+    (lambda d: os.mkfifo(d / "pipe"), "must be a file. It is a link to nothing, or a device"),
+])  # fmt: skip
+def test_a_working_folder_that_cannot_be_copied_is_refused_before_any_run(here, make, sentence):
+    (here / "data").mkdir()
+    make(here / "data")
+    with pytest.raises(InputError, match=sentence):
+        _ = command("echo", "1", files={"d": {"copy": "data"}}).version
+
+
 def test_a_template_does_not_write_through_a_link_in_copied_data(here):
     (here / "data").mkdir()
     (here / "data" / "x").symlink_to(here / "secret.txt")

@@ -161,13 +161,17 @@ def _below(place: Path, target: str) -> Iterator[tuple[str, Path]]:
     count = 0
     for root, folders, names in os.walk(place, followlinks=True):
         folders.sort()
+        for name in folders:
+            path = os.path.join(root, name)
+            if os.path.islink(path) and os.path.realpath(root).startswith(os.path.realpath(path)):
+                raise InputError(f"files: {path} must not be a link to a folder above it. Take it out.")
         for name in sorted(names):
             path = Path(root, name)
             if not path.is_file():
                 raise InputError(f"files: {path} must be a file. It is a link to nothing, or a device; take it out.")
             count += 1
-            if count > _FILES or len(path.parts) > 100:
-                raise InputError(f"files: {place} must hold at most {_FILES} files, without links to a folder above.")
+            if count > _FILES:
+                raise InputError(f"files: {place} must hold at most {_FILES} files. Link it, with hashed: false.")
             yield str(path.relative_to(place)), path
 
 
