@@ -9,10 +9,12 @@ from pipelines.files import replacing
 
 if TYPE_CHECKING:
     import pandas
+    import xarray
 
     from emulate.export import Group
 
 FORMATS = (".nc", ".parquet", ".csv")
+LARGEST = 2**32 - 4  # bytes of one variable of NetCDF 3 with 64-bit offsets
 
 
 def write(out: Path, group: "Group") -> None:
@@ -23,8 +25,7 @@ def write(out: Path, group: "Group") -> None:
                          f"pip install {extra}; or export to .csv.")  # fmt: skip
     with replacing(out) as temporary:
         if out.suffix == ".nc":
-            engine = "h5netcdf" if find_spec("h5netcdf") else "scipy"
-            group.to_xarray().to_netcdf(temporary, engine=engine)
+            _netcdf(temporary, group.to_xarray())
         elif out.suffix == ".parquet":
             _parquet(temporary, _told(group))
         else:
@@ -32,6 +33,16 @@ def write(out: Path, group: "Group") -> None:
             units = frame.attrs["units"]
             frame.columns = [f"{n} [{units[n]}]" if n in units else n for n in frame.columns]
             frame.to_csv(temporary, index=False)
+
+
+def _netcdf(path: Path, data: "xarray.Dataset") -> None:
+    """NetCDF 4 where h5netcdf is installed, else NetCDF 3."""
+    four = find_spec("h5netcdf") is not None
+    big = [str(n) for n, v in data.variables.items() if v.nbytes > LARGEST]
+    if big and not four:
+        raise InputError(f"a variable of NetCDF 3 must have at most {LARGEST} bytes. Got {data[big[0]].nbytes} in {big[0]}; "
+                         "install the package that writes NetCDF 4: pip install h5netcdf; or export to .parquet.")  # fmt: skip
+    data.to_netcdf(path, engine="h5netcdf" if four else "scipy")
 
 
 def _told(group: "Group") -> "pandas.DataFrame":

@@ -259,6 +259,35 @@ def test_a_store_that_is_made_meets_every_fault(tmp_path):
             assert store.commit(record(0), y=y(0))
 
 
+def test_processes_that_race_commit_each_run_once(tmp_path):
+    """Three writers of one store, each making it and taking the same 60 runs in an order of its own."""
+    pipes, children = [], []
+    for seed in range(3):
+        ours, theirs = os.pipe()
+        children.append(os.fork())
+        if not children[-1]:
+            try:
+                store, todo = RunStore(tmp_path / "store"), list(range(60))
+                random.Random(seed).shuffle(todo)
+                won = [i for i in todo if store.commit(record(i), y=y(i))]
+                os.write(theirs, bytes(won))
+            finally:
+                os._exit(0)
+        os.close(theirs)
+        pipes.append(ours)
+    won = []
+    for pipe in pipes:
+        with open(pipe, "rb") as f:
+            won += list(f.read())
+    for child in children:
+        os.waitpid(child, 0)
+    assert sorted(won) == list(range(60))
+    store = RunStore(tmp_path / "store", create=False)
+    assert (len(store.keys()), verify(store)) == (60, [])
+    assert not (store.path / "conflicts").exists()
+    assert not list((store.path / "tmp").iterdir())
+
+
 class Against(RuleBasedStateMachine):
     """The store beside a dict: key -> the first value of y, or None for a failed run."""
 

@@ -178,6 +178,11 @@ def test_what_an_export_needs_is_said(store, tmp_path, monkeypatch):
     code, said = emulate("export", store.path, tmp_path / "runs.csv", "--simulator", "nbody")
     assert code == 2
     assert "must hold runs to export. Got none with simulator 'nbody' of 3." in said
+    monkeypatch.setattr(writing, "LARGEST", 23)
+    monkeypatch.setattr(writing, "find_spec", lambda name: None if name == "h5netcdf" else name)
+    code, said = emulate("export", store.path, tmp_path / "runs.nc")
+    assert code == 2
+    assert "a variable of NetCDF 3 must have at most 23 bytes. Got 24 in mass; install the package that writes" in said
     monkeypatch.setattr(writing, "find_spec", lambda name: None)
     code, said = emulate("export", store.path, tmp_path / "runs.parquet")
     assert code == 2
