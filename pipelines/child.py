@@ -124,7 +124,8 @@ def _list_of_children(pid: int) -> int | None:
 def _started(adopted: int | None) -> frozenset[int]:
     """The processes below this one, and those that the guard adopted since their parents ended."""
     try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if hasattr(os, "waitid"):  # macOS has it from Python 3.13 on
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         mine = guard.descendants(os.getpid())
     except ChildProcessError:  # there is none, the case that must be quick
         mine = []

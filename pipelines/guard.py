@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import json
 import os
+import resource
 import select
 import signal
 import sys
@@ -39,10 +40,7 @@ def watch(child: int, lifeline: int, memory: int) -> NoReturn:
     The last word is one JSON object: `killed`, whether the child was alive and killed because the parent let go of the
     lifeline; `held`, the bytes of memory that were over the limit `memory` (0: none); `memory_mib`, the child's peak.
     """
-    held, gone = _wait(child, lifeline, memory)
-    if held or gone:
-        os.kill(child, signal.SIGKILL)
-    _, status, used = os.wait4(child, 0)
+    status, used, held, gone = _wait(child, lifeline, memory)
     _sweep()
     word = {"killed": gone and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, "held": held,
             "memory_mib": mebibytes(used.ru_maxrss)}  # fmt: skip
@@ -87,18 +85,21 @@ def name(pid: int) -> str:
         return "?"
 
 
-def _wait(child: int, lifeline: int, memory: int) -> tuple[int, bool]:
-    """Until the child ended: the bytes it held over its limit, or 0; and whether the parent let go first."""
+def _wait(child: int, lifeline: int, memory: int) -> tuple[int, resource.struct_rusage, int, bool]:
+    """Status and use of the child when it ended; the bytes it held over its limit, or 0; whether the parent let go."""
     ended = [os.pidfd_open(child)] if hasattr(os, "pidfd_open") else []
     pause = _LOOK if memory or not ended else None
     while True:
         ready = select.select([lifeline, *ended], [], [], pause)[0]
-        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-            return 0, False
-        if lifeline in ready:
-            return 0, True
-        if memory and (held := _held(memory)):
-            return held, False
+        pid, status, used = os.wait4(child, os.WNOHANG)
+        if pid:
+            return status, used, 0, False
+        gone = lifeline in ready
+        held = _held(memory) if memory and not gone else 0
+        if gone or held:
+            os.kill(child, signal.SIGKILL)
+            _, status, used = os.wait4(child, 0)
+            return status, used, held, gone
 
 
 def _held(limit: int) -> int:
@@ -165,8 +166,6 @@ def _stat(pid: int) -> list[bytes]:
 
 def _end_as(status: int) -> NoReturn:
     if os.WIFSIGNALED(status):
-        import resource
-
         number = os.WTERMSIG(status)
         if number != signal.SIGKILL:
             signal.signal(number, signal.SIG_DFL)

@@ -2,6 +2,7 @@
 
 import csv
 import os
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,13 @@ import pytest
 from scipy.stats import qmc
 from typer.testing import CliRunner
 
-from emulate.errors import InputError
+from emulate.errors import InputError, RunFailed
 from emulate.store import RunStore
 from pipelines.cli import app
 from pipelines.config import load_study
 from pipelines.failures import visible
 from pipelines.limits import Limits, in_words, size
+from pipelines.study import Retries
 
 LAB = """
 import os, signal
@@ -219,6 +221,10 @@ def test_what_is_no_size_is_refused(text):
 def test_retries_are_for_the_kinds_that_are_named():
     limits = Limits(retries=(("timeout", 3),))
     assert [limits.again(k) for k in ("timeout", "lost", "crashed")] == [3, 1, 0]
+
+
+def test_every_kind_of_failure_has_its_retries():
+    assert {f.name for f in fields(Retries)} == {"lost", *RunFailed.KINDS}
 
 
 def test_no_byte_of_a_log_commands_a_terminal():
