@@ -1,6 +1,6 @@
 """A program as one meets them: reads an input file, writes a table and a summary, says when it is done.
 
-    python3 oscillator.py input.ini
+python3 oscillator.py input.ini
 """
 
 import configparser
