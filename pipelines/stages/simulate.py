@@ -39,9 +39,9 @@ def run(bench: Workbench) -> str:
     if study.simulate.until is not None:
         sets["training"] = _more(bench, sets["training"])
         theta = np.concatenate(list(sets.values()))
-    tables = {which: bench.runs(t) for which, t in sets.items()}
-    _write(bench, tables)
     both = bench.runs(theta)
+    tables = _tables(bench, sets, both)
+    _write(bench, tables)
     bench.figures(
         "simulate",
         {
@@ -100,6 +100,14 @@ def _more(bench: Workbench, theta: np.ndarray) -> np.ndarray:
         theta = longer
         bench.write_points(EXTRA, {"training": theta[designed:]}, start=designed)
         bench.campaign(theta, "simulate more points")
+
+
+def _tables(bench: Workbench, sets: dict[str, np.ndarray], both: Runs) -> dict[str, Runs]:
+    """The runs by set; read again only where one set carries Jacobians, which a table has for all its runs or none."""
+    if bench.study.simulate.jacobians is not None:
+        return {which: bench.runs(t) for which, t in sets.items()}
+    rows = np.split(np.arange(len(both)), np.cumsum([len(t) for t in sets.values()])[:-1])
+    return {which: both.select(r) for which, r in zip(sets, rows, strict=True)}
 
 
 def _write(bench: Workbench, tables: dict[str, Runs]) -> None:
