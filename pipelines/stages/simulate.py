@@ -170,6 +170,6 @@ def _require(bench: Workbench, tables: dict[str, Runs]) -> None:
     raise CampaignError(
         f"{met} finished; the study asks for {asked}. "
         f"The most frequent reason, {reasons.count(worst)} times: {worst}. All failures stand in "
-        f"{bench.folder / 'simulate' / 'summary.json'} (`emulate status --failed`); mend the simulator and run again with --retry-failed, "
-        "or lower simulate.require."
+        f"{bench.folder / 'simulate' / 'summary.json'} (`emulate status --failed`); mend the simulator and run again "
+        "with --retry-failed, or lower simulate.require."
     )
