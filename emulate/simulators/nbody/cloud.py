@@ -35,7 +35,7 @@ class Mesh:
         refinement: mesh cells per particle spacing, r; the mesh has M = n r cells per side.
         offset: where the lattice stands between two nodes, in cells. One half, its most symmetric place, grows every
             wave by the same small amount too little; at a quarter the errors of different directions cancel instead.
-        compiled: paint and gather by compiled loops; the first run of a mesh size compiles for half a minute.
+        compiled: paint and gather by compiled loops; the first run of a mesh size compiles for ten seconds or more.
     """
 
     particles: int

@@ -84,7 +84,7 @@ class NBody(Simulator):
         phase_seed: key of the initial phases of all runs, or None for phases from the seed of each run.
         adjoint: how reverse mode finds its way back: "reversed" in time, at constant memory; "checkpointed"; "stored".
         compile: loops over particles by torch's compiler, the same bits in less time: "auto" from 128 particles per
-            side on where a compiler is found, "always", "never". The first run of a size compiles for half a minute.
+            side on where a compiler is found, "always", "never". The first run of a size compiles for ten seconds or more.
         precision: of particles and meshes; P(k) differs by 1e-6, the cost by almost two.
         device: where particles and meshes live, "cpu", "cuda", or "auto": cuda where there is one. Bits are the same
             on any number of threads of one kind of processor, not between kinds.
