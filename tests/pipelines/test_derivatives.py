@@ -1,5 +1,6 @@
 """The ways to a simulator's Jacobian, judged by the matrix of a linear map and the slopes of its noise."""
 
+import functools
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,8 +14,10 @@ from emulate.keys import REPLICATES
 from emulate.seeds import replicates
 from emulate.simulators.linear_gaussian import LinearGaussian
 from emulate.simulators.nbody import NBody
-from pipelines.child import _run
+from pipelines import child
 from pipelines.derivatives import automatic, differentiate, has_own
+
+_run = functools.partial(child._run, most=2**30)  # bytes of an answer
 
 WAYS = ({"use": "simulator"}, {"use": "reverse"}, {"use": "finite_difference"})
 THETA = torch.tensor([0.7, -1.3], dtype=torch.float64)
