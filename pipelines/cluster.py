@@ -251,8 +251,12 @@ def _local(settings: ClusterPart) -> Any:
 
 
 def _job_class(use: str) -> Any:
+    interrupt = signal.getsignal(signal.SIGINT)
     try:
-        return getattr(importlib.import_module("dask_jobqueue"), _JOB_CLASSES[use])
+        found = getattr(importlib.import_module("dask_jobqueue"), _JOB_CLASSES[use])
+        if signal.getsignal(signal.SIGINT) is not interrupt:
+            signal.signal(signal.SIGINT, interrupt)  # which its import replaces by one that ends the process in silence
+        return found
     except ImportError:
         raise InputError(f"cluster.use: {use} needs the package dask-jobqueue, which is not installed. "
                          'Install it: pip install "emulate[hpc]".') from None  # fmt: skip

@@ -1,5 +1,6 @@
 """What stands in a record's files after a power cut, a bad disk or a forger: never read as another run, never NaN."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -213,10 +214,11 @@ def test_what_is_no_plain_file_is_refused_unread(tmp_path, name, kind):
     elif kind == "socket":
         import socket
 
-        with socket.socket(socket.AF_UNIX) as s:
-            os.chdir(file.parent)  # the path of a socket may have 107 bytes
+        with (
+            socket.socket(socket.AF_UNIX) as s,
+            contextlib.chdir(file.parent),
+        ):  # the path of a socket may have 107 bytes
             s.bind(name)
-            os.chdir(tmp_path)
     else:
         try:
             os.mknod(file, 0o20600, os.makedev(1, 5))  # /dev/zero, which has no end

@@ -1,5 +1,6 @@
 """A mistake of the user's is answered with a sentence and an exit code, never with a traceback."""
 
+import contextlib
 import errno
 import os
 import signal
@@ -253,8 +254,8 @@ def test_a_full_disk(here, monkeypatch):
     assert code == 2
     assert "disk is full" in output
     monkeypatch.undo()
-    os.chdir(here)
-    assert emulate("run", "study.yaml")[0] in (0, 1)
+    with contextlib.chdir(here):
+        assert emulate("run", "study.yaml")[0] in (0, 1)
 
 
 def test_a_folder_that_cannot_be_written(here):

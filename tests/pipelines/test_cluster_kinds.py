@@ -228,7 +228,6 @@ def test_a_local_worker_that_is_gone_for_good_is_replaced(tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("use", JOBS)
 def test_the_script_of_a_job_is_shown_without_starting_anything(use, monkeypatch):
-    pytest.importorskip("dask_jobqueue")
     before = {c.laddr for c in psutil.Process().net_connections() if c.status == psutil.CONN_LISTEN}
     extra = {"resource_spec": "x"} if use in ("pbs", "sge", "moab") else {"disk": "1GB"} if use == "htcondor" else {}
     script = cluster.job_script(ClusterPart(use=use, workers=5, options={"memory": "3GB", "cores": 1, **extra}))
@@ -237,7 +236,6 @@ def test_the_script_of_a_job_is_shown_without_starting_anything(use, monkeypatch
 
 
 def test_options_that_a_queue_does_not_know_are_said():
-    pytest.importorskip("dask_jobqueue")
     said = r"^cluster\.options: must be what the cluster takes\. It said: .*quue.*\. Mend or take out that option\.$"
     with pytest.raises(InputError, match=said):
         cluster.job_script(ClusterPart(use="slurm", options={"quue": "long"}))
@@ -269,6 +267,12 @@ def test_keys_are_their_owners_alone_and_never_overwritten(tmp_path):
 
 
 def test_every_kind_is_a_kind_of_dask_jobqueue():
-    jobqueue = pytest.importorskip("dask_jobqueue")
     assert set(cluster._JOB_CLASSES) == set(JOBS) <= set(CLUSTERS)
-    assert all(hasattr(jobqueue, name) for name in cluster._JOB_CLASSES.values())
+    assert all(cluster._job_class(use).__name__ == name for use, name in cluster._JOB_CLASSES.items())
+
+
+def test_interrupts_stay_what_they_were():
+    """The import of dask-jobqueue alone would make Ctrl-C a silent exit."""
+    code = ("import signal; from pipelines.cluster import _job_class; _job_class('slurm'); "
+            "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler")  # fmt: skip
+    subprocess.run([sys.executable, "-c", code], check=True)
