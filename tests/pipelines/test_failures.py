@@ -35,7 +35,7 @@ STUDY = """
 name: lab
 seed: 3
 parameters: {a: {uniform: [0, 1]}, b: {uniform: [0, 1], unit: km}}
-simulator: {use: function, call: "lab:run", outputs: [{name: y, size: 5, unit: kg}, {name: z}]}
+simulator: {use: function, call: "faulty_lab:run", outputs: [{name: y, size: 5, unit: kg}, {name: z}]}
 design: {runs: 16, held_out: 4}
 simulate: {require: 0.5, until: 16}
 cluster: {use: serial}
@@ -63,7 +63,7 @@ def emulate(folder: Path, *words: str) -> tuple[int, str]:
 def study(tmp_path_factory) -> Path:
     """A campaign that ran: a quarter of the points fail, one crashed once and then finished."""
     folder = tmp_path_factory.mktemp("lab")
-    (folder / "lab.py").write_text(LAB)
+    (folder / "faulty_lab.py").write_text(LAB)
     (folder / "study.yaml").write_text(STUDY)
     assert emulate(folder, "design", "study.yaml")[0] == 0
     code, output = emulate(folder, "simulate", "study.yaml")
@@ -123,7 +123,7 @@ def test_a_design_that_cannot_go_on_is_refused(study):
 def test_status_lists_failures_from_the_store_alone(study, tmp_path):
     """Nothing but the study's file, its module and the store is there: a driver that died left nothing else."""
     (tmp_path / "runs" / "lab").mkdir(parents=True)
-    for name in ("lab.py", "study.yaml"):
+    for name in ("faulty_lab.py", "study.yaml"):
         (tmp_path / name).write_text((study / name).read_text())
     (tmp_path / "runs" / "lab" / "store").symlink_to(study / "runs" / "lab" / "store")
     store = RunStore(study / "runs" / "lab" / "store")
@@ -162,7 +162,7 @@ def test_one_run_is_printed_with_its_attempts_and_its_log(study):
 
 
 def test_only_tries_one_point_here_and_keeps_what_finished(study, tmp_path):
-    for name in ("lab.py", "study.yaml"):
+    for name in ("faulty_lab.py", "study.yaml"):
         (tmp_path / name).write_text((study / name).read_text())
     theta = points(study / "runs" / "lab" / "design" / "points.csv", "training")
     good = int(np.argmax((theta[:, 0] > 0.25) & (theta[:, 0] < 0.9)))
