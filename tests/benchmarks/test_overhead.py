@@ -19,16 +19,19 @@ SPACE = Space((Parameter("x", Uniform(0.0, 1.0)),))
 
 @pytest.fixture
 def settings(tmp_path, monkeypatch):
-    (tmp_path / "slow.py").write_text("import time\n\n\ndef run(theta):\n    time.sleep(0.1)\n    return theta\n\n\n"
-                                      "def fast(theta):\n    return theta\n")  # fmt: skip
+    (tmp_path / "slow.py").write_text(
+        "import time\n\n\ndef fast(theta):\n    return theta\n" + "".join(
+            f"\n\ndef of_{ms}_ms(theta):\n    time.sleep({ms / 1000})\n    return theta\n" for ms in (10, 100, 1000)))  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    return {"use": "function", "call": "slow:run", "argument": "array"}
+    return {"use": "function", "call": "slow:fast", "argument": "array"}
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
-def test_wall_time_of_a_campaign_over_its_ideal(settings, tmp_path, workers):
+@pytest.mark.parametrize(("workers", "runs", "ms"), [(1, 200, 100), (2, 200, 100), (4, 200, 100), (2, 5000, 10),
+                                                     (2, 200, 1000)])  # fmt: skip
+def test_wall_time_of_a_campaign_over_its_ideal(settings, tmp_path, workers, runs, ms):
+    settings = {**settings, "call": f"slow:of_{ms}_ms"}
     simulator = registry.build("simulators", settings, space=SPACE)
-    theta = np.linspace(0.0, 1.0, 200 + workers)[:, None]
+    theta = np.linspace(0.0, 1.0, runs + workers)[:, None]
     tasks = [Task(RunStore.key(simulator, t, 0), tuple(t), 0) for t in theta]
     given = {
         "store": tmp_path / "store",
@@ -41,11 +44,12 @@ def test_wall_time_of_a_campaign_over_its_ideal(settings, tmp_path, workers):
         executor.campaign(tasks[workers:], **given)
         wall = time.perf_counter() - start
     assert len(RunStore(tmp_path / "store").keys()) == len(tasks)
-    print(f"\n200 runs of 0.1 s on {workers} workers: {wall:.2f} s, {wall / (200 * 0.1 / workers):.3f} of the ideal")
+    ideal = runs * ms / 1000 / workers
+    print(f"\n{runs} runs of {ms} ms on {workers} workers: {wall:.2f} s, {wall / ideal:.3f} of the ideal")
 
 
 def test_cost_of_one_run_in_a_process_of_its_own(settings):
-    spec = {**settings, "call": "slow:fast", "space": SPACE.to_dict()}
+    spec = {**settings, "space": SPACE.to_dict()}
     with Runner(spec, limits=Limits(timeout=60.0)) as runner:
         runner.run([0.5], seed=0)
         start = time.perf_counter()
