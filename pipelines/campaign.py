@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Executor", "Limits", "Lost", "Task", "campaign", "open_cluster"]
 
-Progress = Callable[[int, int, int, float], None]
+Progress = Callable[[int, int, int, float, Sequence[float]], None]
 
 _BATCH_SECONDS, _BATCH_RUNS = 1.0, 64  # a task is about one second of runs, and at most so many
 _WINDOW = 3  # batches under way per worker
+_OPEN = 2  # runs of a batch that its worker may have had in hand: one being made, the one before being committed
 _NONE = Limits()
 
 
@@ -75,8 +76,9 @@ class Executor:
         """Make the runs of `tasks` that the store does not hold. Failed runs are committed too and do not stop it.
 
         `simulator` is plain data: `use`, settings, and `space` as `Space.to_dict()` gives it; `limits` hold
-        for each run. `progress(done, failed, total, seconds)` is called at the start and whenever runs came in: done
-        counts all of `tasks` that are in the store, failed those of them that failed, seconds the campaign's time.
+        for each run. `progress(done, failed, total, seconds, lengths)` is called at the start and whenever runs came
+        in: done counts all of `tasks` that are in the store, failed those of them that failed, seconds the campaign's
+        time; lengths are the seconds of each run that came in.
         A serial campaign begins no run that may not be over at `ends`, in seconds since 1970, and leaves the rest.
         """
         kept = RunStore(store)
@@ -124,6 +126,7 @@ class _Todo:
         each = missing(tasks, None)
         self._fresh = missing(each, store)
         self._begun, self._back = 0, deque[Task]()  # of the fresh ones, and those that came back undone
+        self._suspects = deque[Task]()  # those of them that may have ended their worker
         self.total = len(each)
         self.done = self.total - len(self._fresh)
         self.failed = 0
@@ -132,12 +135,12 @@ class _Todo:
             self.failed = sum(store.failed(t.key) for t in each if t.key not in fresh)
         self.deaths: Counter[str] = Counter()
         self._seconds, self._measured = 0.0, 0
-        self._tell()
+        self._tell(())
 
     @property
     def waiting(self) -> int:
         """How many runs nobody makes yet."""
-        return len(self._fresh) - self._begun + len(self._back)
+        return len(self._fresh) - self._begun + len(self._back) + len(self._suspects)
 
     def take(self, count: int) -> list[Task]:
         taken = [self._fresh[i] for i in range(self._begun, min(self._begun + count, len(self._fresh)))]
@@ -145,38 +148,45 @@ class _Todo:
         return taken + [self._back.popleft() for _ in range(min(count - len(taken), len(self._back)))]
 
     def batch(self, workers: int) -> list[Task]:
-        """The next tasks: about a second of runs, fewer when few are left so that workers end together."""
+        """The next tasks: about a second of runs, fewer when few are left so that workers end together.
+
+        A run that may have ended its worker is made alone, so that it takes no other with it and none is blamed for it.
+        """
+        if self._suspects:
+            return [self._suspects.popleft()]
         mean = self._seconds / self._measured if self._measured else _BATCH_SECONDS
         share = self.waiting // (2 * max(1, workers))
-        size = max(1, min(_BATCH_RUNS, int(_BATCH_SECONDS / max(mean, 1e-3)), share))
-        if any(self.deaths.values()):
-            size = 1  # to find out which run ends its worker
-        return self.take(size)
+        return self.take(max(1, min(_BATCH_RUNS, int(_BATCH_SECONDS / max(mean, 1e-3)), share)))
 
     def came(self, found: list[Row]) -> None:
         """Runs came in: key, whether it failed, seconds."""
         self.done += len(found)
         self.failed += sum(failed for _, failed, _ in found)
         self._seconds += sum(seconds for _, _, seconds in found)
-        self._measured += len(found)
-        self._tell()
+        self._measured += sum(seconds > 0 for _, _, seconds in found)  # one that somebody else made says nothing
+        self._tell([seconds for _, _, seconds in found])
 
     def back(self, batch: list[Task], *, died: bool) -> None:
-        """A batch whose worker is gone: what it committed counts, the rest is made again."""
-        for task in batch:
-            if self.store.has(task.key):
-                self.came([(task.key, self.store.failed(task.key), 0.0)])
-                continue
-            self.deaths[task.key] += died
+        """A batch whose worker is gone: what it committed counts, the rest is made again.
+
+        When the worker `died`, only the first of the rest were in its hands, for a batch is made and committed in order.
+        """
+        rest = [task for task in batch if not self.store.has(task.key)]
+        left = {task.key for task in rest}
+        self.came([(t.key, self.store.failed(t.key), 0.0) for t in batch if t.key not in left])
+        suspects = rest[:_OPEN] if died else []
+        self._back.extend(rest[len(suspects) :])
+        for task in suspects:
+            self.deaths[task.key] += 1
             if self.deaths[task.key] > self.work.limits.again("lost"):
                 commit_crashed(task, self.store, self.work)
                 self.came([(task.key, True, 0.0)])
             else:
-                self._back.append(task)
+                self._suspects.append(task)
 
-    def _tell(self) -> None:
+    def _tell(self, lengths: Sequence[float]) -> None:
         if self._progress:
-            self._progress(self.done, self.failed, self.total, time.monotonic() - self._start)
+            self._progress(self.done, self.failed, self.total, time.monotonic() - self._start, lengths)
 
 
 def _follow(pool: "Cluster", todo: _Todo) -> None:

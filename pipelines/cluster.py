@@ -6,12 +6,14 @@ import importlib.util
 import logging
 import os
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from emulate.errors import CampaignError, EmulateError, InputError
 from pipelines import walltime
@@ -102,11 +104,26 @@ class Cluster:
             self._client.retire_workers([w for ws in self._client.who_has([future]).values() for w in ws])
 
     def restart(self, why: str) -> None:
-        if self._settings.use == "address":
+        """A new cluster instead of one that was lost; one of somebody else's is given time to come back."""
+        self.close(kill=True)
+        if self._settings.use == "address" and not self._came_back(why):
             raise CampaignError(f"the cluster at {self._settings.address} was lost: {why}. Start its scheduler and "
                                 "workers, then the same command again; stored runs are kept.")  # fmt: skip
-        self.close(kill=True)
         self._start()
+
+    def _came_back(self, why: str) -> bool:
+        """Whether the scheduler listens again. A client that tries in vain would leave threads and wait a minute more."""
+        self._say(f"  the cluster at {self._settings.address} was lost: {why}; waiting up to {_LONG:g} s for it")
+        where = urlsplit(self._settings.address)
+        deadline = time.monotonic() + _LONG
+        while time.monotonic() < deadline:
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection((where.hostname, where.port or 8786), timeout=5),
+            ):
+                return True
+            time.sleep(1.0)
+        return False
 
     def close(self, *, kill: bool = False) -> None:
         client, cluster, self._client, self._cluster = self._client, self._cluster, None, None
@@ -228,10 +245,14 @@ def make_certificates(folder: Path) -> list[Path]:
 
 
 def _job_options(settings: ClusterPart) -> dict[str, Any]:
-    """What a job is asked for, and a first line in its script that tells its worker when it ends."""
+    """What a job is asked for, and a first line in its script that tells its worker when it ends.
+
+    The pages of a worker are shown without TLS, so they stay on its machine; the study may say otherwise.
+    """
     o = settings.options
     lines = [*walltime.prologue(str(o.get("walltime", ""))), *o.get("job_script_prologue", ())]
-    return {**_JOB, **o, "job_script_prologue": lines}
+    arguments = ["--dashboard-address", "127.0.0.1:0", *o.get("worker_extra_args", ())]
+    return {**_JOB, **o, "job_script_prologue": lines, "worker_extra_args": arguments}
 
 
 def job_script(settings: ClusterPart) -> str:

@@ -6,9 +6,11 @@ import time
 import numpy as np
 
 from emulate.errors import CampaignError, InputError
+from emulate.units import describe
 from pipelines import walltime
-from pipelines.campaign import open_cluster
+from pipelines.campaign import Executor, open_cluster
 from pipelines.study import ClusterPart
+from pipelines.tasks import Tasks
 from pipelines.terminal import Terminal, count
 from pipelines.workbench import SETS, Workbench
 
@@ -42,18 +44,35 @@ def run(study, share: tuple[int, int], terminal: Terminal, limit: float | None =
         raise InputError(f"a share of the runs needs the points, and {study.folder / 'design'} has none. Run `emulate "
                          "design` first, once; then start the shares.")  # fmt: skip
     ends = time.time() + limit if limit else walltime.end()
+    made, mine = 0, []
     with Workbench(study, terminal) as bench, open_cluster(ClusterPart(use="serial")) as executor:
-        mine = bench.tasks(np.concatenate([bench.points(which) for which in SETS]))[i - 1 :: n]
-        todo = bench.missing(mine)
-        with terminal.bar(f"share {i} of {n}", total=len(todo)) as tick:
-            executor.campaign(todo, store=study.folder / "store", simulator=study.simulator_spec, ends=ends,
-                              limits=study.simulate.limits,
-                              progress=lambda done, failed, total, seconds: tick(done, total))  # fmt: skip
+        for fidelity, tasks in _asked(bench).items():
+            part = tasks[i - 1 :: n]
+            made += _make(bench, executor, part, f"share {i} of {n}", fidelity, ends)
+            mine += part
         left = len(bench.missing(mine))
         failed = sum(bench.store.failed(t.key) for t in mine if bench.store.has(t.key))
     if left:
         raise CampaignError(f"share {i} of {n}: the time of this job is over with {count(left, 'run')} of {len(mine)} to "
                             "make. Start the same command again; stored runs are kept.")  # fmt: skip
-    terminal.say(f"share {i} of {n}: {count(len(todo), 'run')} made, {len(mine) - len(todo)} stored before, {failed} of "
+    terminal.say(f"share {i} of {n}: {count(made, 'run')} made, {len(mine) - made} stored before, {failed} of "
                  f"{len(mine)} failed. When all shares are done, `emulate run` goes on.")  # fmt: skip
     return 0
+
+
+def _asked(bench: Workbench) -> dict[str, Tasks]:
+    """The runs of the study's own simulator, then those of every fidelity."""
+    own = bench.tasks(np.concatenate([bench.points(which) for which in SETS]))
+    return {"": own, **{name: bench.tasks(bench.points(name), fidelity=name) for name in bench.study.fidelities}}
+
+
+def _make(bench: Workbench, executor: Executor, part: Tasks, what: str, fidelity: str, ends: float | None) -> int:
+    """Make those that are not stored, as far as the time goes; how many there were."""
+    study, todo = bench.study, bench.missing(part)
+    if todo:
+        describe(bench.store, study.simulator_of(fidelity))
+    with bench.terminal.bar(f"{what}, {fidelity}" if fidelity else what, total=len(todo)) as tick:
+        executor.campaign(todo, store=study.folder / "store", simulator=study.spec_of(fidelity), ends=ends,
+                          limits=study.simulate.limits,
+                          progress=lambda done, failed, total, *_: tick(done, total))  # fmt: skip
+    return len(todo)

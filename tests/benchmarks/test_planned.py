@@ -36,7 +36,7 @@ def main(planned, executed, folder):
     tasks = Tasks.of(simulator, theta, np.zeros(planned, np.int64), np.zeros(planned, np.uint8), [("y", None)])
     print(f"{me.memory_info().rss / 1e6:.0f} MB with {planned} points planned, after {time.perf_counter() - start:.0f} s")
 
-    def progress(done, failed, total, seconds):
+    def progress(done, failed, total, seconds, lengths):
         if done >= len(marks) * executed // 4:
             marks.append(me.memory_info().rss / 1e6)
             scheduler = executor._pool._cluster.scheduler if executor._pool and executor._pool._cluster else None

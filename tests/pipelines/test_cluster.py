@@ -1,3 +1,4 @@
+import json
 import os
 import sys
 import types
@@ -123,7 +124,7 @@ def test_a_cluster_that_lost_all_workers_is_started_again_once(tmp_path, monkeyp
     tasks = tasks_of(theta)
     monkeypatch.setenv("TROUBLE_SECONDS", "0.05")
 
-    def lose(done, failed, total, seconds):
+    def lose(done, *_):
         if done >= 5 and not lost:
             lost.append(executor._pool._cluster)
             lost[0].scale(0)
@@ -211,11 +212,35 @@ def test_nothing_is_started_when_nothing_is_to_be_run(tmp_path):
         assert executor._pool is None
 
 
+def test_only_runs_that_their_worker_had_in_hand_are_suspected_of_its_end_and_made_alone(tmp_path):
+    store, spec = RunStore(tmp_path), {"use": "linear_gaussian"}
+    simulator = registry.build("simulators", spec)
+    tasks = tasks_of(np.random.default_rng(0).normal(size=(12, 2)), simulator)
+    work, told = worker.Work(str(tmp_path), json.dumps(spec), Limits(), os.getcwd()), []
+    todo = _Todo(tasks, store, work, lambda *row: told.append(row[:3]))
+    batch = todo.take(10)
+    with worker.start_runner(work) as runner:
+        for task in batch[:3]:
+            worker.make(task, store, runner)[1]()
+    todo.back(batch, died=True)
+    assert told[-1] == (3, 0, 12)
+    assert [todo.batch(1), todo.batch(1)] == [[batch[3]], [batch[4]]]
+    todo.back([batch[3]], died=True)  # again, and alone: it is the run
+    assert store.read(batch[3].key).failure.kind == "crashed"
+    assert told[-1] == (4, 1, 12)
+    rest = []
+    while todo.waiting:
+        rest += todo.batch(1)
+    assert [t.key for t in rest] == [t.key for t in (*tasks[10:], *batch[5:])]
+
+
 def test_batches_hold_about_a_second_of_runs_and_taper():
     store = types.SimpleNamespace(held=lambda keys: set(), failed=lambda key: False)
     todo = _Todo([Task(str(i), (0.0,), 0) for i in range(1000)], store, None, None)
     assert len(todo.batch(2)) == 1
     todo.came([("x", False, 0.1)] * 10)
+    assert len(todo.batch(2)) == 10
+    todo.came([("x", False, 0.0)] * 100_000)  # found in the store: they say nothing of the others
     assert len(todo.batch(2)) == 10
     todo.came([("x", False, 1e-4)] * 100_000)
     assert len(todo.batch(2)) == 64

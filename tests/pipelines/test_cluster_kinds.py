@@ -118,7 +118,7 @@ def test_jobs_that_end_are_replaced(queue, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "_REPLACE", 2.0)
     asked, killed = tasks(300), []
 
-    def kill(done, failed, total, seconds):
+    def kill(done, *_):
         if done >= 20 and not killed:
             killed.extend((queue / "jobs").read_text().split())
             for job in killed:
@@ -163,7 +163,7 @@ def test_a_scheduler_and_workers_over_tls_killed_and_added_while_a_campaign_runs
     start(*worker)
     asked, done = tasks(400), []
 
-    def disturb(now, failed, total, seconds):
+    def disturb(now, *_):
         if now >= 30 and not done:
             done.append(now)
             os.killpg(first.pid, signal.SIGKILL)
