@@ -171,8 +171,8 @@ def certificates(
     keys = f"--tls-ca-file {ca} --tls-cert {cert} --tls-key {key}"
     terminal = Terminal()
     terminal.say(f"Keys for a year, readable by you alone, in {folder}. Start the cluster with them:")
-    terminal.say(f"  dask scheduler --protocol tls --no-dashboard {keys}")
-    terminal.say(f"  dask worker tls://HOST:8786 --nthreads 1 --no-dashboard {keys}")
+    terminal.say(f"  dask scheduler --protocol tls --dashboard-address 127.0.0.1:8787 {keys}")
+    terminal.say(f"  dask worker tls://HOST:8786 --nthreads 1 --dashboard-address 127.0.0.1:0 {keys}")
     terminal.say(
         f"and name it in the study: cluster: {{use: address, address: 'tls://HOST:8786', certificates: {folder}}}"
     )

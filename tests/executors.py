@@ -35,7 +35,7 @@ parameters: {x: {uniform: [0, WIDTH]}, z: {uniform: [0, 1]}}
 simulator: {use: function, call: "trouble:by_chance", argument: array, stochastic: true,
             outputs: [{name: a}, {name: b}]}
 design: {runs: RUNS, held_out: 4}
-simulate: {timeout: 2.0, require: 0.5, retries: {crashed: 0}}
+simulate: {timeout: 3.0, require: 0.5, retries: {crashed: 0}}
 cluster: CLUSTER
 emulators: {polynomial: }
 infer: {likelihood: {absolute_error: 1}}
@@ -82,15 +82,19 @@ class Campaign:
     All its processes carry a mark in their environment, whoever started them.
     """
 
-    def __init__(self, folder: Path, kind: str, *, runs: int, width: float = 1.0, workers: int = 2, seconds: float = 0.02):
+    def __init__(
+        self, folder: Path, kind: str, *, runs: int, width: float = 1.0, workers: int = 2, seconds: float = 0.02
+    ):
         self.folder, self.kind, self.workers, self.mark = folder, kind, workers, uuid.uuid4().hex
         self.environment = {**os.environ, "TROUBLE_MARK": self.mark, "TROUBLE_SECONDS": str(seconds),
                             "TROUBLE_LOG": str(folder / "calls"), "OMP_NUM_THREADS": "1",
                             "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}  # fmt: skip
         self.store, self.started, self.cluster_of = folder / "out" / "store", [], []
-        folder.mkdir()
+        folder.mkdir(parents=True, exist_ok=True)
         self.port, self.keys = free_port(), folder / "keys"
-        text = STUDY.replace("RUNS", str(runs)).replace("WIDTH", str(width)).replace("CLUSTER", json.dumps(self._part()))
+        text = (
+            STUDY.replace("RUNS", str(runs)).replace("WIDTH", str(width)).replace("CLUSTER", json.dumps(self._part()))
+        )
         (folder / "study.yaml").write_text(text)
 
     def _part(self) -> dict:
@@ -135,7 +139,9 @@ class Campaign:
     def make(self) -> list[subprocess.Popen]:
         """Start what makes the runs."""
         if self.kind == "shards":
-            return [self.emulate("worker", "study.yaml", "--shard", f"{i + 1}/{self.workers}") for i in range(self.workers)]
+            return [
+                self.emulate("worker", "study.yaml", "--shard", f"{i + 1}/{self.workers}") for i in range(self.workers)
+            ]
         return [self.emulate("simulate", "study.yaml")]
 
     def held(self) -> int:
@@ -193,7 +199,7 @@ def listening(mark: str) -> set[tuple[str, int]]:
 
 def refuses_plain(host: str, port: int) -> bool:
     """Whether a peer that speaks no TLS is turned away: closed, or a TLS alert."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     with socket.create_connection((host, port), timeout=10) as s:
         s.settimeout(10)
         s.sendall(b"GET / HTTP/1.0\r\n\r\n" + b"\x00" * 64)

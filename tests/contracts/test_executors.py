@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1]))  # where executors.py lies
-from executors import KINDS, campaign, content, kill_group, listening, refuses_plain, wait_until  # noqa: E402
-from trouble import marked  # noqa: E402
+from executors import KINDS, campaign, content, kill_group, listening, refuses_plain, wait_until
+from trouble import marked
 
 RUNS, WIDTH = 64, 0.25  # one in five fails
 LOOPBACK = ("127.0.0.1", "::1")
