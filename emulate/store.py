@@ -7,6 +7,7 @@
     outputs/<id>.json                 names and units of a simulator's parameters and outputs, for exports
     tmp/  forgotten/  conflicts/  damaged/    half-written runs; failures that were retried; second, different answers;
                                       runs that failed their checksums and were moved aside
+    under_way/                        notes of workers on what they are making; no part of the results
 
 A folder under `runs` *is* a committed run: it is written under `tmp`, flushed, and renamed. The first writer wins.
 A failed run is a committed run without `result.safetensors`. There is no index beside the folders that could disagree

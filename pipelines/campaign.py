@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from emulate.errors import CampaignError, StoreError
 from emulate.store import RunStore
-from pipelines import walltime
+from pipelines import underway, walltime
 from pipelines.limits import Limits
 from pipelines.runner import Runner
 from pipelines.tasks import Task, missing
@@ -76,13 +76,14 @@ class Executor:
         """Make the runs of `tasks` that the store does not hold. Failed runs are committed too and do not stop it.
 
         `simulator` is plain data: `use`, settings, and `space` as `Space.to_dict()` gives it; `limits` hold
-        for each run. `progress(done, failed, total, seconds, lengths)` is called at the start and whenever runs came
-        in: done counts all of `tasks` that are in the store, failed those of them that failed, seconds the campaign's
-        time; lengths are the seconds of each run that came in.
+        for each run. `progress(done, failed, total, seconds, lengths)` is called at the start, whenever runs came in,
+        and when nothing did for a while: done counts all of `tasks` that are in the store, failed those of them that
+        failed, seconds the campaign's time; lengths are the seconds of each run that came in.
         A serial campaign begins no run that may not be over at `ends`, in seconds since 1970, and leaves the rest.
         """
         kept = RunStore(store)
         kept.sweep()
+        underway.sweep(kept)
         work = Work(str(kept.path), json.dumps(simulator, sort_keys=True), limits, os.getcwd())
         todo = _Todo(tasks, kept, work, progress)
         if not todo.waiting:
@@ -112,7 +113,7 @@ class Executor:
         self._serial = self._serial or (work, start_runner(work))
         while todo.waiting and walltime.enough(longest, ends):
             (task,) = todo.take(1)
-            row, commit = make(task, todo.store, self._serial[1])
+            row, commit = make(task, todo.store, self._serial[1], longest)
             commit()
             todo.came([row])
             longest = max(longest, row[2])
@@ -135,7 +136,7 @@ class _Todo:
             self.failed = sum(store.failed(t.key) for t in each if t.key not in fresh)
         self.deaths: Counter[str] = Counter()
         self._seconds, self._measured = 0.0, 0
-        self._tell(())
+        self.tell()
 
     @property
     def waiting(self) -> int:
@@ -164,7 +165,7 @@ class _Todo:
         self.failed += sum(failed for _, failed, _ in found)
         self._seconds += sum(seconds for _, _, seconds in found)
         self._measured += sum(seconds > 0 for _, _, seconds in found)  # one that somebody else made says nothing
-        self._tell([seconds for _, _, seconds in found])
+        self.tell([seconds for _, _, seconds in found])
 
     def back(self, batch: list[Task], *, died: bool) -> None:
         """A batch whose worker is gone: what it committed counts, the rest is made again.
@@ -184,7 +185,8 @@ class _Todo:
             else:
                 self._suspects.append(task)
 
-    def _tell(self, lengths: Sequence[float]) -> None:
+    def tell(self, lengths: Sequence[float] = ()) -> None:
+        """Where the campaign is, and the seconds of runs that came in."""
         if self._progress:
             self._progress(self.done, self.failed, self.total, time.monotonic() - self._start, lengths)
 
@@ -202,8 +204,11 @@ def _follow(pool: "Cluster", todo: _Todo) -> None:
             while todo.waiting and len(under_way) < _WINDOW * workers:
                 batch = todo.batch(workers)
                 under_way[pool.submit(run_batch, todo.work, batch)] = batch
-            for future in pool.ended(list(under_way)):
+            ended = pool.ended(list(under_way))
+            for future in ended:
                 _settle(pool, future, under_way.pop(future), todo)
+            if not ended:
+                todo.tell()
         except Lost as e:
             for batch in under_way.values():
                 todo.back(batch, died=False)

@@ -198,6 +198,7 @@ def status(study: StudyFile, set_: Overrides = None,
     rows = [(s.stage, s.status, duration(s.seconds) if s.seconds is not None else "", s.why) for s in states]
     terminal.table(f"{loaded.name} in {loaded.folder}", ("stage", "status", "took", ""), rows)
     terminal.say(engine.stored(loaded))
+    failures.show_under_way(loaded, terminal)
     if failed:
         failures.show_failed(loaded, terminal)
     return 0

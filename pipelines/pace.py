@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.terminal import duration
+from pipelines.terminal import count, duration
+from pipelines.underway import UnderWay
 
 _KEPT, _FEW = 2000, 5  # lengths kept; fewer than which say nothing
 _DRAWS, _LIVES = 200, 2000  # draws of the end, and of how long a run under way still takes
+_NAMED = 3  # runs that a sentence names
 _STRAGGLES = 4.0  # robust standard deviations of ln seconds: 3 in 100,000 runs by chance
 
 
@@ -87,10 +89,14 @@ class Remaining:
         low, middle, high = np.quantile(ends, [0.05, 0.5, 0.95])
         return Left(rate, float(middle), float(low), float(high))
 
-    def note(self, failed: int) -> str:
+    def note(self, failed: int, under_way: Sequence[UnderWay] = ()) -> str:
         """What a progress bar says beside its numbers."""
         left = self.left if self._now[0] < self._now[1] else None
-        return ", ".join([*([f"{failed} failed"] if failed else []), *([str(left)] if left else [])])
+        late = stragglers(self._lengths, [u.seconds for u in under_way])
+        slow = (
+            f"{count(len(late), 'straggler')} (the longest {duration(under_way[late[0]].seconds)})" if len(late) else ""
+        )
+        return ", ".join(filter(None, (f"{failed} failed" if failed else "", str(left) if left else "", slow)))
 
 
 def stragglers(seconds: Sequence[float], elapsed: Sequence[float] | None = None) -> np.ndarray:
@@ -107,3 +113,17 @@ def stragglers(seconds: Sequence[float], elapsed: Sequence[float] | None = None)
     middle = np.median(done)
     spread = max(1.4826 * float(np.median(np.abs(done - middle))), 0.1)
     return np.flatnonzero(asked > middle + _STRAGGLES * spread)
+
+
+def sentence(under_way: Sequence[UnderWay], seconds: Sequence[float]) -> str:
+    """How many runs are under way, for how long, and which of them take far longer than runs that ended; or nothing."""
+    if not under_way:
+        return ""
+    said = f"{count(len(under_way), 'run')} under way, the longest for {duration(under_way[0].seconds)}."
+    ended = [s for s in seconds if np.isfinite(s) and s > 0]
+    if len(late := stragglers(ended, [u.seconds for u in under_way])):
+        rest = f" and {len(late) - _NAMED} more" if len(late) > _NAMED else ""
+        named = "; ".join(f"{u.key[:12]} on {u.host} for {duration(u.seconds)}"
+                          for u in (under_way[i] for i in late[:_NAMED]))  # fmt: skip
+        said += f" Far longer than those that ended, which took {duration(float(np.median(ended)))}: {named}{rest}."
+    return said

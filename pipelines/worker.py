@@ -14,7 +14,7 @@ from typing import Any
 from emulate.errors import CampaignError, RunFailed
 from emulate.keys import identity, key_of, record_of
 from emulate.store import RunStore
-from pipelines import walltime
+from pipelines import underway, walltime
 from pipelines.limits import Limits
 from pipelines.runner import Answer, Runner
 from pipelines.tasks import Task
@@ -47,7 +47,7 @@ def run_batch(work: Work, batch: list[Task]) -> list[Row]:
         for task in batch:
             if not walltime.enough(_mine.longest, ends):
                 break
-            row, commit = make(task, store, runner)
+            row, commit = make(task, store, runner, _mine.longest)
             _mine.longest = max(_mine.longest, row[2])
             if flushed:
                 flushed.result()  # a disk that refuses stops the batch
@@ -73,23 +73,25 @@ def start_runner(work: Work) -> Runner:
     return Runner(json.loads(work.simulator), limits=work.limits, folder=folder if folder.is_dir() else None)
 
 
-def make(task: Task, store: RunStore, runner: Runner) -> tuple[Row, Callable[[], object]]:
+def make(task: Task, store: RunStore, runner: Runner, longest: float = 0.0) -> tuple[Row, Callable[[], object]]:
     """One run, and what commits it; a run that another worker committed meanwhile is not made again.
 
     A run that failed is made again, with the same seed, as often as the limits say for that kind of failure. What is
-    committed is the last attempt; the earlier ones stand in its record under `attempts`.
+    committed is the last attempt; the earlier ones stand in its record under `attempts`. `longest` is the most seconds
+    that a run took so far.
     """
     if store.has(task.key):
         return (task.key, store.failed(task.key), 0.0), lambda: None
     record = question(task, runner)
     seed, earlier = json.loads(record)["seed"], []
-    while True:
-        answer = runner.run(task.theta, seed, task.product, task.gradient)
-        failure = answer.failure
-        if failure is None or sum(a["kind"] == failure.kind for a in earlier) >= runner.limits.again(failure.kind):
-            break
-        earlier.append({"kind": failure.kind, "reason": failure.reason, "log": answer.log[-_EARLIER:],
-                        "seconds": round(answer.seconds, 6), "host": socket.gethostname()})  # fmt: skip
+    with underway.noted(store, task, runner.limits, longest):
+        while True:
+            answer = runner.run(task.theta, seed, task.product, task.gradient)
+            failure = answer.failure
+            if failure is None or sum(a["kind"] == failure.kind for a in earlier) >= runner.limits.again(failure.kind):
+                break
+            earlier.append({"kind": failure.kind, "reason": failure.reason, "log": answer.log[-_EARLIER:],
+                            "seconds": round(answer.seconds, 6), "host": socket.gethostname()})  # fmt: skip
     seconds = answer.seconds + sum(a["seconds"] for a in earlier)
     return (task.key, failure is not None, seconds), partial(commit, store, record, answer, task, earlier)
 
