@@ -20,8 +20,9 @@ from emulate.space import Parameter, Space, Uniform
 class Function(Simulator):
     """Any Python callable, named "module:function", that takes named values or an array and returns numbers.
 
-    With `argument: dict` it is called as `function({"omega_m": 0.3, ...})`, with `argument: array` as `function(theta)`
-    with a float64 array `[d]`; a stochastic one also gets the keyword `seed`. It returns a number, an array of all
+    With `argument: dict` it is called as `function({"omega_m": 0.3, ...})`, with `argument: keywords` as
+    `function(omega_m=0.3, ...)`, with `argument: array` as `function(theta)` with a float64 array `[d]`; a stochastic one
+    also gets the keyword `seed`. It returns a number, an array of all
     outputs end to end, or a dict with an array for each declared output; it raises to fail. The module may lie in the
     current directory. The content of its file enters the key of every run, so a changed file is run again; change
     `revision` when something else that it uses has changed.
@@ -36,7 +37,7 @@ class Function(Simulator):
 
     space: Space
     call: str  # "module:function", importable from the current directory too
-    argument: Literal["dict", "array"] = "dict"  # what it takes: values by parameter name, or an array [d]
+    argument: Literal["dict", "keywords", "array"] = "dict"  # what it takes: values by name, in a dict or as keywords, or [d]
     outputs: OutputsSetting = NUMBER  # fields, each with name, size or at, unit ...
     stochastic: bool = False  # it takes the keyword `seed` and draws its noise from it alone
     revision: str = ""  # any word; change it when files that the callable uses have changed
@@ -51,9 +52,10 @@ class Function(Simulator):
 
     def run(self, theta: Tensor, *, seed: int) -> Tensor:
         values = theta.detach().numpy().astype(np.float64)
-        named = self.argument == "dict"
-        argument = dict(zip(self.space.names, values.tolist(), strict=True)) if named else values.copy()
-        answer = find(self.call)(argument, **({"seed": seed} if self.stochastic else {}))
+        named = dict(zip(self.space.names, values.tolist(), strict=True))
+        given = {"dict": (named,), "keywords": (), "array": (values.copy(),)}[self.argument]
+        keywords = named if self.argument == "keywords" else {}
+        answer = find(self.call)(*given, **keywords, **({"seed": seed} if self.stochastic else {}))
         return torch.from_numpy(self._named(answer) if isinstance(answer, Mapping) else self._flat(answer))
 
     def _flat(self, answer: Any) -> np.ndarray:

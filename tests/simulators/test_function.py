@@ -48,6 +48,15 @@ def test_named_values_in_named_arrays_out(module):
     assert simulator.run(THETA, seed=0).tolist() == [1.75, 0.25, 1.5]
 
 
+def test_values_as_keywords(module):
+    name = module("def run(a, *, b=7.0, seed=None):\n    return [a, b, -1.0 if seed is None else seed]\n")
+    outputs = [{"name": "y", "size": 3}]
+    simulator = function(f"{name}:run", argument="keywords", outputs=outputs)
+    assert simulator.run(THETA, seed=4).tolist() == [0.25, 1.5, -1.0]
+    noisy = function(f"{name}:run", argument="keywords", outputs=outputs, stochastic=True)
+    assert noisy.run(THETA, seed=4).tolist() == [0.25, 1.5, 4.0]
+
+
 def test_an_array_in_an_array_out(module):
     name = module("""
         import numpy as np
