@@ -15,7 +15,7 @@ from pipelines.derivatives import OWN, Own, automatic
 from pipelines.parameters import read_space
 from pipelines.schema import schema
 from pipelines.source import Source
-from pipelines.study import Observation, Study, StudyFile
+from pipelines.study import Fidelity, FidelityPart, Observation, Study, StudyFile
 
 if TYPE_CHECKING:
     from emulate.space import Space
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Study", "load_raw", "load_study", "schema"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}")
+FIDELITY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,59}")
 
 
 def load_raw(path: Path | str, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -51,6 +52,7 @@ def load_study(path: Path | str, overrides: Iterable[str] = ()) -> Study:
     simulator = keep(_simulator, data.get("simulator"), space, "parameters" in data)
     parts = {
         "design": keep(_design, design),
+        "fidelities": _fidelities(source, space) if simulator else {},
         "emulators": _entries(source, "emulators"),
         "checks": _entries(source, "checks"),
         "likelihood": keep(_entry, "likelihoods", source, "infer.likelihood", "gaussian"),
@@ -82,6 +84,7 @@ def _study(read: StudyFile, simulator: Any, parts: dict[str, Any], path: Path) -
         space=simulator.space,
         simulator=simulator,
         design=replace(read.design, entry=parts["design"]),
+        fidelities=parts["fidelities"],
         simulate=replace(read.simulate, jacobians=parts["jacobians"]),
         cluster=read.cluster,
         emulators=parts["emulators"],
@@ -139,19 +142,65 @@ def _split_design(section: Any) -> tuple[Any, Any]:
     """The keys that say how many points, and those of the design itself."""
     if not isinstance(section, Mapping):
         return ({}, section) if isinstance(section, str) else (section, {})
-    own = ("runs", "held_out")
-    return {k: section[k] for k in own if k in section}, {k: v for k, v in section.items() if k not in own}
+    own = ("runs", "held_out")  # fidelities hold built entries, and are read apart
+    rest = {k: v for k, v in section.items() if k not in (*own, "fidelities")}
+    return {k: section[k] for k in own if k in section}, rest
 
 
 def _design(spec: Any) -> Any:
     spec = {"use": "sobol", **spec} if isinstance(spec, Mapping) else {"use": spec}
     if isinstance(spec["use"], str):
         cls = _find("designs", spec["use"], "design")
-        allowed = ("use", "runs", "held_out", *(f.name for f in fields(cls) if f.init))
+        allowed = ("use", "runs", "held_out", "fidelities", *(f.name for f in fields(cls) if f.init))
         if unknown := [k for k in spec if k not in allowed]:
             raise InputError("\n".join(f"design.{k}: this key is not known. Keys allowed here: {', '.join(allowed)}"
                                        f".{nearest(k, allowed)}" for k in unknown))  # fmt: skip
     return registry.build("designs", spec, path="design")
+
+
+def _fidelities(source: Source, space: "Space | None") -> dict[str, Fidelity]:
+    """The fidelities of the study, each with the simulator that its settings make of the study's."""
+    section = source.data.get("design")
+    if not isinstance(section, Mapping) or "fidelities" not in section:
+        return {}
+    listed, path = section["fidelities"], "design.fidelities"
+    if not isinstance(listed, Mapping) or not listed:
+        source.note(f"{path}: must be names with runs and settings, such as {{coarse: {{runs: 256, with: "
+                    f"{{particles: 16}}}}}}. Got {shown(listed)}.")  # fmt: skip
+        return {}
+    made = {}
+    for name, spec in listed.items():
+        if not isinstance(name, str) or not FIDELITY.fullmatch(name):
+            source.note(f"{path}.{name}: must be a word of letters, digits and _ (at most 60) that begins with no "
+                        f"digit. Got {shown(name)}; rename it.")  # fmt: skip
+        else:
+            made[name] = source.keep(_fidelity, spec, f"{path}.{name}", source.data["simulator"], space)
+    return made
+
+
+def _fidelity(spec: Any, path: str, simulator: Any, space: "Space | None") -> Fidelity:
+    if not isinstance(spec, Mapping):
+        raise InputError(f"{path}: must be runs and settings, such as {{runs: 256, with: {{particles: 16}}}}. "
+                         f"Got {shown(spec)}.")  # fmt: skip
+    allowed, rest = ("runs", "with"), {k: v for k, v in spec.items() if k == "runs"}
+    if unknown := [k for k in spec if k not in allowed]:
+        raise InputError("\n".join(f"{path}.{k}: this key is not known. Keys allowed here: {', '.join(allowed)}"
+                                   f".{nearest(k, allowed)}" for k in unknown))  # fmt: skip
+    runs, settings, own = registry.validate(FidelityPart, rest, path=path).runs, spec.get("with"), _spelled(simulator)
+    if not isinstance(settings, Mapping) or not settings:
+        raise InputError(f"{path}.with: must be settings of the simulator that replace the study's, {{key: value}}. "
+                         f"Got {shown(settings)}; name at least one.")  # fmt: skip
+    if odd := [k for k in ("use", "space") if k in settings]:
+        raise InputError(f"{path}.with.{odd[0]}: a fidelity is the same simulator over the same parameters, with other "
+                         "settings. Take it out.")  # fmt: skip
+    given = {"space": space} if space else {}
+    built = registry.build("simulators", {**own, **settings}, path=f"{path}.with", **given)
+    return Fidelity(runs, dict(settings), built)
+
+
+def _spelled(spec: Any) -> dict[str, Any]:
+    """An entry's part of the study with its `use`."""
+    return {"use": spec} if isinstance(spec, str) else dict(spec)
 
 
 def _entry(room: str, source: Source, path: str, default: str) -> Any:

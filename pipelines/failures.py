@@ -1,42 +1,47 @@
 """Failed runs and single runs as the store holds them: readable while a campaign runs, from another shell, or when its
 driver is dead, for nothing but the store is read."""
 
-from collections import Counter
+import contextlib
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emulate.errors import InputError, StoreError
 from emulate.keys import canonical, identity
 from emulate.store import Record, RunStore
+from pipelines import pace, underway
 from pipelines.terminal import Terminal, count, duration
 
 if TYPE_CHECKING:
     from emulate.runs import Outputs
     from pipelines.study import Study
 
+OWN = "the study's"  # where a table names fidelities
 SHORT = 12  # digits of a key that a table shows
+_SHOWN, _SAMPLE = 20, 300  # runs under way that a table shows; ended ones (keys are random) that they are held against
 
 
 def show_failed(study: "Study", terminal: Terminal) -> None:
     """A table of the failed runs of the study's simulator as it is now, and how many there are of each kind."""
-    store = _store(study)
-    who = canonical(identity(study.simulator))
+    store, mine = _store(study), _fidelities(study)
     rows, kinds, others = [], Counter(), 0
     for key in filter(store.failed, store.keys()):
         try:
             r = store.read(key)
         except StoreError as e:
-            rows.append((key[:SHORT], "", "damaged", str(e), ""))
+            rows.append((key[:SHORT], "", "", "damaged", str(e), ""))
             kinds["damaged"] += 1
             continue
-        if canonical({k: r.inputs[k] for k in identity(study.simulator)}) != who:
+        if (fidelity := mine.get(_who(r))) is None:
             others += 1
             continue
         kinds[r.failure.kind] += 1
         tries = len(r.about.get("attempts", ())) + 1
-        rows.append((key[:SHORT], _named(r), r.failure.kind, visible(r.failure.reason), str(tries)))
+        rows.append((key[:SHORT], fidelity, _named(r), r.failure.kind, visible(r.failure.reason), str(tries)))
     if rows:
-        header = ("run", "parameters", "kind", "reason", "tries")
+        header = ("run", "fidelity", "parameters", "kind", "reason", "tries")
+        if not study.fidelities:
+            header, rows = header[:1] + header[2:], [r[:1] + r[2:] for r in rows]
         terminal.table(count(len(rows), "failed run"), header, rows)
         terminal.say("By kind: " + ", ".join(f"{n} {k}" for k, n in kinds.most_common()) + ".")
         terminal.say(f"`emulate status {study.file} --run {rows[0][0]}` prints a run with its log; the files lie in "
@@ -45,6 +50,23 @@ def show_failed(study: "Study", terminal: Terminal) -> None:
         terminal.say("No run of this simulator failed.")
     if others:
         terminal.say(f"The store holds {count(others, 'failed run')} of other settings or versions of the simulator.")
+
+
+def show_under_way(study: "Study", terminal: Terminal) -> None:
+    """A table of the runs that workers are making now, and which of them take far longer than those that ended."""
+    path = study.folder / "store"
+    if not path.exists() or not (found := underway.listing(store := RunStore(path, create=False))):
+        return
+    ended = defaultdict(list)
+    for key in store.keys()[:_SAMPLE]:
+        with contextlib.suppress(StoreError):  # a damaged run is for `emulate store verify`
+            r = store.read(key)
+            ended[r.inputs["product"]].append(r.about.get("seconds", 0.0))
+    rows = [(u.key[:SHORT], u.product, ", ".join(f"{x:.5g}" for x in u.theta), u.host, duration(u.seconds))
+            for u in found[:_SHOWN]]  # fmt: skip
+    terminal.table("", ("under way", "product", ", ".join(study.space.names), "host", "for"), rows)
+    for product in sorted({u.product for u in found}):
+        terminal.say(pace.sentence([u for u in found if u.product == product], ended[product]))
 
 
 def show_run(study: "Study", terminal: Terminal, prefix: str) -> None:
@@ -56,9 +78,11 @@ def show_run(study: "Study", terminal: Terminal, prefix: str) -> None:
         raise InputError(f"--run must be the first digits of the key of one run in {store.path}. {prefix!r} is those of "
                          f"{met}; `emulate status {study.file} --failed` lists the keys of failed runs.")  # fmt: skip
     r = store.read(found[0])
-    about = r.about
+    about, fidelity = r.about, _fidelities(study).get(_who(r))
+    simulator = study.simulator_of("" if fidelity in (None, OWN) else fidelity)
     folder = store.path / "runs" / r.key[:2] / r.key
     lines = [("key", r.key), ("simulator", f"{r.inputs['simulator']}, version {r.inputs['version']}"),
+             *([("fidelity", fidelity)] if study.fidelities and fidelity else []),
              ("product", f"{r.inputs['product']}, seed {r.inputs['seed']}"), ("parameters", _named(r)),
              ("came of it", visible(str(r.failure)) if r.failure else "finished")]  # fmt: skip
     lines += [(f"try {i}", visible(f"{a['kind']}: {a['reason']} ({duration(a['seconds'])} on {a['host']})"))
@@ -66,8 +90,8 @@ def show_run(study: "Study", terminal: Terminal, prefix: str) -> None:
     lines += [("took", f"{about.get('seconds', 0.0):.4g} s, {about.get('memory_mib', 0.0):g} MiB"),
               ("where, when", f"{about.get('host', '?')}, {about.get('time', '?')}"),
               ("files", str(folder))]  # fmt: skip
-    if r.ok and r.inputs["product"] == "y" and study.simulator.outputs.size == r.y.size:
-        lines += [(f"output {name}", text) for name, text in outputs_in_words(study.simulator.outputs, r.y)]
+    if r.ok and r.inputs["product"] == "y" and simulator.outputs.size == r.y.size:
+        lines += [(f"output {name}", text) for name, text in outputs_in_words(simulator.outputs, r.y)]
     terminal.table("", ("", ""), lines)
     for i, a in enumerate(about.get("attempts", ()), 1):
         _log(terminal, f"log of try {i}", a.get("log", ""))
@@ -98,6 +122,15 @@ def _log(terminal: Terminal, title: str, text: str) -> None:
     terminal.say(f"{title}:" if text else f"{title}: empty")
     if text:
         terminal.say(visible(text))
+
+
+def _fidelities(study: "Study") -> dict[bytes, str]:
+    """By what a simulator puts into the keys of its runs, the fidelity that it is."""
+    return {canonical(identity(study.simulator_of(name))): name or OWN for name in ("", *study.fidelities)}
+
+
+def _who(r: Record) -> bytes:
+    return canonical({k: r.inputs[k] for k in ("simulator", "version", "settings", "parameters", "stochastic")})
 
 
 def _named(r: Record) -> str:

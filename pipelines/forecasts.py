@@ -3,7 +3,7 @@
 `sentence` is what `emulate simulate --dry-run` adds, `command` is `emulate costs`; both fit `pipelines.costs`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from pipelines import files
 from pipelines.costs import Bill, CostModel, bill
 from pipelines.pace import stragglers
+from pipelines.stages import design
 from pipelines.terminal import count, duration
 from pipelines.workbench import Workbench
 from pipelines.worker import Task
@@ -27,17 +28,36 @@ _WORDS = {"y": "runs", "tangent": "runs with a Jacobian", "jacobian": "Jacobians
 
 @dataclass(frozen=True)
 class Part:
-    """The runs of one product, for a derivative costs more than a value: theta and seconds of those that are stored,
-    theta of those to do."""
+    """The runs of one product and fidelity, for a derivative costs more than a value, and a coarse run less: theta and
+    seconds of those that are stored, theta of those to do."""
 
+    fidelity: str  # "" for the study's own simulator
     product: str
     theta: np.ndarray
     seconds: np.ndarray
     todo: np.ndarray
 
+    @property
+    def name(self) -> str:
+        """What tells it from the others, also as the name of a file."""
+        return f"{self.product}_{self.fidelity}" if self.fidelity else self.product
 
-def parts(bench: Workbench, tasks: Iterable[Task]) -> list[Part]:
-    """What is known and what is to do, by product, in the order in which the products are met. Writes nothing."""
+    @property
+    def words(self) -> str:
+        return f"{_WORDS[self.product]} of {self.fidelity}" if self.fidelity else _WORDS[self.product]
+
+
+def of_fidelities(bench: Workbench) -> dict[str, Iterable[Task]]:
+    """The runs of every fidelity that the study asks for."""
+    return {name: bench.tasks(theta, fidelity=name) for name, theta in design.fidelities(bench).items()}
+
+
+def parts(bench: Workbench, asked: Mapping[str, Iterable[Task]]) -> list[Part]:
+    """What is known and what is to do, by fidelity and product, in the order in which they are met. Writes nothing."""
+    return [p for fidelity, tasks in asked.items() for p in _parts(bench, fidelity, tasks)]
+
+
+def _parts(bench: Workbench, fidelity: str, tasks: Iterable[Task]) -> list[Part]:
     asked = {t.key: t for t in tasks}
     todo = {t.key for t in bench.missing(asked.values())}
     found = []
@@ -49,28 +69,28 @@ def parts(bench: Workbench, tasks: Iterable[Task]) -> list[Part]:
         d = bench.study.space.d
         theta, left = (np.array([t.theta for t in ts], float).reshape(-1, d)
                        for ts in (kept, [t for t in mine if t.key in todo]))  # fmt: skip
-        found.append(Part(product, theta, np.array(seconds, float), left))
+        found.append(Part(fidelity, product, theta, np.array(seconds, float), left))
     return found
 
 
 def models(bench: Workbench, known: Iterable[Part]) -> dict[str, CostModel]:
-    """Of every product of which a run is stored."""
-    return {p.product: CostModel.fit(bench.study.space, p.theta, p.seconds)
+    """By name, of every part of which a run is stored."""
+    return {p.name: CostModel.fit(bench.study.space, p.theta, p.seconds)
             for p in known if np.isfinite(p.seconds).any()}  # fmt: skip
 
 
 def quote(bench: Workbench, known: list[Part]) -> Bill | None:
-    """What is to do; None where a product that is to do has never been run."""
+    """What is to do; None where a part that is to do has never been run."""
     fitted = models(bench, known)
     todo = [p for p in known if len(p.todo)]
-    if not todo or any(p.product not in fitted for p in todo):
+    if not todo or any(p.name not in fitted for p in todo):
         return None
-    return bill([(fitted[p.product], p.todo) for p in todo], bench.study.cluster.workers, seed=bench.seed("costs"))
+    return bill([(fitted[p.name], p.todo) for p in todo], bench.study.cluster.workers, seed=bench.seed("costs"))
 
 
-def sentence(bench: Workbench, tasks: Iterable[Task]) -> str:
+def sentence(bench: Workbench, asked: Mapping[str, Iterable[Task]]) -> str:
     """The tail of a plan: `; 3.2 core-hours (2.9 to 3.6), 48 min on 4 workers`, or why that cannot be said."""
-    known = parts(bench, tasks)
+    known = parts(bench, asked)
     if not any(len(p.todo) for p in known):
         return ""
     made = quote(bench, known)
@@ -80,23 +100,22 @@ def sentence(bench: Workbench, tasks: Iterable[Task]) -> str:
 def command(study: "Study", terminal: "Terminal", *, pilot: int = 0) -> int:
     """Print and keep what the runs of a study took and what those to do will take; `pilot` runs are made first."""
     from pipelines.figures import campaigns
-    from pipelines.stages import design
 
     with Workbench(study, terminal) as bench:
         sets = design.points(bench)
         theta = np.concatenate(list(sets.values()))
         if pilot:
             _pilot(bench, sets, pilot)
-        tasks = bench.tasks(theta, training=sets["training"])
-        known = parts(bench, tasks)
+        own = bench.tasks(theta, training=sets["training"])
+        known = parts(bench, {"": own, **of_fidelities(bench)})
         fitted, made = models(bench, known), quote(bench, known)
-        rows = [(_WORDS[p.product], str(len(p.theta)), str(len(p.todo)), _spread(p.seconds)) for p in known]
+        rows = [(p.words, str(len(p.theta)), str(len(p.todo)), _spread(p.seconds)) for p in known]
         terminal.table(
             f"{study.name}: what its runs cost", ("what", "measured", "to do", "s per run, 5 % 50 % 95 %"), rows
         )
         for p in known:
-            if p.product in fitted:
-                terminal.say(f"{_WORDS[p.product]}: {fitted[p.product].sentence()}")
+            if p.name in fitted:
+                terminal.say(f"{p.words}: {fitted[p.name].sentence()}")
                 _name_stragglers(bench, p)
         if made:
             terminal.say(f"To do: {_said(bench, made)}, workers' start and queues aside.")
@@ -107,8 +126,8 @@ def command(study: "Study", terminal: "Terminal", *, pilot: int = 0) -> int:
         folder = study.folder / "costs"
         files.write_json(folder / "summary.json", _summary(bench, known, fitted, made))
         for p in known:
-            if p.product in fitted:
-                files.write_figure(folder / f"{p.product}.png", campaigns.costs(p.theta, p.seconds, fitted[p.product]))
+            if p.name in fitted:
+                files.write_figure(folder / f"{p.name}.png", campaigns.costs(p.theta, p.seconds, fitted[p.name]))
     return 0
 
 
@@ -120,6 +139,8 @@ def _pilot(bench: Workbench, sets: dict[str, np.ndarray], n: int) -> None:
         engine.run(bench.study, ["design"], bench.terminal)
     kinds = list(sets) if bench.study.gradient_spec("tangent") is not None else ["training"]
     bench.campaign(np.concatenate([sets[kind][:n] for kind in kinds]), "pilot")
+    for name, theta in design.fidelities(bench).items():
+        bench.campaign(theta[:n], f"pilot of {name}", fidelity=name)
 
 
 def _said(bench: Workbench, made: Bill) -> str:
@@ -151,14 +172,16 @@ def _summary(bench: Workbench, known: list[Part], fitted: dict[str, CostModel], 
         "cores_per_run": bench.study.simulate.threads,
         "work_seconds": vars(made.work) if made else None,
         "wall_seconds": vars(made.wall) if made else None,
-        "products": {
-            p.product: {
-                "measured": len(p.theta),
-                "todo": len(p.todo),
-                "seconds": float(np.nansum(p.seconds)),
-                "slopes": fitted[p.product].slopes() if p.product in fitted else None,
-                "scatter": fitted[p.product].sigma if p.product in fitted else None,
-            }
-            for p in known
-        },
+        "products": {p.product: _priced(p, fitted) for p in known if not p.fidelity},
+        **({"fidelities": others} if (others := {p.fidelity: _priced(p, fitted) for p in known if p.fidelity}) else {}),
+    }
+
+
+def _priced(p: Part, fitted: Mapping[str, CostModel]) -> dict[str, Any]:
+    return {
+        "measured": len(p.theta),
+        "todo": len(p.todo),
+        "seconds": float(np.nansum(p.seconds)),
+        "slopes": fitted[p.name].slopes() if p.name in fitted else None,
+        "scatter": fitted[p.name].sigma if p.name in fitted else None,
     }

@@ -3,31 +3,64 @@
 import json
 import re
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 
 from emulate.errors import InputError, nearest, shown
+from emulate.keys import canonical, identity
 from pipelines.addresses import resolve
 from pipelines.derivatives import OWN, automatic, has_own
-from pipelines.study import CLUSTERS, Study
+from pipelines.study import CLUSTERS, SETS, Study
+
+if TYPE_CHECKING:
+    from emulate.contracts import Simulator
 
 
 def broken(study: Study) -> Iterator[str]:
     """The sentences of all rules that the study breaks."""
     unable = list(_simulator(study))
     yield from unable
-    for rule in (_sizes, _until, _emulators, _gradient, _observation, *(() if unable else (_noise,)), _surroundings):
+    able = () if unable else (_fidelities, _noise)
+    for rule in (_sizes, _until, _emulators, _gradient, _observation, *able, _surroundings):
         yield from rule(study)
 
 
 def _simulator(s: Study) -> Iterator[str]:
+    yield from _ready(s.simulator, "simulator")
+
+
+def _ready(simulator: "Simulator", path: str) -> Iterator[str]:
     """What a simulator needs is met before the first run: its callable, its executable, its outputs."""
     try:
-        _ = s.simulator.version, s.simulator.outputs.size
+        _ = simulator.version, simulator.outputs.size, bool(simulator.stochastic)
     except InputError as e:
-        yield str(e) if str(e).startswith("simulator.") else f"simulator: {e}"
+        said = str(e).removeprefix("simulator.")
+        yield f"{path}.{said}" if said != str(e) else f"{path}: {e}"
     except Exception as e:  # a user's module may raise anything while it is imported
-        yield f"simulator: cannot be imported: {type(e).__name__}: {e}. Mend its module."
+        yield f"{path}: cannot be imported: {type(e).__name__}: {e}. Mend its module."
+
+
+def _fidelities(s: Study) -> Iterator[str]:
+    """A fidelity answers something else than the study's own simulator, at the same parameters."""
+    met, low = {canonical(identity(s.simulator)): "the study's own simulator"}, dict.fromkeys(SETS, "a set of runs")
+    for name, f in s.fidelities.items():
+        path = f"design.fidelities.{name}"
+        if name.lower() in low:  # files are named by it, and some disks do not tell case
+            yield f"{path}: must be a name that stands for nothing else. {low[name.lower()]} has it; rename it."
+        low[name.lower()] = f"the fidelity {name}"
+        if f.simulator.space != s.space:
+            yield (f"{path}.with: must keep the parameters of the study, {', '.join(s.space.names)}, with their priors. "
+                   f"These settings make them {', '.join(f.simulator.space.names)}; take that setting out.")  # fmt: skip
+            continue
+        if unable := list(_ready(f.simulator, f"{path}.with")):
+            yield from unable
+            continue
+        who = canonical(identity(f.simulator))
+        if who in met:
+            yield (f"{path}.with: must change what the simulator answers. With {shown(f.settings)} it is {met[who]}; "
+                   "change a setting, or raise the runs of that.")  # fmt: skip
+        met.setdefault(who, f"the fidelity {name}")
 
 
 def _sizes(s: Study) -> Iterator[str]:

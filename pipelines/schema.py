@@ -7,7 +7,7 @@ from typing import Any
 
 from emulate import registry
 from pipelines.derivatives import OWN
-from pipelines.study import CLUSTERS, StudyFile
+from pipelines.study import CLUSTERS, SETS, FidelityPart, StudyFile
 
 Schema = dict[str, Any]
 DEFAULTS = {"designs": "sobol", "likelihoods": "gaussian", "samplers": "hmc"}  # entries that a study need not name
@@ -20,6 +20,7 @@ def schema() -> Schema:
     parts = whole["$defs"]
     for cls in _sections(StudyFile):
         _describe(parts[cls.__name__], cls)
+    parts["DesignPart"]["properties"]["fidelities"] |= _fidelities()
     sizes = {k: v for k, v in parts["DesignPart"]["properties"].items() if k != "entry"}
     what = {"description": parts["DesignPart"]["description"]}
     designs = {n: _entry("designs", n, sizes) for n in registry.names("designs")}
@@ -104,6 +105,16 @@ def _named(room: str) -> Schema:
     any_, none = {"$ref": f"#/$defs/{room}"}, {"type": "null"}
     same = {n: {"anyOf": [{"$ref": f"#/$defs/{room}.{n}"}, any_, none]} for n in registry.names(room)}
     return {"type": "object", "minProperties": 1, "properties": same, "additionalProperties": any_}
+
+
+def _fidelities() -> Schema:
+    """Fidelities by names of the user's choice."""
+    settings = {"type": "object", "minProperties": 1, "propertyNames": {"not": {"enum": ["use", "space"]}},
+                "description": "settings of the simulator that replace the study's"}  # fmt: skip
+    one = _plain(FidelityPart, "#/$defs/{model}")
+    one = {"description": one["description"], **_closed({**one["properties"], "with": settings}, ["runs", "with"])}
+    names = {"pattern": r"^[A-Za-z_][A-Za-z0-9_]{0,59}$", "not": {"enum": [*SETS]}}
+    return {"type": "object", "minProperties": 1, "propertyNames": names, "additionalProperties": one}
 
 
 def _parameters() -> Schema:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Size = Annotated[int | str, AfterValidator(checked)]
 
 
+SETS = ("training", "held_out")  # the runs of the study's own simulator
 JOBS = ("slurm", "pbs", "lsf", "htcondor", "sge", "oar", "moab")  # systems that start workers as jobs
 CLUSTERS = ("serial", "local", "address", *JOBS)  # what cluster.use may be, beside the class of a Dask cluster
 
@@ -40,6 +41,26 @@ class DesignPart(Section):
     entry: Any = "sobol"  # designs; its `use` and settings stand beside runs and held_out
     runs: Annotated[int, Ge(1), Le(1_000_000)] = 64  # runs to train on
     held_out: Annotated[int, Ge(1), Le(1_000_000)] = 20  # runs that no emulator sees in training
+    fidelities: Any = None  # cheaper or dearer versions of the simulator by a name of your choice: {runs, with}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FidelityPart(Section):
+    """A fidelity: how often the simulator runs with other settings, which stand under `with`."""
+
+    runs: Annotated[int, Ge(1), Le(1_000_000)]  # points, the first of them the training points
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """The study's simulator with other settings, cheaper or dearer, and how many points it runs at."""
+
+    runs: int
+    settings: dict[str, Any]  # those that replace the study's, `with` in the file
+    simulator: "Simulator"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"runs": self.runs, "with": self.settings}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +211,11 @@ class Study:
     tracking: TrackingPart
     folder: Path  # where the stages write
     file: Path  # where the study was read
+    fidelities: dict[str, Fidelity] = field(default_factory=dict)  # by name, in the order of the file
+
+    def simulator_of(self, fidelity: str = "") -> "Simulator":
+        """The simulator of a fidelity, the study's own without one."""
+        return self.fidelities[fidelity].simulator if fidelity else self.simulator
 
     def gradient_spec(self, product: str) -> dict[str, Any] | None:
         """How a product of the store is differentiated, as plain JSON: "jacobian" by the validate stage, "tangent" with
@@ -199,7 +225,11 @@ class Study:
     @property
     def simulator_spec(self) -> dict[str, Any]:
         """Plain JSON from which a worker builds the simulator: use, settings, and `space` as `Space.to_dict` gives."""
-        return {**plain(self.simulator), "space": self.space.to_dict()}
+        return self.spec_of()
+
+    def spec_of(self, fidelity: str = "") -> dict[str, Any]:
+        """`simulator_spec` of a fidelity."""
+        return {**plain(self.simulator_of(fidelity)), "space": self.space.to_dict()}
 
     def resolve(self, name: str) -> Path:
         """A path that the study names, relative to the study's file."""
@@ -218,8 +248,12 @@ class Study:
             "report": ("name",),
         }[stage]
         part = {"seed": self.seed} | {k: whole[k] for k in taken}
+        if stage == "design" and self.fidelities:
+            part["design"] = whole["design"] | {"fidelities": {n: f.runs for n, f in self.fidelities.items()}}
         if stage == "simulate":
-            part["simulator"] = {**self.simulator_spec, "version": str(self.simulator.version)}
+            part["simulator"] = self._versioned()
+            if self.fidelities:
+                part["fidelities"] = {n: {"runs": f.runs, **self._versioned(n)} for n, f in self.fidelities.items()}
             part |= {"require": self.simulate.require, "jacobians": self.gradient_spec("tangent")}
             if self.simulate.until is not None:
                 part |= {"until": self.simulate.until, "most": self.simulate.most}
@@ -229,6 +263,9 @@ class Study:
             part["digests"] = {k: hashlib.sha256(p.read_bytes()).hexdigest() for k, p in self.data_files().items()}
         return part
 
+    def _versioned(self, fidelity: str = "") -> dict[str, Any]:
+        return {**self.spec_of(fidelity), "version": str(self.simulator_of(fidelity).version)}
+
     def data_files(self) -> dict[str, Path]:
         """The files that inference reads, by the key that names them; settings that end in `_file` name one."""
         o, settings = self.infer.observation, self.infer.likelihood.settings()
@@ -237,9 +274,11 @@ class Study:
 
     def to_dict(self) -> dict[str, Any]:
         """The whole study with every default, as plain JSON that reads as a study again; secrets are taken out."""
-        parts = {k: plain(v) for k, v in vars(self).items() if k not in ("space", "folder", "file")}
+        parts = {k: plain(v) for k, v in vars(self).items() if k not in ("space", "folder", "file", "fidelities")}
         parameters = {p.pop("name"): {**p.pop("prior"), **p} for p in plain(self.space.to_dict())}
         design = parts["design"].pop("entry") | parts["design"]
+        if self.fidelities:
+            design["fidelities"] = plain(self.fidelities)
         parts["tracking"]["uri"] = redact(self.tracking.uri)
         head = {k: parts.pop(k) for k in ("name", "seed")}
         return {**head, "parameters": parameters, **parts, "design": design, "output": str(self.folder)}

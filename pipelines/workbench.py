@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from emulate.errors import InputError
+from emulate.errors import InputError, nearest
 from emulate.runs import Runs
 from emulate.store import RunStore, run_seed
 from emulate.units import describe
-from pipelines import files
+from pipelines import files, underway
 from pipelines.journal import Journal
 from pipelines.pace import Remaining
+from pipelines.study import SETS
 from pipelines.tasks import Task, Tasks, missing
 from pipelines.terminal import Terminal, duration
 
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
     from emulate.emulator import Emulator
     from pipelines.config import Study
 
-SETS = ("training", "held_out")
+__all__ = ["EXTRA", "FIDELITIES", "SETS", "Workbench", "one_thread", "with_jacobians"]
+
 EXTRA = "simulate/extra.csv"  # training points beside those of the design
+FIDELITIES = "design/fidelities.csv"  # points of the simulator's other fidelities; there when the study has any
 
 
 class Workbench(ExitStack):
@@ -57,8 +60,14 @@ class Workbench(ExitStack):
     # -- points and runs ---------------------------------------------------------------------------------------------
 
     def points(self, which: str) -> np.ndarray:
-        """theta `[n, d]` of the training or the held-out points: those of the design stage, and the training points
-        that the simulate stage added because some failed."""
+        """theta `[n, d]` of a fidelity, or of the training or the held-out points: those of the design stage, and the
+        training points that the simulate stage added because some failed."""
+        if which in self.study.fidelities:
+            theta = self._points(self.folder / FIDELITIES, which, "design")
+            if not len(theta):
+                raise InputError(f"{self.folder / FIDELITIES} must have the points of {which}. Got none; run `emulate "
+                                 "design` first, or `emulate run`.")  # fmt: skip
+            return theta
         more = self.folder / EXTRA
         return np.concatenate([self._points(self.folder / "design" / "points.csv", which, "design"),
                                *([self._points(more, which, "simulate")] if more.exists() else [])])  # fmt: skip
@@ -78,48 +87,59 @@ class Workbench(ExitStack):
         files.write_csv(self.folder / name, ["set", "index", *self.study.space.names], rows)
         return len(rows)
 
-    def seeds(self, theta: np.ndarray) -> np.ndarray:
-        """One seed per run, keyed by its parameters; 0 for a deterministic simulator."""
-        stochastic = self.study.simulator.stochastic
+    def seeds(self, theta: np.ndarray, fidelity: str = "") -> np.ndarray:
+        """One seed per run, keyed by its parameters, the same at every fidelity; 0 for a deterministic simulator."""
+        stochastic = self.study.simulator_of(fidelity).stochastic
         return np.array([run_seed(self.study.seed, t, stochastic=stochastic) for t in theta], dtype=np.int64)
 
-    def runs(self, theta: np.ndarray, product: str = "y") -> Runs:
+    def runs(self, theta: np.ndarray, product: str = "y", fidelity: str = "") -> Runs:
         """The stored runs at these points, finished and failed; with their Jacobians where all were run with one."""
-        return self.store.rows(self.study.simulator, theta, [t.key for t in self.tasks(theta, product)])
+        keys = [t.key for t in self.tasks(theta, product, fidelity=fidelity)]
+        return self.store.rows(self.study.simulator_of(fidelity), theta, keys)
 
-    def tasks(self, theta: np.ndarray, product: str = "y", training: np.ndarray | None = None) -> Tasks:
+    def runs_of(self, which: str) -> Runs:
+        """The stored runs of a fidelity of the study, or its "training" or "held_out" runs, finished and failed."""
+        allowed = (*SETS, *self.study.fidelities)
+        if which not in allowed:
+            raise InputError(f"runs must be those of {', '.join(allowed)}. Got {which!r}.{nearest(which, allowed)}")
+        return self.runs(self.points(which), fidelity="" if which in SETS else which)
+
+    def tasks(self, theta: np.ndarray, product: str = "y", training: np.ndarray | None = None,
+              fidelity: str = "") -> Tasks:  # fmt: skip
         """What makes these runs. A training point is run once, with its Jacobian if the study asks for those, whoever
-        needs its y; `training` are the training points where the design stage has not written them yet."""
+        needs its y; `training` are the training points where the design stage has not written them yet. Runs of a
+        fidelity carry none."""
         study, which = self.study, np.zeros(len(theta), np.uint8)
         asked = [(product, study.gradient_spec(product))]
-        if product == "y" and study.simulate.jacobians is not None:
+        if product == "y" and study.simulate.jacobians is not None and not fidelity:
             asked.append(("tangent", study.gradient_spec("tangent")))
             with_jacobian = set(map(tuple, (self.points("training") if training is None else training).tolist()))
             which[:] = [t in with_jacobian for t in map(tuple, theta.tolist())]
-        return Tasks.of(study.simulator, theta, self.seeds(theta), which, asked)
+        return Tasks.of(study.simulator_of(fidelity), theta, self.seeds(theta, fidelity), which, asked)
 
     def missing(self, tasks: Iterable[Task]) -> Sequence[Task]:
         """Those that are not in the store, each once, without making a store."""
         there = (self.folder / "store" / "store.json").exists()
         return missing(tasks, self.store if there else None)
 
-    def campaign(self, theta: np.ndarray, what: str, product: str = "y") -> None:
+    def campaign(self, theta: np.ndarray, what: str, product: str = "y", fidelity: str = "") -> None:
         """Run what is not in the store yet, with a bar; every run is committed when it ends."""
-        todo = self.missing(self.tasks(theta, product))
+        todo = self.missing(self.tasks(theta, product, fidelity=fidelity))
         if not todo:
             return
-        describe(self.store, self.study.simulator)
+        describe(self.store, self.study.simulator_of(fidelity))
         with self.terminal.bar(what + with_jacobians(todo), total=len(todo)) as tick:
             remaining = Remaining(self.study.cluster.workers)
 
-            def progress(done: int, failed: int, total: int, seconds: float) -> None:
+            def progress(done: int, failed: int, total: int, seconds: float, lengths: Sequence[float]) -> None:
+                remaining.ran(lengths)
                 remaining.saw(done, total, seconds)
-                tick(done, total, remaining.note(failed))
+                tick(done, total, remaining.note(failed, underway.listing(self.store)))
 
             self.executor.campaign(
                 todo,
                 store=self.folder / "store",
-                simulator=self.study.simulator_spec,
+                simulator=self.study.spec_of(fidelity),
                 limits=self.study.simulate.limits,
                 progress=progress,
             )

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from pipelines.workbench import SETS, Workbench
+from pipelines.workbench import FIDELITIES, SETS, Workbench
 
 SENTENCE = "choose the points to run"
 READS = ()
@@ -23,6 +23,28 @@ def first(bench: Workbench, which: str, n: int) -> np.ndarray:
     return study.space.from_unit(torch.from_numpy(u)).numpy()
 
 
+def fidelities(bench: Workbench) -> dict[str, np.ndarray]:
+    """theta `[n, d]` of every fidelity: the design of the training points, so that the first points are those, and the
+    fidelities are nested (Kennedy and O'Hagan 2000; Le Gratiet and Garnier 2014).
+
+    A design whose points do not go on gives the training points, then the tail of a longer design. Its fidelities share
+    the training points alone, and more runs of one are at other points.
+    """
+    study = bench.study
+    if not study.fidelities:
+        return {}
+    if study.design.entry.extensible:
+        longest = first(bench, "training", max(f.runs for f in study.fidelities.values()))
+        return {name: longest[: f.runs] for name, f in study.fidelities.items()}
+    shared = first(bench, "training", study.design.runs)
+    tails = {
+        n: first(bench, "training", n)[len(shared) :] for f in study.fidelities.values() if (n := f.runs) > len(shared)
+    }
+    return {
+        name: np.concatenate([shared[: f.runs], tails.get(f.runs, shared[:0])]) for name, f in study.fidelities.items()
+    }
+
+
 def run(bench: Workbench) -> str:
     from emulate.runs import Runs
     from pipelines import figures
@@ -30,6 +52,10 @@ def run(bench: Workbench) -> str:
     study = bench.study
     sets = points(bench)
     written = bench.write_points("design/points.csv", sets)
+    if study.fidelities:
+        bench.write_points(FIDELITIES, fidelities(bench))
+    else:
+        (bench.folder / FIDELITIES).unlink(missing_ok=True)
     blank = [
         Runs.of(study.space, study.simulator.outputs, t, np.zeros((len(t), study.simulator.outputs.size)))
         for t in (sets["training"], sets.get("held_out", np.empty((0, study.space.d))))
@@ -52,6 +78,8 @@ def run(bench: Workbench) -> str:
             "runs": study.design.runs,
             "held_out": study.design.held_out,
             "seed": study.seed,
+            **{f"runs_{name}": f.runs for name, f in study.fidelities.items()},
         },
     )
-    return f"{written} points: {study.design.runs} to train on, {study.design.held_out} held out"
+    said = f"{written} points: {study.design.runs} to train on, {study.design.held_out} held out"
+    return said + "".join(f", {f.runs} of {name}" for name, f in study.fidelities.items())
