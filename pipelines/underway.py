@@ -27,6 +27,7 @@ class UnderWay:
     """One run that a worker is making: since when (seconds since 1970), where, and until when at the most."""
 
     key: str
+    product: str
     theta: tuple[float, ...]
     since: float
     host: str
@@ -47,9 +48,8 @@ def noted(store: RunStore, task: Task, limits: Limits, longest: float) -> Iterat
     path, now = store.path / _FOLDER / task.key, time.time()
     tries = 1 + max(n for _, n in (*limits.retries, ("", 0)))
     until = None if limits.timeout is None else now + tries * limits.timeout + _GRACE
-    text = json.dumps(
-        {"theta": task.theta, "since": now, "host": socket.gethostname(), "pid": os.getpid(), "until": until}
-    )
+    text = json.dumps({"product": task.product, "theta": task.theta, "since": now, "host": socket.gethostname(),
+                       "pid": os.getpid(), "until": until})  # fmt: skip
     with contextlib.suppress(OSError):
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
@@ -88,7 +88,8 @@ def _read(path: Path, store: RunStore) -> UnderWay | None:
             said = json.loads(f.read(_SIZE))
         theta = tuple(map(float, said["theta"]))
         until = None if said["until"] is None else float(said["until"])
-        u = UnderWay(path.name, theta, float(said["since"]), str(said["host"]), int(said["pid"]), until)
+        since, host, pid = float(said["since"]), str(said["host"]), int(said["pid"])
+        u = UnderWay(path.name, str(said["product"]), theta, since, host, pid, until)
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     over = u.until is not None and time.time() > u.until

@@ -80,7 +80,14 @@ def test_a_worker_notes_the_run_that_it_makes_and_the_note_goes_however_it_ends(
 def test_notes_of_dead_workers_stored_runs_and_overdue_ones_do_not_count(store):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    said = {"theta": [0.0, 0.0], "since": time.time(), "host": socket.gethostname(), "pid": os.getpid(), "until": None}
+    said = {
+        "product": "y",
+        "theta": [0.0, 0.0],
+        "since": time.time(),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "until": None,
+    }
     notes = {0.1: {}, 0.2: {"pid": gone.pid}, 0.3: {"host": "elsewhere"}, 0.4: {"host": "elsewhere", "until": 1.0},
              0.5: {}}  # fmt: skip
     (store.path / "under_way").mkdir()
@@ -92,7 +99,7 @@ def test_notes_of_dead_workers_stored_runs_and_overdue_ones_do_not_count(store):
     assert {p.name for p in (store.path / "under_way").iterdir()} == {task(0.1).key, task(0.3).key}
 
 
-NAMES = st.sampled_from(["theta", "since", "host", "pid", "until"])
+NAMES = st.sampled_from(["product", "theta", "since", "host", "pid", "until"])
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
                     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner), max_leaves=8)  # fmt: skip
 
@@ -110,7 +117,7 @@ def test_no_note_breaks_those_who_read_it(tmp_path_factory, said):
 
 def test_stragglers_are_named_against_the_runs_that_ended():
     def since(seconds, key):
-        return UnderWay(key * 64, (0.0,), time.time() - seconds, "node7", 1, None)
+        return UnderWay(key * 64, "y", (0.0,), time.time() - seconds, "node7", 1, None)
 
     found = [since(1000.0, "a"), since(12.0, "b")]
     ended = [10.0, 11.0, 9.5, 10.2, 10.8, float("nan")]
