@@ -20,7 +20,7 @@ from typing import Any
 
 from emulate.errors import InputError
 from pipelines import files, stages
-from pipelines.terminal import Stopwatch, Terminal, duration
+from pipelines.terminal import Stopwatch, Terminal, count, duration
 from pipelines.workbench import Workbench, one_thread
 
 
@@ -70,7 +70,7 @@ def state(study: Any, stage: str) -> State:
     if not marker:
         return State(stage, "waiting", "it has not run yet")
     seconds = marker.get("seconds")
-    if marker["status"] == "running" and not _locked(study.folder):
+    if marker["status"] == "running" and not locked(study.folder):
         return State(stage, "interrupted", "its process ended before it did; `emulate run` goes on from there")
     if marker["status"] != "done":
         return State(stage, marker["status"], marker.get("why", ""), seconds)
@@ -265,7 +265,8 @@ def _lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def _locked(folder: Path) -> bool:
+def locked(folder: Path) -> bool:
+    """Whether a process is at work in the folder of a study."""
     try:
         with open(folder / ".lock") as handle:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -288,4 +289,5 @@ def stored(study: Any) -> str:
     failed = sum(store.failed(k) for k in keys)
     jacobians = sum(map(store.differentiated, keys))
     carried = f"; {jacobians} carry a Jacobian" if jacobians else ""
-    return f"{len(keys)} runs are stored in {path}, {failed} of them failed{carried}."
+    said = f"{count(len(keys), 'run')} {'is' if len(keys) == 1 else 'are'} stored in {path}"
+    return f"{said}, {failed} of them failed{carried}."

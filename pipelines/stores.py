@@ -164,7 +164,7 @@ def _unused(store: "RunStore", path: Path) -> list[str]:
     from pipelines.config import load_study
 
     study = load_study(path)
-    if engine._locked(study.folder):
+    if engine.locked(study.folder):
         raise InputError(
             f"another `emulate` is at work in {study.folder}. Wait for it; what it makes might be removed."
         )

@@ -42,12 +42,16 @@ class Terminal:
         self.errors.print(f"[red]Error:[/] {escape(text)}")
 
     @contextmanager
-    def bar(self, what: str, total: int | None = None) -> Iterator[Tick]:
-        """A progress bar; the tick takes (done, total=None, note=""). Without a total it turns until the end."""
+    def bar(self, what: str, total: int | None = None, *, left: bool = True) -> Iterator[Tick]:
+        """A progress bar; the tick takes (done, total=None, note=""). Without a total it turns until the end.
+
+        `left` shows the time that is left, as the bar guesses it; notes may know better.
+        """
         if self.quiet or not self.console.is_terminal:
             yield lambda done, total=None, note="": None
             return
-        tail = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        tail = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        tail += (TextColumn("left"), TimeRemainingColumn()) if left else ()
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description}"),
