@@ -1,5 +1,7 @@
 """Inside a runner's process: the loop that builds a simulator and makes its runs, under a guard (`pipelines/guard.py`).
 
+The guard imports what every simulator needs, and forks; the simulator itself is imported and built in each life anew.
+
 Requests and answers are lines of JSON on pipes of their own, so a simulator that prints cannot break them. Before every
 run what the last one may have changed is put back: the working directory, standard output and error.
 """
@@ -9,56 +11,74 @@ import contextlib
 import ctypes
 import faulthandler
 import fcntl
+import functools
+import gc
+import importlib
 import json
 import os
+import socket
 import sys
 import time
 import traceback
-from typing import Any, BinaryIO
+from typing import Any
 
 from pipelines import guard
-from pipelines.limits import in_words
+from pipelines.limits import Limits, in_words
 
 _LINES = 30  # of a traceback, kept in the log of a failed run
 _REASON = 2000  # characters of a reason
 _HIGH = 200  # descriptors from here on are out of the way of what a simulator closes
 
 
-def main(requests: int, answers: int, lifeline: int, memory: int, most: int) -> None:
-    """Guard and loop over three descriptors; `memory` and `most` in bytes, of a run and of its answer. Never returns."""
-    for descriptor in (requests, answers, lifeline):
-        os.set_inheritable(descriptor, False)  # what the simulator starts must not hold them open
+def main(door: int, memory: int, most: int) -> None:
+    """The guard behind a socket; `memory` and `most` in bytes, of a run and of its answer. Never returns."""
+    line, broken = socket.socket(fileno=door), None
+    line.set_inheritable(False)
+    faulthandler.enable()  # a segmentation fault leaves its traceback in the log
     guard.adopt()
-    parent = os.getpid()
-    child = os.fork()
-    if child == 0:
-        guard.die_with(parent)
-        os.setsid()  # a simulator that signals its process group must not meet the guard
-        os.close(lifeline)
-        serve(os.fdopen(requests, "rb"), os.fdopen(answers, "wb"), most)
-        os._exit(0)
-    os.close(requests)
-    os.close(answers)
-    guard.watch(child, lifeline, memory)
+    if sys.platform == "linux":  # elsewhere the system's own libraries do not survive a fork
+        with guard.ending_with(line):
+            broken = _load()
+    guard.keep(line, memory, functools.partial(serve, os.getcwd(), most, broken))
 
 
-def serve(requests: BinaryIO, answers: BinaryIO, most: int) -> None:
-    """Build the simulator of the first line, then answer one run per line until the end of the file."""
+def _load() -> BaseException | None:
+    """Import what every simulator needs, and nothing that begins a thread; what was raised is each life's to tell."""
+    try:
+        import emulate.contracts
+        import emulate.keys
+        import emulate.simulators._callables
+        import emulate.simulators._fields
+        import emulate.space  # noqa: F401
+        from emulate import registry
+
+        registry.validate(Limits, {}, path="")  # pydantic loads the most of itself when it is first asked
+    except BaseException as e:
+        return e
+    finally:
+        _flush()
+        gc.freeze()  # or a collection in a life would copy every page of these
+    return None
+
+
+def serve(folder: str, most: int, broken: BaseException | None, requests: int, answers: int) -> None:
+    """One life: build the simulator of the first line, then answer one run per line until the end of the file."""
+    lines, out = os.fdopen(requests, "rb"), os.fdopen(answers, "wb")
 
     def answer(**values: Any) -> None:
-        with contextlib.suppress(OSError, ValueError):  # closed by the simulator
-            sys.stdout.flush()
-        ctypes.CDLL(None).fflush(None)  # what C code printed
-        answers.write(json.dumps(values).encode() + b"\n")
-        answers.flush()
+        _flush()
+        out.write(json.dumps(values).encode() + b"\n")
+        out.flush()
 
-    faulthandler.enable()  # a segmentation fault leaves its traceback in the log
     try:
-        _deterministic()
-        simulator = build(json.loads(requests.readline()))
+        os.chdir(folder)
+        if broken:
+            raise broken
+        _as_new()
+        simulator = build(json.loads(lines.readline()))
         from emulate.keys import identity
 
-        answer(identity=identity(simulator))
+        answer(identity=identity(simulator), pid=os.getpid())
     except BaseException as e:
         from emulate.errors import EmulateError
 
@@ -67,7 +87,7 @@ def serve(requests: BinaryIO, answers: BinaryIO, most: int) -> None:
     home, printed = os.open(".", os.O_RDONLY), fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, _HIGH)
     adopted = _list_of_children(os.getppid())
     own = _started(adopted)
-    for line in requests:
+    for line in lines:
         _restore(home, printed)
         question = json.loads(line)
         found = _attempt(simulator, question, most)
@@ -84,11 +104,21 @@ def build(spec: dict[str, Any]) -> Any:
     return registry.build("simulators", {k: v for k, v in spec.items() if k != "space"}, **given)
 
 
-def _deterministic() -> None:
+def _as_new() -> None:
+    """What a life must not share with the one before it, and what torch is told before a simulator is built."""
     import torch
 
+    importlib.invalidate_caches()  # of folders, as they were
+    if random := sys.modules.get("numpy.random"):
+        random.set_bit_generator(random.MT19937())  # its global one has a seed of chance from its import on
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # the cores that a run owns
     torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms imports the compiler, for seconds
+
+
+def _flush() -> None:
+    with contextlib.suppress(OSError, ValueError):  # closed by the simulator
+        sys.stdout.flush()
+    ctypes.CDLL(None).fflush(None)  # what C code printed
 
 
 def _restore(home: int, printed: int) -> None:

@@ -1,20 +1,24 @@
 """The guard: the first process of a runner. It leaves no orphan, and holds what a run started to its memory.
 
-It imports nothing heavy, adopts every descendant whose parent ended (subreaper), and kills all of them, also those in a
-session of their own, when the simulator's process ends or when the parent is gone: the parent holds the other end of a
-socket (the lifeline), which closes with it, however it dies. Its last word on the lifeline says what it met.
+It forks the simulator's process for one life after another, adopts every descendant whose parent ended (subreaper), and
+kills all of them, also those in a session of their own, when the simulator's process ends or when the parent is gone:
+the parent holds the other ends of two sockets, which close with it, however it dies. Each life has a lifeline, on which
+the guard's last word says what it met; through the door come the descriptors of the next life.
 """
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import resource
 import select
 import signal
+import socket
 import sys
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -34,19 +38,73 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
-def watch(child: int, lifeline: int, memory: int) -> NoReturn:
-    """Wait for the end of the child, kill every descendant, tell what was met, and end as the child ended.
+@contextlib.contextmanager
+def ending_with(door: socket.socket) -> Iterator[None]:
+    """Meanwhile this process ends, by SIGIO, when the parent lets go of the door: an import cannot look by itself."""
+    flags = fcntl.fcntl(door, fcntl.F_GETFL)
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    fcntl.fcntl(door, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(door, fcntl.F_SETFL, flags | os.O_ASYNC)
+    if select.select([door], [], [], 0)[0]:  # before there was a signal
+        os._exit(0)
+    yield
+    fcntl.fcntl(door, fcntl.F_SETFL, flags)
 
-    The last word is one JSON object: `killed`, whether the child was alive and killed because the parent let go of the
-    lifeline; `held`, the bytes of memory that were over the limit `memory` (0: none); `memory_mib`, the child's peak.
+
+def keep(door: socket.socket, memory: int, live: Callable[[int, int], None]) -> NoReturn:
+    """One life after another, each in a process of its own, until the parent lets go of the door.
+
+    A life is what `live(requests, answers)` does. Its descriptors come through the door: those two, where it prints,
+    and its lifeline. This process has one thread, and keeps it: a fork copies no other, and `die_with` hears of it.
+    """
+    guard = os.getpid()
+    while received := _next(door):
+        requests, answers, printed, lifeline = received
+        for descriptor in received:
+            os.set_inheritable(descriptor, False)  # what the simulator starts must not hold them open
+        os.dup2(printed, 1)
+        os.dup2(printed, 2)
+        os.close(printed)
+        child = os.fork()
+        if child == 0:
+            try:
+                die_with(guard)
+                os.setsid()  # a simulator that signals its process group must not meet the guard
+                door.close()
+                os.close(lifeline)
+                live(requests, answers)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        os.close(requests)
+        os.close(answers)
+        watch(child, lifeline, memory)
+        os.close(lifeline)
+    os._exit(0)
+
+
+def _next(door: socket.socket) -> list[int]:
+    """Say that the guard stands ready; the descriptors of the next life, none when the parent is gone."""
+    try:
+        door.send(b"\n")
+        return socket.recv_fds(door, 1, 4)[1]
+    except ConnectionError:
+        return []
+
+
+def watch(child: int, lifeline: int, memory: int) -> None:
+    """Wait for the end of the child, kill every descendant, and tell what was met: `pipelines.lives.End` as JSON.
+
+    The parent that lets go of the lifeline asks for that end; `memory` is the limit in bytes, 0 for none.
     """
     status, used, held, gone = _wait(child, lifeline, memory)
     _sweep()
-    word = {"killed": gone and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, "held": held,
+    code = os.waitstatus_to_exitcode(status)
+    word = {"code": code, "killed": gone and code == -signal.SIGKILL, "held": held,
             "memory_mib": mebibytes(used.ru_maxrss)}  # fmt: skip
     with contextlib.suppress(OSError):
         os.write(lifeline, json.dumps(word).encode())
-    _end_as(status)
 
 
 def mebibytes(maxrss: int) -> float:
@@ -89,21 +147,28 @@ def _wait(child: int, lifeline: int, memory: int) -> tuple[int, resource.struct_
     """Status and use of the child when it ended; the bytes it held over its limit, or 0; whether the parent let go."""
     ended = [os.pidfd_open(child)] if hasattr(os, "pidfd_open") else []
     pause = _LOOK if memory or not ended else None
-    while True:
-        ready = select.select([lifeline, *ended], [], [], pause)[0]
-        pid, status, used = os.wait4(child, os.WNOHANG)
-        if pid:
-            return status, used, 0, False
-        gone = lifeline in ready
-        held = _held(memory) if memory and not gone else 0
-        if gone or held:
-            os.kill(child, signal.SIGKILL)
-            _, status, used = os.wait4(child, 0)
-            return status, used, held, gone
+    try:
+        while True:
+            ready = select.select([lifeline, *ended], [], [], pause)[0]
+            pid, status, used = os.wait4(child, os.WNOHANG)
+            if pid:
+                return status, used, 0, False
+            gone = lifeline in ready
+            held = _held(memory) if memory and not gone else 0
+            if gone or held:
+                os.kill(child, signal.SIGKILL)
+                _, status, used = os.wait4(child, 0)
+                return status, used, held, gone
+    finally:
+        for descriptor in ended:
+            os.close(descriptor)
 
 
 def _held(limit: int) -> int:
-    """The bytes of memory that all descendants hold, if over the limit, else 0; shared pages count once."""
+    """The bytes of memory that all descendants hold, if over the limit, else 0; shared pages count once.
+
+    Pages that are still those of the guard's imports count half: this process is no run's doing.
+    """
     pids = descendants(os.getpid())
     if sum(map(resident, pids)) <= limit:
         return 0
@@ -162,16 +227,6 @@ def _stat(pid: int) -> list[bytes]:
     """State and parent of a process."""
     with open(f"/proc/{pid}/stat", "rb") as f:
         return f.read().rpartition(b")")[2].split()[:2]
-
-
-def _end_as(status: int) -> NoReturn:
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        if number != signal.SIGKILL:
-            signal.signal(number, signal.SIG_DFL)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the child's own core file is enough
-        os.kill(os.getpid(), number)
-    os._exit(os.WEXITSTATUS(status))
 
 
 def _prctl(option: int, value: int) -> None:

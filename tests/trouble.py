@@ -10,7 +10,7 @@ import time
 import numpy as np
 
 (FINE, RAISE, NAN, SHAPE, HANG, EXIT, SEGFAULT, MEMORY, PRINT, LEAVE, GRANDCHILD, KILL, WORKER, BURST, CROWD, FLOOD, HOG,
- FAMILY, ORPHAN, GIL, HUGE, CLOSED, SCRIBBLE, TERM, GROUP, STOP, GARBAGE, MUTE, FORKS) = range(29)  # fmt: skip
+ FAMILY, ORPHAN, GIL, HUGE, CLOSED, SCRIBBLE, TERM, GROUP, STOP, GARBAGE, MUTE, FORKS, GUARD) = range(30)  # fmt: skip
 
 time.sleep(float(os.environ.get("TROUBLE_START", "0")))
 
@@ -156,9 +156,15 @@ def stop(x):
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
+def guard(x):
+    """The end of the process that guards this one."""
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(1000)
+
+
 MORE = {BURST: burst, CROWD: crowd, FLOOD: flood, HOG: hog, FAMILY: family, ORPHAN: orphan, GIL: gil, HUGE: huge,
         CLOSED: closed, SCRIBBLE: scribble, TERM: term, GROUP: group, STOP: stop, GARBAGE: garbage, MUTE: mute,
-        FORKS: forks}  # fmt: skip
+        FORKS: forks, GUARD: guard}  # fmt: skip
 
 
 def noise(seed):
