@@ -19,7 +19,6 @@ from pathlib import Path
 from pipelines.limits import Limits
 
 _END = 15.0  # seconds in which the guard must have killed everything
-_CLOSE = 2.0  # seconds in which a guard that is let go of ends by itself
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS",
             "VECLIB_MAXIMUM_THREADS")  # fmt: skip
 
@@ -44,7 +43,7 @@ class Life:
         self.pid = 0  # of the process and its group, once it has greeted
         (asked, self.ask), (self.answers, answer), (self.prints, self.printed) = (os.pipe() for _ in range(3))
         self._line, line = socket.socketpair()
-        self.theirs = [asked, answer, self.printed, line.detach()]
+        self.theirs = [asked, answer, self.printed, line.detach()]  # in the order in which the guard takes them
         os.set_blocking(self.answers, False)
         os.set_blocking(self.prints, False)
 
@@ -104,11 +103,11 @@ class Guard:
             life.release()
 
     def close(self) -> int:
-        """Let go of it; its exit code."""
+        """Let go of it, so that it ends; its exit code."""
         self.door.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return self._process.wait(_CLOSE)
-        os.killpg(self._process.pid, signal.SIGKILL)
+            return self._process.wait(_END)
+        os.killpg(self.pid, signal.SIGKILL)
         return self._process.wait()
 
 
