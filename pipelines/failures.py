@@ -10,13 +10,13 @@ from emulate.errors import InputError, StoreError
 from emulate.keys import canonical, identity
 from emulate.store import Record, RunStore
 from pipelines import pace, underway
+from pipelines.study import ITSELF
 from pipelines.terminal import Terminal, count, duration
 
 if TYPE_CHECKING:
     from emulate.runs import Outputs
     from pipelines.study import Study
 
-OWN = "the study's"  # where a table names fidelities
 SHORT = 12  # digits of a key that a table shows
 _SHOWN, _SAMPLE = 20, 300  # runs under way that a table shows; ended ones (keys are random) that they are held against
 
@@ -79,7 +79,7 @@ def show_run(study: "Study", terminal: Terminal, prefix: str) -> None:
                          f"{met}; `emulate status {study.file} --failed` lists the keys of failed runs.")  # fmt: skip
     r = store.read(found[0])
     about, fidelity = r.about, _fidelities(study).get(_who(r))
-    simulator = study.simulator_of("" if fidelity in (None, OWN) else fidelity)
+    simulator = study.simulator_of("" if fidelity in (None, ITSELF) else fidelity)
     folder = store.path / "runs" / r.key[:2] / r.key
     lines = [("key", r.key), ("simulator", f"{r.inputs['simulator']}, version {r.inputs['version']}"),
              *([("fidelity", fidelity)] if study.fidelities and fidelity else []),
@@ -126,7 +126,7 @@ def _log(terminal: Terminal, title: str, text: str) -> None:
 
 def _fidelities(study: "Study") -> dict[bytes, str]:
     """By what a simulator puts into the keys of its runs, the fidelity that it is."""
-    return {canonical(identity(study.simulator_of(name))): name or OWN for name in ("", *study.fidelities)}
+    return {canonical(identity(study.simulator_of(name))): name or ITSELF for name in ("", *study.fidelities)}
 
 
 def _who(r: Record) -> bytes:

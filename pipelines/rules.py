@@ -11,7 +11,7 @@ from emulate.errors import InputError, nearest, shown
 from emulate.keys import canonical, identity
 from pipelines.addresses import resolve
 from pipelines.derivatives import OWN, automatic, has_own
-from pipelines.study import CLUSTERS, SETS, Study
+from pipelines.study import CLUSTERS, ITSELF, SETS, Study
 
 if TYPE_CHECKING:
     from emulate.contracts import Simulator
@@ -43,7 +43,10 @@ def _ready(simulator: "Simulator", path: str) -> Iterator[str]:
 
 def _fidelities(s: Study) -> Iterator[str]:
     """A fidelity answers something else than the study's own simulator, at the same parameters."""
-    met, low = {canonical(identity(s.simulator)): "the study's own simulator"}, dict.fromkeys(SETS, "a set of runs")
+    met, low = (
+        {canonical(identity(s.simulator)): "the study's own simulator"},
+        dict.fromkeys((ITSELF, *SETS), "a set of runs"),
+    )
     for name, f in s.fidelities.items():
         path = f"design.fidelities.{name}"
         if name.lower() in low:  # files are named by it, and some disks do not tell case

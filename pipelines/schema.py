@@ -7,7 +7,7 @@ from typing import Any
 
 from emulate import registry
 from pipelines.derivatives import OWN
-from pipelines.study import CLUSTERS, SETS, FidelityPart, StudyFile
+from pipelines.study import CLUSTERS, ITSELF, SETS, FidelityPart, StudyFile
 
 Schema = dict[str, Any]
 DEFAULTS = {"designs": "sobol", "likelihoods": "gaussian", "samplers": "hmc"}  # entries that a study need not name
@@ -113,7 +113,7 @@ def _fidelities() -> Schema:
                 "description": "settings of the simulator that replace the study's"}  # fmt: skip
     one = _plain(FidelityPart, "#/$defs/{model}")
     one = {"description": one["description"], **_closed({**one["properties"], "with": settings}, ["runs", "with"])}
-    names = {"pattern": r"^[A-Za-z_][A-Za-z0-9_]{0,59}$", "not": {"enum": [*SETS]}}
+    names = {"pattern": r"^[A-Za-z_][A-Za-z0-9_]{0,59}$", "not": {"enum": [ITSELF, *SETS]}}
     return {"type": "object", "minProperties": 1, "propertyNames": names, "additionalProperties": one}
 
 

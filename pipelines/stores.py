@@ -47,10 +47,10 @@ def commands(guarded: Callable) -> typer.Typer:
         out: Annotated[Path, typer.Argument(metavar="OUT", help="A file ending in .nc, .parquet or .csv.")],
         simulator: Annotated[str, typer.Option("--simulator", help="Only runs of this simulator.")] = "",
         product: Annotated[str, typer.Option("--product", help="Only y, or only jacobian.")] = "",
-        group: Annotated[int | None, typer.Option("--group", min=1, help="Of several kinds, this number.")] = None,
+        group: Annotated[str, typer.Option("--group", metavar="NAME", help="Of several kinds, this one.")] = "",
     ) -> int:
-        """Write the runs as one file that is readable without emulate."""
-        return export(where, out, simulator=simulator, product=product, number=group or 0)
+        """Write the runs so that they are readable without emulate: kinds are groups of a .nc, or files of their own."""
+        return export(where, out, simulator=simulator, product=product, group=group)
 
     @app.command("prune")
     @guarded
@@ -106,31 +106,45 @@ def merge(into: Path, sources: list[Path], *, limit_mib: int = 1024) -> int:
     return 1 if bad else 0
 
 
-def export(where: Path, out: Path, *, simulator: str = "", product: str = "", number: int = 0) -> int:
-    from emulate.errors import InputError
+def export(where: Path, out: Path, *, simulator: str = "", product: str = "", group: str = "") -> int:
+    from emulate.errors import InputError, nearest
     from emulate.export import groups
+    from pipelines.failures import visible
+    from pipelines.study import ITSELF
     from pipelines.writing import FORMATS, write
 
     if out.suffix not in FORMATS:
         raise InputError(f"OUT must end in {', '.join(FORMATS)}. Got {out.name!r}; the ending chooses the format.")
     terminal, (store, study) = _terminal(), _open(where)
+    mine = _simulators(study) if study else {}
+    named = {name or ITSELF: who for name, who in mine.items()} if len(mine) > 1 else {}
     with terminal.bar("read the runs") as tick:
-        found = groups(store, simulator=simulator, product=product, tick=tick)
+        found = groups(store, simulator=simulator, product=product, fidelities=named, tick=tick)
     if study and not simulator:
-        from emulate.keys import identity
-
-        who = identity(study.simulator)
-        found = [g for g in found if g.who == who] or found
-    if (len(found) > 1 and not number) or number > len(found):
-        listed = "\n".join(f"  {i}: {g.sentence}" for i, g in enumerate(found, 1))
-        raise InputError(f"one file holds runs of one kind. Got {len(found)} kinds; choose by --simulator, --product, or "
-                         f"--group with a number:\n{listed}")  # fmt: skip
-    chosen = found[(number or 1) - 1]
-    write(out, chosen)
-    if chosen.outputs is None:
-        terminal.warn("the store does not say the names and units of the outputs; they are y0, y1 ... without units.")
-    terminal.say(f"{out}: {chosen.sentence}.")
+        found = [g for g in found if g.who in mine.values()] or found
+    if group:
+        names = [g.name for g in found]
+        found = [g for i, g in enumerate(found, 1) if group in (g.name, str(i))]
+        if not found:
+            raise InputError(f"--group must name one kind of runs: {', '.join(names)}. Got {group!r}"
+                             f".{nearest(group, names)}")  # fmt: skip
+    with terminal.bar("write"):
+        written = write(out, found)
+    for g in found:
+        place = f", group {g.name}" if len(found) > 1 and out.suffix == ".nc" else ""
+        terminal.say(f"{written[g.name]}{place}: {visible(g.sentence)}.")
+        if g.outputs is None:
+            terminal.warn(
+                "the store does not say the names and units of these outputs; they are y0, y1 ... without units."
+            )
     return 0
+
+
+def _simulators(study: "Study") -> dict[str, dict[str, Any]]:
+    """What the study's simulator puts into the keys of its runs, and what each of its fidelities does."""
+    from emulate.keys import identity
+
+    return {name: identity(study.simulator_of(name)) for name in ("", *study.fidelities)}
 
 
 def prune(where: Path, unused: Path | None = None, *, yes: bool = False) -> int:
@@ -159,7 +173,7 @@ def prune(where: Path, unused: Path | None = None, *, yes: bool = False) -> int:
 def _unused(store: "RunStore", path: Path) -> list[str]:
     """The runs at points that no stage of the study has asked for, or of another simulator."""
     from emulate.errors import InputError
-    from emulate.keys import identity
+    from emulate.keys import canonical
     from pipelines import engine
     from pipelines.config import load_study
 
@@ -168,28 +182,34 @@ def _unused(store: "RunStore", path: Path) -> list[str]:
         raise InputError(
             f"another `emulate` is at work in {study.folder}. Wait for it; what it makes might be removed."
         )
-    who, wanted = identity(study.simulator), _points(study)
+    mine, wanted = _simulators(study), _points(study)
+    by_who = {canonical(who): wanted[name] for name, who in mine.items()}
     unused = []
     for key in store.keys():  # noqa: SIM118
         r = store.read(key)
-        if any(r.inputs[k] != v for k, v in who.items()) or tuple(r.theta) not in wanted:
+        if tuple(r.theta) not in by_who.get(canonical({k: r.inputs[k] for k in mine[""]}), ()):
             unused.append(key)
     return unused
 
 
-def _points(study: "Study") -> set[tuple[float, ...]]:
-    """Every theta that a stage of the study asks for, or has asked for: design, observation, gradients, true runs."""
+def _points(study: "Study") -> dict[str, set[tuple[float, ...]]]:
+    """Every theta that a stage of the study asks for, or has asked for: design, observation, gradients, true runs; and
+    those of its fidelities by their names."""
     import numpy as np
 
     from pipelines import files
     from pipelines.stages import design
     from pipelines.terminal import Terminal
-    from pipelines.workbench import SETS, Workbench
+    from pipelines.workbench import FIDELITIES, SETS, Workbench
 
     with Workbench(study, Terminal(quiet=True)) as bench:
         found = list(design.points(bench).values())
         if (study.folder / "design" / "points.csv").exists():
             found += [bench.points(which) for which in SETS]
+        others = {name: [theta] for name, theta in design.fidelities(bench).items()}
+        if (study.folder / FIDELITIES).exists():
+            for name in {r["set"] for r in files.read_csv(study.folder / FIDELITIES)} & others.keys():
+                others[name].append(bench.points(name))
     for stage, file, name in (("validate", "jacobians", "theta"), ("check", "evidence", "weighted.theta")):
         made = study.folder / stage / f"{file}.safetensors"
         if made.exists():
@@ -197,7 +217,8 @@ def _points(study: "Study") -> set[tuple[float, ...]]:
     at = study.infer.observation.parameters
     if at:
         found.append(np.array([[at[n] for n in study.space.names]]))
-    return {tuple((row + 0.0).tolist()) for theta in found for row in np.asarray(theta, np.float64)}
+    return {name: {tuple((row + 0.0).tolist()) for theta in listed for row in np.asarray(theta, np.float64)}
+            for name, listed in {"": found, **others}.items()}  # fmt: skip
 
 
 def _open(where: Path) -> "tuple[RunStore, Study | None]":

@@ -24,6 +24,7 @@ Size = Annotated[int | str, AfterValidator(checked)]
 
 
 SETS = ("training", "held_out")  # the runs of the study's own simulator
+ITSELF = "own"  # that simulator where fidelities are listed
 JOBS = ("slurm", "pbs", "lsf", "htcondor", "sge", "oar", "moab")  # systems that start workers as jobs
 CLUSTERS = ("serial", "local", "address", *JOBS)  # what cluster.use may be, beside the class of a Dask cluster
 

@@ -2,6 +2,10 @@
 
 import json
 import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +14,18 @@ import pytest
 import xarray
 from typer.testing import CliRunner
 
+from emulate.contracts import Simulator
 from emulate.errors import InputError, RunFailed
 from emulate.export import groups
 from emulate.keys import identity, key_of, record_of
 from emulate.runs import Field, Outputs
 from emulate.simulators.linear_gaussian import LinearGaussian
-from emulate.space import Normal, Parameter, Space
+from emulate.space import Normal, Parameter, Space, Uniform
 from emulate.store import RunStore
 from emulate.units import describe
 from pipelines import writing
 from pipelines.cli import app
+from pipelines.writing import write
 
 STUDY = """
 name: line
@@ -140,11 +146,6 @@ def test_jacobians_go_into_netcdf(tmp_path):
     )
     store.commit(record_of(identity(s), [2.0, 1.0], 0, "tangent", how), failure=RunFailed("oom", "big"))
     store.commit(record_of(identity(s), [2.0, 1.0], 0), y=a @ [2.0, 1.0])
-    code, said = emulate("export", store.path, tmp_path / "x.nc")
-    assert code == 2
-    assert "one file holds runs of one kind. Got 2 kinds; choose by --simulator, --product, or --group" in said
-    assert "linear_gaussian version 1: 2 runs of jacobian, 1 failed" in said
-    assert not (tmp_path / "x.nc").exists()
     code, said = emulate("export", store.path, tmp_path / "x.nc", "--product", "jacobian")
     assert code == 0, said
     assert "does not say the names and units" in said
@@ -155,8 +156,147 @@ def test_jacobians_go_into_netcdf(tmp_path):
         assert d["standard_error"].values[row].tolist() == (0 * a).tolist()
         assert np.isnan(d["jacobian"].values[1 - row]).all()
         assert d["parameter"].values.tolist() == ["a", "b"]
-    assert emulate("export", store.path, tmp_path / "1.csv", "--group", 1)[0] == 0
-    assert emulate("export", store.path, tmp_path / "9.csv", "--group", 9)[0] == 2
+    table = groups(store, product="jacobian")[0].to_runs(s.space)
+    assert table.ok.sum() == 1
+    assert table.jacobian[table.ok][0].tolist() == a.tolist()
+    assert (table.jacobian_error[table.ok] == 0).all()
+
+
+@pytest.fixture
+def kinds(tmp_path):
+    """Runs of two settings of one simulator, their outputs of unlike length, and the Jacobian of one."""
+    store, fine, coarse = RunStore(tmp_path / "kinds"), Spectra(bins=3), Spectra(bins=2)
+    about = {"seconds": 1.5, "host": "nöde", "memory_mib": 3.5, "time": "2026-11-25T00:00:00+00:00"}
+    for s in (fine, coarse):
+        describe(store, s)
+        for x in (0.25, 0.5):
+            y = x * np.arange(1.0, s.bins + 1)
+            store.commit(record_of(identity(s), [x], 0), y=y, about={**about, "seconds": s.bins / 2})
+    a = np.arange(1.0, 4)[:, None]
+    store.commit(record_of(identity(fine), [0.25], 0, "tangent", {"use": "reverse"}), y=a[:, 0] / 4, jacobian=a,
+                 standard_error=0 * a, about=about)  # fmt: skip
+    return store
+
+
+ONE = Space((Parameter("x", Uniform(0.0, 1.0), "GeV"),))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spectra(Simulator):
+    space: Space = ONE
+    bins: int = 3
+    version = "7"
+    stochastic = False
+
+    @property
+    def outputs(self):
+        return Outputs((Field("pk", "(Mpc/h)^3", True, "k", tuple(0.1 * (i + 1) for i in range(self.bins)), "h/Mpc"),))
+
+    def run(self, theta, *, seed): ...
+
+
+WORDS = {"fine": identity(Spectra(bins=3)), "coarse": identity(Spectra(bins=2))}
+
+
+def test_several_kinds_of_runs_are_groups_of_one_file(kinds, tmp_path):
+    code, said = emulate("export", kinds.path, tmp_path / "x.nc")
+    assert code == 0, said
+    names = [g.name for g in groups(kinds)]
+    assert len({n.rpartition("_")[2] for n in names[:2]}) == 2  # six digits tell them apart
+    assert names[2] == "Spectra_jacobian"
+    assert f"x.nc, group {names[0]}: {Spectra.entry_name()} version 7: 2 runs of y, 0 failed." in said
+    with pytest.raises(InputError, match=r"^the space must have the parameters x, in this order\. Got mass, seed\.$"):
+        groups(kinds)[0].to_runs(SPACE)
+    tree = xarray.open_datatree(tmp_path / "x.nc", engine="h5netcdf")
+    assert set(tree.children) == set(names)
+    assert tree.attrs["groups"].count(" version 7: ") == 3
+    sizes = {}
+    for name in names[:2]:
+        d = tree[name].to_dataset()
+        bins = json.loads(d.attrs["settings"])["bins"]
+        sizes[bins] = d.sizes["pk_k"]
+        assert (d.attrs["version"], d["pk"].units, d["pk_k"].units, d["x"].units) == ("7", "(Mpc/h)^3", "h/Mpc", "GeV")
+        assert d["seconds"].values.tolist() == [bins / 2] * 2
+        d = d.sortby("x")
+        assert d["pk"].values.tolist() == [[x * (i + 1) for i in range(bins)] for x in (0.25, 0.5)]
+    assert sizes == {3: 3, 2: 2}
+    assert tree["Spectra_jacobian"]["jacobian"].values.ravel().tolist() == [1.0, 2.0, 3.0]
+    tree.close()
+
+
+def test_a_file_of_groups_is_read_without_this_project_and_without_xarray(kinds, tmp_path):
+    """In a process of its own, where importing `emulate` would fail, by h5py alone."""
+    write(tmp_path / "x.nc", groups(kinds, fidelities=WORDS))
+    code = (
+        "import sys; sys.modules['emulate'] = sys.modules['xarray'] = None\n"
+        "import h5py, json\n"
+        "f = h5py.File(sys.argv[1])\n"
+        "g = f['coarse']\n"
+        "print(json.dumps({'groups': sorted(f), 'settings': json.loads(g.attrs['settings']), 'units': g['pk'].attrs['units'],"
+        " 'k': g['pk_k'][:].tolist(), 'y': sorted(g['pk'][:].tolist()), 'host': [h.decode() for h in g['host'][:]],"
+        " 'seed': [s.decode() for s in g['seed'][:]], 'fidelity': g.attrs['fidelity'], 'seconds': g['seconds'][:].tolist(),"
+        " 'along': [d[0].name for d in g['pk'].dims]}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "x.nc")], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == {
+        "groups": ["coarse", "fine", "fine_jacobian"], "settings": {"bins": 2}, "units": "(Mpc/h)^3", "k": [0.1, 0.2],
+        "y": [[0.25, 0.5], [0.5, 1.0]], "host": ["nöde"] * 2, "seed": ["0", "0"], "fidelity": "coarse",
+        "seconds": [1.0, 1.0], "along": ["/coarse/run", "/coarse/pk_k"]}  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_several_kinds_of_runs_are_tables_of_their_own(kinds, tmp_path, ending):
+    read = {"parquet": pandas.read_parquet, "csv": pandas.read_csv}[ending]
+    written = write(tmp_path / f"x.{ending}", groups(kinds, fidelities=WORDS))
+    assert {n: p.name for n, p in written.items()} == {
+        "fine": f"x_fine.{ending}", "coarse": f"x_coarse.{ending}", "fine_jacobian": f"x_fine_jacobian.{ending}"}  # fmt: skip
+    assert not (tmp_path / f"x.{ending}").exists()
+    whole = pandas.concat([read(written["fine"]), read(written["coarse"])])
+    assert whole["fidelity"].tolist() == ["fine"] * 2 + ["coarse"] * 2
+    assert set(whole["version"].astype(str)) == {"7"}
+
+
+def test_a_group_is_chosen_by_its_name_or_number(kinds, tmp_path):
+    name = groups(kinds)[1].name
+    for which in (name, 2):
+        code, said = emulate("export", kinds.path, tmp_path / "one.csv", "--group", which)
+        assert (code, said) == (0, f"{tmp_path / 'one.csv'}: {Spectra.entry_name()} version 7: 2 runs of y, 0 failed.")
+    code, said = emulate("export", kinds.path, tmp_path / "one.csv", "--group", name[:-1])
+    assert code == 2
+    assert f"--group must name one kind of runs: {groups(kinds)[0].name}, {name}, Spectra_jacobian. Got " in said
+    assert f'Did you mean "{name}"?' in said
+
+
+def test_groups_in_one_file_need_netcdf_4(kinds, tmp_path, monkeypatch):
+    monkeypatch.setattr(writing, "find_spec", lambda name: None if name == "h5netcdf" else name)
+    code, said = emulate("export", kinds.path, tmp_path / "x.nc")
+    assert code == 2
+    assert (
+        "several kinds of runs stand in groups of one file, and NetCDF 3 has no groups. Got 3 kinds; install the "
+        in said
+    )
+    assert "pip install h5netcdf; or choose one by --group NAME; or export to .parquet, one file each: " in said
+    assert "Spectra_jacobian: " in said
+    assert not (tmp_path / "x.nc").exists()
+    assert emulate("export", kinds.path, tmp_path / "x.nc", "--product", "jacobian")[0] == 0
+
+
+def test_a_name_from_a_store_leads_nowhere(tmp_path):
+    """A store may come from a stranger, and its simulators are named as he likes."""
+    store, x = RunStore(tmp_path / "store"), {"version": "1", "settings": {}, "parameters": ["a"], "stochastic": False}
+    for name in ("../../evil", "a:/root", "Flow", "flow", "::", "", "x" * 300, "na\u0000me"):
+        store.commit(record_of({"simulator": name, **x}, [0.5], 0), y=np.ones(1))
+    names = [g.name for g in groups(store)]
+    assert len({n.lower() for n in names}) == len(names) == 8
+    assert all(re.fullmatch(r"\w{1,70}", n, re.ASCII) for n in names)
+    written = write(tmp_path / "out" / "x.csv", groups(store))
+    assert {p.parent for p in written.values()} == {tmp_path / "out"}
+    write(tmp_path / "x.nc", groups(store))
+    tree = xarray.open_datatree(tmp_path / "x.nc", engine="h5netcdf")
+    assert len(tree.children) == 8
+    tree.close()
 
 
 @pytest.mark.parametrize("out", ["runs.nc", "runs.csv", "runs.parquet"])
@@ -301,3 +441,38 @@ def test_prune_takes_what_no_campaign_needs(store):
 def test_a_name_that_no_column_may_have():
     with pytest.raises(InputError, match="must be letters"):
         Parameter("a/b", Normal(0.0, 1.0))
+
+
+def test_what_is_no_text_is_exported_all_the_same(tmp_path):
+    store, s = RunStore(tmp_path / "store"), LinearGaussian()
+    garbage = "a\0b\udcff \x1b[2J \U0001f4a5"
+    store.commit(record_of(identity(s), [0.0, 0.0], 0), failure=RunFailed("error", garbage), about={"host": garbage})
+    for ending in ("nc", "csv", "parquet"):
+        code, said = emulate("export", store.path, tmp_path / f"x.{ending}")
+        assert code == 0, said
+    with xarray.open_dataset(tmp_path / "x.nc", engine="h5netcdf") as d:
+        assert d["reason"].values.tolist() == d["host"].values.tolist() == ["a\ufffdb? \x1b[2J \U0001f4a5"]
+
+
+def test_parameters_that_are_called_like_an_axis(tmp_path):
+    store = RunStore(tmp_path / "store")
+    names = ("run", "output", "parameter", "jacobian", "pk_k_h", "ok")
+    space = Space(tuple(Parameter(n, Normal(0.0, 1.0)) for n in names))
+
+    class Named(LinearGaussian):
+        @property
+        def outputs(self):
+            return Outputs((Field("pk", "", True, "k/h", (0.1, 0.2)), Field("time")))
+
+    s = Named(space=space)
+    describe(store, s)
+    slope = np.arange(18.0).reshape(3, 6)
+    how = {"use": "reverse"}
+    store.commit(record_of(identity(s), [1.0, 2, 3, 4, 5, 6], 0, "tangent", how), y=np.ones(3), jacobian=slope,
+                 standard_error=0 * slope)  # fmt: skip
+    code, said = emulate("export", store.path, tmp_path / "x.nc")
+    assert code == 0, said
+    with xarray.open_dataset(tmp_path / "x.nc", engine="h5netcdf") as d:
+        assert [float(d[n].values[0]) for n in names] == [1, 2, 3, 4, 5, 6]
+        assert d["dy_jacobian"].values[0].tolist() == slope.tolist()
+        assert d["pk"].dims == ("run", "pk_k_h_axis")
