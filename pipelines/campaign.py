@@ -32,6 +32,7 @@ Progress = Callable[[int, int, int, float, Sequence[float]], None]
 
 _BATCH_SECONDS, _BATCH_RUNS = 1.0, 64  # a task is about one second of runs, and at most so many
 _WINDOW = 3  # batches under way per worker
+_IN_VAIN = 10  # workers that may end in a row before they begin a run
 _OPEN = 2  # runs of a batch that its worker may have had in hand: one being made, the one before being committed
 _NONE = Limits()
 
@@ -134,7 +135,8 @@ class _Todo:
         if self.done:
             fresh = {t.key for t in self._fresh}
             self.failed = sum(store.failed(t.key) for t in each if t.key not in fresh)
-        self.deaths: Counter[str] = Counter()
+        self.deaths: Counter[str] = Counter()  # of workers that had begun this run
+        self._in_vain = 0  # deaths in a row of workers that had begun none
         self._seconds, self._measured = 0.0, 0
         self.tell()
 
@@ -161,6 +163,7 @@ class _Todo:
 
     def came(self, found: list[Row]) -> None:
         """Runs came in: key, whether it failed, seconds."""
+        self._in_vain = 0 if found else self._in_vain
         self.done += len(found)
         self.failed += sum(failed for _, failed, _ in found)
         self._seconds += sum(seconds for _, _, seconds in found)
@@ -171,6 +174,8 @@ class _Todo:
         """A batch whose worker is gone: what it committed counts, the rest is made again.
 
         When the worker `died`, only the first of the rest were in its hands, for a batch is made and committed in order.
+        They are made alone then, which workers note; a run is blamed that was noted when its worker died, once more than
+        the limits allow.
         """
         rest = [task for task in batch if not self.store.has(task.key)]
         left = {task.key for task in rest}
@@ -178,12 +183,18 @@ class _Todo:
         suspects = rest[:_OPEN] if died else []
         self._back.extend(rest[len(suspects) :])
         for task in suspects:
-            self.deaths[task.key] += 1
+            began = underway.left_behind(self.store, task.key)
+            self.deaths[task.key] += began
+            self._in_vain = 0 if began or len(batch) > 1 else self._in_vain + 1
             if self.deaths[task.key] > self.work.limits.again("lost"):
                 commit_crashed(task, self.store, self.work)
                 self.came([(task.key, True, 0.0)])
             else:
                 self._suspects.append(task)
+        if self._in_vain > _IN_VAIN:
+            raise CampaignError(f"{self._in_vain} workers ended one after the other before they began a run. {self.done} of "
+                                f"{self.total} runs are stored; look at the logs and the memory of the workers, then start "
+                                "the same command again.")  # fmt: skip
 
     def tell(self, lengths: Sequence[float] = ()) -> None:
         """Where the campaign is, and the seconds of runs that came in."""

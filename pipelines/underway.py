@@ -60,6 +60,15 @@ def noted(store: RunStore, task: Task, limits: Limits, longest: float) -> Iterat
             path.unlink()
 
 
+def left_behind(store: RunStore, key: str) -> bool:
+    """Whether a worker that is gone had begun this run; its note is removed."""
+    try:
+        (store.path / _FOLDER / key).unlink()
+    except OSError:
+        return False
+    return True
+
+
 def listing(store: RunStore) -> list[UnderWay]:
     """The runs under way, the longest first. A note whose process is gone, or whose run is stored, does not count."""
     found = (_read(p, store) for p in _notes(store))

@@ -47,7 +47,7 @@ def run_batch(work: Work, batch: list[Task]) -> list[Row]:
         for task in batch:
             if not walltime.enough(_mine.longest, ends):
                 break
-            row, commit = make(task, store, runner, _mine.longest)
+            row, commit = make(task, store, runner, _mine.longest if len(batch) > 1 else 0.0)
             _mine.longest = max(_mine.longest, row[2])
             if flushed:
                 flushed.result()  # a disk that refuses stops the batch
@@ -78,7 +78,7 @@ def make(task: Task, store: RunStore, runner: Runner, longest: float = 0.0) -> t
 
     A run that failed is made again, with the same seed, as often as the limits say for that kind of failure. What is
     committed is the last attempt; the earlier ones stand in its record under `attempts`. `longest` is the most seconds
-    that a run took so far.
+    that a run took so far; with 0 the run is noted as under way.
     """
     if store.has(task.key):
         return (task.key, store.failed(task.key), 0.0), lambda: None

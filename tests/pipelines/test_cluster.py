@@ -13,7 +13,7 @@ from emulate import registry
 from emulate.errors import CampaignError, InputError
 from emulate.space import Parameter, Space, Uniform
 from emulate.store import RunStore, run_seed
-from pipelines import cluster, worker
+from pipelines import cluster, underway, worker
 from pipelines.campaign import Limits, Task, _Todo, campaign, open_cluster
 from pipelines.study import ClusterPart
 
@@ -225,13 +225,20 @@ def test_only_runs_that_their_worker_had_in_hand_are_suspected_of_its_end_and_ma
     todo.back(batch, died=True)
     assert told[-1] == (3, 0, 12)
     assert [todo.batch(1), todo.batch(1)] == [[batch[3]], [batch[4]]]
-    todo.back([batch[3]], died=True)  # again, and alone: it is the run
-    assert store.read(batch[3].key).failure.kind == "crashed"
+    for times in (1, 2):
+        todo.back([batch[4]], died=True)  # before it had begun, as far as any note says
+        assert todo.batch(1) == [batch[4]]
+        with underway.noted(store, batch[3], Limits(), 0.0):
+            todo.back([batch[3]], died=True)
+        assert (todo.batch(1) == [batch[3]]) == (times == 1)
+    assert store.read(batch[3].key).failure.kind == "crashed"  # it was there twice, alone
     assert told[-1] == (4, 1, 12)
-    rest = []
-    while todo.waiting:
-        rest += todo.batch(1)
-    assert [t.key for t in rest] == [t.key for t in (*tasks[10:], *batch[5:])]
+    with pytest.raises(
+        CampaignError, match=r"^11 workers ended one after the other before they began a run\. 4 of 12 r"
+    ):
+        for _ in range(20):
+            todo.back([batch[4]], died=True)
+            assert not store.has(batch[4].key)
 
 
 def test_batches_hold_about_a_second_of_runs_and_taper():
