@@ -233,12 +233,11 @@ def test_only_runs_that_their_worker_had_in_hand_are_suspected_of_its_end_and_ma
         assert (todo.batch(1) == [batch[3]]) == (times == 1)
     assert store.read(batch[3].key).failure.kind == "crashed"  # it was there twice, alone
     assert told[-1] == (4, 1, 12)
-    with pytest.raises(
-        CampaignError, match=r"^11 workers ended one after the other before they began a run\. 4 of 12 r"
-    ):
-        for _ in range(20):
-            todo.back([batch[4]], died=True)
-            assert not store.has(batch[4].key)
+    for _ in range(10):
+        todo.back([batch[4]], died=True)
+    with pytest.raises(CampaignError, match=r"^11 workers ended one after the other before they began a run\. 4 of 12"):
+        todo.back([batch[4]], died=True)
+    assert not store.has(batch[4].key)
 
 
 def test_batches_hold_about_a_second_of_runs_and_taper():
