@@ -6,6 +6,7 @@ heavy.
 """
 
 import contextlib
+import functools
 import json
 import os
 import select
@@ -113,24 +114,22 @@ class Guard:
 
 def kernel_kills() -> int:
     """How often the system killed for memory in this control group, 0 where it does not say."""
-    for line in _memory_events().splitlines():
-        if line.startswith("oom_kill "):
-            return int(line.split()[1])
+    with contextlib.suppress(OSError):
+        for line in file.read_text().splitlines() if (file := _memory_events()) else ():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
     return 0
 
 
-def _memory_events() -> str:
-    """What the control group says of its memory, of version 2 or 1; a container may see its own group as the root."""
+@functools.cache
+def _memory_events() -> Path | None:
+    """The file in which the control group says so, of version 2 or 1; a container may see its own group as the root."""
     root = Path("/sys/fs/cgroup")
     try:
         groups = dict(line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines())
     except (OSError, ValueError):
-        return ""
+        return None
     mine, old = groups.get("", "/").lstrip("/"), groups.get("memory", "/").lstrip("/")
-    for file in (root / mine / "memory.events", root / "memory" / old / "memory.oom_control",
-                 root / "memory" / "memory.oom_control"):  # fmt: skip
-        try:
-            return file.read_text()
-        except OSError:
-            continue
-    return ""
+    files = (root / mine / "memory.events", root / "memory" / old / "memory.oom_control",
+             root / "memory" / "memory.oom_control")  # fmt: skip
+    return next((f for f in files if os.access(f, os.R_OK)), None)
