@@ -18,7 +18,7 @@ from emulate.store import RunStore
 from pipelines import engine, fidelities, files, shard
 from pipelines.cli import app
 from pipelines.config import load_study
-from pipelines.stages import design
+from pipelines.stages import design, simulate
 from pipelines.terminal import Terminal
 from pipelines.workbench import Workbench
 
@@ -301,9 +301,8 @@ def test_a_fidelity_that_falls_short_is_named_with_its_failures(here):
 
 
 def test_no_fidelity_is_run_where_the_study_itself_falls_short(here):
-    changes = ["simulator.call=fidelities_lab:missing"]
-    (here / "fidelities_lab.py").write_text(LAB + "def missing(p):\n    raise ValueError('a mistake')\n")
-    study = load_study("study.yaml", changes)
+    (here / "fidelities_lab3.py").write_text("def wrong(p):\n    raise ValueError('a mistake')\n")
+    study = load_study("study.yaml", ["simulator.call=fidelities_lab3:wrong"])
     engine.run(study, ["design"], QUIET)
     with pytest.raises(
         CampaignError, match=r"^0 of 12 runs finished; the study asks for 90% \(simulate\.require\)\. The"
@@ -329,21 +328,25 @@ def content(folder):
 
 
 def test_shares_and_workers_make_the_same_bytes(here):
-    studies = [load_study("line.yaml", [f"output={n}", f"cluster.use={use}"])
+    only = "design.fidelities={coarse: {runs: 20, with: {outputs_count: 3}}}"
+    studies = [load_study("line.yaml", [f"output={n}", f"cluster.use={use}", only])
                for n, use in (("one", "serial"), ("shares", "serial"), ("two", "local"))]  # fmt: skip
     for study in studies:
-        engine.run(study, ["design"], QUIET)
-    for i in (2, 1, 3):
-        assert shard.run(studies[1], (i, 3), QUIET) == 0
-    assert len(RunStore(here / "shares" / "store").keys()) == 16 + 20 + 32 + 4
-    noted = {g.name: g.outputs for g in groups(RunStore(here / "shares" / "store"))}
-    assert sorted(o.size for o in noted.values()) == [3, 5, 5]  # shares note names and units too
-    for study in studies:
-        engine.run(study, ["simulate"], QUIET)
-    for other in ("shares", "two"):
-        assert content(here / "one" / "store") == content(here / other / "store")
-        for name in ("runs.csv", "runs_coarse.csv", "runs_noisy.csv"):
-            assert (here / "one" / "simulate" / name).read_bytes() == (here / other / "simulate" / name).read_bytes()
+        with Workbench(study, QUIET) as bench:
+            bench.write_points("design/points.csv", design.points(bench))
+            bench.write_points("design/fidelities.csv", design.fidelities(bench))
+    for i in (2, 1):
+        assert shard.run(studies[1], (i, 2), QUIET) == 0
+    assert len(RunStore(here / "shares" / "store").keys()) == 16 + 20 + 20
+    noted = [g.outputs.size for g in groups(RunStore(here / "shares" / "store"))]
+    assert sorted(noted) == [3, 5]  # shares note names and units too
+    for study in (studies[0], studies[2]):
+        with Workbench(study, QUIET) as bench:
+            simulate.run(bench)
+    one, shares, two = (here / n for n in ("one", "shares", "two"))
+    assert content(one / "store") == content(shares / "store") == content(two / "store")
+    for name in ("runs.csv", "runs_coarse.csv"):
+        assert (one / "simulate" / name).read_bytes() == (two / "simulate" / name).read_bytes()
 
 
 def test_costs_are_told_by_fidelity(here):
@@ -422,39 +425,37 @@ SAID = "must be settings of the simulator that replace the study's, {key: value}
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        (LINE[LINE.index("    coarse") : LINE.index("cluster")], "    3\n", "4: design.fidelities: must be names with runs "
+        (LINE[LINE.index("    coarse") : LINE.index("cluster")], "    3\n", "5: design.fidelities: must be names with runs "
          "and settings, such as {coarse: {runs: 256, with: {particles: 16}}}. Got 3."),
-        ("coarse:", "2nd:", "5: design.fidelities.2nd: must be a word of letters, digits and _ (at most 60) that begins "
+        ("coarse:", "2nd:", "6: design.fidelities.2nd: must be a word of letters, digits and _ (at most 60) that begins "
          "with no digit. Got '2nd'; rename it."),
-        ("coarse:", "a-b:", "5: design.fidelities.a-b: must be a word of letters, digits and _ (at most 60) that begins "
+        ("coarse:", "a-b:", "6: design.fidelities.a-b: must be a word of letters, digits and _ (at most 60) that begins "
          "with no digit. Got 'a-b'; rename it."),
-        ("coarse:", "7:", "5: design.fidelities.7: must be a word of letters, digits and _ (at most 60) that begins with no "
-         "digit. Got 7; rename it."),
-        ("coarse:", "training:", "5: design.fidelities.training: must be a name that stands for nothing else. a set of "
+        ("coarse:", "training:", "6: design.fidelities.training: must be a name that stands for nothing else. a set of "
          "runs has it; rename it."),
-        ("coarse:", "Noisy:", "6: design.fidelities.noisy: must be a name that stands for nothing else. the fidelity Noisy "
+        ("coarse:", "Noisy:", "7: design.fidelities.noisy: must be a name that stands for nothing else. the fidelity Noisy "
          "has it; rename it."),
-        (COARSE, "    coarse: 32", "5: design.fidelities.coarse: must be runs and settings, such as {runs: 256, with: "
+        (COARSE, "    coarse: 32", "6: design.fidelities.coarse: must be runs and settings, such as {runs: 256, with: "
          "{particles: 16}}. Got 32."),
-        ("runs: 32", "rums: 32", "5: design.fidelities.coarse.rums: this key is not known. Keys allowed here: runs, with. "
+        ("runs: 32", "rums: 32", "6: design.fidelities.coarse.rums: this key is not known. Keys allowed here: runs, with. "
          'Did you mean "runs"?'),
-        ("runs: 32, ", "", "5: design.fidelities.coarse.runs: this key is missing. Add it."),
-        ("runs: 32", "runs: 0", "5: design.fidelities.coarse.runs: must be at least 1. Got 0."),
-        ("runs: 32", "runs: many", "5: design.fidelities.coarse.runs: must be a whole number. Got 'many'."),
-        (", with: {outputs_count: 3}", "", f"5: design.fidelities.coarse.with: {SAID}Got nothing; name at least one."),
-        ("{outputs_count: 3}", "{}", f"5: design.fidelities.coarse.with: {SAID}Got {{}}; name at least one."),
-        ("{outputs_count: 3}", "fast", f"5: design.fidelities.coarse.with: {SAID}Got 'fast'; name at least one."),
-        ("{outputs_count: 3}", "{outputs_cont: 3}", "5: design.fidelities.coarse.with.outputs_cont: this key is not known. "
+        ("runs: 32, ", "", "6: design.fidelities.coarse.runs: this key is missing. Add it."),
+        ("runs: 32", "runs: 0", "6: design.fidelities.coarse.runs: must be at least 1. Got 0."),
+        ("runs: 32", "runs: many", "6: design.fidelities.coarse.runs: must be a whole number. Got 'many'."),
+        (", with: {outputs_count: 3}", "", f"6: design.fidelities.coarse.with: {SAID}Got nothing; name at least one."),
+        ("{outputs_count: 3}", "{}", f"6: design.fidelities.coarse.with: {SAID}Got {{}}; name at least one."),
+        ("{outputs_count: 3}", "fast", f"6: design.fidelities.coarse.with: {SAID}Got 'fast'; name at least one."),
+        ("{outputs_count: 3}", "{outputs_cont: 3}", "6: design.fidelities.coarse.with.outputs_cont: this key is not known. "
          'Keys allowed here: outputs_count, noise. Did you mean "outputs_count"?'),
-        ("{outputs_count: 3}", "{outputs_count: 0}", "5: design.fidelities.coarse.with.outputs_count: must be at least 1. "
+        ("{outputs_count: 3}", "{outputs_count: 0}", "6: design.fidelities.coarse.with.outputs_count: must be at least 1. "
          "Got 0."),
-        ("{outputs_count: 3}", "{use: nbody}", "5: design.fidelities.coarse.with.use: a fidelity is the same simulator over "
+        ("{outputs_count: 3}", "{use: nbody}", "6: design.fidelities.coarse.with.use: a fidelity is the same simulator over "
          "the same parameters, with other settings. Take it out."),
-        ("{outputs_count: 3}", "{space: []}", "5: design.fidelities.coarse.with.space: a fidelity is the same simulator "
+        ("{outputs_count: 3}", "{space: []}", "6: design.fidelities.coarse.with.space: a fidelity is the same simulator "
          "over the same parameters, with other settings. Take it out."),
-        ("{outputs_count: 3}", "{noise: 0.5}", "5: design.fidelities.coarse.with: must change what the simulator answers. "
+        ("{outputs_count: 3}", "{noise: 0.5}", "6: design.fidelities.coarse.with: must change what the simulator answers. "
          "With {'noise': 0.5} it is the study's own simulator; change a setting, or raise the runs of that."),
-        ("{outputs_count: 3}", "{noise: 2.0}", "6: design.fidelities.noisy.with: must change what the simulator answers. "
+        ("{outputs_count: 3}", "{noise: 2.0}", "7: design.fidelities.noisy.with: must change what the simulator answers. "
          "With {'noise': 2} it is the fidelity coarse; change a setting, or raise the runs of that."),
     ],
 )  # fmt: skip
@@ -488,7 +489,7 @@ def test_settings_that_change_the_parameters_or_break_the_simulator_are_refused(
         (here / "odd.yaml").write_text(text.replace("{outputs_count: 3}", settings))
         with pytest.raises(InputError) as caught:
             load_study("odd.yaml")
-        assert str(caught.value) == f"odd.yaml:5: design.fidelities.coarse.with: {said}"
+        assert str(caught.value) == f"odd.yaml:6: design.fidelities.coarse.with: {said}"
 
 
 def test_the_resolved_study_reads_as_itself(here):
