@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pipelines.fidelities import Agreement
 
 
-_LEAST = 1e-12  # of 1 - correlation, less is rounding
+_LEAST = 1e-9  # of 1 - correlation, less is rounding
 
 
 def fidelities(met: Mapping[str, "Agreement"]) -> Figure:
@@ -37,9 +37,11 @@ def fidelities(met: Mapping[str, "Agreement"]) -> Figure:
     for (left, right), part in zip(axes, shown, strict=True):
         for i, (name, a) in enumerate(met.items()):
             own = np.flatnonzero(np.isin(a.columns, part.columns))
-            x = part.x[np.searchsorted(part.columns, a.columns[own])]
-            if not len(x):
+            if not len(own):
                 continue
+            x = part.x[np.searchsorted(part.columns, a.columns[own])]
+            if not part.along:  # side by side
+                x = x + 0.12 * (i - (len(met) - 1) / 2)
             style = {"color": COLOURS[i % len(COLOURS)], "linewidth": 1.6,
                      "linestyle": DASHES[i % len(DASHES)] if part.along else "none",
                      "marker": MARKERS[i % len(MARKERS)] if part.marker else "", "markersize": 4}  # fmt: skip
@@ -57,7 +59,7 @@ def fidelities(met: Mapping[str, "Agreement"]) -> Figure:
         part.dress(right, "1 - correlation")
         title(left, part.name if part.along else "")
     entries = {
-        label: handle for ax in axes[:, 0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+        label: handle for ax in axes[::-1, 0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
     }
     legend(figure, list(entries.values()), list(entries))
     return figure

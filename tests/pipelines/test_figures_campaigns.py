@@ -12,7 +12,9 @@ from emulate.learning_curve import LearningCurve
 from emulate.runs import Field, Outputs, Runs
 from emulate.space import LogUniform, Normal, Parameter, Space, Uniform
 from pipelines.costs import CostModel
+from pipelines.fidelities import agreement
 from pipelines.figures import campaigns
+from pipelines.figures.fidelities import fidelities
 
 matplotlib.use("Agg")
 PARAMETERS = (Parameter("omega_m", Uniform(0.2, 0.4), "", r"\Omega_m"), Parameter("box", LogUniform(10.0, 1000.0), "Mpc/h"),
@@ -74,3 +76,25 @@ def test_a_learning_curve_shows_its_target_and_every_fit(target):
     assert f"target, {100 * target:.3g} %" in shown
     points = figure.axes[0].collections[1].get_offsets()
     assert len(points) == len(n)
+
+
+def test_fidelities_beside_the_study_itself():
+    space, k = Space(PARAMETERS[:1]), tuple(np.geomspace(0.02, 2.0, 20))
+    own = Outputs((Field("pk", "m", True, "k", k, "h/Mpc"), Field("mass", "kg", True), Field("tilt"), Field("shift")))
+    some = Outputs((Field("pk", "m", True, "k", k[:12], "h/Mpc"), Field("tilt")))
+    theta = np.linspace(0.21, 0.39, 9)[:, None]
+    pk = theta * np.array(k)
+    mine = Runs.of(space, own, theta, np.hstack([pk, theta, theta - 0.3, 0 * theta]))
+    met = {"coarse": agreement(mine, Runs.of(space, some, theta, np.hstack([pk[:, :12] / 2, theta**2]))),
+           "same": agreement(mine, mine)}  # fmt: skip
+    figure = fidelities(met)
+    said = named(figure)
+    assert said.count("own / fidelity") == 2  # the curve, and the positive number
+    assert said.count("(own - fidelity) / sd") == 1
+    assert "k [h/Mpc]" in said
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["coarse (9 points)", "same (9 points)"]
+    ratio = figure.axes[0].lines[0]
+    assert ratio.get_xdata().tolist() == list(k[:12])
+    assert ratio.get_ydata().tolist() == pytest.approx([2.0] * 12)
+    lost = figure.axes[1].lines[1].get_ydata()  # of the same runs: nothing but rounding
+    assert np.nanmax(lost) <= 1e-9
