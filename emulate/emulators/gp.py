@@ -16,18 +16,20 @@ from emulate.emulators._evidence import (
     ROUGH,
     Evidence,
     basis,
+    columns_of,
     correlation,
     determined,
     exponents,
     factors,
-    partner,
 )
-from emulate.emulators._threads import calm
+from emulate.emulators._threads import SMALL, calm
 from emulate.errors import InputError
 
 _LEADING = 3  # components on which "auto" compares
 _FOLDS = 5
 _ROUNDING = 1e-20  # variance of z that sums of thousands of float64 products have, where the trend explains everything
+_ROWS, _CACHE = 256, 2**18  # a batch is worked off in parts of that many points, or of so many numbers that fit a cache
+_FEW = 4  # points below which BLAS adds the products of a variance in another order than for a batch
 _SHORT = 40  # iterations of a search that starts at lengths found before
 
 
@@ -39,20 +41,30 @@ class _Fitted(Core):
         for name in ("choice", "points", "length", "eta", "variance", "weights", "beta", "inverse", "q", "r_inverse"):
             self.register_buffer(name, state[name])
         self._kernel, self._mean = KERNELS[int(self.choice[0])], MEANS[int(self.choice[1])]
-        self._partner = partner((self.points - 0.5) / self.length[:, None, :])
+        self._columns = columns_of(self.points)
+        self._rows = max(_ROWS, _CACHE // self.weights.numel())
 
     def forward(self, u: Tensor) -> Normal:
         flat = u.reshape(-1, u.shape[-1])
-        h = basis(flat, self._mean)
-        x = (flat - 0.5) / self.length[:, None, :]
-        k = correlation(exponents(x, self._partner), self._kernel)  # [p, N, n]
-        mean = (k @ self.weights[..., None])[..., 0] + self.beta @ h.T
-        v = k @ self.inverse.mT
-        t = h @ self.r_inverse - v @ self.q
-        spread = (1 - v.square().sum(-1)).clamp_min(0) + t.square().sum(-1) + self.eta[:, None]
-        sd = (self.variance[:, None] * spread + _ROUNDING).sqrt()
+        if len(flat) <= self._rows or (torch.is_grad_enabled() and u.requires_grad):
+            mean, sd = self._moments(flat)
+        else:
+            parts = [self._moments(part) for part in flat.split(self._rows)]
+            mean, sd = (torch.cat(some, -1) for some in zip(*parts, strict=True))
         shape = (*u.shape[:-1], len(self.length))
         return Normal(mean.T.reshape(shape), sd.T.reshape(shape), validate_args=False)
+
+    def _moments(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and sd `[p, N]` at u `[N, d]`."""
+        h = basis(u, self._mean)
+        k = correlation(exponents(u, self._columns, self.length), self._kernel)  # [p, N, n]
+        mean = (k * self.weights[:, None, :]).sum(-1) + self.beta @ h.T  # a product adds in an order of the batch's own
+        if len(u) < _FEW and len(self.points) <= SMALL:
+            k = torch.cat([k] * _FEW, 1)[:, :_FEW]
+        v = (k @ self.inverse.mT)[:, : len(u)]
+        t = h @ self.r_inverse - v @ self.q
+        spread = (1 - v.square().sum(-1)).clamp_min(0) + t.square().sum(-1) + self.eta[:, None]
+        return mean, (self.variance[:, None] * spread + _ROUNDING).sqrt()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,8 +151,7 @@ class _Fit(NamedTuple):
 def _fit(u: Tensor, z: Tensor, kernel: str, mean: str, noisy: bool, starts: list[np.ndarray], steps: int = 200) -> _Fit:
     x = Evidence(u, z, kernel, mean, noisy=noisy).climb(starts, steps)
     length, eta = torch.from_numpy(np.exp(x[:-1])), float(np.exp(x[-1]))
-    h, scaled = basis(u, mean), (u - 0.5) / length
-    k = correlation(exponents(scaled, partner(scaled)).fill_diagonal_(0), kernel)
+    h, k = basis(u, mean), correlation(exponents(u, columns_of(u), length), kernel)
     while (f := factors(k, eta, h, z)) is None:
         eta *= 10  # rounding differs a little from that of the search
     inverse = torch.linalg.solve_triangular(f.lower, torch.eye(len(u), dtype=u.dtype), upper=False)

@@ -14,11 +14,11 @@ from emulate.emulators._evidence import (
     MEANS,
     Evidence,
     basis,
+    columns_of,
     correlation,
     determined,
     exponents,
     factors,
-    partner,
 )
 from emulate.emulators.gp import GP
 
@@ -52,7 +52,7 @@ def log_evidence(data, kernel, mean):
     x = np.append(LENGTH.log().numpy(), math.log(ETA))
     pull = (x - evidence.centre) / evidence.width
     free = N - basis(u, mean).shape[1]
-    k = correlation(exponents(u / LENGTH, partner(u / LENGTH)), kernel)
+    k = correlation(exponents(u, columns_of(u), LENGTH), kernel)
     s2 = float(factors(k, ETA, basis(u, mean), z).variance)
     return -(evidence(x)[0] - 0.5 * float(pull @ pull)) - 0.5 * free * (1 + math.log(2 * math.pi)), s2
 
