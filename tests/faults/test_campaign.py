@@ -159,7 +159,8 @@ def test_a_campaign_survives_everything_and_its_store_is_that_of_an_undisturbed_
         kinds = Counter(kind for *_, kind, _ in found.values())
         print(f"\n{kind}: {len(faults)} faults ({dict(Counter(faults))}) in {seconds:.0f} s; {len(found)} runs stored, 0 "
               f"lost, 0 different; {dict(kinds)}; {sum(asked.values()) - len(found)} runs made again")  # fmt: skip
-        assert set(asked.values()) <= {1, 2, 3}
+        in_hand = made.workers * 2  # on each worker one being made, and the one before being committed
+        assert sum(asked.values()) - len(found) <= in_hand * len(faults)
 
 
 def _no_nan_among(table: Path) -> None:
