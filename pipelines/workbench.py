@@ -128,7 +128,7 @@ class Workbench(ExitStack):
         if not todo:
             return
         describe(self.store, self.study.simulator_of(fidelity))
-        with self.terminal.bar(what + with_jacobians(todo), total=len(todo)) as tick:
+        with self.terminal.bar(what + with_jacobians(todo), total=len(todo), left=False) as tick:
             remaining = Remaining(self.study.cluster.workers)
 
             def progress(done: int, failed: int, total: int, seconds: float, lengths: Sequence[float]) -> None:
