@@ -71,7 +71,7 @@ def _page(folder: Path) -> dict[str, Any]:
         "question": _question(study, inferred),
         "verdict": _verdict(findings),
         "findings": findings,
-        "runs": _runs(_read(folder, "simulate/summary.json")),
+        "runs": _runs(_read(folder, "simulate/summary.json"), _read(folder, "simulate/fidelities.json") or {}),
         "scores": _scores(scores),
         "champion": scores.get("champion"),
         "posterior": inferred and {**inferred, "rows": _posterior(inferred, study)},
@@ -146,10 +146,12 @@ def _question(study: Mapping[str, Any], inferred: Mapping[str, Any] | None) -> s
 # -- tables ----------------------------------------------------------------------------------------------------------
 
 
-def _runs(summary: dict[str, Any] | None) -> dict[str, Any] | None:
+def _runs(summary: dict[str, Any] | None, fidelities: dict[str, Any]) -> dict[str, Any] | None:
+    """The runs of the study's own simulator by set, then those of its fidelities by name."""
     if summary is None:
         return None
-    sets = {"training": summary, **({"held out": summary["held_out"]} if summary.get("held_out") else {})}
+    held_out = {"held out": summary["held_out"]} if summary.get("held_out") else {}
+    sets = {"training": summary, **held_out, **fidelities}
     failures = [{"set": name, **f} for name, part in sets.items() for f in part.get("failures", [])]
     kinds = Counter(f.get("kind") or "unknown" for f in failures)
     return {"sets": sets, "failures": failures[:_FAILURES], "more": max(0, len(failures) - _FAILURES),

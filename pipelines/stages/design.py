@@ -54,6 +54,9 @@ def run(bench: Workbench) -> str:
     written = bench.write_points("design/points.csv", sets)
     if study.fidelities:
         bench.write_points(FIDELITIES, fidelities(bench))
+        if not study.design.entry.extensible:
+            bench.note(f"points of {study.design.entry.entry_name()} do not go on: fidelities share those to train on "
+                       "alone, and more runs of a fidelity are at other points")  # fmt: skip
     else:
         (bench.folder / FIDELITIES).unlink(missing_ok=True)
     blank = [

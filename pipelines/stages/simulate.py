@@ -28,6 +28,8 @@ def run(bench: Workbench) -> str:
     from pipelines import figures
 
     study = bench.study
+    for name in study.fidelities:
+        bench.points(name)  # what is missing is said before the first run
     if study.simulate.retry_failed:
         _forget(bench)
     bench.write_points(EXTRA, {})

@@ -18,6 +18,7 @@ from emulate.store import RunStore
 from pipelines import engine, fidelities, files, shard
 from pipelines.cli import app
 from pipelines.config import load_study
+from pipelines.report import render
 from pipelines.stages import design, simulate
 from pipelines.terminal import Terminal
 from pipelines.workbench import Workbench
@@ -155,6 +156,13 @@ def test_points_of_a_design_that_does_not_go_on_share_those_to_train_on(there):
     np.testing.assert_array_equal(again["few"][:8], training)
 
 
+def test_the_design_stage_says_where_points_are_not_nested(here, capsys):
+    for design_, said in (("latin_hypercube", True), ("sobol", False)):
+        engine.run(load_study("line.yaml", [f"design.use={design_}"]), ["design"], Terminal())
+        text = " ".join(capsys.readouterr().out.split())
+        assert ("points of latin_hypercube do not go on: fidelities share those to train on alone, and" in text) == said
+
+
 def test_the_design_stage_writes_the_points_of_each_with_its_name(there):
     listed = rows(there / "out" / "design" / "fidelities.csv")
     assert [r["set"] for r in listed] == ["coarse"] * 16 + ["few"] * 5
@@ -207,6 +215,12 @@ def test_the_summary_says_what_each_is_worth(there):
     assert "coarse: 16 of 16 runs finished, " in figure["caption"]
     assert "; outputs of both correlate by -1 to 1 at 8 points." in figure["caption"]
     assert (there / "out" / "simulate" / "fidelities.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_report_lists_fidelities(there):
+    page = render(there / "out")
+    assert "<td>coarse</td>" in page
+    assert 'id="figure-simulate-fidelities"' in page
 
 
 def test_nothing_is_run_twice_when_a_fidelity_grows_or_comes_to_it(here, capsys):
@@ -318,6 +332,11 @@ def test_points_that_are_not_there_are_asked_for(here):
         pytest.raises(InputError, match=r"must have the points of third\. Got none; run `emulate design` first, or"),
     ):
         bench.runs_of("third")
+    with pytest.raises(InputError, match=r"must have the points of third\. Got none; run `emulate design` first, or"):
+        engine.run(
+            load_study("line.yaml", ["design.fidelities.third={runs: 3, with: {noise: 3}}"]), ["simulate"], QUIET
+        )
+    assert not (here / "out" / "store").exists()  # it is said before the first run
 
 
 # -- executors and commands ------------------------------------------------------------------------------------------
