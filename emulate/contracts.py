@@ -238,23 +238,29 @@ class Weighted:
     """Draws of the surrogate posterior at which the true simulator was run.
 
     theta `[s, d]` equally likely under the surrogate posterior; log_weight `[s]` = ln p_true - ln p_surrogate of the
-    unnormalised densities, -inf where the true run failed; draws `[t, d]` all draws of the surrogate posterior.
+    unnormalised densities, -inf where the true run failed; draws `[t, d]` all draws of the surrogate posterior;
+    expected `[s]` the probability to finish that the runs made before gave each true run, or None where none failed.
     """
 
     theta: Tensor
     log_weight: Tensor
     draws: Tensor
+    expected: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Recovery:
     """Posteriors of q held-out observations: rank `[q]` is the share of draws with a higher density than the truth
-    (below 0.95: the truth lies inside the 95 % region); truth `[q, d]`, mean and sd `[q, d]` of the posteriors."""
+    (below 0.95: the truth lies inside the 95 % region); truth `[q, d]`, mean and sd `[q, d]` of the posteriors;
+    failed `[k, d]` the parameters of held-out runs that failed and made no observation, expected `[q + k]` the
+    probability to finish that the runs gave each of both, or None where none failed."""
 
     rank: Tensor
     truth: Tensor
     mean: Tensor
     sd: Tensor
+    failed: Tensor | None = None
+    expected: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -268,6 +274,7 @@ class Evidence:
     recovery: Recovery | None = None
     baseline: "Any | None" = None  # an emulator printed beside, for scale
     truth: Tensor | None = None  # [d], the parameters of the observation where they are known
+    feasibility: "Any | None" = None  # emulate.feasibility.Feasibility of all runs, finished and failed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,3 +51,11 @@ def output(outputs: Outputs, j: int) -> str:
             return f"{f.name} at {f.coordinate} = {f.at[j]:.4g} {f.at_unit}".rstrip() if f.at else f.name
         j -= f.size
     raise IndexError(j)
+
+
+def lost(failed: int, expected: Tensor | None) -> str:
+    """How many true runs failed, and how many were expected to: `5 true runs failed (4.2 expected)`; or nothing."""
+    if not failed:
+        return ""
+    few = "" if expected is None else f" ({number((1 - expected).sum())} expected from where earlier runs failed)"
+    return f"{count(failed, 'true run')} failed{few}"

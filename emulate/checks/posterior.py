@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 from annotated_types import Ge, Gt, Le
 
-from emulate.checks._words import at, count, listing, number, percent
+from emulate.checks._words import at, count, listing, lost, number, percent
 from emulate.contracts import Check, Evidence, Finding, Weighted
 from emulate.space import Space
 
@@ -26,7 +26,9 @@ class Posterior(Check):
     method, draws taken as independent. An estimate whose two standard errors exceed the bound's margin says nothing
     and does not pass. Effective share = (sum w)^2 / (s sum w^2). Pareto k: Vehtari et al. (2024); below
     min(1 - 1 / log10 s, 0.7) the weights can be trusted. The draws of a surrogate much narrower than the truth miss
-    part of it: then the width is found too close to 1, and k is large.
+    part of it: then the width is found too close to 1, and k is large. A true run that failed says nothing of the
+    surrogate's likelihood: it has no weight, no part in the effective share, and is counted in the sentences; whether
+    the posterior lies where the simulator runs is what the check `feasible` judges.
 
     >>> Posterior(shift=0.1).width
     1.1
@@ -50,13 +52,13 @@ class Posterior(Check):
         if ran < self.minimum:
             return self._unsaid(f"Cannot say: {count(ran, 'true run')} finished, and the check needs {self.minimum}.")
         w = np.exp(log_weight - best)
-        share = float(w.sum() ** 2 / (s * (w**2).sum()))
+        share = float(w.sum() ** 2 / (ran * (w**2).sum()))  # a failed run says nothing of the surrogate's likelihood
         shift, width = _compare(weighted.theta.numpy(), w, weighted.draws.numpy())
         failed = _failed(weighted, space)
         return (
             self._worst("shift", *shift, space, "by {} standard deviations of the true posterior", failed),
             self._worst("width", *width, space, "{} times the true standard deviation", failed),
-            self._finding("ess", share, f"The {s} true runs are worth {number(s * share)} independent draws of the "
+            self._finding("ess", share, f"The {ran} true runs are worth {number(ran * share)} independent draws of the "
                           f"true posterior, {percent(share)} of their number.{failed}"),
             self._pareto(log_weight),
             *(self._finding(f"shift.{n}", abs(v), f"The surrogate posterior's mean of {n} is off by {number(v)} +- "
@@ -138,11 +140,11 @@ def _compare(theta: np.ndarray, w: np.ndarray, draws: np.ndarray) -> tuple[tuple
 
 def _failed(weighted: Weighted, space: Space) -> str:
     """The tail of a sentence that counts and names the draws at which the true simulator failed."""
-    lost = weighted.theta[weighted.log_weight.isneginf()]
-    if not len(lost):
+    where = weighted.theta[weighted.log_weight.isneginf()]
+    if not len(where):
         return ""
-    shown = "; ".join(at(space, theta) for theta in lost[:3]) + ("; ..." if len(lost) > 3 else "")
-    return f" {count(len(lost), 'true run')} failed and carry no weight ({shown})."
+    shown = "; ".join(at(space, theta) for theta in where[:3]) + ("; ..." if len(where) > 3 else "")
+    return f" {lost(len(where), weighted.expected)} and carry no weight ({shown})."
 
 
 def _pareto_k(log_weight: np.ndarray) -> float:

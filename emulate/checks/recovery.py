@@ -7,7 +7,7 @@ import numpy as np
 from annotated_types import Ge, Gt, Lt
 from scipy.stats import binom, kstest
 
-from emulate.checks._words import number, percent
+from emulate.checks._words import lost, number, percent
 from emulate.contracts import Check, Evidence, Finding
 from emulate.contracts import Recovery as Known
 
@@ -49,11 +49,12 @@ class Recovery(Check):
         nan = float("nan")
         if q < self.minimum:
             said = f"Cannot say: {q} observations were recovered, and the check needs at least {self.minimum}."
-            return (Finding("recovery.inside", nan, low, high, said, "recovery"),)
+            return (Finding("recovery.inside", nan, low, high, said + _lost(known), "recovery"),)
         sane = all(bool(x.isfinite().all()) for x in (known.rank, known.truth, known.mean, known.sd))
         inside = float((rank < self.level).sum()) if sane else nan
         p = float(kstest(rank, "uniform").pvalue) if sane else nan
         sick = "" if sane else " Some ranks, means or standard deviations are not finite."
+        sick += _lost(known)
         return (
             Finding("recovery.inside", inside, low, high, f"The truth lies inside the {percent(self.level)} region of "
                     f"{number(inside)} of {q} held-out observations; a calibrated chain gives {low} to {high} with "
@@ -75,3 +76,9 @@ class Recovery(Check):
                        f"posterior mean of {name} lies {number(mean)} +- {number(error)} posterior standard deviations "
                        f"from the truth on average; the scatter is {number(z.std())} (1 when calibrated).",
                        "recovery", blocking=False)  # fmt: skip
+
+
+def _lost(known: Known) -> str:
+    """The tail of a sentence that counts the held-out runs of which no observation could be made."""
+    said = lost(0 if known.failed is None else len(known.failed), known.expected)
+    return f" {said} and made no observation." if said else ""

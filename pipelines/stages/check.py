@@ -1,11 +1,13 @@
 """check: true runs at posterior draws and recovery of held-out parameters -> how biased the final answer is."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from emulate.contracts import Evidence, Recovery, Weighted
 from emulate.distributions import Exact
 from emulate.emulator import Emulator
+from emulate.feasibility import Feasibility
 from emulate.posterior import Posterior
 from pipelines import files, hindsight
 from pipelines.stages.infer import load_observation
@@ -22,13 +24,15 @@ def run(bench: Workbench) -> str:
     observed = load_observation(bench)
     weighted = _weighted(bench, emulator, observed.data)
     recovery = _recovery(bench, emulator)
-    held_out = bench.runs(bench.points("held_out")).finished()
-    evidence = Evidence(emulator, held_out, weighted=weighted, recovery=recovery, truth=observed.truth)
+    sets = [bench.points("training"), bench.points("held_out")]
+    known = bench.runs(np.concatenate([*sets, weighted.theta.numpy()]))
+    evidence = Evidence(emulator, bench.runs(sets[1]).finished(), weighted=weighted, recovery=recovery, truth=observed.truth,
+                        feasibility=Feasibility.fit(known, seed=bench.seed("feasibility")))  # fmt: skip
     checks = [c for c in study.checks.values() if c.stage == "check"]
     findings = [f.to_dict() for c in checks for f in c.find(evidence)]
     bench.findings("check", {bench.champion: findings})
-    stored = {f"weighted.{k}": v for k, v in vars(weighted).items()}
-    stored |= {f"recovery.{k}": v for k, v in vars(recovery).items()}
+    stored = {f"weighted.{k}": v for k, v in vars(weighted).items() if v is not None}
+    stored |= {f"recovery.{k}": v for k, v in vars(recovery).items() if v is not None}
     files.write_tensors(bench.folder / "check" / "evidence.safetensors", stored)
     _figures(bench, weighted, recovery, observed.truth)
     _register(bench, findings)
@@ -36,7 +40,11 @@ def run(bench: Workbench) -> str:
 
 
 def _weighted(bench: Workbench, emulator: Emulator, data: Tensor) -> Weighted:
-    """ln w = ln L_true - ln L_surrogate at draws spread evenly over the chains; the prior cancels."""
+    """ln w = ln L_true - ln L_surrogate at draws spread evenly over the chains; the prior cancels.
+
+    Where the study multiplies the prior by P(a run finishes), the true posterior has 1 where the run finished: a run
+    that did stands for 1 / P, one that failed for nothing.
+    """
     study = bench.study
     draws = files.read_tensors(bench.folder / "infer" / "draws.safetensors")["theta"]
     flat = draws.transpose(0, 1).reshape(-1, study.space.d)  # draw by draw, so that a stride visits every chain
@@ -49,7 +57,15 @@ def _weighted(bench: Workbench, emulator: Emulator, data: Tensor) -> Weighted:
         likelihood = study.infer.likelihood
         true = likelihood.log_prob(Exact(torch.from_numpy(runs.y[runs.ok])), data)
         log_weight[ok] = true - likelihood.log_prob(emulator.predict(theta[ok]), data)
-    return Weighted(theta, log_weight, flat)
+        if restriction := hindsight.restriction(bench):
+            log_weight[ok] -= restriction(theta[ok])
+    return Weighted(theta, log_weight, flat, _expected(bench, theta))
+
+
+def _expected(bench: Workbench, theta: Tensor) -> Tensor | None:
+    """P(a run finishes) `[n]` by the classifier of the campaign; None where none of its runs failed."""
+    folder = bench.folder / hindsight.FEASIBILITY
+    return Feasibility.load(folder).probability(theta).detach() if folder.exists() else None
 
 
 def _recovery(bench: Workbench, emulator: Emulator, chains: int = 6, draws: int = 100) -> Recovery:
@@ -59,7 +75,10 @@ def _recovery(bench: Workbench, emulator: Emulator, chains: int = 6, draws: int 
     exact posterior in any coordinates.
     """
     study = bench.study
-    held_out = bench.runs(bench.points("held_out")).finished().select(slice(study.check.recovery))
+    made = bench.runs(bench.points("held_out"))
+    last = int((np.cumsum(made.ok) < study.check.recovery).sum()) + 1  # as many as it takes, the failed ones counted
+    tried = made.select(slice(last))
+    held_out, failed = tried.finished(), torch.from_numpy(tried.theta[~tried.ok])
     truth, y, q = torch.from_numpy(held_out.theta), torch.from_numpy(held_out.y), len(held_out)
     likelihood = study.infer.likelihood
     data = torch.stack([likelihood.sample(v, seed=bench.seed(f"recovery/{i}")) for i, v in enumerate(y)])
@@ -76,7 +95,8 @@ def _recovery(bench: Workbench, emulator: Emulator, chains: int = 6, draws: int 
     log_density = made.log_density.reshape(q, -1)
     theta = posterior.theta(made.x).detach().reshape(q, -1, study.space.d)
     rank = (log_density > at_truth).double().mean(1)
-    return Recovery(rank, truth, theta.mean(1), theta.std(1))
+    expected = _expected(bench, torch.cat([truth, failed]))
+    return Recovery(rank, truth, theta.mean(1), theta.std(1), failed, expected)
 
 
 def _figures(bench: Workbench, weighted: Weighted, recovery: Recovery, truth: Tensor | None) -> None:

@@ -4,6 +4,7 @@ The simulator is ln P_j = a_j . c + b_j sin(2 c_0 c_1) and one field of either s
 adds a smooth error of four components, of which it states the covariance. The others differ from it in one thing each.
 """
 
+import copy
 import math
 from dataclasses import dataclass, replace
 from functools import cache
@@ -14,6 +15,7 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from emulate.contracts import Evidence, Jacobians, Recovery, Weighted
+from emulate.feasibility import Feasibility
 from emulate.runs import Field, Outputs, Runs
 from emulate.space import LogUniform, Parameter, Space, Uniform
 
@@ -153,10 +155,19 @@ def recovery(shift: float, width: float, *, q: int = 20, seed: int = 6) -> Recov
     return Recovery(rank, true, mean, sd)
 
 
+@cache
+def feasibility(edge: float, *, n: int = 128) -> Feasibility:
+    """Runs fail where omega_m lies above `edge`; every posterior of these stand-ins lies near 0.3."""
+    theta = SPACE.from_unit(torch.quasirandom.SobolEngine(D, scramble=True, seed=1).draw(n, dtype=torch.float64))
+    y = truth(theta).where(theta[:, :1] < edge, torch.nan)
+    return Feasibility.fit(Runs.of(SPACE, OUTPUTS, theta.numpy(), y.numpy()), seed=0)
+
+
 def evidence(kind: str) -> Evidence:
     """All that the stages would hand to the checks about one stand-in."""
     return Evidence(STAND_INS[kind], held_out(), jacobians(), weighted(*_POSTERIOR.get(kind, (0.02, 1.01))),
-                    recovery(*_RECOVERY.get(kind, (0.0, 1.0))))  # fmt: skip
+                    recovery(*_RECOVERY.get(kind, (0.0, 1.0))),
+                    feasibility=feasibility(0.3 if kind == "biased" else 0.36))  # fmt: skip
 
 
 def spoiled(need: str):
@@ -166,7 +177,14 @@ def spoiled(need: str):
         yield "prediction", replace(good, emulator=StandIn(broken=True))
         return
     record = getattr(good, need)
+    if need == "feasibility":
+        bad = Feasibility(SPACE, record.finished, record.failed, copy.deepcopy(record.classifier))
+        bad.classifier._pull[0] = torch.nan
+        yield "classifier", replace(good, feasibility=bad)
+        return
     for name, value in vars(record).items():
+        if value is None:
+            continue
         bad = value.clone()
         bad.view(-1)[0] = torch.nan
         yield name, replace(good, **{need: replace(record, **{name: bad})})

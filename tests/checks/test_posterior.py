@@ -86,8 +86,21 @@ def test_failed_true_runs_are_counted_and_named():
     found = _find(replace(material, log_weight=log_weight))
     at = f"(omega_m = {float(material.theta[3, 0]):.4g}, h0 = {float(material.theta[3, 1]):.4g} km/s/Mpc,"
     assert f" 5 true runs failed and carry no weight {at}" in found["ess"].sentence
-    assert found["ess"].value == pytest.approx(0.974, abs=0.002)
+    assert found["ess"].value == pytest.approx(0.999, abs=0.002)  # of the 195 that finished
+    assert found["ess"].sentence.startswith("The 195 true runs are worth 195 independent draws")
     assert found["shift"].passed
+
+
+def test_what_was_expected_to_fail_is_said_beside_what_failed():
+    material = weighted(0.02, 1.01)
+    log_weight = material.log_weight.clone()
+    log_weight[:2] = -math.inf
+    expected = torch.full((200,), 0.985, dtype=torch.float64)
+    found = _find(replace(material, log_weight=log_weight, expected=expected))
+    assert (
+        " 2 true runs failed (3 expected from where earlier runs failed) and carry no weight " in found["ess"].sentence
+    )
+    assert "failed" not in _find(replace(material, expected=expected))["ess"].sentence
 
 
 def test_a_campaign_that_failed_says_nothing():

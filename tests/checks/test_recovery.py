@@ -1,9 +1,11 @@
 """Recovery against counts by brute force and published acceptance ranges."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from emulate.checks.recovery import Recovery
 from emulate.contracts import Evidence
@@ -74,3 +76,12 @@ def test_few_observations_say_nothing():
     assert list(found) == ["inside"]
     assert found["inside"].sentence == "Cannot say: 4 observations were recovered, and the check needs at least 5."
     assert not found["inside"].passed
+
+
+def test_held_out_runs_that_failed_are_counted_and_change_no_verdict():
+    whole = recovery(0.0, 1.0)
+    lost = replace(whole, failed=whole.truth[:3], expected=torch.cat([torch.ones(20), torch.full((3,), 0.25)]).double())
+    said = " 3 true runs failed (2.25 expected from where earlier runs failed) and made no observation."
+    found, before = _find(lost), _find(whole)
+    assert found["inside"].sentence == before["inside"].sentence + said
+    assert [f.value for f in found.values()] == [f.value for f in before.values()]
