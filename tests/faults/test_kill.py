@@ -17,6 +17,7 @@ from emulate.store import RunStore
 HERE = Path(__file__).parents[1]
 sys.path.append(str(HERE))  # where trouble.py lies
 import trouble  # noqa: E402
+from executors import wait_until  # noqa: E402
 
 DRIVER = """
 import sys
@@ -68,13 +69,6 @@ def driver(tmp_path, monkeypatch):
 def calls(tmp_path):
     path = tmp_path / "calls"
     return Counter(path.read_text().splitlines()) if path.exists() else Counter()
-
-
-def wait_until(good, seconds=90.0):
-    end = time.monotonic() + seconds
-    while not good() and time.monotonic() < end:
-        time.sleep(0.02)
-    assert good()
 
 
 def resume_after_kills(driver, tmp_path, use, kills, n):

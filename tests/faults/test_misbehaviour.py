@@ -1,13 +1,13 @@
 """Simulators that misbehave in 28 ways, on every executor: each is a failed run with its reason, or a finished one, no
 process is left, and no worker is lost."""
 
+import contextlib
 import os
 import sys
 import time
 import uuid
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -18,10 +18,12 @@ from emulate.space import Parameter, Space, Uniform
 from emulate.store import RunStore
 from pipelines.campaign import Limits, Task, open_cluster
 from pipelines.runner import Runner
+from pipelines.study import ClusterPart
 
 HERE = Path(__file__).parents[1]
 sys.path.append(str(HERE))  # where trouble.py lies, for this process and its children
 import trouble as t  # noqa: E402
+from executors import queue  # noqa: E402
 
 SPACE = Space((Parameter("kind", Uniform(-0.5, 40.0)), Parameter("x", Uniform(0.0, 1.0))))
 SETTINGS = {"use": "function", "call": "trouble:run", "argument": "array", "outputs": [{"name": "a"}, {"name": "b"}]}
@@ -46,8 +48,8 @@ KINDS = {
     t.BURST: LATE,
     t.CROWD: None,
     t.FLOOD: LATE,
-    t.HOG: ("oom", "the run and what it started held 1."),
-    t.FAMILY: ("oom", "the run and what it started held 1."),
+    t.HOG: ("oom", "the run and what it started held 1"),
+    t.FAMILY: ("oom", "the run and what it started held 1"),
     t.ORPHAN: None,
     t.GIL: LATE,
     t.HUGE: ("badshape", "trouble:run must return the declared 2 values in every run. Got 10000000"),
@@ -119,17 +121,23 @@ def runner(mark):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("use", ["serial", "local", "address"])
+@pytest.mark.parametrize("use", ["serial", "local", "address", "slurm", "distributed:LocalCluster"])
 def test_every_kind_on_every_executor(tmp_path, monkeypatch, mark, use):
+    """Shares of an array of jobs are serial campaigns."""
     monkeypatch.setenv("TROUBLE_START", "1")  # a slow start is no run's fault
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), *filter(None, sys.path)]))  # for jobs
+    monkeypatch.chdir(tmp_path)
     theta = [(float(kind), i / 64) for i, kind in enumerate(k for kind in KINDS for k in (kind, t.FINE))]
     tasks = [Task(RunStore.key(SIMULATOR, p, 0), p, 0) for p in theta]
     given = {"store": tmp_path / "store", "simulator": SPEC, "limits": LIMITS}
-    with executor(use, monkeypatch) as (made, workers):
-        made.campaign(tasks[:4], **given)
-        before = workers()
-        made.campaign(tasks, **given)
-        assert workers() == before
+    with cluster_of(use, tmp_path, monkeypatch) as settings:
+        with open_cluster(settings) as made:
+            made.campaign(tasks[:4], **given)
+            before = workers(mark)
+            assert len(before) == (0 if use == "serial" else 2)
+            made.campaign(tasks, **given)
+            assert workers(mark) == before
+        assert use == "address" or none_left(mark)
     assert none_left(mark)
     store = RunStore(tmp_path / "store")
     for task in tasks:
@@ -140,34 +148,30 @@ def test_every_kind_on_every_executor(tmp_path, monkeypatch, mark, use):
     print(f"\n{use}: {len(KINDS)} kinds classified, no process left, workers {sorted(before)} unchanged")
 
 
-class executor:
-    """An executor of two workers, and how to ask for the processes that they are."""
+@contextlib.contextmanager
+def cluster_of(use, folder, monkeypatch):
+    """The section of a study for two workers; what it needs beside runs meanwhile."""
+    loopback = {"threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "silence_logs": 60, "host": "127.0.0.1"}
+    if use == "address":
+        from distributed import LocalCluster
 
-    def __init__(self, use, monkeypatch):
-        self.use, self.cluster = use, None
-
-    def __enter__(self):
-        address = ""
-        if self.use == "address":
-            from distributed import LocalCluster
-
-            self.cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0",
-                                        silence_logs=60)  # fmt: skip
-            address = self.cluster.scheduler_address
-        settings = SimpleNamespace(use=self.use, workers=2, minimum=None, address=address, certificates="", options={})
-        self.open = open_cluster(settings)
-        return self.open.__enter__(), workers
-
-    def __exit__(self, *what):
-        self.open.__exit__(*what)
-        if self.cluster:
-            self.cluster.close()
+        with LocalCluster(n_workers=2, **loopback) as cluster:
+            yield ClusterPart(use=use, workers=2, address=cluster.scheduler_address)
+    elif use == "slurm":
+        with queue(folder / "queue", environment := dict(os.environ)):
+            for name in ("QUEUE", "PATH"):
+                monkeypatch.setenv(name, environment[name])
+            yield ClusterPart(
+                use=use, workers=2, options={"walltime": "01:00:00", "worker_extra_args": ["--host", "127.0.0.1"]}
+            )
+    else:
+        options = {**loopback, "n_workers": 0} if ":" in use else {}
+        yield ClusterPart(use=use, workers=2, options=options)
 
 
-def workers():
-    """The processes of Dask workers: started by Python's spawning, and no runner."""
-    born = psutil.Process().children(recursive=True)
-    return {p.pid for p in born if "spawn_main" in " ".join(cmdline(p.pid))}
+def workers(mark):
+    """The processes of Dask workers: started by Python's spawning."""
+    return {p for p in t.marked(mark) if "spawn_main" in " ".join(cmdline(p))}
 
 
 def cmdline(pid):

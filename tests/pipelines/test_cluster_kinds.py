@@ -2,11 +2,11 @@
 
 import os
 import signal
-import socket
 import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -19,6 +19,9 @@ from emulate.store import RunStore
 from pipelines import cluster
 from pipelines.campaign import Task, campaign, open_cluster
 from pipelines.study import CLUSTERS, JOBS, ClusterPart
+
+sys.path.append(str(Path(__file__).parents[1]))  # where executors.py lies
+import executors
 
 SPEC = {"use": "linear_gaussian", "noise": 0.5}
 HERE = {"walltime": "01:00:00", "worker_extra_args": ["--host", "127.0.0.1"],
@@ -42,37 +45,14 @@ def serial(path, asked):
     return content(path)
 
 
-SBATCH = """#!/bin/sh
-# a queue of this machine alone: a job is a process group, its number that of the group
-script=$(mktemp "$QUEUE/job.XXXXXX")
-cat "$1" > "$script"
-setsid sh "$script" > "$script.out" 2>&1 &
-echo $! >> "$QUEUE/jobs"
-echo "Submitted batch job $!"
-"""
-SCANCEL = """#!/bin/sh
-kill -9 -- -"$1" 2> /dev/null
-echo "$1" >> "$QUEUE/cancelled"
-"""
-
-
 @pytest.fixture
 def queue(tmp_path, monkeypatch):
     """A folder with sbatch and scancel on the PATH, and what they did."""
-    folder = tmp_path / "queue"
-    folder.mkdir()
-    for name, text in (("sbatch", SBATCH), ("scancel", SCANCEL)):
-        (folder / name).write_text(text)
-        (folder / name).chmod(0o755)
-    monkeypatch.setenv("QUEUE", str(folder))
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.chdir(tmp_path)
-    yield folder
-    for job in (folder / "jobs").read_text().split() if (folder / "jobs").exists() else ():
-        try:
-            os.killpg(int(job), signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+    with executors.queue(tmp_path / "queue", environment := dict(os.environ)) as folder:
+        monkeypatch.setenv("QUEUE", environment["QUEUE"])
+        monkeypatch.setenv("PATH", environment["PATH"])
+        monkeypatch.chdir(tmp_path)
+        yield folder
 
 
 @pytest.mark.slow
@@ -97,19 +77,8 @@ def test_jobs_of_slurm_make_the_same_bytes_and_leave_nothing(queue, tmp_path):
 
 
 def _refuses_plain(address: str) -> bool:
-    """Whether a peer that speaks no TLS is turned away."""
     host, port = address.removeprefix("tls://").rsplit(":", 1)
-    with socket.create_connection((host, int(port)), timeout=5) as s:
-        s.settimeout(5)
-        s.sendall(b"\x00" * 64)
-        try:
-            return s.recv(64) in (
-                b"",
-                b"\x15\x03\x01\x00\x02\x02F",
-                b"\x15\x03\x03\x00\x02\x02F",
-            )  # closed, or a TLS alert
-        except ConnectionResetError:
-            return True
+    return executors.refuses_plain(host, int(port))
 
 
 @pytest.mark.slow
@@ -152,10 +121,7 @@ def start():
 def test_a_scheduler_and_workers_over_tls_killed_and_added_while_a_campaign_runs(start, tmp_path):
     keys = tmp_path / "keys"
     cluster.make_certificates(keys)
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    address, tls = f"tls://127.0.0.1:{port}", ["--tls-ca-file", str(keys / "ca.pem"), "--tls-cert",
+    address, tls = f"tls://127.0.0.1:{executors.free_port()}", ["--tls-ca-file", str(keys / "ca.pem"), "--tls-cert",
                                                str(keys / "cert.pem"), "--tls-key", str(keys / "key.pem")]  # fmt: skip
     start("distributed.cli.dask_scheduler", "--host", address, "--no-dashboard", *tls)
     worker = ("distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1", *tls)
