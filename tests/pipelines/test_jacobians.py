@@ -208,7 +208,7 @@ def test_the_bar_says_how_many_carry_one(here):
     said = []
 
     class Listening(Terminal):
-        def bar(self, what, total=None):
+        def bar(self, what, total=None, *, left=True):
             said.append((what, total))
             return super().bar(what, total)
 
