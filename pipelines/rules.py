@@ -43,27 +43,29 @@ def _ready(simulator: "Simulator", path: str) -> Iterator[str]:
 
 def _fidelities(s: Study) -> Iterator[str]:
     """A fidelity answers something else than the study's own simulator, at the same parameters."""
-    met, low = (
-        {canonical(identity(s.simulator)): "the study's own simulator"},
-        dict.fromkeys((ITSELF, *SETS), "a set of runs"),
-    )
+    met: dict[bytes, str] = {}
+    taken = dict.fromkeys((ITSELF, *SETS), "a set of runs")
     for name, f in s.fidelities.items():
         path = f"design.fidelities.{name}"
-        if name.lower() in low:  # files are named by it, and some disks do not tell case
-            yield f"{path}: must be a name that stands for nothing else. {low[name.lower()]} has it; rename it."
-        low[name.lower()] = f"the fidelity {name}"
+        if name.lower() in taken:  # files are named by it, and some disks do not tell case
+            yield f"{path}: must be a name that stands for nothing else. It is that of {taken[name.lower()]}; rename it."
+        taken[name.lower()] = f"the fidelity {name}"
         if f.simulator.space != s.space:
             yield (f"{path}.with: must keep the parameters of the study, {', '.join(s.space.names)}, with their priors. "
                    f"These settings make them {', '.join(f.simulator.space.names)}; take that setting out.")  # fmt: skip
-            continue
-        if unable := list(_ready(f.simulator, f"{path}.with")):
+        elif unable := list(_ready(f.simulator, f"{path}.with")):
             yield from unable
-            continue
-        who = canonical(identity(f.simulator))
-        if who in met:
-            yield (f"{path}.with: must change what the simulator answers. With {shown(f.settings)} it is {met[who]}; "
-                   "change a setting, or raise the runs of that.")  # fmt: skip
-        met.setdefault(who, f"the fidelity {name}")
+        else:
+            try:
+                met = met or {canonical(identity(s.simulator)): "the study's own simulator"}
+                who = canonical(identity(f.simulator))
+            except InputError as e:  # settings of a class of the user's that no key can hold
+                yield f"{path}.with: {e}"
+                continue
+            if who in met:
+                yield (f"{path}.with: must change what the simulator answers. With {shown(f.settings)} it is {met[who]}; "
+                       "change a setting, or raise the runs of that.")  # fmt: skip
+            met.setdefault(who, f"the fidelity {name}")
 
 
 def _sizes(s: Study) -> Iterator[str]:

@@ -450,10 +450,10 @@ SAID = "must be settings of the simulator that replace the study's, {key: value}
          "with no digit. Got '2nd'; rename it."),
         ("coarse:", "a-b:", "6: design.fidelities.a-b: must be a word of letters, digits and _ (at most 60) that begins "
          "with no digit. Got 'a-b'; rename it."),
-        ("coarse:", "training:", "6: design.fidelities.training: must be a name that stands for nothing else. a set of "
-         "runs has it; rename it."),
-        ("coarse:", "Noisy:", "7: design.fidelities.noisy: must be a name that stands for nothing else. the fidelity Noisy "
-         "has it; rename it."),
+        ("coarse:", "training:", "6: design.fidelities.training: must be a name that stands for nothing else. It is "
+         "that of a set of runs; rename it."),
+        ("coarse:", "Noisy:", "7: design.fidelities.noisy: must be a name that stands for nothing else. It is that "
+         "of the fidelity Noisy; rename it."),
         (COARSE, "    coarse: 32", "6: design.fidelities.coarse: must be runs and settings, such as {runs: 256, with: "
          "{particles: 16}}. Got 32."),
         ("runs: 32", "rums: 32", "6: design.fidelities.coarse.rums: this key is not known. Keys allowed here: runs, with. "
