@@ -163,11 +163,15 @@ def sentence(name: str, part: Mapping[str, Any]) -> str:
         said += f", {each:.2g} s each"
     if (speed := part["speed"]) is not None:
         times, word = (speed, "faster") if speed >= 1 else (1 / speed, "slower")
-        said += f", {times:.2g} times {word} than the study's own"
+        said += f", {times:.{0 if times >= 10 else 1}f} times {word} than the study's own"
     if part["agreement"]:
         known = [c for o in part["agreement"]["outputs"].values() if np.isfinite(c := o["correlation"])]
-        ends = dict.fromkeys(f"{c:.5g}" for c in (min(known), max(known))) if known else {"nothing": None}
-        said += f"; outputs of both correlate by {' to '.join(ends)} at {part['agreement']['points']} points"
+        at = f"at {part['agreement']['points']} points"
+        if known:
+            ends = dict.fromkeys(f"{c:.5g}" for c in (min(known), max(known)))
+            said += f"; outputs of both correlate by {' to '.join(ends)} {at}"
+        else:
+            said += f"; outputs do not vary {at}"
     return f"{said}."
 
 

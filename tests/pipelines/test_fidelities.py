@@ -217,6 +217,23 @@ def test_the_summary_says_what_each_is_worth(there):
     assert (there / "out" / "simulate" / "fidelities.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(
+    ("speed", "each", "said"),
+    [
+        (1 / 667.2, 0.15, "coarse: 9 of 10 runs finished, 0.15 s each, 667 times slower than the study's own."),
+        (5.55, 0.15, "coarse: 9 of 10 runs finished, 0.15 s each, 5.5 times faster than the study's own."),
+        (123456.0, 1e-5, "coarse: 9 of 10 runs finished, 1e-05 s each, 123456 times faster than the study's own."),
+        (None, None, "coarse: 9 of 10 runs finished."),
+    ],
+)
+def test_what_a_fidelity_took_in_words(speed, each, said):
+    part = {"planned": 10, "finished": 9, "seconds": {"median": each}, "speed": speed, "agreement": None}
+    assert fidelities.sentence("coarse", part) == said
+    nothing = {"points": 5, "outputs": {"y": {"correlation": float("nan")}}}
+    assert fidelities.sentence("coarse", {**part, "agreement": nothing}) == (
+        f"{said[:-1]}; outputs do not vary at 5 points.")  # fmt: skip
+
+
 def test_the_report_lists_fidelities(there):
     page = render(there / "out")
     assert "<td>coarse</td>" in page
