@@ -37,9 +37,7 @@ class Function(Simulator):
 
     space: Space
     call: str  # "module:function", importable from the current directory too
-    argument: Literal["dict", "keywords", "array"] = (
-        "dict"  # what it takes: values by name, in a dict or as keywords, or [d]
-    )
+    argument: Literal["dict", "keywords", "array"] = "dict"  # it takes values by name, or an array [d]
     outputs: OutputsSetting = NUMBER  # fields, each with name, size or at, unit ...
     stochastic: bool = False  # it takes the keyword `seed` and draws its noise from it alone
     revision: str = ""  # any word; change it when files that the callable uses have changed
