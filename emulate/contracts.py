@@ -238,13 +238,16 @@ class Weighted:
     """Draws of the surrogate posterior at which the true simulator was run.
 
     theta `[s, d]` equally likely under the surrogate posterior; log_weight `[s]` = ln p_true - ln p_surrogate of the
-    unnormalised densities, -inf where the true run failed; draws `[t, d]` all draws of the surrogate posterior;
-    expected `[s]` the probability to finish that the runs made before gave each true run, or None where none failed.
+    unnormalised densities, -inf where the true run failed and the prior excludes that; draws `[t, d]` all draws of the
+    surrogate posterior; failed `[k, d]` draws whose true run failed where that says nothing of the parameters, and which
+    are left out on both sides; expected `[s + k]` the probability to finish that earlier runs gave each of both, None
+    where none failed.
     """
 
     theta: Tensor
     log_weight: Tensor
     draws: Tensor
+    failed: Tensor | None = None
     expected: Tensor | None = None
 
 

@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt, Le
 from scipy.stats import chi2
 from torch import Tensor
 
-from emulate.checks._words import number, percent
+from emulate.checks._words import count, number, percent
 from emulate.contracts import Check, Evidence, Finding
 from emulate.runs import Runs
 
@@ -60,19 +60,25 @@ class Coverage(Check):
         joint = torch.as_tensor(chi2.cdf(squared.numpy(), rank.numpy()))
         joint = (joint <= 0.95).double()  # [n], 0 or 1
         size = (residual / sd)[:, judged].square().mean().sqrt()
+        failed = len(evidence.held_out) - n
+        more = f" {count(failed, 'held-out run')} failed and had nothing to judge." if failed else ""
         return (
             self._finding("interval", float(inside.mean()), f"{_share(inside)} of the outputs of {n} held-out runs lie "
                           f"inside the emulator's central 95 % interval; the errors are {number(size)} times the "
-                          f"stated standard deviations (root mean square).{self._verdict(inside)}"),
+                          f"stated standard deviations (root mean square).{self._verdict(inside, size)}{more}"),
             self._finding("joint", float(joint.mean()), f"{_share(joint)} of {n} held-out runs lie inside the "
                           f"emulator's joint 95 % region of all outputs; the squared Mahalanobis distance per degree "
-                          f"of freedom is {number((squared / rank).mean())} (1 when calibrated)."),
+                          f"of freedom is {number((squared / rank).mean())} (1 when calibrated).{more}"),
         )  # fmt: skip
 
-    def _verdict(self, inside: Tensor) -> str:
-        share = float(inside.mean())
+    def _verdict(self, inside: Tensor, size: Tensor) -> str:
+        share, n = float(inside.mean()), len(inside)
         if share > self.high:
-            return " The error bars are too wide."
+            chance = self.high**n  # where the outputs of a run miss together
+            plain = chance < 0.05 or float(size) ** 2 < 1 - 3 * (2 / n) ** 0.5  # errors too small for a chi-square of n
+            few = (f" But {n} runs are few: where {percent(self.high)} of all runs lie inside, {percent(chance)} of such "
+                   "sets show none outside. Hold out more runs to know.")  # fmt: skip
+            return " The error bars are too wide." + ("" if plain else few)
         return " The error bars are too narrow, or the mean is off." if share < self.low else ""
 
     def _judged(self, runs: Runs, residual: Tensor, sd: Tensor) -> Tensor:

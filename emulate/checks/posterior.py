@@ -5,6 +5,7 @@ from math import ceil, log10
 from typing import Annotated, ClassVar
 
 import numpy as np
+import torch
 from annotated_types import Ge, Gt, Le
 
 from emulate.checks._words import at, count, listing, lost, number, percent
@@ -26,9 +27,11 @@ class Posterior(Check):
     method, draws taken as independent. An estimate whose two standard errors exceed the bound's margin says nothing
     and does not pass. Effective share = (sum w)^2 / (s sum w^2). Pareto k: Vehtari et al. (2024); below
     min(1 - 1 / log10 s, 0.7) the weights can be trusted. The draws of a surrogate much narrower than the truth miss
-    part of it: then the width is found too close to 1, and k is large. A true run that failed says nothing of the
-    surrogate's likelihood: it has no weight, no part in the effective share, and is counted in the sentences; whether
-    the posterior lies where the simulator runs is what the check `feasible` judges.
+    part of it: then the width is found too close to 1, and k is large.
+
+    A true run that failed says nothing of the surrogate's likelihood. It is counted in the sentences, has no part in
+    the effective share, and its draw is left out on both sides; whether the posterior lies where the simulator runs is
+    what the check `feasible` judges. Where the prior excludes failures (`infer.feasible`) such a draw has the weight 0.
 
     >>> Posterior(shift=0.1).width
     1.1
@@ -53,7 +56,11 @@ class Posterior(Check):
             return self._unsaid(f"Cannot say: {count(ran, 'true run')} finished, and the check needs {self.minimum}.")
         w = np.exp(log_weight - best)
         share = float(w.sum() ** 2 / (ran * (w**2).sum()))  # a failed run says nothing of the surrogate's likelihood
-        shift, width = _compare(weighted.theta.numpy(), w, weighted.draws.numpy())
+        theta = weighted.theta.numpy()
+        some = (
+            weighted.failed is not None and len(weighted.failed) > 0
+        )  # all draws are then no match for those that ran
+        shift, width = _compare(theta, w, theta if some else weighted.draws.numpy())
         failed = _failed(weighted, space)
         return (
             self._worst("shift", *shift, space, "by {} standard deviations of the true posterior", failed),
@@ -140,11 +147,13 @@ def _compare(theta: np.ndarray, w: np.ndarray, draws: np.ndarray) -> tuple[tuple
 
 def _failed(weighted: Weighted, space: Space) -> str:
     """The tail of a sentence that counts and names the draws at which the true simulator failed."""
-    where = weighted.theta[weighted.log_weight.isneginf()]
+    excluded = weighted.theta[weighted.log_weight.isneginf()]
+    where = excluded if weighted.failed is None else torch.cat([weighted.failed, excluded])
     if not len(where):
         return ""
     shown = "; ".join(at(space, theta) for theta in where[:3]) + ("; ..." if len(where) > 3 else "")
-    return f" {lost(len(where), weighted.expected)} and carry no weight ({shown})."
+    fate = "carry no weight" if len(excluded) else "are left out on both sides"
+    return f" {lost(len(where), weighted.expected)} and {fate} ({shown})."
 
 
 def _pareto_k(log_weight: np.ndarray) -> float:

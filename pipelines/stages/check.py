@@ -25,7 +25,9 @@ def run(bench: Workbench) -> str:
     weighted = _weighted(bench, emulator, observed.data)
     recovery = _recovery(bench, emulator)
     sets = [bench.points("training"), bench.points("held_out")]
-    known = bench.runs(np.concatenate([*sets, weighted.theta.numpy()]))
+    known = bench.runs(
+        np.concatenate([*sets, *(t.numpy() for t in (weighted.theta, weighted.failed) if t is not None)])
+    )
     evidence = Evidence(emulator, bench.runs(sets[1]).finished(), weighted=weighted, recovery=recovery, truth=observed.truth,
                         feasibility=Feasibility.fit(known, seed=bench.seed("feasibility")))  # fmt: skip
     checks = [c for c in study.checks.values() if c.stage == "check"]
@@ -36,14 +38,17 @@ def run(bench: Workbench) -> str:
     files.write_tensors(bench.folder / "check" / "evidence.safetensors", stored)
     _figures(bench, weighted, recovery, observed.truth)
     _register(bench, findings)
-    return f"{len(weighted.theta)} true runs at draws of the posterior, {len(recovery.rank)} recovered observations"
+    failed = study.check.importance_runs - int(weighted.log_weight.isfinite().sum())
+    lost = f" ({failed} failed)" if failed else ""
+    return (f"{study.check.importance_runs} true runs at draws of the posterior{lost}, {len(recovery.rank)} recovered "
+            "observations")  # fmt: skip
 
 
 def _weighted(bench: Workbench, emulator: Emulator, data: Tensor) -> Weighted:
     """ln w = ln L_true - ln L_surrogate at draws spread evenly over the chains; the prior cancels.
 
-    Where the study multiplies the prior by P(a run finishes), the true posterior has 1 where the run finished: a run
-    that did stands for 1 / P, one that failed for nothing.
+    A draw whose true run failed is left out. But where the study multiplies the prior by P(a run finishes), a failure
+    speaks against the parameters: there the true prior has 1 where the run finished and 0 where not.
     """
     study = bench.study
     draws = files.read_tensors(bench.folder / "infer" / "draws.safetensors")["theta"]
@@ -57,9 +62,11 @@ def _weighted(bench: Workbench, emulator: Emulator, data: Tensor) -> Weighted:
         likelihood = study.infer.likelihood
         true = likelihood.log_prob(Exact(torch.from_numpy(runs.y[runs.ok])), data)
         log_weight[ok] = true - likelihood.log_prob(emulator.predict(theta[ok]), data)
-        if restriction := hindsight.restriction(bench):
-            log_weight[ok] -= restriction(theta[ok])
-    return Weighted(theta, log_weight, flat, _expected(bench, theta))
+    expected = _expected(bench, theta)
+    if restriction := hindsight.restriction(bench):
+        log_weight[ok] -= restriction(theta[ok]).detach()
+        return Weighted(theta, log_weight, flat, expected=expected)
+    return Weighted(theta[ok], log_weight[ok], flat, theta[~ok], expected)
 
 
 def _expected(bench: Workbench, theta: Tensor) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -100,3 +101,25 @@ def test_outputs_that_are_exact_do_not_water_down_the_others():
     runs = Runs.of(SPACE, material.held_out.outputs, material.held_out.theta, y)
     interval, _ = Coverage().find(Evidence(Linear(root, 1.0), runs))
     assert interval.value == pytest.approx((np.abs(y[:, ::2]) <= 1.96).mean())
+
+
+def test_held_out_runs_that_failed_are_counted_and_change_no_share():
+    whole = _material(M, 1.0, n=60)
+    runs = whole.held_out
+    y = np.vstack([runs.y, np.full((2, M), np.nan)])
+    more = Runs.of(SPACE, runs.outputs, np.vstack([runs.theta, [[0.1], [0.2]]]), y)
+    for before, found in zip(Coverage().find(whole), Coverage().find(replace(whole, held_out=more)), strict=True):
+        assert found.value == before.value
+        assert found.sentence == before.sentence + " 2 held-out runs failed and had nothing to judge."
+
+
+def test_a_share_above_the_bound_by_few_runs_fails_and_asks_for_more():
+    found, _ = Coverage().find(_material(M, 0.1, n=20))
+    assert not found.passed
+    assert found.sentence.endswith(" The error bars are too narrow, or the mean is off.")
+    few, _ = Coverage().find(_material(M, 2.5, n=20))
+    assert not few.passed
+    assert few.sentence.endswith(" But 20 runs are few: where 99 % of all runs lie inside, 81.8 % of such sets show none "
+                                 "outside. Hold out more runs to know.")  # fmt: skip
+    for c, n in ((2.5, 400), (5.0, 20)):  # many runs, or errors a fifth of what is stated
+        assert Coverage().find(_material(M, c, n=n))[0].sentence.endswith(" The error bars are too wide.")

@@ -103,6 +103,20 @@ def test_what_was_expected_to_fail_is_said_beside_what_failed():
     assert "failed" not in _find(replace(material, expected=expected))["ess"].sentence
 
 
+def test_failures_that_say_nothing_of_the_parameters_change_no_verdict():
+    """True runs fail above one sd: with those draws left out on both sides a right surrogate stays right."""
+    material = weighted(0.0, 1.0, s=400)
+    edge = float(material.draws[:, 0].mean() + material.draws[:, 0].std())
+    ran = material.theta[:, 0] < edge
+    found = _find(replace(material, theta=material.theta[ran], log_weight=material.log_weight[ran],
+                          failed=material.theta[~ran]))  # fmt: skip
+    assert abs(found["shift"].value) < 1e-9
+    assert found["width"].value == pytest.approx(1, abs=1e-9)
+    assert f" {int((~ran).sum())} true runs failed and are left out on both sides (omega_m" in found["shift"].sentence
+    against = _find(replace(material, log_weight=material.log_weight.where(ran, -math.inf)))
+    assert against["shift"].value > 0.2  # where a failure excludes the parameters, the same draws are wrong
+
+
 def test_a_campaign_that_failed_says_nothing():
     material = weighted(0.0, 1.0, s=60)
     log_weight = torch.full((60,), -math.inf, dtype=torch.float64)

@@ -98,19 +98,40 @@ def waves(u: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("f", [(franke, 2), (waves, 3), (ishigami, 3)], ids=["franke", "waves", "ishigami"])
-def test_intervals_hold_what_they_say_whatever_the_accuracy(f):
-    """80 runs, six scramblings; without `calibrate` the intervals of the same fits are further off."""
-    f, d = f
-    new, inside, bare = sobol(1024, d, 99), [], []
-    for seed in range(6):
-        u = sobol(80, d, seed)
-        for recipe, shares in ((GP(), inside), (GP(calibrate=False), bare)):
-            p = emulate.fit(recipe, table(u, f(u)), seed=0).predict(new)
-            shares.append(float((np.abs(p.mean[:, 0].numpy() - f(new)) < 1.96 * p.stddev[:, 0].numpy()).mean()))
-    print(f"coverage {np.mean(inside):.3f} {inside}, without calibration {np.mean(bare):.3f}")
+def test_intervals_hold_what_they_say_whatever_the_accuracy():
+    """80 runs, six scramblings of three functions; without `calibrate` the same fits are further off, taken together."""
+    off = {True: [], False: []}
+    for f, d in ((franke, 2), (waves, 3), (ishigami, 3)):
+        new = sobol(1024, d, 99)
+        for calibrate in off:
+            inside = []
+            for seed in range(6):
+                u = sobol(80, d, seed)
+                p = emulate.fit(GP(calibrate=calibrate), table(u, f(u)), seed=0).predict(new)
+                inside.append(float((np.abs(p.mean[:, 0].numpy() - f(new)) < 1.96 * p.stddev[:, 0].numpy()).mean()))
+            print(f"{f.__name__}, calibrate={calibrate}: coverage {np.mean(inside):.3f} {inside}")
+            assert not calibrate or 0.90 < np.mean(inside) < 0.99
+            off[calibrate].append(abs(np.mean(inside) - 0.95))
+    assert sum(off[True]) < sum(off[False])
+
+
+def damped(u: np.ndarray) -> np.ndarray:
+    """A damped wave at eight times: seven components, and at early times their errors cancel."""
+    height, rate, frequency = 0.5 + u[:, :1], 0.05 * 10 ** u[:, 1:2], 0.7 + 0.6 * u[:, 2:]
+    t = 0.5 * np.arange(1, 9)
+    return height * np.exp(-rate * t) * np.cos(frequency * t)
+
+
+@pytest.mark.slow
+def test_intervals_of_many_outputs_hold_what_they_say():
+    """64 runs, twelve scramblings: from 87 to 99 % each, 94 % together."""
+    new, inside = sobol(1024, 3, 99), []
+    for seed in range(12):
+        u = sobol(64, 3, seed)
+        p = emulate.fit(GP(), table(u, damped(u)), seed=0).predict(new)
+        inside.append(float((np.abs(p.mean.numpy() - damped(new)) < 1.96 * p.stddev.numpy()).mean()))
+    print(f"coverage {np.mean(inside):.3f} {inside}")
     assert 0.90 < np.mean(inside) < 0.99
-    assert abs(np.mean(inside) - 0.95) < abs(np.mean(bare) - 0.95)
 
 
 @pytest.mark.parametrize("seed", range(3))
