@@ -7,7 +7,7 @@ it where runs would be lost, and a prior that must know of the failures adds its
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,13 +23,6 @@ KIND = "emulate.feasibility"
 _MOST = 600  # points that the classifier keeps, some seconds of Cholesky factors; of more, each stands for several
 _PROBES = 4096  # points of a Sobol sequence over the prior in which regions are measured
 _NARROW = 0.8  # share of a parameter's range below which the failures are said to lie in a part of it
-
-
-class Screened(NamedTuple):
-    """Points that stay (bool `[n]`), and the probability `[n]` that a run at each finishes."""
-
-    kept: np.ndarray
-    probability: np.ndarray
 
 
 class Feasibility(torch.nn.Module):
@@ -106,21 +99,6 @@ class Feasibility(torch.nn.Module):
         `sampler.draw(feasibility.restrict(posterior.log_density, posterior.theta), start, n, seed=seed)`.
         """
         return lambda x: log_density(x) + self.log_prob(theta(x))
-
-    @staticmethod
-    def screen(theta: np.ndarray, runs: Runs, *, least: float = 0.05, seed: int) -> "Screened":
-        """Which of the points theta `[n, d]` are worth a run, by the runs so far: those that may finish after all.
-
-        For a campaign that draws more points because some failed. The same rows give the same bits in whatever order
-        they came, and what is left out is told with its probability, so that nobody need guess. The points that stay
-        are no longer a sample of the prior; near the boundary, where the next failures teach most, none is left out.
-        """
-        order = np.lexsort(runs.theta.T[::-1])
-        where = Feasibility.fit(runs.select(order), seed=seed)
-        if where.classifier is None:  # no boundary is known: the next run is as good as any
-            return Screened(np.ones(len(theta), bool), np.full(len(theta), where.rate))
-        probability = where.probability(theta).detach().numpy()
-        return Screened(probability >= least, probability)
 
     def share(self) -> float:
         """The share of the prior in which failure is likelier than success."""

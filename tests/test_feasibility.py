@@ -162,28 +162,3 @@ def test_a_restriction_of_the_posterior_is_the_restricted_density(half):
     x = torch.randn(20, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     assert torch.equal(told.log_density(x), half.restrict(plain.log_density, plain.theta)(x))
     assert float(told.find_map(seed=1).theta[0]) < 0.345 < float(plain.find_map(seed=1).theta[0])
-
-
-def test_a_screen_leaves_out_what_is_lost_and_never_the_boundary():
-    table = runs(128, lambda u: u[:, 0] < 0.7)
-    u = torch.quasirandom.SobolEngine(3, scramble=True, seed=9).draw(512, dtype=torch.float64)
-    found = Feasibility.screen(SPACE.from_unit(u).numpy(), table, seed=0)
-    a = u[:, 0].numpy()
-    assert found.kept[a < 0.71].all()
-    assert not found.kept[a > 0.8].any()
-    assert ((found.probability >= 0.05) == found.kept).all()
-    assert found.kept.mean() == pytest.approx(0.7, abs=0.06)
-
-
-def test_a_screen_has_the_same_bits_in_whatever_order_the_runs_came():
-    table = runs(800, lambda u: u[:, 0] + u[:, 1] < 1.2)  # more than the classifier keeps
-    theta = runs(64, lambda u: u[:, 0] < 2, 9).theta
-    shuffled = table.select(np.random.default_rng(3).permutation(800))
-    one, other = (Feasibility.screen(theta, t, seed=4) for t in (table, shuffled))
-    np.testing.assert_array_equal(one.probability, other.probability)
-
-
-def test_a_screen_that_knows_of_no_boundary_leaves_nothing_out():
-    theta = runs(8, lambda u: u[:, 0] < 2, 9).theta
-    for works in (lambda u: u[:, 0] < 2, lambda u: u[:, 0] > 2):
-        assert Feasibility.screen(theta, runs(16, works), seed=0).kept.all()
