@@ -60,18 +60,19 @@ def morris(emulator: Any, *, seed: int, trajectories: int = 128, levels: int = 4
         if progress:
             progress(done, trajectories)
     e = torch.cat(effects)
+    middle = e.mean(0)  # squares about it: those about 0 would leave rounding errors where nothing varies
     still = ((e.abs().amax((0, 1)) > CONSTANT * largest).double() @ sums) == 0
     need_variation(undefined := tuple(x for x, s in zip(labels, still.tolist(), strict=True) if s), labels)
 
     def measures(mean: Tensor) -> Tensor:
-        """mu, mu_star and sigma `[..., 3, d, c]` from the means of EE, EE^2 `[..., d, m]` and the size `[..., d, c]`."""
+        """mu, mu_star and sigma `[..., 3, d, c]` from the means of EE, its square about the middle, and the size."""
         mu, square, size = mean.split([m, m, len(labels)], -1)
-        spread = (square - mu.square()).clamp_min(0) * (trajectories / (trajectories - 1))
+        spread = (square - (mu - middle).square()).clamp_min(0) * (trajectories / (trajectories - 1))
         norm = (mu.square() @ sums[:, m:]).sqrt()
         found = torch.stack([torch.cat([mu, norm], -1), size, (spread @ sums).sqrt()], -3)
         return torch.where(still, torch.nan, found)
 
-    value, half = jackknife(torch.cat([e, e.square(), (e.square() @ sums).sqrt()], -1), measures)
+    value, half = jackknife(torch.cat([e, (e - middle).square(), (e.square() @ sums).sqrt()], -1), measures)
     bound = torch.where(still, torch.nan, SIGMAS * (error / trajectories @ sums).sqrt()).expand_as(value)
     reach = torch.hypot(half, bound)
     low, high = value - reach, value + reach

@@ -282,6 +282,22 @@ def learning_curve(
     return learning.command(load_study(study, set_ or []), Terminal(), target=target, name=emulator, parts=fits)
 
 
+@app.command("sensitivity")
+@guarded
+def sensitivity(
+    study: StudyFile, set_: Overrides = None,
+    emulator: Annotated[str, typer.Option("--emulator", metavar="NAME", help="Empty: the one that is used.")] = "",
+    samples: Annotated[int, typer.Option("--samples", metavar="N", help="A power of 2: base points of the indices.")] = 4096,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Indices of every pair of parameters too.")] = False,
+) -> int:  # fmt: skip
+    """Say which parameters matter: shares of the variance, elementary effects, bounds from gradients."""
+    from pipelines import sensitivity as indices
+    from pipelines.config import load_study
+    from pipelines.terminal import Terminal
+
+    return indices.command(load_study(study, set_ or []), Terminal(), samples=samples, name=emulator, pairs=pairs)
+
+
 @app.command("schema")
 @guarded
 def schema() -> int:

@@ -26,7 +26,7 @@ def command(study: "Study", terminal: "Terminal", *, target: float, name: str = 
         raise InputError(f"--target must be an error above 0, 0.01 for 1 %. Got {target}.")
     one_thread()
     with Workbench(study, terminal) as bench:
-        name = _chosen(bench, name)
+        name = chosen(bench, name)
         training, held_out = (bench.runs(bench.points(which)) for which in ("training", "held_out"))
         held_out = held_out.finished()
         if len(held_out) < 2:
@@ -72,7 +72,7 @@ def errors(emulator: "Emulator", held_out: Runs) -> np.ndarray:
     return np.maximum(np.abs(mean - y) / np.maximum(scale, tiny), 1e-15).max(1)
 
 
-def _chosen(bench: Workbench, name: str) -> str:
+def chosen(bench: Workbench, name: str) -> str:
     """The emulator asked for, else the champion, else the first that is not the baseline."""
     known = bench.study.emulators
     if name and name not in known:

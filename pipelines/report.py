@@ -16,7 +16,7 @@ from pipelines.stages import ORDER
 _FAILURES = 12  # failed runs listed one by one; the page counts the others
 _SECTIONS = {("validate", "scores"): "emulators", ("validate", "calibration"): "calibration",
              ("validate", "gradient"): "gradient", "design": "design", "simulate": "runs", "train": "emulators",
-             "learning_curve": "emulators", "validate": "accuracy", "infer": "posterior",
+             "learning_curve": "emulators", "sensitivity": "sensitivity", "validate": "accuracy", "infer": "posterior",
              "check": "posterior"}  # fmt: skip
 _COLUMNS = {  # key of an emulator's scores: heading, how it is written
     "median": ("median error", typeset.percent),
@@ -30,7 +30,8 @@ _COLUMNS = {  # key of an emulator's scores: heading, how it is written
 _FILES = {"train": "train/summary.json", "validate": "validate/findings.json", "check": "check/findings.json"}
 _HEADINGS = {"question": "Question", "design": "Design", "runs": "Runs and failures", "emulators": "Emulators compared",
              "accuracy": "Accuracy", "calibration": "Calibration", "gradient": "Gradient fidelity",
-             "posterior": "Posterior", "findings": "Every finding", "provenance": "Provenance"}  # fmt: skip
+             "sensitivity": "Sensitivity", "posterior": "Posterior", "findings": "Every finding",
+             "provenance": "Provenance"}  # fmt: skip
 _MEASURED = ("mean", "sd", "low", "high", "map", "truth")
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -66,7 +67,7 @@ def _page(folder: Path) -> dict[str, Any]:
     figures = _figures(folder)
     return {
         "name": study.get("name", folder.name),
-        "sections": _HEADINGS,
+        "sections": {k: v for k, v in _HEADINGS.items() if k != "sensitivity" or figures[k]},
         "study": study,
         "question": _question(study, inferred),
         "verdict": _verdict(findings),
@@ -217,7 +218,7 @@ def _lacking(stage: str, marker: Mapping[str, Any]) -> str:
 def _figures(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """The figures by section of the page."""
     placed: dict[str, list[dict[str, Any]]] = {section: [] for section in _SECTIONS.values()}
-    for stage in (*ORDER, "learning_curve"):
+    for stage in (*ORDER, "learning_curve", "sensitivity"):
         for f in _read(folder, f"{stage}/figures.json") or []:
             section = _SECTIONS.get((stage, f["name"])) or _SECTIONS.get(stage)
             if section:
