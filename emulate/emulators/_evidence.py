@@ -123,9 +123,9 @@ class Factors(NamedTuple):
     lower: Tensor  # L
     q: Tensor
     r: Tensor
-    white: Tensor  # L^-1 z
-    residual: Tensor  # (1 - Q Q^T) L^-1 z
-    variance: Tensor  # s^2
+    white: Tensor  # L^-1 z [n, c]
+    residual: Tensor  # (1 - Q Q^T) L^-1 z [n, c]
+    variance: Tensor  # s^2 [c]
 
 
 def factors(k: Tensor, eta: float, h: Tensor, z: Tensor) -> Factors | None:
@@ -133,15 +133,17 @@ def factors(k: Tensor, eta: float, h: Tensor, z: Tensor) -> Factors | None:
     lower, info = torch.linalg.cholesky_ex(k + eta * torch.eye(len(k), dtype=k.dtype))
     if info > 0:
         return None
-    both = torch.linalg.solve_triangular(lower, torch.cat([h, z[:, None]], 1), upper=False)
-    q, r = torch.linalg.qr(both[:, :-1])
-    white = both[:, -1]
+    both = torch.linalg.solve_triangular(lower, torch.cat([h, z], 1), upper=False)
+    q, r = torch.linalg.qr(both[:, : h.shape[1]])
+    white = both[:, h.shape[1] :]
     residual = white - q @ (q.T @ white)
-    return Factors(lower, q, r, white, residual, (residual @ residual / (len(z) - h.shape[1])).clamp_min(1e-20))
+    variance = residual.square().sum(0) / (len(z) - h.shape[1])
+    return Factors(lower, q, r, white, residual, variance.clamp_min(1e-20))
 
 
 class Evidence:
-    """-ln E of one component, less the ln of weak priors, as a function of x = (ln lengths, ln eta)."""
+    """-ln E of components z `[n, c]` that share a kernel, less the ln of weak priors, as a function of x = (ln lengths,
+    ln eta)."""
 
     def __init__(self, u: Tensor, z: Tensor, kernel: str, mean: str, *, noisy: bool):
         import gpytorch  # here, because loading an emulator does not need it
@@ -165,10 +167,12 @@ class Evidence:
         if f is None:
             return 1e10, np.zeros_like(x)
         free = len(self.z) - self.h.shape[1]
-        value = 0.5 * free * f.variance.log() + f.lower.diagonal().log().sum() + f.r.diagonal().abs().log().sum()
-        back = torch.linalg.solve_triangular(f.lower.T, torch.cat([f.q, f.residual[:, None]], 1), upper=True)
-        p = torch.cholesky_inverse(f.lower) - back[:, :-1] @ back[:, :-1].T
-        slope = 0.5 * (p - torch.outer(back[:, -1], back[:, -1]) / f.variance)
+        volume = f.lower.diagonal().log().sum() + f.r.diagonal().abs().log().sum()
+        value = 0.5 * free * f.variance.log().sum() + self.z.shape[1] * volume
+        back = torch.linalg.solve_triangular(f.lower.T, torch.cat([f.q, f.residual], 1), upper=True)
+        trend, data = back[:, : self.h.shape[1]], back[:, self.h.shape[1] :]
+        p = torch.cholesky_inverse(f.lower) - trend @ trend.T
+        slope = 0.5 * (self.z.shape[1] * p - (data / f.variance) @ data.T)
         raw = self.covariance.raw_lengthscale
         (by_raw,) = torch.autograd.grad(k, raw, slope)
         by_log = (

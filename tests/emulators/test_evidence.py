@@ -48,12 +48,12 @@ def matrix(u, v, kernel, length=LENGTH):
 def log_evidence(data, kernel, mean):
     """ln E of the code at LENGTH and ETA, its priors taken out and its constants put in, and s^2."""
     u, z = data
-    evidence = Evidence(u, z, kernel, mean, noisy=True)
+    evidence = Evidence(u, z[:, None], kernel, mean, noisy=True)
     x = np.append(LENGTH.log().numpy(), math.log(ETA))
     pull = (x - evidence.centre) / evidence.width
     free = N - basis(u, mean).shape[1]
     k = correlation(exponents(u, columns_of(u), LENGTH), kernel)
-    s2 = float(factors(k, ETA, basis(u, mean), z).variance)
+    s2 = float(factors(k, ETA, basis(u, mean), z[:, None]).variance)
     return -(evidence(x)[0] - 0.5 * float(pull @ pull)) - 0.5 * free * (1 + math.log(2 * math.pi)), s2
 
 
@@ -69,6 +69,19 @@ def test_it_is_the_density_of_torch_with_a_wide_prior_on_beta(data, kernel, mean
         2 * math.pi * wide
     )
     assert ours == pytest.approx(twin, abs=1e-3)
+
+
+@pytest.mark.parametrize("mean", MEANS)
+def test_that_of_components_with_one_kernel_is_the_sum_of_theirs(data, mean):
+    u, z = data
+    many = torch.stack([z, torch.cos(7 * u[:, 1]), u[:, 0] * u[:, 1]], 1)
+    x = np.array([-0.4, 0.3, math.log(1e-2)])
+    whole = Evidence(u, many, "matern52", mean, noisy=True)
+    each = [Evidence(u, part, "matern52", mean, noisy=True)(x) for part in many.split(1, 1)]
+    pull = (x - whole.centre) / whole.width  # of the priors, which whole has once
+    value, slope = whole(x)
+    assert value == pytest.approx(sum(v for v, _ in each) - pull @ pull, rel=1e-12)
+    np.testing.assert_allclose(slope, sum(g for _, g in each) - 2 * pull / whole.width, rtol=1e-9)
 
 
 def test_it_is_the_integral_over_beta_and_the_highest_over_the_variance(data):

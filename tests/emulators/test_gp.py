@@ -202,28 +202,32 @@ def cancelling(core, u):
     return k @ core.weights[0] + core.beta[0, 0]
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_value_and_gradient_are_rounded_no_worse_than_those_of_one_product(seed):
-    """Judged by the same sums in 64-bit mantissas, at 120 noise-free runs with weights of 1e6."""
+def rounding(seed):
+    """Root mean square errors of value and gradient, ours and those of one product, at 120 noise-free runs with weights of
+    1e8; judged by the same sums in 64-bit mantissas."""
     u = torch.from_numpy(sobol(120, 3, seed))
     z = torch.exp(u[:, 0]) * torch.sin(3 * u[:, 1]) + u[:, 2] ** 3
     core = GP(kernel="rbf", mean="constant", calibrate=False).train(
         u, ((z - z.mean()) / z.std())[:, None], noisy=False, seed=0)  # fmt: skip
+    assert float(core.weights.abs().max()) > 1e4
     new = torch.from_numpy(sobol(256, 3, 99))
     gap = (new[:, None] - u).numpy().astype(np.longdouble) / core.length[0].numpy()
     weighted = np.exp(-0.5 * (gap**2).sum(-1)) * core.weights[0].numpy()
     twin = weighted.sum(-1) + core.beta[0, 0].numpy()
     slope = -(weighted[..., None] * gap / core.length[0].numpy()).sum(1)
-    off, off_slope = {}, {}
-    for name, f in (("ours", lambda u: core(u).mean[:, 0]), ("product", lambda u: cancelling(core, u))):
+    off = []
+    for f in (lambda u: core(u).mean[:, 0], lambda u: cancelling(core, u)):
         leaf = new.clone().requires_grad_()
         mean = f(leaf)
         (gradient,) = torch.autograd.grad(mean.sum(), leaf)
-        off[name] = float(((mean.detach().numpy() - twin) ** 2).mean() ** 0.5)
-        off_slope[name] = float(((gradient.numpy() - slope) ** 2).mean() ** 0.5)
-    assert float(core.weights.abs().max()) > 1e4
-    assert off["ours"] < 1.1 * off["product"]
-    assert off_slope["ours"] < 1.1 * off_slope["product"]
+        off.append([((a.detach().numpy() - b) ** 2).mean() ** 0.5 for a, b in ((mean, twin), (gradient, slope))])
+    return np.log(np.array(off, float))
+
+
+def test_value_and_gradient_are_rounded_no_worse_than_those_of_one_product():
+    """Over eight designs, for one alone scatters by 6 %."""
+    ours, product = np.moveaxis([rounding(seed) for seed in range(8)], 1, 0)
+    assert (np.exp((ours - product).mean(0)) < 1.1).all()
 
 
 def test_second_derivatives_and_tangents_are_those_of_the_formula():
@@ -279,7 +283,7 @@ def test_the_mean_and_variance_are_those_of_scikit_learn_at_equal_lengths():
 def test_the_evidence_has_the_gradient_of_its_value(kernel, mean, noisy):
     u = torch.from_numpy(sobol(25, 2, 1))
     z = torch.sin(4 * u[:, 0]) + u[:, 1]
-    evidence = Evidence(u, (z - z.mean()) / z.std(), kernel, mean, noisy=noisy)
+    evidence = Evidence(u, ((z - z.mean()) / z.std())[:, None], kernel, mean, noisy=noisy)
     x = np.array([-0.5, 0.2, math.log(1e-3 if noisy else 1e-6)])
     error = check_grad(lambda x: evidence(x)[0], lambda x: evidence(x)[1], x, epsilon=1e-6)
     assert error < 1e-4 * np.linalg.norm(evidence(x)[1])
@@ -293,8 +297,8 @@ def test_the_evidence_is_that_of_gpytorch():
     length, eta = torch.tensor([0.6, 1.2], dtype=torch.float64), 1e-2
     h = basis(u, "constant")
     k = correlation(exponents(u, columns_of(u), length), "rbf")
-    f = factors(k, eta, h, z)
-    beta = float(f.q[:, 0] @ f.white / f.r[0, 0])
+    f = factors(k, eta, h, z[:, None])
+    beta = float(f.q[:, 0] @ f.white[:, 0] / f.r[0, 0])
 
     class Model(gpytorch.models.ExactGP):
         def __init__(self, likelihood):
@@ -312,7 +316,7 @@ def test_the_evidence_is_that_of_gpytorch():
     likelihood.noise = f.variance * eta
     theirs = likelihood(model(u)).log_prob(z).detach()
     free = len(z) - 1
-    evidence = Evidence(u, z, "rbf", "constant", noisy=True)
+    evidence = Evidence(u, z[:, None], "rbf", "constant", noisy=True)
     value, _ = evidence(np.append(length.log().numpy(), math.log(eta)))
     pull = (np.append(length.log().numpy(), math.log(eta)) - evidence.centre) / evidence.width
     ours = -(value - 0.5 * float(pull @ pull)) - 0.5 * free * (1 + math.log(2 * math.pi))
@@ -326,7 +330,7 @@ def test_left_out_residuals_are_those_of_leaving_out():
 
     u = torch.from_numpy(sobol(16, 2, 1))
     z = torch.sin(4 * u[:, 0]) + u[:, 1] + 0.1 * torch.from_numpy(np.random.default_rng(0).normal(size=16))
-    fit = _fit(u, z, "rbf", "linear", True, [np.zeros(2)])
+    fit = _fit(u, z[:, None], "rbf", "linear", True, [np.zeros(2)])
     length, eta, s2 = fit.state["length"], float(fit.state["eta"]), fit.state["variance"]
     for i in (0, 7, 15):
         rest = torch.arange(16) != i
@@ -340,6 +344,38 @@ def test_left_out_residuals_are_those_of_leaving_out():
         variance = s2 * (1 + eta - k[i, rest] @ c @ k[rest, i] + lack @ g @ lack)
         expected = -0.5 * ((z[i] - mean) ** 2 / variance + variance.log())
         assert fit.log_density[i] == pytest.approx(float(expected), rel=1e-5, abs=1e-5)
+
+
+def test_the_last_of_many_components_share_a_kernel_and_predict_as_one_by_one():
+    """Twelve functions of about one smoothness: what shares a kernel is as good as what has its own."""
+    u, new = torch.from_numpy(sobol(40, 2, 1)), torch.from_numpy(sobol(200, 2, 2))
+
+    def functions(u):
+        return torch.stack(
+            [torch.sin((3 + 0.1 * j) * u[:, 0] + 0.3 * j) * torch.cos(2 * u[:, 1] - j) for j in range(12)], 1
+        )
+
+    errors = {}
+    for own in (8, 12):
+        core = GP(kernel="rbf", mean="constant", kernels=own).train(u, functions(u), noisy=False, seed=0)
+        assert core.group.tolist() == [*range(own), *[own] * (12 - own)]
+        assert len(core.length) == len(core.inverse) == min(own + 1, 12)
+        errors[own] = (core(new).mean - functions(new)).square().mean(0).sqrt()
+        spread = ((core(new).mean - functions(new)) / core(new).stddev).square().mean(0).sqrt()
+        assert spread.max() < 2
+    assert (errors[8][:8] == errors[12][:8]).all()
+    assert errors[8].max() < 2 * errors[12].max()
+
+
+def test_a_state_without_groups_is_one_of_components_with_kernels_of_their_own():
+    """As files were before components could share a kernel."""
+    u = torch.from_numpy(sobol(20, 2, 1))
+    z = torch.stack([torch.sin(3 * u[:, 0]), u[:, 0] * u[:, 1]], 1)
+    core = GP(kernel="rbf", mean="linear").train(u, z, noisy=False, seed=0)
+    state = {name: t for name, t in core.state_dict().items() if name != "group"}
+    again = GP().rebuild(state)(u[:5] + 0.01)
+    assert torch.equal(again.mean, core(u[:5] + 0.01).mean)
+    assert torch.equal(again.stddev, core(u[:5] + 0.01).stddev)
 
 
 def test_auto_takes_a_trend_where_there_is_one_and_the_rough_kernel_where_it_is_rough():
