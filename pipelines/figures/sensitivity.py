@@ -30,7 +30,7 @@ from pipelines.figures.sheets import (
 )
 
 _LINES = 6  # parameters drawn along a coordinate, those with the largest shares
-_BARS = 12  # parameters with bars
+_BARS = 12  # parameters with bars, and those with a colour of their own among the effects
 
 
 def shares(space: Space, outputs: Outputs, sobol: Indices, dgsm: Indices) -> Figure:
@@ -49,7 +49,9 @@ def shares(space: Space, outputs: Outputs, sobol: Indices, dgsm: Indices) -> Fig
             _bars(left, int(column), sobol, dgsm, names)
             title(left, part.name)
             _along(right, part, sobol, names) if whole is not None else right.set_visible(False)
-        left.set_ylim(0, 1.04)
+        columns = [*part.columns, *([whole] if whole is not None else [])]
+        tops = sobol["total"].high[:, columns], dgsm["bound"].high[:, columns[-1:]]
+        left.set_ylim(0, min(1.04, 1.1 * max(np.where(t <= 1, t, 0.0).max() for t in tops) + 1e-3))
     if all(not p.along and len(p.columns) > 1 for p in parts):  # no bars
         return figure
     handles = [Patch(facecolor=COLOURS[0], alpha=0.85), Patch(facecolor="white", edgecolor=COLOURS[0])]
@@ -67,6 +69,7 @@ def effects(space: Space, outputs: Outputs, morris: Indices) -> Figure:
     figure, axes = sheet(rows, columns, 2.5 * rows + 0.5 if columns > 1 else 3.4)
     if len(outputs.fields) > MOST_PANELS:
         figure.suptitle(f"first {MOST_PANELS} of {len(outputs.fields)} outputs", fontsize=11, color=INK)
+    marked = _strongest(morris, [output for output, _ in shown])
     for k, ax in enumerate(axes.flat):
         if k >= len(shown):
             ax.set_visible(False)
@@ -81,14 +84,14 @@ def effects(space: Space, outputs: Outputs, morris: Indices) -> Figure:
         x, y = star.value[:, j], sigma.value[:, j]
         top = 1.15 * max(star.high[:, j].max(), sigma.high[:, j].max())
         ax.plot([0, top], [0, top], color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), label="spread = effect")
-        for i, p in enumerate(space.parameters):
-            reach = (
-                [[x[i] - star.low[i, j]], [star.high[i, j] - x[i]]],
-                [[y[i] - sigma.low[i, j]], [sigma.high[i, j] - y[i]]],
-            )
-            colour = COLOURS[i % len(COLOURS)]
-            ax.errorbar(x[i], y[i], xerr=reach[0], yerr=reach[1], color=colour, marker=MARKERS[i % len(MARKERS)],
-                        markersize=5, elinewidth=1, linestyle="none", label=f"${symbol(p)}$")  # fmt: skip
+        for i in [*(i for i in range(space.d) if i not in marked), *marked]:
+            style = {"color": GREY, "marker": "."}
+            if i in marked:
+                rank = marked.index(i)  # six colours, then the same six with other markers
+                style = {"color": COLOURS[rank % 6], "marker": MARKERS[(rank + rank // 6) % 6], "markersize": 5}
+                style["label"] = f"${symbol(space.parameters[i])}$"
+            reach = [[[v - m.low[i, j]], [m.high[i, j] - v]] for v, m in ((x[i], star), (y[i], sigma))]
+            ax.errorbar(x[i], y[i], xerr=reach[0], yerr=reach[1], elinewidth=1, linestyle="none", **style)
         ax.set_xlim(0, 1.15 * star.high[:, j].max())
         high = max(1.15 * sigma.high[:, j].max(), 0.3 * top)
         ax.set_ylim(-0.04 * high, high)  # no spread at all is a whole marker
@@ -96,8 +99,20 @@ def effects(space: Space, outputs: Outputs, morris: Indices) -> Figure:
         few_ticks(ax, "y")
     entries = next((ax.get_legend_handles_labels() for ax in axes.flat if ax.get_legend_handles_labels()[0]), ([], []))
     if entries[0]:
-        legend(figure, *entries, columns=6)
+        if space.d > _BARS:
+            entries = ([*entries[0], Line2D([], [], color=GREY, marker=".", linestyle="none")],
+                       [*entries[1], f"{space.d - _BARS} others"])  # fmt: skip
+        legend(figure, *entries, columns=7)
     return figure
+
+
+def _strongest(morris: Indices, outputs: list[str]) -> list[int]:
+    """The parameters that move any of the outputs most, relative to what moves it most, in their order."""
+    columns = [morris.column(o) for o in outputs if o not in morris.undefined]
+    if not columns:
+        return []
+    x = morris["mu_star"].value[:, columns]
+    return sorted(np.argsort(-(x / np.maximum(x.max(0), 1e-300)).max(1), kind="stable")[:_BARS].tolist())
 
 
 def _bars(ax: Axes, j: int, sobol: Indices, dgsm: Indices, names: list[str]) -> None:
@@ -133,7 +148,7 @@ def _along(ax: Axes, part: Panel, sobol: Indices, names: list[str]) -> None:
         ax.plot(part.x, total.value[i, c], color=colour, linewidth=1.8, linestyle=DASHES[rank % len(DASHES)],
                 marker=part.marker and MARKERS[rank % len(MARKERS)], markersize=4, label=names[i])  # fmt: skip
         ax.plot(part.x, first.value[i, c], color=colour, linewidth=0.9, linestyle=DASHES[rank % len(DASHES)])
-    ax.legend(fontsize=9, frameon=False, labelcolor=INK, loc="best")
+    ax.legend(fontsize=9, labelcolor=INK, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     part.dress(ax, "")
     title(ax, "total (thick, with its interval) and first order (thin)")
 
@@ -153,4 +168,4 @@ def _side_by_side(left: Axes, right: Axes, part: Panel, sobol: Indices, names: l
                         label=names[i])  # fmt: skip
         part.dress(ax, "share of the variance" if ax is left else "")
         title(ax, said)
-    right.legend(fontsize=9, frameon=False, labelcolor=INK, loc="best")
+    right.legend(fontsize=9, labelcolor=INK, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
