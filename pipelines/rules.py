@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from emulate.errors import InputError, nearest, shown
+from emulate.errors import InputError, StoreError, nearest, shown
 from emulate.keys import canonical, identity
 from pipelines.addresses import resolve
 from pipelines.derivatives import OWN, automatic, has_own
@@ -22,7 +22,7 @@ def broken(study: Study) -> Iterator[str]:
     unable = list(_simulator(study))
     yield from unable
     able = () if unable else (_fidelities, _noise)
-    for rule in (_sizes, _until, _emulators, _gradient, _observation, *able, _surroundings):
+    for rule in (_sizes, _region, _until, _emulators, _gradient, _observation, *able, _surroundings):
         yield from rule(study)
 
 
@@ -78,7 +78,18 @@ def _sizes(s: Study) -> Iterator[str]:
                f"Got {s.check.importance_runs}; raise infer.draws or lower this.")  # fmt: skip
 
 
+def _region(s: Study) -> Iterator[str]:
+    """A design that reads a region of an earlier campaign needs that of the same parameters."""
+    if hasattr(s.design.entry, "require"):
+        try:
+            s.design.entry.require(s.space)
+        except (InputError, StoreError) as e:
+            yield f"design.{str(e).removeprefix('feasible.')}"
+
+
 def _until(s: Study) -> Iterator[str]:
+    if s.simulate.skip and s.simulate.until is None:
+        yield "simulate.skip: is only read with simulate.until, which adds points. Got no until; add it, or take skip out."
     if s.simulate.until is not None and not s.design.entry.extensible:
         yield (f"simulate.until: must have a design whose points go on, such as sobol. More points of "
                f"{s.design.entry.entry_name()} are other points; use another design, or take this out and raise "

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AfterValidator
 
+from pipelines import files
 from pipelines.addresses import redact
 from pipelines.limits import Limits, checked, size
 
@@ -96,6 +97,9 @@ class SimulatePart(Section):
     require: Annotated[float, Gt(0), Le(1)] = 0.9  # share of the runs that must finish
     until: Annotated[int, Ge(1), Le(1_000_000)] | None = None  # training runs to finish, by more points when some fail
     most: Annotated[float, Ge(1), Le(100)] = 2.0  # for until: points tried, over the larger of until and design.runs
+    skip: Annotated[float, Ge(0), Lt(1)] = (
+        0.0  # for until: points where a run finishes with less probability are left out
+    )
     retry_failed: bool = False  # run failed runs again
 
     @property
@@ -251,6 +255,8 @@ class Study:
         part = {"seed": self.seed} | {k: whole[k] for k in taken}
         if stage == "design" and self.fidelities:
             part["design"] = whole["design"] | {"fidelities": {n: f.runs for n, f in self.fidelities.items()}}
+        if stage == "design" and (region := getattr(self.design.entry, "inside", None)):
+            part["region"] = files.digest(Path(region))
         if stage == "simulate":
             part["simulator"] = self._versioned()
             if self.fidelities:
@@ -258,6 +264,7 @@ class Study:
             part |= {"require": self.simulate.require, "jacobians": self.gradient_spec("tangent")}
             if self.simulate.until is not None:
                 part |= {"until": self.simulate.until, "most": self.simulate.most}
+                part |= {"skip": self.simulate.skip} if self.simulate.skip else {}
         if stage in ("validate", "check"):
             part["checks"] = {n: plain(c) for n, c in self.checks.items() if c.stage == stage}
         if stage == "infer":

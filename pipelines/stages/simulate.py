@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from emulate import outlook
 from emulate.errors import CampaignError, InputError
 from emulate.runs import Runs
 from pipelines import fidelities, files, forecasts, hindsight, tables
@@ -13,6 +14,10 @@ from pipelines.workbench import EXTRA, SETS, Workbench, with_jacobians
 SENTENCE = "run the simulator"
 READS = ("design",)
 WRITES = ("simulate/runs.csv", "simulate/summary.json", EXTRA)
+SKIPPED = (
+    "simulate/skipped.csv"  # points of the design that were not worth a run, with the probability that it finishes
+)
+_LOOKS = 10  # points that are looked at for each that may be tried
 
 
 def forecast(bench: Workbench) -> str:
@@ -33,6 +38,7 @@ def run(bench: Workbench) -> str:
     if study.simulate.retry_failed:
         _forget(bench)
     bench.write_points(EXTRA, {})
+    (bench.folder / SKIPPED).unlink(missing_ok=True)
     sets = {which: bench.points(which) for which in SETS}
     theta = np.concatenate(list(sets.values()))
     bench.campaign(theta, "simulate")
@@ -98,23 +104,43 @@ def _more(bench: Workbench, theta: np.ndarray) -> np.ndarray:
     The points are the same for the same failures, however the runs are made. They are written before they are run, so
     that the same command goes on from there.
     """
-    simulate, designed = bench.study.simulate, len(theta)
-    most = math.ceil(simulate.most * max(simulate.until, designed))
+    simulate, designed, passed = bench.study.simulate, len(theta), []
+    most, looked = math.ceil(simulate.most * max(simulate.until, designed)), designed
     while True:
         tried = len(theta)
         missing = simulate.until - sum(not bench.store.failed(t.key) for t in bench.tasks(theta))
         more = min(missing, most - tried)
         if more <= 0:
             return theta
-        longer = design.first(bench, "training", tried + more)
-        if not np.array_equal(longer[:tried], theta):
+        if not np.array_equal(design.first(bench, "training", designed), theta[:designed]):
             raise InputError(f"{bench.folder / 'design' / 'points.csv'} must hold the points of the study's design, for "
                              "simulate.until goes on with them. Run `emulate design --force`, or take simulate.until "
                              "out.")  # fmt: skip
-        bench.note(f"{missing} more runs are to finish: {more} more points, {tried + more} in all, at most {most}")
-        theta = longer
+        step = _next(bench, theta, looked, more, most)
+        passed += [[*map(float, t), float(p)] for t, p in zip(step.skipped, step.probability, strict=True)]
+        if simulate.skip:
+            files.write_csv(bench.folder / SKIPPED, [*bench.study.space.names, "probability"], passed)
+            bench.note(f"{len(passed)} points are left out, where a run finishes with a probability below "
+                       f"{simulate.skip:g}: {bench.folder / SKIPPED}")  # fmt: skip
+        if not len(step.theta):
+            return theta
+        bench.note(f"{missing} more runs are to finish: {len(step.theta)} more points, {tried + len(step.theta)} in all, "
+                   f"at most {most}")  # fmt: skip
+        theta, looked = np.concatenate([theta, step.theta]), step.looked
         bench.write_points(EXTRA, {"training": theta[designed:]}, start=designed)
         bench.campaign(theta, "simulate more points")
+
+
+def _next(bench: Workbench, theta: np.ndarray, looked: int, more: int, most: int) -> outlook.Next:
+    """The next points of the design, without those at which failure is near certain where the study says so."""
+
+    def sequence(n: int) -> np.ndarray:
+        return design.first(bench, "training", n)
+
+    if not (least := bench.study.simulate.skip):
+        return outlook.Next(sequence(looked + more)[looked:], theta[:0], np.empty(0), looked + more)
+    return outlook.worthwhile(sequence, looked, more, bench.runs(theta), least=least, most=_LOOKS * most,
+                              seed=bench.seed("feasibility"))  # fmt: skip
 
 
 def _by_set(bench: Workbench, sets: dict[str, np.ndarray], both: Runs) -> dict[str, Runs]:

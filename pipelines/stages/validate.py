@@ -17,7 +17,8 @@ WRITES = ("validate/findings.json", "validate/champion.json", "validate/jacobian
 
 def run(bench: Workbench) -> str:
     study = bench.study
-    held_out = bench.runs(bench.points("held_out")).finished()
+    made = bench.runs(bench.points("held_out"))
+    held_out = made.finished()
     if not len(held_out):
         raise CampaignError(
             "no held-out run finished, so nothing can be validated. See `emulate status`, mend the "
@@ -30,7 +31,7 @@ def run(bench: Workbench) -> str:
     if champion == "auto":
         rivals = [n for n in emulators if n != study.train.baseline] or list(emulators)
         champion = max(rivals, key=lambda n: scores[n]["log_score"])
-    found = _findings(bench, emulators, champion, held_out, jacobians)
+    found = _findings(bench, emulators, champion, made, jacobians)
     bench.findings("validate", found)
     for name, score in scores.items():
         bench.journal.append("metrics", f"validate/{name}", metrics=score)

@@ -106,6 +106,53 @@ def test_later_stages_train_on_the_added_points_and_a_second_campaign_has_nothin
     assert sorted(RunStore(study / "runs" / "lab" / "store").keys()) == log
 
 
+def test_points_where_failure_is_near_certain_are_left_out_and_told(study, tmp_path):
+    """Of 40 runs a quarter failed, all with a < 0.25: the design goes on without most of those points."""
+    for name in ("faulty_lab.py", "study.yaml"):
+        (tmp_path / name).write_text((study / name).read_text())
+    given = ("--set", "design.runs=40", "--set", "simulate.until=60", "--set", "simulate.skip=0.2")
+    assert emulate(tmp_path, "design", "study.yaml", *given)[0] == 0
+    code, output = emulate(tmp_path, "simulate", "study.yaml", *given)
+    assert code == 0, output
+    runs = tmp_path / "runs" / "lab" / "simulate"
+    skipped = list(csv.DictReader((runs / "skipped.csv").open()))
+    assert len(skipped) >= 3
+    assert f"{len(skipped)} points are left out, where a run finishes with a probability below 0.2" in " ".join(
+        output.split()
+    )
+    assert all(float(r["a"]) < 0.25 and 0 <= float(r["probability"]) < 0.2 for r in skipped)
+    tried = np.concatenate(
+        [points(tmp_path / "runs/lab/design/points.csv", "training"), points(runs / "extra.csv", "training")]
+    )
+    left_out = np.array([[float(r["a"]), float(r["b"])] for r in skipped])
+    assert not {tuple(t) for t in tried} & {tuple(t) for t in left_out}
+    whole = np.concatenate([tried, left_out])  # together the first points of the design
+    spread = qmc.discrepancy(whole, method="CD")
+    assert spread < 2 * qmc.discrepancy(qmc.Sobol(2, scramble=True, rng=0).random(64), method="CD")
+    again = runs / "extra.csv", runs / "skipped.csv"
+    before = [f.read_bytes() for f in again]
+    assert emulate(tmp_path, "simulate", "study.yaml", "--force", *given)[0] == 0
+    assert [f.read_bytes() for f in again] == before
+    region = ("--set", "design.use=feasible", "--set", f"design.inside={runs / 'feasibility'}", "--set", "output=next")
+    assert emulate(tmp_path, "design", "study.yaml", *region)[0] == 0
+    assert (points(tmp_path / "next" / "design" / "points.csv", "training")[:, 0] > 0.2).all()
+    other = ("--set", "parameters.a.uniform=[0, 2]")
+    code, output = emulate(tmp_path, "design", "study.yaml", *region, *other)
+    assert code == 2
+    assert "design.inside: " in output
+    assert (
+        "must be of the study's parameters a, b with their priors. Got another prior or unit of a; run that" in output
+    )
+    code, output = emulate(tmp_path, "design", "study.yaml", *region[:2], "--set", "design.inside=nowhere")
+    assert code == 2
+    assert "design.inside: must be the folder of a feasibility" in output
+    code, output = emulate(
+        tmp_path, "design", "study.yaml", "--set", "simulate.until=null", "--set", "simulate.skip=0.2"
+    )
+    assert code == 2
+    assert "simulate.skip: is only read with simulate.until" in output
+
+
 def test_a_cap_that_is_met_falls_short_in_words(study):
     code, output = emulate(study, "simulate", "study.yaml", "--until", "24", "--set", "simulate.most=1")
     assert code == 3
