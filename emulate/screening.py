@@ -17,17 +17,20 @@ _NUMBERS = 2**21  # outputs that are held at once
 _ROWS = 64  # points of one Jacobian, whose graph is held
 
 
-def morris(emulator: Any, *, seed: int, trajectories: int = 128, levels: int = 4,
+def morris(emulator: Any, *, seed: int, trajectories: int = 128, levels: int = 16,
            progress: Progress | None = None) -> Indices:  # fmt: skip
-    """Elementary effects EE_i = (y(u + e_i / 2) - y(u)) / (1/2) along classic trajectories through the unit cube.
+    """Elementary effects EE_i = (y(u + step e_i) - y(u)) / step along trajectories through the unit cube.
 
     mu is their mean, mu_star the mean of their size and sigma their standard deviation (Morris 1991; Campolongo,
-    Cariboni and Saltelli 2007), in units of the output per whole range of the prior. A trajectory starts at random on
-    the grid and moves every parameter once, in random order, by half the range. The `levels`, even in number, are the
-    middles of equal shares of the prior, (k + 1/2) / levels: none lies at infinity where a prior is normal. Of a vector
-    field: the size is the norm of its effects, mu the norm of their means, sigma the root of the summed variances.
+    Cariboni and Saltelli 2007), in units of the output per whole range of the prior. Of a vector field: the size is the
+    norm of its effects, mu the norm of their means, sigma the root of the summed variances.
 
-    Intervals hold the scatter of the trajectories (jackknifed) and the emulator's error, added in squares. Each measure
+    A trajectory starts at random on the grid and moves every parameter once, in random order. The `levels` are the
+    middles of equal shares of the prior, (k + 1/2) / levels: none lies at infinity where a prior is normal. A step goes
+    round the cube by a quarter to three quarters of the range at random, so that every level stays as likely, and no
+    output with a period is missed, as sin^2(2 pi u) is by Morris's own fixed step of half the range (`levels=2`).
+
+    Intervals hold the scatter of the trajectories (16 parts, jackknifed) and the emulator's error, added in squares. Each measure
     changes by no more than the root mean square of the error's own effects, which stays below 1.96 times what s(u) + s(u')
     allow, whatever the error's correlation (see `emulate.sensitivity`).
 
@@ -41,27 +44,35 @@ def morris(emulator: Any, *, seed: int, trajectories: int = 128, levels: int = 4
     >>> morris(Line, seed=0)["mu"].value[:, 0].round(9).tolist()
     [20.0, -30.0]
     """
-    need_whole("trajectories", trajectories, 8)
+    need_whole("trajectories", trajectories, PARTS)
     need_whole("levels", levels, 2)
-    if levels % 2:
-        raise InputError(f"levels must be even, so that half the range is a step of the grid. Got {levels}.")
+    if trajectories % PARTS:
+        raise InputError(f"trajectories must be a multiple of {PARTS}, the parts that tell their scatter. Got "
+                         f"{trajectories}; {-(-trajectories // PARTS) * PARTS} is the next.")  # fmt: skip
     labels, sums = grouped(emulator.outputs)
     d, m = emulator.space.d, emulator.outputs.size
-    u, moved, sign = _walks(trajectories, d, levels, np.random.default_rng(seed))
-    effects, error, largest, done = [], 0.0, torch.zeros(m, dtype=torch.float64), 0
-    for at, order, way in zip(*(x.split(max(1, _NUMBERS // (m * (d + 1)))) for x in (u, moved, sign)), strict=True):
-        y, v = (x.unflatten(0, at.shape[:2]) for x in evaluate(emulator, emulator.space.from_unit(at.flatten(0, 1))))
-        s, order = v.clamp_min(0).sqrt(), order[..., None].expand(-1, -1, m)  # [t, d, m]: what was moved in each step
-        step = 2 * way[..., None] * (y[:, 1:] - y[:, :-1])
-        effects.append(torch.empty_like(step).scatter_(1, order, step))
-        error = error + torch.empty_like(step).scatter_(1, order, (2 * (s[:, 1:] + s[:, :-1])).square()).sum(0)
-        largest = torch.maximum(largest, y.abs().amax((0, 1)))
-        done += len(at)
-        if progress:
-            progress(done, trajectories)
-    e = torch.cat(effects)
-    middle = e.mean(0)  # squares about it: those about 0 would leave rounding errors where nothing varies
-    still = ((e.abs().amax((0, 1)) > CONSTANT * largest).double() @ sums) == 0
+    walks = _walks(trajectories, d, levels, np.random.default_rng(seed))
+    rows = max(1, _NUMBERS // (m * (d + 1)))
+    parts, error, largest, middle, done = [], 0.0, torch.zeros(m, dtype=torch.float64), None, 0
+    for part in zip(*(x.chunk(PARTS) for x in walks), strict=True):
+        total = 0.0
+        for u, moved, by in zip(*(x.split(rows) for x in part), strict=True):
+            y, v = (x.unflatten(0, u.shape[:2]) for x in evaluate(emulator, emulator.space.from_unit(u.flatten(0, 1))))
+            s, order = v.clamp_min(0).sqrt(), moved[..., None].expand(-1, -1, m)  # [t, d, m]: what each step moves
+            step = (y[:, 1:] - y[:, :-1]) / by[..., None]
+            e = torch.empty_like(step).scatter_(1, order, step)
+            slack = (s[:, 1:] + s[:, :-1]) / by[..., None]
+            error = error + torch.empty_like(step).scatter_(1, order, slack.square()).sum(0)
+            largest = torch.maximum(largest, y.abs().amax((0, 1)))
+            middle = e.mean(0) if middle is None else middle  # squares about 0 would leave rounding errors of a line
+            total = total + torch.cat([e, (e - middle).square(), (e.square() @ sums).sqrt()], -1).sum(0)
+            done += len(u)
+            if progress:
+                progress(done, trajectories)
+        parts.append(total * (PARTS / trajectories))
+    parts = torch.stack(parts)  # [parts, d, m + m + c]
+    star = parts[..., 2 * m : 3 * m].mean(0).amax(0)  # of the outputs by themselves
+    still = ((star > CONSTANT * largest).double() @ sums) == 0
     need_variation(undefined := tuple(x for x, s in zip(labels, still.tolist(), strict=True) if s), labels)
 
     def measures(mean: Tensor) -> Tensor:
@@ -72,7 +83,7 @@ def morris(emulator: Any, *, seed: int, trajectories: int = 128, levels: int = 4
         found = torch.stack([torch.cat([mu, norm], -1), size, (spread @ sums).sqrt()], -3)
         return torch.where(still, torch.nan, found)
 
-    value, half = jackknife(torch.cat([e, (e - middle).square(), (e.square() @ sums).sqrt()], -1), measures)
+    value, half = jackknife(parts, measures)
     bound = torch.where(still, torch.nan, SIGMAS * (error / trajectories @ sums).sqrt()).expand_as(value)
     reach = torch.hypot(half, bound)
     low, high = value - reach, value + reach
@@ -84,15 +95,15 @@ def morris(emulator: Any, *, seed: int, trajectories: int = 128, levels: int = 4
 
 
 def _walks(count: int, d: int, levels: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """u `[count, d + 1, d]`, and which parameter each step moves and whether up (1) or down (-1), both `[count, d]`."""
+    """u `[count, d + 1, d]`, and which parameter each step moves and by how much of the range, both `[count, d]`."""
     start = rng.integers(0, levels, (count, d))
+    end = (start + rng.integers(-(-levels // 4), 3 * levels // 4 + 1, (count, d))) % levels
     order = rng.permuted(np.tile(np.arange(d), (count, 1)), axis=1)
-    up = np.where(start < levels // 2, 1, -1)
     when = np.argsort(order, axis=1)  # [count, d]: the step in which a parameter moves
     gone = np.arange(d + 1)[None, :, None] > when[:, None, :]
-    level = start[:, None, :] + gone * (up * (levels // 2))[:, None, :]
-    u, sign = (level + 0.5) / levels, np.take_along_axis(up, order, 1)
-    return torch.from_numpy(u), torch.from_numpy(order), torch.from_numpy(sign).double()
+    u = (np.where(gone, end[:, None, :], start[:, None, :]) + 0.5) / levels
+    by = np.take_along_axis((end - start) / levels, order, 1)
+    return torch.from_numpy(u), torch.from_numpy(order), torch.from_numpy(by)
 
 
 def dgsm(emulator: Any, *, seed: int, n: int = 1024, progress: Progress | None = None) -> Indices:

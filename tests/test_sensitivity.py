@@ -300,7 +300,7 @@ def test_sentences():
     assert "; interactions hold 2" in said
     line = sobol(Known(lambda t: t.sum(-1, keepdim=True), *[Uniform(0, 1)] * 5), seed=0).sentence("y")
     assert "; 2 more parameters less; interactions hold no more than 1." in line
-    assert "is what y moves by when x2 crosses its range" in morris(Known(*ISHIGAMI), seed=0).sentence("y")
+    assert "is what y moves by when x1 crosses its range" in morris(Known(*ISHIGAMI), seed=0).sentence("y")
     assert "of the variance of y at most involves x" in dgsm(Known(*ISHIGAMI), seed=0).sentence("y")
 
 
@@ -310,8 +310,9 @@ def test_sentences():
      (lambda e: sobol(e, seed=0, n=256), "n must be a power of 2, 512 or more. Got 256."),
      (lambda e: sobol(e, seed=0, n=512.0), "n must be a power of 2, 512 or more. Got 512.0."),
      (lambda e: dgsm(e, seed=0, n=100), "n must be a power of 2, 64 or more. Got 100; 128 is the next."),
-     (lambda e: morris(e, seed=0, trajectories=2), "trajectories must be a whole number, 8 or more. Got 2."),
-     (lambda e: morris(e, seed=0, levels=5), "levels must be even, so that half the range is a step of the grid. Got 5."),
+     (lambda e: morris(e, seed=0, trajectories=2), "trajectories must be a whole number, 16 or more. Got 2."),
+     (lambda e: morris(e, seed=0, trajectories=20), "trajectories must be a multiple of 16, the parts that tell their "
+      "scatter. Got 20; 32 is the next."),
      (lambda e: sobol(e, seed=0)["frist"], "sobol has no measure 'frist'; it has first, total. Did you mean \"first\"?"),
      (lambda e: sobol(e, seed=0).sentence("z"), "there are no indices of 'z'; there are some of y.")],
 )  # fmt: skip
@@ -341,53 +342,61 @@ def test_a_real_emulator_of_every_prior():
 
 
 def test_elementary_effects_as_salib_finds_them():
-    """The same trajectories in both: SALib divides by its own step, 2/3 for four levels, where ours is 1/2."""
+    """The same trajectories in both: SALib divides by its own step, 2/3 for four levels, where that of two is 1/2."""
     from SALib.analyze import morris as analyse
 
     problem = {"num_vars": 3, "names": ["x1", "x2", "x3"], "bounds": [[0, 1]] * 3}
     wave = Known(
         lambda t: (3 * t[..., 0] - 2 * t[..., 1] + t[..., 0] * t[..., 2] ** 2)[..., None], *[Uniform(0, 1)] * 3
     )
-    found = morris(wave, seed=3, trajectories=50)
-    u = _walks(50, 3, 4, np.random.default_rng(3))[0].reshape(-1, 3)
+    found = morris(wave, seed=3, trajectories=96, levels=2)
+    u = _walks(96, 3, 2, np.random.default_rng(3))[0].reshape(-1, 3)
     judge = analyse.analyze(problem, u.numpy(), wave.function(u)[:, 0].numpy(), num_levels=4, seed=1)
     ratio = (4 / (2 * 3)) / 0.5
-    for ours, theirs in (("mu", "mu"), ("mu_star", "mu_star"), ("sigma", "sigma")):
-        np.testing.assert_allclose(
-            found[ours].value[:, 0], np.asarray(judge[theirs], float) * ratio, rtol=1e-10, atol=1e-12
-        )
-    np.testing.assert_allclose(found["mu_star"].sampling[2, 0], judge["mu_star_conf"][2] * ratio, rtol=0.25)
+    for name in ("mu", "mu_star", "sigma"):
+        theirs = np.asarray(judge[name], float) * ratio
+        np.testing.assert_allclose(found[name].value[:, 0], theirs, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(found["mu_star"].sampling[2, 0], judge["mu_star_conf"][2] * ratio, rtol=0.5)
 
 
-def test_trajectories_are_what_they_say():
-    """Every step moves one parameter by half the range, every parameter moves once, every level is as likely."""
-    u, moved, sign = _walks(400, 5, 6, np.random.default_rng(0))
+@pytest.mark.parametrize("levels", [2, 3, 4, 16])
+def test_trajectories_are_what_they_say(levels):
+    """Every parameter moves once, by a quarter of the range at least; every level is as likely at every place."""
+    count, d = 4000, 3
+    u, moved, by = _walks(count, d, levels, np.random.default_rng(0))
     step = u.diff(dim=1)
-    assert torch.equal((step.abs() > 1e-9).sum(-1), torch.ones(400, 5, dtype=torch.long))
-    torch.testing.assert_close(step.gather(2, moved[..., None])[..., 0], 0.5 * sign)
-    assert torch.equal(moved.sort(1).values, torch.arange(5).expand(400, 5))
-    shares = np.bincount((u.numpy() * 6 - 0.5).round().astype(int).ravel(), minlength=6) / u.numel()
-    np.testing.assert_allclose(shares, 1 / 6, atol=0.02)
+    assert torch.equal((step.abs() > 1e-9).sum(-1), torch.ones(count, d, dtype=torch.long))
+    torch.testing.assert_close(step.gather(2, moved[..., None])[..., 0], by)
+    assert torch.equal(moved.sort(1).values, torch.arange(d).expand(count, d))
+    assert by.abs().min() >= 0.25
+    for place in (0, d):
+        seen = np.bincount((u[:, place].numpy() * levels - 0.5).round().astype(int).ravel(), minlength=levels)
+        assert (np.abs(seen - count * d / levels) < 4 * np.sqrt(count * d / levels)).all()
 
 
 def test_intervals_of_elementary_effects_hold_the_closed_form():
-    """y = a b^2 on the unit square, four levels: EE_a = b^2, EE_b = a (b + b'), over b in eighths."""
-    level = (np.arange(4) + 0.5) / 4
-    want_a, want_b = (level**2).mean(), 0.5 * np.mean([level[i] + level[(i + 2) % 4] for i in range(4)])
-    held = np.zeros(2, int)
+    """y = a b^2 on the unit square: EE_a = b^2, EE_b = a (b + b'), over the levels."""
+    level, held = (np.arange(16) + 0.5) / 16, np.zeros(2, int)
+    want = [(level**2).mean(), 0.5]
     for seed in range(100):
         found = morris(Known(lambda t: t[..., :1] * t[..., 1:] ** 2, Uniform(0, 1), Uniform(0, 1)), seed=seed)[
             "mu_star"
         ]
-        held += (found.low[:, 0] <= [want_a, want_b]) & ([want_a, want_b] <= found.high[:, 0])
+        held += (found.low[:, 0] <= want) & (want <= found.high[:, 0])
     assert (held >= binom.ppf(1e-4, 100, 0.95)).all()
     assert (held <= 99).all()
+
+
+def test_an_output_with_a_period_of_half_the_range_is_not_missed():
+    """sin^2 x2 of Ishigami's function has one; a fixed step of half the range sees nothing of it."""
+    assert morris(Known(*ISHIGAMI), seed=0)["mu_star"].low[1, 0] > 5
+    assert morris(Known(*ISHIGAMI), seed=0, levels=2)["mu_star"].high[1, 0] < 1e-9
 
 
 def test_elementary_effects_carry_the_error_of_the_emulator():
     """A function off by z times a step of one parameter, the worst that errors of one size can do to an effect."""
     line = Known(lambda t: t.sum(-1, keepdim=True), Uniform(0, 1), Uniform(0, 1), sd=lambda t: 0.01 + 0 * t[..., :1])
-    found = morris(line, seed=0)["mu_star"]
+    found = morris(line, seed=0, levels=2)["mu_star"]
     z = norm.ppf((np.arange(400) + 0.5) / 400)
     truth = 1 + z * 0.01 * (1 - -1) / 0.5  # + 1 above the middle of x1, -1 below
     held = (found.low[0, 0] <= truth) & (truth <= found.high[0, 0])
@@ -395,9 +404,11 @@ def test_elementary_effects_carry_the_error_of_the_emulator():
 
 
 def test_elementary_effects_of_a_normal_parameter_are_finite():
-    found = morris(Known(lambda t: t.sum(-1, keepdim=True), Normal(0, 1), LogUniform(1, 100)), seed=0)
-    step = (norm.ppf(0.625) - norm.ppf(0.125)) / 0.5  # both steps of the grid are of that size
-    assert found["mu"].value[0, 0] == pytest.approx(step, rel=1e-9)
+    found = morris(Known(lambda t: t.sum(-1, keepdim=True), Normal(0, 1), LogUniform(1, 100)), seed=0, levels=2)
+    assert found["mu"].value[0, 0] == pytest.approx(2 * norm.ppf(0.75) / 0.5, rel=1e-9)
+    assert np.isfinite(
+        morris(Known(lambda t: t.sum(-1, keepdim=True), Normal(0, 1), Normal(0, 1)), seed=0)["mu"].value
+    ).all()
 
 
 # -- derivative-based indices ----------------------------------------------------------------------------------------
