@@ -67,8 +67,8 @@ class Indices:
     def column(self, output: str) -> int:
         """Where an output, or a whole field, stands in the last axis."""
         if output not in self.outputs:
-            raise InputError(f"there are no indices of {output!r}; there are some of {', '.join(self.outputs)}."
-                             f"{nearest(output, self.outputs)}")  # fmt: skip
+            known = f"{', '.join(self.outputs)}.{nearest(output, self.outputs)}"
+            raise InputError(f"there are no indices of {output!r}; there are some of {known}")
         return self.outputs.index(output)
 
     def to_pandas(self) -> "pandas.DataFrame":
@@ -118,10 +118,10 @@ class Indices:
         if output in self.undefined:
             return f"{output} does not vary with the parameters, so its indices are undefined."
         order = np.argsort(-m.value[:, j], kind="stable")
-        said = [f"{_number(m, i, j, self.method)} {words.format(output, m.terms[i])}" if rank == 0
-                else f"{_number(m, i, j, self.method)} {m.terms[i]}" for rank, i in enumerate(order[:3])]  # fmt: skip
+        said = [f"{_number(m, i, j, self.method)} {m.terms[i] if rank else words.format(output, m.terms[i])}"
+                for rank, i in enumerate(order[:3])]  # fmt: skip
         rest = len(order) - len(said)
-        tail = f"; {rest} more parameter{'s' if rest > 1 else ''} less" if rest else ""
+        tail = f"; {rest} other{'s' if rest > 1 else ''} less" if rest else ""
         return f"{', '.join(said)}{tail}{self._together(j)}."
 
     def _together(self, j: int) -> str:
@@ -171,13 +171,16 @@ def jackknife(parts: Tensor, g: Callable[[Tensor], Tensor]) -> tuple[Tensor, Ten
     return g(parts.mean(0)), float(t.ppf((1 + COVERED) / 2, r - 1)) * error
 
 
-def grouped(outputs: Any) -> tuple[tuple[str, ...], Tensor]:
-    """Labels of the c columns of indices, and the sums `[m, c]` that they are of: every output, every vector field."""
-    vectors = [f.name for f in outputs.fields if f.size > 1]
+def grouped(outputs: Any, mean: Tensor) -> tuple[tuple[str, ...], Tensor]:
+    """Labels of the c columns of indices, and the weights `[m, c]` of the squares that they are of: every output by
+    itself, and every vector field as the mean over its outputs, of y / mean `[m]` where the field is positive."""
+    vectors = [f for f in outputs.fields if f.size > 1]
     columns = torch.zeros((outputs.size, len(vectors)), dtype=torch.float64)
-    for j, name in enumerate(vectors):
-        columns[outputs.slices[name], j] = 1.0
-    return (*outputs.labels, *vectors), torch.cat([torch.eye(outputs.size, dtype=torch.float64), columns], 1)
+    for j, f in enumerate(vectors):
+        part = outputs.slices[f.name]
+        columns[part, j] = 1 / f.size / (mean[part].square().clamp_min(1e-300) if f.positive else 1.0)
+    labels = (*outputs.labels, *(f.name for f in vectors))
+    return labels, torch.cat([torch.eye(outputs.size, dtype=torch.float64), columns], 1)
 
 
 def need_whole(name: str, value: Any, least: int, *, power: bool = False) -> None:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from emulate.errors import InputError
-from emulate.indices import SIGMAS, Indices, Measure, grouped, jackknife, need_variation, need_whole
+from emulate.indices import SIGMAS, Indices, Measure, jackknife, need_variation, need_whole
 from emulate.seeds import replicates
-from emulate.sensitivity import CONSTANT, PARTS, Progress, evaluate, points
+from emulate.sensitivity import CONSTANT, PARTS, Progress, evaluate, points, prepared
 from emulate.space import LogUniform, Normal, Parameter, TruncatedNormal
 
 _NUMBERS = 2**21  # outputs that are held at once
@@ -23,7 +23,8 @@ def morris(emulator: Any, *, seed: int, trajectories: int = 128, levels: int = 1
 
     mu is their mean, mu_star the mean of their size and sigma their standard deviation (Morris 1991; Campolongo,
     Cariboni and Saltelli 2007), in units of the output per whole range of the prior. Of a vector field: the size is the
-    norm of its effects, mu the norm of their means, sigma the root of the summed variances.
+    root mean square of its effects, mu that of their means, sigma that of their standard deviations; where the field is
+    positive, of y over its mean.
 
     A trajectory starts at random on the grid and moves every parameter once, in random order. The `levels` are the
     middles of equal shares of the prior, (k + 1/2) / levels: none lies at infinity where a prior is normal. A step goes
@@ -49,7 +50,7 @@ def morris(emulator: Any, *, seed: int, trajectories: int = 128, levels: int = 1
     if trajectories % PARTS:
         raise InputError(f"trajectories must be a multiple of {PARTS}, the parts that tell their scatter. Got "
                          f"{trajectories}; {-(-trajectories // PARTS) * PARTS} is the next.")  # fmt: skip
-    labels, sums = grouped(emulator.outputs)
+    labels, sums, _ = prepared(emulator, seed)
     d, m = emulator.space.d, emulator.outputs.size
     walks = _walks(trajectories, d, levels, np.random.default_rng(seed))
     rows = max(1, _NUMBERS // (m * (d + 1)))
@@ -113,8 +114,8 @@ def dgsm(emulator: Any, *, seed: int, n: int = 1024, progress: Progress | None =
     Iooss, Popelin and Gamboa 2013): (b - a)^2 / pi^2 for a uniform x on [a, b], sd^2 for a normal one, and no more than
     either for a truncated normal (Payne and Weinberger 1960; Bakry and Emery 1985). x is theta, and ln theta where the
     prior is log-uniform; nu is over theta always, in squared units of the output over those of the parameter. Both of a
-    whole field are sums over its outputs. A bound that is small shows that a parameter can be dropped; one above 1 tells
-    nothing.
+    whole field are means over its outputs, of y over its mean where the field is positive. A bound that is small shows
+    that a parameter can be dropped; one above 1 tells nothing.
 
     n points, a power of 2, cost n Jacobians. The interval holds the finite number of points only: what the emulator's
     own gradient is off by, the predicted variance does not tell. Hold it against the simulator's by `emulate validate`.
@@ -133,8 +134,7 @@ def dgsm(emulator: Any, *, seed: int, n: int = 1024, progress: Progress | None =
     """
     need_whole("n", n, 4 * PARTS, power=True)
     space = emulator.space
-    labels, sums = grouped(emulator.outputs)
-    centre = evaluate(emulator, space.from_unit(points(space.d, 256, seed)))[0].mean(0)
+    labels, sums, centre = prepared(emulator, seed)
     constants = torch.tensor([_poincare(p) for p in space.parameters], dtype=torch.float64)[:, None]
     logs = torch.tensor([isinstance(p.prior, LogUniform) for p in space.parameters])
     parts, done = [], 0

@@ -3,7 +3,8 @@ r"""Sobol indices: which share of an output's variance over the prior comes from
     S_i = Var E[y | theta_i] / Var y,    T_i = E Var[y | all but theta_i] / Var y,    S_ij = Var E[y | i, j] / Var y - S_i - S_j
 
 (Sobol 1993; Homma and Saltelli 1996), for independent parameters. Those of a whole field are the sums of the outputs'
-numerators over the sum of their variances (Lamboni, Monod and Makowski 2011; Gamboa, Janon, Klein and Lagnoux 2014).
+numerators over the sum of their variances (Lamboni, Monod and Makowski 2011; Gamboa, Janon, Klein and Lagnoux 2014); where
+the field is positive, of y over its mean: fractions, so that a spectrum's high values do not drown its low ones.
 
 What the interval holds. *Sampling*: 16 independently scrambled Sobol sequences (Owen 1997), jackknifed. *The emulator's
 error*: the simulator is f = mu + delta, mu the predicted mean and delta Gaussian with the predicted variance s^2(theta) at
@@ -68,8 +69,7 @@ def sobol(emulator: Any, *, seed: int, n: int = 4096, pairs: bool = False, progr
     if d < 2:
         raise InputError("sensitivity needs two parameters or more to compare. Got one, which explains all there is.")
     two = list(combinations(range(d), 2)) if pairs else []
-    labels, sums = grouped(emulator.outputs)
-    centre = evaluate(emulator, emulator.space.from_unit(points(d, 256, seed)))[0].mean(0)
+    labels, sums, centre = prepared(emulator, seed)
     parts = []
     for r, key in enumerate(replicates(seed, PARTS)):
         tick = (lambda done, r=r: progress(r * (n // PARTS) + done, n)) if progress else lambda done: None
@@ -145,6 +145,12 @@ def _crossed(a: Tensor, b: Tensor) -> Iterator[Tensor]:
         x = a.clone()
         x[:, i] = b[:, i]
         yield x
+
+
+def prepared(emulator: Any, seed: int) -> tuple[tuple[str, ...], Tensor, Tensor]:
+    """Labels of the indices, the weights of their squares `[m, c]`, and about the mean of every output `[m]`."""
+    centre = evaluate(emulator, emulator.space.from_unit(points(emulator.space.d, 256, seed)))[0].mean(0)
+    return *grouped(emulator.outputs, centre), centre
 
 
 def points(dimensions: int, n: int, seed: int) -> Tensor:

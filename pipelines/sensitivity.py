@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _SCOPE = "sensitivity"
 _SHOWN = 6  # outputs of the table and of MLflow; the files hold all
+_KEY = ("alone, with others: first-order and total Sobol index, shares of the variance over the prior. at most: bound of the "
+        "total from gradients. mu*, sigma: size and spread of what the output moves by per whole range.")  # fmt: skip
 _ROUNDING = 1e-12  # of the largest effect of an output
 _TOLD = 0.02  # a half-width worth a word on how to narrow it
 
@@ -43,8 +45,8 @@ def command(study: "Study", terminal: "Terminal", *, samples: int, name: str = "
         found = measured(bench, emulator, samples, pairs=pairs)
         seconds = watch.seconds
         shown = leading(emulator.outputs)
-        _print(bench, name, found, shown)
-        sentences = [found["sobol"].sentence(output) for output in shown]
+        _print(bench, name, found, emulator.outputs)
+        sentences = [found["sobol"].sentence(output) + _pair(found["sobol"], output) for output in shown]
         for sentence in sentences:
             terminal.say(sentence)
         if advice := narrower(found["sobol"], shown):
@@ -117,28 +119,41 @@ def narrower(found: Indices, shown: list[str]) -> str:
             f"variance; {emulator:.2g} from the emulator's error): a higher --samples narrows them.")  # fmt: skip
 
 
-def _print(bench: Workbench, name: str, found: dict[str, Indices], shown: list[str]) -> None:
-    rows = []
-    for output in shown:
+def _print(bench: Workbench, name: str, found: dict[str, Indices], outputs: "Outputs") -> None:
+    rows, shown = [], leading(outputs)
+    for output, field in zip(shown, outputs.fields):
+        unit = "%" if field.size > 1 and field.positive else field.unit  # fractions, as the indices of such fields are
         for i, parameter in enumerate(found["sobol"].parameters):
-            cells = [_cell(found[method], measure, i, output)
+            cells = [_cell(found[method], measure, i, output, unit)
                      for method, measure in (("sobol", "first"), ("sobol", "total"), ("dgsm", "bound"), ("morris", "mu_star"),
                                              ("morris", "sigma"))]  # fmt: skip
             rows.append((output if i == 0 else "", parameter, *cells))
     bench.terminal.table(f"{bench.study.name}: sensitivity of {name}, with 95 % intervals",
                          ("output", "parameter", "alone", "with others", "at most", "mu*", "sigma"), rows)  # fmt: skip
+    bench.terminal.say(_KEY)
     left = len(found["sobol"].outputs) - len(shown)
     if left:
         bench.terminal.say(f"The indices of {left} more outputs, one by one, are in indices.csv.")
 
 
-def _cell(found: Indices, measure: str, i: int, output: str) -> str:
+def _pair(found: Indices, output: str) -> str:
+    """The pair of parameters that work together most, where pairs were asked for."""
+    if "second" not in {m.name for m in found.measures} or output in found.undefined:
+        return ""
+    m, j = found["second"], found.column(output)
+    i = int(np.argmax(m.value[:, j]))
+    value, low, high = (100 * float(x[i, j]) for x in (m.value, m.low, m.high))
+    return f" The strongest pair is {m.terms[i].replace(':', ' with ')}: {value:.2g} % ({low:.2g} to {high:.2g} %)."
+
+
+def _cell(found: Indices, measure: str, i: int, output: str, unit: str) -> str:
     m, j = found[measure], found.column(output)
     value, low, high = m.value[i, j], m.low[i, j], m.high[i, j]
     if not np.isfinite(value):
         return "undefined"
     if found.method == "morris":
-        return f"{value:.3g}" if value > _ROUNDING * found["mu_star"].value[:, j].max() else "0"
+        seen = value > _ROUNDING * found["mu_star"].value[:, j].max()
+        return f"{value * (100 if unit == '%' else 1) if seen else 0:.3g} {unit}".strip()
     if measure == "bound":
         return f"{100 * high:.3g} %" if high < 1 else "100 %"
     return f"{100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f})"

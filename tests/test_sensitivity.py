@@ -211,9 +211,23 @@ def test_a_field_is_judged_by_its_summed_variances():
         assert ((found[name].low - 1e-12 <= want) & (want <= found[name].high + 1e-12)).all()
     slopes = morris(e, seed=0)
     norm_of_field = slopes["mu_star"].value[:, 3]
-    np.testing.assert_allclose(norm_of_field, slopes["mu_star"].value[:, :2].sum(1), rtol=1e-12)  # one output each
+    one_each = slopes["mu_star"].value[:, :2].sum(1)
+    np.testing.assert_allclose(norm_of_field, one_each / math.sqrt(2), rtol=1e-12)
     bound = dgsm(e, seed=0)["bound"].value
     assert np.abs(bound - want).max() < 0.02  # linear functions of normal parameters attain the bound
+
+
+def test_a_positive_field_is_judged_by_its_fractions():
+    """1000 (3 + a) and 3 + b: a holds all of the variance, and half of that of the fractions."""
+    shares = {}
+    for positive in (True, False):
+        e = Known(lambda t: (3 + t) * torch.tensor([1000.0, 1.0]), Uniform(-1, 1), Uniform(-1, 1),
+                  fields=(Field("p", "W", positive, "k", (1.0, 2.0), ""),))  # fmt: skip
+        shares[positive] = sobol(e, seed=0)["total"].value[:, -1]
+        star = morris(e, seed=0)["mu_star"].value[:, -1]
+        assert star == pytest.approx([2 / 3 / 2**0.5] * 2 if positive else [2000 / 2**0.5, 2 / 2**0.5], rel=1e-3)
+    assert shares[True] == pytest.approx([0.5, 0.5], abs=0.01)
+    assert shares[False] == pytest.approx([1, 0], abs=0.01)
 
 
 def test_a_scalar_summary_is_an_emulator_too():
@@ -299,7 +313,7 @@ def test_sentences():
     assert " %) of the variance of y comes from x2 alone, 31." in said
     assert "; interactions hold 2" in said
     line = sobol(Known(lambda t: t.sum(-1, keepdim=True), *[Uniform(0, 1)] * 5), seed=0).sentence("y")
-    assert "; 2 more parameters less; interactions hold no more than 1." in line
+    assert "; 2 others less; interactions hold no more than 1." in line
     assert "is what y moves by when x1 crosses its range" in morris(Known(*ISHIGAMI), seed=0).sentence("y")
     assert "of the variance of y at most involves x" in dgsm(Known(*ISHIGAMI), seed=0).sentence("y")
 

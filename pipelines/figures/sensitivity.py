@@ -76,7 +76,9 @@ def effects(space: Space, outputs: Outputs, morris: Indices) -> Figure:
             continue
         output, field = shown[k]
         title(ax, field.name)
-        name_axes(ax, f"effect, $\\mu^*${unit_text(field.unit)}", f"its spread, $\\sigma${unit_text(field.unit)}")
+        relative = field.size > 1 and field.positive
+        unit = " / mean" if relative else unit_text(field.unit)
+        name_axes(ax, f"effect, $\\mu^*${unit}", f"its spread, $\\sigma${unit}")
         if output in morris.undefined:
             say(ax, "does not vary")
             continue

@@ -92,6 +92,8 @@ def test_the_table_and_the_sentences(done):
     assert "output ┃ parameter ┃ alone ┃ with others ┃ at most ┃ mu* ┃ sigma" in output.replace("  ", " ")
     assert "of the variance of p comes from a alone, " in output
     assert "of the variance of q comes from b alone, " in output
+    assert "The strongest pair is a with b: 0" in output
+    assert "mu*, sigma: size and spread" in output
     assert "still does not vary with the parameters, so its indices are undefined." in output
     assert "The indices of 3 more outputs, one by one, are in indices.csv." in output
 
