@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.stats import binom, norm
 
+from emulate.anchored import anchored
 from emulate.distributions import Exact, Gaussian
 from emulate.emulator import fit
 from emulate.emulators.gp import GP
@@ -491,3 +492,55 @@ def test_half_widths_are_those_of_students_t():
     value, half = jackknife(x, lambda mean: mean)
     np.testing.assert_allclose(half, 2.776445105 * x.std(0) / math.sqrt(5), rtol=1e-8)
     assert abs(float((value.abs() <= half).double().mean()) - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 2000)
+
+
+# -- held against true runs ------------------------------------------------------------------------------------------
+
+
+def held_out(case: str, n: int, seed: int):
+    from emulate.designs.sobol import Sobol
+    from emulate.runs import Runs
+
+    function, *priors = CASES[case][0]
+    space = Known(function, *priors).space
+    theta = space.from_unit(torch.from_numpy(Sobol().points(n, space.d, seed=seed)))
+    return Runs.of(space, Outputs(Y), theta.numpy(), function(theta).numpy())
+
+
+@pytest.mark.parametrize("length", [0.1, 0.5, 3.0])
+def test_held_out_runs_hold_the_truth_of_a_wrong_emulator_that_says_it_is_right(length):
+    """Ishigami's function off by a random field of a fifth of its spread, a predicted variance of 0, 20 true runs."""
+    known, held, widths = ishigami_indices(), {"first": np.zeros(3, int), "total": np.zeros(3, int)}, []
+    for seed in range(30):
+        error = field(seed, length, 3)
+        wrong = Known(lambda t, e=error: ishigami(t) + 0.2 * 3.72 * e((t + PI) / (2 * PI)), *ISHIGAMI[1:])
+        found = anchored(sobol(wrong, seed=seed, n=512), wrong, held_out("ishigami", 20, seed + 500), seed=seed)
+        for name in held:
+            held[name] += (found[name].low[:, 0] <= known[name]) & (known[name] <= found[name].high[:, 0])
+            assert ((found[name].low <= found[name].value) & (found[name].value <= found[name].high)).all()
+            widths.append(found[name].emulator.max())
+    assert all((h >= binom.ppf(1e-4, 30, 0.95)).all() for h in held.values()), held
+    assert np.median(widths) < 0.3  # the worst case of such an error is 0.39
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_held_out_runs_narrow_what_a_trained_process_leaves_open(case):
+    known = CASES[case][1]
+    e = fit(GP(starts=1), held_out(case, 100, 0), seed=0)
+    worst = sobol(e, seed=0, n=1024)
+    found = anchored(worst, e, held_out(case, 40, 900), seed=0)
+    for name in ("first", "total"):
+        assert ((found[name].low[:, 0] <= known[name]) & (known[name] <= found[name].high[:, 0])).all()
+        assert found[name].emulator.max() < 0.6 * worst[name].emulator.max()
+    assert found.settings["held_out"] == 40
+
+
+def test_an_exact_emulator_needs_nothing_of_its_held_out_runs():
+    e = Known(*ISHIGAMI)
+    found = anchored(sobol(e, seed=0, n=512, pairs=True), e, held_out("ishigami", 8, 1), seed=0)
+    assert found["total"].emulator.max() < 1e-12
+    assert [m.name for m in found.measures] == ["first", "total", "second"]
+    with pytest.raises(
+        InputError, match=r"anchored needs Sobol indices and 8 finished held-out runs or more. Got sobol and 7"
+    ):
+        anchored(found, e, held_out("ishigami", 7, 1), seed=0)
