@@ -14,7 +14,7 @@ from pipelines.workbench import Workbench, one_thread
 
 if TYPE_CHECKING:
     from emulate.emulator import Emulator
-    from emulate.runs import Outputs
+    from emulate.runs import Outputs, Runs
     from pipelines.study import Study
     from pipelines.terminal import Terminal
 
@@ -27,7 +27,7 @@ _TOLD = 0.02  # a half-width worth a word on how to narrow it
 
 
 def command(study: "Study", terminal: "Terminal", *, samples: int, name: str = "", pairs: bool = False) -> int:
-    """Print, draw and keep the indices of an emulator of the study; only files of train and validate are read."""
+    """Print, draw and keep the indices of an emulator of the study; only files of earlier stages are read."""
     from pipelines.figures import sensitivity as figures
 
     if samples < 2048 or samples & (samples - 1):
@@ -79,17 +79,29 @@ def command(study: "Study", terminal: "Terminal", *, samples: int, name: str = "
 
 
 def measured(bench: Workbench, emulator: "Emulator", samples: int, *, pairs: bool = False) -> dict[str, Indices]:
-    """Sobol and derivative-based indices and elementary effects, by method."""
+    """Sobol and derivative-based indices and elementary effects, by method; the first held against the held-out runs
+    where there are enough of them."""
+    from emulate.anchored import LEAST, anchored
     from emulate.screening import dgsm, morris
     from emulate.sensitivity import sobol
 
     with bench.terminal.bar("Sobol indices", total=samples) as tick:
         shares = sobol(emulator, seed=bench.seed("sensitivity/sobol"), n=samples, pairs=pairs, progress=tick)
+    seed, runs = bench.seed("sensitivity/held out"), _held_out(bench)
+    if runs is not None and len(runs) >= LEAST:
+        with bench.terminal.bar("held-out runs", total=len(runs)) as tick:
+            shares = anchored(shares, emulator, runs, seed=seed, progress=tick)
     with bench.terminal.bar("elementary effects", total=samples // 32) as tick:
         effects = morris(emulator, seed=bench.seed("sensitivity/morris"), trajectories=samples // 32, progress=tick)
     with bench.terminal.bar("gradients", total=samples // 8) as tick:
         slopes = dgsm(emulator, seed=bench.seed("sensitivity/dgsm"), n=samples // 8, progress=tick)
     return {"sobol": shares, "morris": effects, "dgsm": slopes}
+
+
+def _held_out(bench: Workbench) -> "Runs | None":
+    """The finished held-out runs that are stored, None before the design stage."""
+    there = (bench.folder / "design" / "points.csv").exists() and (bench.folder / "store" / "store.json").exists()
+    return bench.runs(bench.points("held_out")).finished() if there else None
 
 
 def leading(outputs: "Outputs") -> list[str]:
@@ -131,6 +143,9 @@ def _print(bench: Workbench, name: str, found: dict[str, Indices], outputs: "Out
     bench.terminal.table(f"{bench.study.name}: sensitivity of {name}, with 95 % intervals",
                          ("output", "parameter", "alone", "with others", "at most", "mu*", "sigma"), rows)  # fmt: skip
     bench.terminal.say(_KEY)
+    held = found["sobol"].settings.get("held_out")
+    bench.terminal.say(f"Intervals hold the error of the samples, and that of the emulator as "
+                       f"{f'{held} held-out runs' if held else 'its own predicted variance'} show it.")  # fmt: skip
     left = len(found["sobol"].outputs) - len(shown)
     if left:
         bench.terminal.say(f"The indices of {left} more outputs, one by one, are in indices.csv.")

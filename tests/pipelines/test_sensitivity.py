@@ -94,6 +94,7 @@ def test_the_table_and_the_sentences(done):
     assert "of the variance of q comes from b alone, " in output
     assert "The strongest pair is a with b: 0" in output
     assert "mu*, sigma: size and spread" in output
+    assert "and that of the emulator as 8 held-out runs show it." in output
     assert "still does not vary with the parameters, so its indices are undefined." in output
     assert "The indices of 3 more outputs, one by one, are in indices.csv." in output
 
@@ -103,7 +104,13 @@ def test_the_files_hold_the_closed_forms(done):
     body = files.read_json(folder / "indices.json")
     found = Indices.from_dict(body["sobol"])
     assert found.undefined == ("still",)
-    assert found.settings == {"n": 2048, "seed": found.settings["seed"], "evaluations": 2048 * 6, "sequences": 16}
+    assert found.settings == {
+        "n": 2048,
+        "seed": found.settings["seed"],
+        "evaluations": 2048 * 6,
+        "sequences": 16,
+        "held_out": 8,
+    }
     for output, want in known().items():
         j = found.column(output)
         for name in ("first", "total"):
