@@ -17,7 +17,8 @@ degree of freedom has the heaviest tail there (Szekely and Bakirov 2003). Both h
 
 So the interval trusts the predicted variance and nothing else. It is wide for a poor emulator, wider than realisations of
 one process would make it (Marrel, Iooss, Laurent and Roustant 2009; Le Gratiet, Cannamela and Iooss 2014), which must
-know the correlation; runs that were held out narrow it and trust nothing (`emulate.anchored`). The noise of a stochastic simulator is part of its predicted variance and counts as error.
+know the correlation; runs that were held out narrow it and trust nothing (`emulate.anchored`). The noise of a stochastic
+simulator is part of its predicted variance and counts as error here.
 """
 
 import math
