@@ -35,7 +35,7 @@ parameters: {x: {uniform: [0, WIDTH]}, z: {uniform: [0, 1]}}
 simulator: {use: function, call: "trouble:by_chance", argument: array, stochastic: true,
             outputs: [{name: a}, {name: b}]}
 design: {runs: RUNS, held_out: 4}
-simulate: {timeout: 3.0, require: 0.5, retries: {crashed: 0}}
+simulate: {timeout: 3.0, require: 0.5, retries: {crashed: 0, lost: 4}}  # of workers that tests kill, not runs
 cluster: CLUSTER
 emulators: {polynomial: }
 infer: {likelihood: {absolute_error: 1}}
