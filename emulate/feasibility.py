@@ -119,7 +119,7 @@ class Feasibility(torch.nn.Module):
             return f"{head} Nowhere in the prior is failure likelier than success."
         ranges = [r for i in range(self.space.d) if (r := self._range(i, theta[:, i], lost))]
         where = " and ".join(ranges) or "no parameter's range alone says where; see the figure"
-        return f"{head} Failure is likelier than success in {100 * share:.2g} % of the prior: {where}."
+        return f"{head} Failure is likelier than success in {100 * share:.3g} % of the prior: {where}."
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write the folder that `Feasibility.load` reads: JSON and safetensors, no code."""

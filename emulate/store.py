@@ -285,6 +285,11 @@ class RunStore:
             if e.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StoreError(f"the disk that holds {self.path} is full ({e.strerror}). Free space there and start "
                                  "the same command again; committed runs are kept.") from e  # fmt: skip
+            where = str(e.filename2 or e.filename or "")
+            if e.errno in (errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.EEXIST) and where.startswith(self._runs):
+                raise StoreError(f"{where} must be a folder of the store. Got {e.strerror}: something else lies there, or on "
+                                 f"the way; `emulate store verify {self.path}` names all that is odd, --quarantine moves "
+                                 "it aside.") from e  # fmt: skip
             raise StoreError(f"{self.path} must be a folder that can be written to. Got {type(e).__name__}: "
                              f"{e.strerror}; mend its permissions, or use another folder.") from e  # fmt: skip
 

@@ -16,6 +16,8 @@ import gc
 import importlib
 import json
 import os
+import resource
+import signal
 import socket
 import sys
 import time
@@ -27,6 +29,7 @@ from pipelines.limits import Limits, in_words
 
 _LINES = 30  # of a traceback, kept in the log of a failed run
 _REASON = 2000  # characters of a reason
+_LIMITS = sorted(getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_"))
 _HIGH = 200  # descriptors from here on are out of the way of what a simulator closes
 
 
@@ -86,13 +89,16 @@ def serve(folder: str, most: int, broken: BaseException | None, requests: int, a
         return
     home, printed = os.open(".", os.O_RDONLY), fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, _HIGH)
     adopted = _list_of_children(os.getppid())
-    own = _started(adopted)
+    own, before, mask = _started(adopted), _limits(), os.umask(0o022)
+    os.umask(mask)
     for line in lines:
         _restore(home, printed)
         question = json.loads(line)
         found = _attempt(simulator, question, most)
         held = guard.resident(os.getpid()) if question["weigh"] else 0
-        answer(**found, number=question["number"], left=_left(own, adopted), resident=held)
+        os.umask(mask)
+        bound = _put_back(before)
+        answer(**found, number=question["number"], left=_left(own, adopted), bound=bound, resident=held)
 
 
 def build(spec: dict[str, Any]) -> Any:
@@ -128,6 +134,21 @@ def _restore(home: int, printed: int) -> None:
         os.dup2(printed, descriptor)
         if getattr(sys, name) is None or getattr(sys, name).closed:
             setattr(sys, name, open(descriptor, "w", buffering=1, errors="replace", closefd=False))  # noqa: SIM115
+
+
+def _limits() -> dict[int, tuple[int, int]]:
+    """The limits that the system holds this process to, by their numbers."""
+    return {n: resource.getrlimit(n) for n in _LIMITS}
+
+
+def _put_back(before: dict[int, tuple[int, int]]) -> bool:
+    """Undo what a run did to the limits of its process, and its alarm; True where the system does not let it."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for number, limit in _limits().items():
+        if limit != before[number]:
+            with contextlib.suppress(OSError, ValueError):
+                resource.setrlimit(number, before[number])
+    return _limits() != before
 
 
 def _left(own: frozenset[int], adopted: int | None) -> list[str]:
@@ -260,7 +281,5 @@ def _clean(text: str) -> str:
 
 def _peak() -> float:
     """The most that this process, or one that it started and waited for, held so far."""
-    import resource
-
     return guard.mebibytes(max(resource.getrusage(who).ru_maxrss
                                for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))  # fmt: skip

@@ -3,6 +3,7 @@
 import _thread
 import functools
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -124,6 +125,12 @@ def simulate(
 ) -> int:  # fmt: skip
     """Run the simulator at the points; what is stored is never run again."""
     changes = [*_with_retry(set_, retry_failed), *([] if until is None else [f"simulate.until={until}"])]
+    from emulate.errors import InputError
+
+    if verbose and only is None:
+        raise InputError("--verbose must stand with --only I: it prints what one run says. Add --only, or take it out.")
+    if only is not None and (until is not None or dry_run):
+        raise InputError("--only must stand without --until and --dry-run: it makes one run. Take one of them out.")
     if only is None:
         return _stages(["simulate"], study, changes, force or retry_failed, dry_run, quiet)
     from pipelines import trial
@@ -344,6 +351,8 @@ app.add_typer(commands(guarded), name="store")
 
 
 def main() -> None:
+    for number in (signal.SIGTERM, signal.SIGHUP):  # what a queue sends, and a terminal that closes: as Ctrl-C
+        signal.signal(number, signal.default_int_handler)
     sys.unraisablehook = functools.partial(_press_again, sys.unraisablehook)
     app()
 

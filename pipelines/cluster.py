@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import shutil
 import signal
 import socket
 import tempfile
@@ -48,6 +49,7 @@ class Cluster:
         self._keys: tempfile.TemporaryDirectory | None = None  # of TLS, where jobs read them
         self._environment = {name: os.environ.get(name) for name in _LEAKS}
         self._seen = False  # whether a worker was ever seen
+        self._refused: list[str] = []  # what the queue said of jobs that it did not take
         self._last = self._mended = 0.0  # when one was, and when lost ones were last replaced
 
     def workers(self) -> int:
@@ -59,6 +61,9 @@ class Cluster:
             self._start()
         while not (count := self._count()):
             patience = _PATIENCE.get(self._settings.use, _LONG)
+            if self._refused and not self._seen:
+                raise InputError(f"cluster.options: the queue must take the jobs. It said: {self._refused[0]}. Mend the "
+                                 "options; `--dry-run` shows the script of a job.")  # fmt: skip
             queued = self._settings.use in JOBS and not self._seen
             if not queued and time.monotonic() - self._last > patience:
                 raise Lost(f"it had no worker for {patience:g} s")
@@ -197,11 +202,16 @@ class Cluster:
         if s.use not in JOBS:
             return _named(s)
         job_class = _job_class(s.use)
+        submit = str(job_class.job_cls.submit_command).split()[0]
+        if shutil.which(submit) is None:
+            raise InputError(f"cluster.use: {s.use} hands its jobs to {submit}, which is not on the PATH. Start emulate on a "
+                             "machine that can submit jobs, or use another cluster.")  # fmt: skip
         if not s.certificates:  # keys of their own for this cluster, in a folder that the jobs see
             self._keys = tempfile.TemporaryDirectory(prefix=".emulate-keys-", dir=os.getcwd())
             make_certificates(Path(self._keys.name))
             s = replace(s, certificates=self._keys.name)
-        own = {"security": security(s), "scheduler_options": {"dashboard_address": "127.0.0.1:0"}}
+        own = {"security": security(s), "scheduler_options": {"dashboard_address": "127.0.0.1:0"},
+               "job_cls": _telling(job_class.job_cls, self._refused)}  # fmt: skip
         options = {**own, **_job_options(s)}
         with _refusals():
             return job_class(**options)
@@ -283,6 +293,22 @@ def _job_class(use: str) -> Any:
                          'Install it: pip install "emulate[hpc]".') from None  # fmt: skip
 
 
+def _telling(job: Any, refused: list[str]) -> Any:
+    """The class of a job that notes what the queue says when it takes none: Dask would log it and wait for ever."""
+
+    class Telling(job):
+        async def start(self) -> None:
+            for name in ("tornado.application", "asyncio"):  # which print a traceback; the sentence is ours
+                logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+            try:
+                await super().start()
+            except (RuntimeError, OSError) as e:
+                refused.append(" ".join(str(e).rpartition("stderr:")[2].split()) or str(e))
+                raise
+
+    return Telling
+
+
 def _named(settings: ClusterPart) -> Any:
     """A cluster of any class, "package.module:Class"."""
     from distributed.deploy.cluster import Cluster as Any_
@@ -303,8 +329,22 @@ def _named(settings: ClusterPart) -> Any:
 @contextlib.contextmanager
 def _refusals() -> Any:
     """What a cluster's constructor says of the options that the study passes on."""
+    from distributed import SpecCluster
+
+    quiet = logging.getLogger("distributed")
+    level = quiet.level
+    quiet.setLevel(logging.CRITICAL + 1)  # a sentence says it, not the traceback of every worker
+    before = set(SpecCluster._instances)
     try:
         yield
-    except (TypeError, ValueError) as e:
+    except (TypeError, ValueError, RuntimeError) as e:
+        while e.__cause__ or e.__context__:
+            e = e.__cause__ or e.__context__
         raise InputError(f"cluster.options: must be what the cluster takes. It said: {e}. Mend or take out that "
                          "option.") from None  # fmt: skip
+    except KeyboardInterrupt:
+        for half in set(SpecCluster._instances) - before:
+            SpecCluster._instances.discard(half)  # which Dask would close at the exit, and fail
+        raise
+    finally:
+        quiet.setLevel(level)

@@ -146,7 +146,7 @@ class Runner:
             left = ", ".join(found["left"][:5]) + (" ..." if len(found["left"]) > 5 else "")
             note = f"[the run left {len(found['left'])} of its processes behind, which were killed: {left}]"
             return "\n".join(t for t in (said, note) if t)[-self.limits.log_bytes :]
-        if limit and found["resident"] > (limit + self._first) / 2:
+        if found["bound"] or (limit and found["resident"] > (limit + self._first) / 2):
             self._end()
         return said
 

@@ -97,9 +97,7 @@ class SimulatePart(Section):
     require: Annotated[float, Gt(0), Le(1)] = 0.9  # share of the runs that must finish
     until: Annotated[int, Ge(1), Le(1_000_000)] | None = None  # training runs to finish, by more points when some fail
     most: Annotated[float, Ge(1), Le(100)] = 2.0  # for until: points tried, over the larger of until and design.runs
-    skip: Annotated[float, Ge(0), Lt(1)] = (
-        0.0  # for until: points where a run finishes with less probability are left out
-    )
+    skip: Annotated[float, Ge(0), Lt(1)] = 0.0  # for until: points that finish with less probability are left out
     retry_failed: bool = False  # run failed runs again
 
     @property

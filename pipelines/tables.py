@@ -52,4 +52,4 @@ def most_frequent(tables: Iterable[Runs]) -> str:
     """`The most frequent reason, 3 times: timeout: ...`"""
     reasons = [x for r in tables for x, good in zip(r.reason, r.ok, strict=True) if not good]
     worst = max(set(reasons), key=reasons.count)
-    return f"The most frequent reason, {reasons.count(worst)} times: {worst}."
+    return f"The most frequent reason, {reasons.count(worst)} times: {worst.rstrip('.')}."

@@ -424,3 +424,15 @@ def test_every_simulator_has_an_identity():
         example = registry.find("simulators", name).example
         who = identity(registry.build("simulators", {"use": name, **example}))
         assert json.loads(canonical(who)) == who
+
+
+@pytest.mark.parametrize("odd", [lambda p: p.write_text(""), lambda p: p.symlink_to(p)])
+def test_something_else_where_runs_should_lie_is_named(tmp_path, odd):
+    store, record = RunStore(tmp_path / "store"), record_of(identity(LinearGaussian(outputs_count=2)), [0.0, 0.0], 0)
+    key = key_of(record)
+    shelf = store.path / "runs" / key[:2]
+    shelf.rmdir()
+    odd(shelf)
+    said = rf"{key[:2]}.* must be a folder of the store\. Got .*; `emulate store verify .*` names all that is odd"
+    with pytest.raises(StoreError, match=said):
+        store.commit(record, y=np.zeros(2))

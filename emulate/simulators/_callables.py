@@ -15,15 +15,17 @@ from emulate.errors import InputError, RunFailed, nearest
 
 
 def numbers(call: str, value: Any, size: int, what: str) -> np.ndarray:
-    """float64 `[size]`."""
-    a = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+    """float64 `[size]`; masked values, which a reader of files may give, are missing: NaN."""
+    a = np.ma.asarray(value) if isinstance(value, np.ma.MaskedArray) else np.asarray(
+        value.detach().cpu() if isinstance(value, Tensor) else value)  # fmt: skip
     if a.dtype.kind not in "fiub":
         raise RunFailed("badshape", f"{call} must return real numbers{what}. Got {type(value).__name__} of {a.dtype}.")
     if a.size != size:
         raise RunFailed("badshape", f"{call} must return the declared {size} values{what} in every run. Got {a.size}, "
                                     f"shape {a.shape}; declare what it returns under `outputs`, or mend it if it "
                                     "changes shape between runs.")  # fmt: skip
-    return a.astype(np.float64).ravel()
+    flat = a.astype(np.float64).ravel()
+    return flat.filled(np.nan) if isinstance(flat, np.ma.MaskedArray) else flat
 
 
 def find(call: str, setting: str = "call") -> Callable:

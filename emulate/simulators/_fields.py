@@ -9,6 +9,7 @@ from emulate.errors import InputError, nearest
 from emulate.runs import Field, Outputs
 
 NUMBER = Outputs((Field("y"),))
+_MOST = 10_000_000  # values of one field: a name is made for each
 KEYS = ("name", "size", "unit", "positive", "coordinate", "at", "at_unit", "label")
 
 
@@ -36,6 +37,9 @@ def _field(entry: Any) -> Field:
         if isinstance(size, bool) or not isinstance(size, int) or size < 1 or given.get("at"):
             raise InputError(f"output {entry['name']!r}: size must be a whole number above 0, and stand without `at`. "
                              f"Got {size!r}.")  # fmt: skip
+        if size > _MOST:
+            raise InputError(f"output {entry['name']!r}: size must be at most {_MOST}. Got {size}; declare what an emulator "
+                             "is to learn, such as a spectrum or every tenth value.")  # fmt: skip
         given |= {"coordinate": given.get("coordinate", "index"), "at": range(size)}
     try:
         return Field(**{**given, "at": tuple(float(x) for x in given.get("at", ()))})

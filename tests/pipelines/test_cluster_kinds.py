@@ -207,6 +207,32 @@ def test_options_that_a_queue_does_not_know_are_said():
         cluster.job_script(ClusterPart(use="slurm", options={"quue": "long"}))
 
 
+def test_a_queue_that_is_not_there_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    said = (
+        r"^cluster\.use: slurm hands its jobs to sbatch, which is not on the PATH\. Start emulate on a machine that can"
+    )
+    with pytest.raises(InputError, match=said):
+        campaign(tasks(1), store=tmp_path / "store", simulator=SPEC, cluster=ClusterPart(use="slurm"))
+
+
+def test_a_queue_that_refuses_the_jobs_is_quoted_at_once(queue, tmp_path, capfd):
+    (queue / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition' >&2\nexit 1\n")
+    said = r"^cluster\.options: the queue must take the jobs\. It said: sbatch: error: invalid partition\. Mend the options"
+    with pytest.raises(InputError, match=said):
+        campaign(tasks(1), store=tmp_path / "store", simulator=SPEC, cluster=ClusterPart(use="slurm", options=HERE))
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_an_option_that_a_class_does_not_take_is_said(tmp_path):
+    options = {"silly": 1, "n_workers": 1, "dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}
+    with pytest.raises(
+        InputError, match=r"^cluster\.options: must be what the cluster takes\. It said: .*'silly'\. Mend"
+    ):
+        campaign(tasks(1), store=tmp_path, simulator=SPEC,
+                 cluster=ClusterPart(use="distributed:LocalCluster", options=options))  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("use", "said"),
     [

@@ -154,6 +154,17 @@ def test_points_where_failure_is_near_certain_are_left_out_and_told(study, tmp_p
     assert "simulate.skip: is only read with simulate.until" in output
 
 
+@pytest.mark.parametrize(("words", "said"), [
+    (("--verbose",), "--verbose must stand with --only I"),
+    (("--only", "0", "--until", "3"), "--only must stand without --until and --dry-run"),
+    (("--only", "0", "--dry-run"), "--only must stand without --until and --dry-run"),
+])  # fmt: skip
+def test_options_that_contradict_each_other_are_refused(study, words, said):
+    code, output = emulate(study, "simulate", "study.yaml", *words)
+    assert code == 2
+    assert said in output
+
+
 def test_a_cap_that_is_met_falls_short_in_words(study):
     code, output = emulate(study, "simulate", "study.yaml", "--until", "24", "--set", "simulate.most=1")
     assert code == 3

@@ -223,3 +223,17 @@ def test_nothing_outlives_a_parent_that_is_killed(monkeypatch):
 def test_the_module_is_light():
     code = "import sys, pipelines.runner; print([m for m in ('torch', 'numpy', 'dask', 'mlflow') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_limits_that_a_run_set_for_its_process_do_not_meet_the_next_one(tmp_path, monkeypatch):
+    """Lowered for good where the user is not root: then the next run gets a process of its own."""
+    (tmp_path / "greedy.py").write_text(
+        "import os, resource, signal\n\n\ndef run(theta):\n    before = resource.getrlimit(resource.RLIMIT_FSIZE)[0]\n"
+        "    mask = os.umask(0o777)\n    left = signal.setitimer(signal.ITIMER_REAL, 100.0)[0]\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n    return [before, mask + left]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with Runner({**TROUBLE, "call": "greedy:run"}) as runner:
+        answers = [runner.run([0.0, 0.0], seed=0) for _ in range(3)]
+    assert [a.failure for a in answers] == [None] * 3
+    assert len({tuple(a.y) for a in answers}) == 1

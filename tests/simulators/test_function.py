@@ -57,6 +57,21 @@ def test_values_as_keywords(module):
     assert noisy.run(THETA, seed=4).tolist() == [0.25, 1.5, 4.0]
 
 
+def test_masked_values_are_missing_and_no_numbers(module):
+    """As readers of NetCDF give them: what lies under the mask is a fill value."""
+    name = module("import numpy as np\ndef run(p):\n    return np.ma.array([p['a'], -9999], mask=[False, True])\n")
+    y = function(f"{name}:run", outputs=[{"name": "y", "size": 2}]).run(THETA, seed=0)
+    assert y[0] == 0.25
+    assert y[1].isnan()
+
+
+def test_a_size_that_no_machine_holds_is_refused():
+    with pytest.raises(
+        InputError, match=r"^simulators\.outputs: output 'y': size must be at most 10000000\. Got 99999999999; decl"
+    ):
+        function("statistics:fmean", argument="array", outputs=[{"name": "y", "size": 99_999_999_999}])
+
+
 def test_an_array_in_an_array_out(module):
     name = module("""
         import numpy as np
