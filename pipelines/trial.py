@@ -11,7 +11,7 @@ from pipelines.limits import in_words
 from pipelines.runner import Answer, Runner
 from pipelines.stages import design
 from pipelines.terminal import Terminal, count
-from pipelines.workbench import Workbench, one_thread
+from pipelines.workbench import Workbench, one_thread, warn_of_unread
 from pipelines.worker import Task, commit, question
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def run(study: "Study", terminal: Terminal, index: int, *, verbose: bool) -> boo
         theta = design.points(bench)["training"]
         task = bench.tasks(theta[index : index + 1], training=theta)[0]
         _ask(study, terminal, index, task)
+        warn_of_unread(study, terminal)
         record = question(task, runner)
         answer = runner.run(task.theta, task.seed, task.product, task.gradient)
         _tell(study, terminal, answer, verbose=verbose)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from emulate.emulator import Emulator
     from pipelines.config import Study
 
-__all__ = ["EXTRA", "FIDELITIES", "SETS", "Workbench", "one_thread", "with_jacobians"]
+__all__ = ["EXTRA", "FIDELITIES", "SETS", "Workbench", "one_thread", "warn_of_unread", "with_jacobians"]
 
 EXTRA = "simulate/extra.csv"  # training points beside those of the design
 FIDELITIES = "design/fidelities.csv"  # points of the simulator's other fidelities; there when the study has any
@@ -176,6 +176,13 @@ class Workbench(ExitStack):
 
     def note(self, text: str, seconds: float | None = None) -> None:
         self.terminal.say(f"  {text}" + (f" ({duration(seconds)})" if seconds is not None else ""))
+
+
+def warn_of_unread(study: "Study", terminal: Terminal) -> None:
+    """A parameter that a program never gets is a line that somebody forgot."""
+    if unread := getattr(study.simulator, "unread", ()):
+        terminal.warn(f"no input file, argument or variable of the environment names {', '.join(unread)}, so no run depends "
+                      "on it. Write {{ " + unread[0] + " }} where the program reads it, or take the parameter out.")  # fmt: skip
 
 
 def with_jacobians(tasks: Iterable[Task]) -> str:

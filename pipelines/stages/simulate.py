@@ -9,7 +9,7 @@ from emulate.errors import CampaignError, InputError
 from emulate.runs import Runs
 from pipelines import fidelities, files, forecasts, hindsight, tables
 from pipelines.stages import design
-from pipelines.workbench import EXTRA, SETS, Workbench, with_jacobians
+from pipelines.workbench import EXTRA, SETS, Workbench, warn_of_unread, with_jacobians
 
 SENTENCE = "run the simulator"
 READS = ("design",)
@@ -37,6 +37,7 @@ def run(bench: Workbench) -> str:
         bench.points(name)  # what is missing is said before the first run
     if study.simulate.retry_failed:
         _forget(bench)
+    warn_of_unread(study, bench.terminal)
     bench.write_points(EXTRA, {})
     (bench.folder / SKIPPED).unlink(missing_ok=True)
     sets = {which: bench.points(which) for which in SETS}

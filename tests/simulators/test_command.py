@@ -53,6 +53,13 @@ def failure(simulator, theta=THETA):
     return caught.value
 
 
+def test_parameters_that_nothing_reads_are_known(here):
+    (here / "in.j2").write_text("{{ a }}")
+    assert command("true", "{{ a }}").unread == ["b"]
+    assert command("true").unread == ["a", "b"]
+    assert command("true", templates={"x": "in.j2"}, environment={"B": "{{ b }}"}).unread == []
+
+
 def test_arguments_and_files_from_templates(here):
     (here / "in.j2").write_text('a = {{ a }}\nb = {{ "%.6e" % b }}\n{% for i in range(2) %}x{{ i }} {% endfor %}\n')
     simulator = shell("cat conf/in.ini; echo $1", templates={"conf/in.ini": "in.j2"}, success={"pattern": {

@@ -27,6 +27,7 @@ from emulate.simulators.command.decoders import open_content
 from emulate.simulators.command.judging import field_of, finite, judge_exit, judge_success
 from emulate.simulators.command.settings import Read, Steps, Success, Working, separated
 from emulate.simulators.command.sources import Sources, gather
+from emulate.simulators.command.templates import Template
 from emulate.space import Parameter, Space, Uniform
 
 _THREADS = (
@@ -129,10 +130,15 @@ class Command(Simulator):
         made = gather(self)
         with contextlib.suppress(RunFailed):  # at the centre of the prior, so that a wrong template costs no campaign
             values = self._values(self.space.from_unit(torch.full((self.space.d,), 0.5, dtype=torch.float64)), seed=1)
-            everywhere = [f.template for f in made.templates.values()] + [t for s in made.steps for t in s]
-            for template in [*everywhere, *made.environment.values()]:
+            for template in _templates(made):
                 template.render(values)
         return made
+
+    @property
+    def unread(self) -> list[str]:
+        """The parameters that no file, argument or variable of the environment names: no run depends on them."""
+        named = frozenset().union(*(template.names for template in _templates(self._sources)))
+        return [name for name in self.space.names if name not in named]
 
     def _values(self, theta: Tensor, seed: int) -> dict[str, float | int]:
         values: dict[str, float | int] = dict(zip(self.space.names, theta.detach().double().tolist(), strict=True))
@@ -251,3 +257,8 @@ def _clean(text: str) -> str:
     """Text that any file and terminal takes: what a program wrote may hold anything."""
     text = text.encode("utf-8", "replace").decode()
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
+def _templates(sources: Sources) -> list[Template]:
+    everywhere = [f.template for f in sources.templates.values()] + [t for s in sources.steps for t in s]
+    return [*everywhere, *sources.environment.values()]
