@@ -139,8 +139,9 @@ class Cluster:
         for pid in processes if kill else ():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)  # a worker with a run under way is not waited for
-        with contextlib.suppress(OSError, TimeoutError, RuntimeError):
+        with contextlib.suppress(OSError, TimeoutError, RuntimeError, AssertionError):  # of jobs that did not begin
             if cluster is not None:
+                _forget({cluster})
                 cluster.close(timeout=10)
         if self._keys:
             self._keys.cleanup()
@@ -343,8 +344,15 @@ def _refusals() -> Any:
         raise InputError(f"cluster.options: must be what the cluster takes. It said: {e}. Mend or take out that "
                          "option.") from None  # fmt: skip
     except KeyboardInterrupt:
-        for half in set(SpecCluster._instances) - before:
-            SpecCluster._instances.discard(half)  # which Dask would close at the exit, and fail
+        _forget(set(SpecCluster._instances) - before)
         raise
     finally:
         quiet.setLevel(level)
+
+
+def _forget(clusters: set[Any]) -> None:
+    """Clusters that Dask must not close once more when Python ends, where half of one makes it fail."""
+    from distributed import SpecCluster
+
+    for cluster in clusters:
+        SpecCluster._instances.discard(cluster)
