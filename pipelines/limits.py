@@ -53,13 +53,14 @@ def checked(value: int | str) -> int | str:
     return value
 
 
-def in_words(count: float) -> str:
-    """Bytes for a reader.
+def in_words(count: float, above: float | None = None) -> str:
+    """Bytes for a reader; with as many digits as show that they are more than `above`.
 
-    >>> in_words(2**30), in_words(1.55e9), in_words(800)
-    ('1 GiB', '1.444 GiB', '800 B')
+    >>> in_words(2**30), in_words(1.55e9), in_words(800), in_words(2**30 + 4096, above=2**30)
+    ('1 GiB', '1.444 GiB', '800 B', '1.000004 GiB')
     """
     for unit in ("TiB", "GiB", "MiB", "KiB"):
         if count >= UNITS[unit]:
-            return f"{count / UNITS[unit]:.4g} {unit}"
+            size, bound = count / UNITS[unit], None if above is None else above / UNITS[unit]
+            return next(f"{x} {unit}" for d in range(4, 18) if float(x := f"{size:.{d}g}") != bound)
     return f"{count:.0f} B"

@@ -158,8 +158,9 @@ class Runner:
     def _crash(self, end: End, by_kernel: bool, why: str) -> RunFailed:
         log = self._said()
         if end.held:
-            return RunFailed("oom", f"the run and what it started held {in_words(end.held)} of memory, more than the "
-                                    f"{in_words(self.limits.memory or 0)} of simulate.memory, and were killed", log)  # fmt: skip
+            return RunFailed("oom", f"the run and what it started held {in_words(end.held, above=self.limits.memory)} of "
+                                    f"memory, more than the {in_words(self.limits.memory or 0)} of simulate.memory, and "
+                                    "were killed", log)  # fmt: skip
         if end.code == -signal.SIGKILL and by_kernel:
             return RunFailed("oom", "the process was killed by the system because memory ran out", log)
         if why or end.killed:
