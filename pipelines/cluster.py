@@ -132,7 +132,8 @@ class Cluster:
 
     def close(self, *, kill: bool = False) -> None:
         client, cluster, self._client, self._cluster = self._client, self._cluster, None, None
-        processes = [n.process.pid for n in getattr(cluster, "workers", {}).values() if getattr(n, "process", None)]
+        nannies = getattr(cluster, "workers", {}).values()
+        processes = [pid for n in nannies if (pid := getattr(getattr(n, "process", None), "pid", None))]
         with contextlib.suppress(OSError, TimeoutError, RuntimeError):
             if client is not None:
                 client.close(timeout=5)

@@ -71,15 +71,17 @@ def test_shuffled_killed_and_resumed_it_makes_the_same_store(tmp_path, undisturb
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_interrupt_leaves_nothing_behind(tmp_path, kind):
+@pytest.mark.parametrize(("kind", "how"), [*((kind, signal.SIGINT) for kind in KINDS),
+                                           ("local", signal.SIGTERM), ("serial", signal.SIGHUP)])  # fmt: skip
+def test_an_interrupt_leaves_nothing_behind(tmp_path, kind, how):
+    """By hand, by a queue that ends a job, by a terminal that closes."""
     with campaign(tmp_path / "study", kind, runs=RUNS, seconds=0.3) as made:
         processes = made.make()
         wait_until(lambda: made.held() >= 4)
         own = {p for p in marked(made.mark) if os.getpgid(p) not in {q.pid for q in made.cluster_of}}
         assert own
         for process in processes:
-            os.killpg(process.pid, signal.SIGINT)
+            os.killpg(process.pid, how)
         for process in processes:
             assert process.wait(60) == 130, process.said.read_text()
             assert "Traceback" not in process.said.read_text()
