@@ -89,17 +89,52 @@ class Core(torch.nn.Module, ABC):
     """
 
     history: tuple[dict[str, float], ...] = ()
+    left_out: Distribution | None = None  # p(z) of each training run by the other runs, where training knows it
 
     @abstractmethod
     def forward(self, u: Tensor) -> Distribution:
-        """A Normal or MultivariateNormal over z, differentiable with respect to u, batched over leading axes."""
+        """p(z | u), differentiable with respect to u, batched over leading axes: a Normal or MultivariateNormal, or any
+        distribution with a mean, a variance, `rsample` and `log_prob`."""
+
+    def slopes(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """d mean / du and d variance / du at u `[N, d]`, both `[N, p, d]`. A core that knows a cheaper way overrides it."""
+        return rows_of(lambda x: self(x).mean, u), rows_of(lambda x: self(x).variance, u)
+
+
+def rows_of(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """df/dx `[..., m, d]` of a batched f(x `[..., d]`) `[..., m]`.
+
+    J^T v is linear in v, so d backward passes through it give all rows at once, whatever m.
+    """
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        y = f(x)
+        if not y.requires_grad:
+            return y.new_zeros(*y.shape, x.shape[-1])
+        v = torch.zeros_like(y, requires_grad=True)
+        (pulled,) = torch.autograd.grad(y, x, v, create_graph=True)
+        columns = [torch.autograd.grad(column.sum(), v, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
+                   for column in pulled.unbind(-1)]  # fmt: skip
+    return torch.stack(columns, -1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Entry, ABC):
-    """How to fit an emulator. `emulate.emulator.fit(recipe, runs, seed=...)` alone knows units, logs and PCA."""
+    """How to fit an emulator. `emulate.emulator.fit(recipe, runs, seed=...)` alone knows units, logs and PCA.
 
-    log: bool = True  # work on ln y for the fields that are positive by nature
+    What `takes` names is given to `train` beside u and z, as a keyword of that name:
+
+    - `slopes`: dz/du `[n, p, d]` of runs that carry Jacobians, else None; with `needs_slopes` those are refused.
+    - `coarse`: (u `[c, d]`, z `[c, q]`) of each cheaper fidelity in the recipe's `fidelities`, in that order, with
+      components of its own.
+    """
+
+    takes: ClassVar[tuple[str, ...]] = ()
+    needs_slopes: ClassVar[bool] = False
+
+    log: bool | Literal["auto"] = (
+        True  # work on ln y for fields that are positive by nature; auto: where that is better
+    )
     truncation: float = 1e-10  # share of the standardised variance that the dropped PCA components may hold together
     calibrate: bool = True  # scale the predictive variance by leave-one-out or held-out residuals
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 import platform
 import warnings
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import Normal
 
 from emulate import artefact
-from emulate.contracts import Core, Recipe
+from emulate.contracts import Core, Recipe, rows_of
 from emulate.distributions import Gaussian
-from emulate.errors import CampaignError, ExtrapolationWarning, InputError
+from emulate.errors import CampaignError, ExtrapolationWarning, InputError, nearest
 from emulate.runs import Outputs, Runs
 from emulate.space import Space
 from emulate.transforms import OutputTransform
@@ -23,10 +25,12 @@ from emulate.transforms import OutputTransform
 _EDGE = 1e-9  # box widths that a point may lie outside by rounding
 
 
-def fit(recipe: Recipe, runs: Runs, *, seed: int) -> "Emulator":
+def fit(recipe: Recipe, runs: Runs, *, seed: int, fidelities: Mapping[str, Runs] | None = None) -> "Emulator":
     """Fit a recipe to the finished runs; same recipe, runs and seed, same bits.
 
-    Failed runs are left out and counted in the provenance. Raises `CampaignError` when too few runs finished.
+    `fidelities` are runs of cheaper versions of the simulator by name, for recipes that read them. Failed runs are left
+    out and counted in the provenance. Raises `CampaignError` when too few runs finished, `InputError` when the recipe
+    reads Jacobians or fidelities that are not there.
 
     >>> from emulate.emulators.polynomial import Polynomial
     >>> from emulate.runs import Field
@@ -41,14 +45,54 @@ def fit(recipe: Recipe, runs: Runs, *, seed: int) -> "Emulator":
     if n < least:
         raise CampaignError(f"{recipe.entry_name()} must have at least {least} finished runs for {d} parameters. Got {n} "
                             f"({len(runs) - n} failed); run more points, or choose a recipe that needs fewer.")  # fmt: skip
-    transform = OutputTransform.fit(runs.outputs, finished.y, log=recipe.log, truncation=recipe.truncation)
-    u = runs.space.scaled(torch.from_numpy(finished.theta))
-    with torch.enable_grad():
-        trained = recipe.train(u, transform.to_z(torch.from_numpy(finished.y)), noisy=runs.stochastic, seed=seed)
+    transform, trained = _trained(recipe, finished, _coarse(recipe, runs, fidelities or {}), seed=seed)
     state = {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in trained.state_dict().items()}
     core = recipe.rebuild(state)  # as `load` does: strides and alignment change the last bits of a product
     core.history = trained.history
     return Emulator(runs.space, runs.outputs, recipe, core, transform, _provenance(recipe, runs, finished, seed))
+
+
+def _trained(recipe: Recipe, finished: Runs, coarse: tuple[tuple[Tensor, Tensor], ...], *,
+             seed: int) -> tuple[OutputTransform, Core]:  # fmt: skip
+    """The transform and what was trained on its z; of both transforms the one under which runs that were left out are
+    the likelier, where the recipe asks for that and its training knows."""
+    theta, y, slopes = torch.from_numpy(finished.theta), torch.from_numpy(finished.y), None
+    if "slopes" in recipe.takes and finished.jacobian is not None:
+        slopes = torch.from_numpy(finished.jacobian) / finished.space.stretch(theta)[:, None, :]
+    elif recipe.needs_slopes:
+        raise InputError(f"{recipe.entry_name()} must have runs that carry their Jacobians. Got runs without; set "
+                         "simulate.jacobians (auto finds how), give `jacobian` to `Runs.of`, or another recipe.")  # fmt: skip
+    u, found = finished.space.scaled(theta), []
+    both = recipe.log == "auto" and bool(finished.outputs.positive.any())
+    for log in (True, False) if both else (bool(recipe.log),):
+        transform = OutputTransform.fit(finished.outputs, finished.y, log=log, truncation=recipe.truncation)
+        given = {"slopes": None if slopes is None else transform.slopes(y, slopes), "coarse": coarse}
+        with torch.enable_grad():
+            core = recipe.train(u, transform.to_z(y), noisy=finished.stochastic, seed=seed,
+                                **{name: given[name] for name in recipe.takes})  # fmt: skip
+        if not both or core.left_out is None:
+            return transform, core
+        found.append((float(transform.push(core.left_out).log_prob(y).sum()), transform, core))
+    return max(found, key=lambda f: f[0])[1:]
+
+
+def _coarse(recipe: Recipe, runs: Runs, fidelities: Mapping[str, Runs]) -> tuple[tuple[Tensor, Tensor], ...]:
+    """u and z of the fidelities that the recipe reads, each with a transform of its own."""
+    made = []
+    for name in getattr(recipe, "fidelities", ()) if "coarse" in recipe.takes else ():
+        if name not in fidelities:
+            raise InputError(f"{recipe.entry_name()}: fidelities must be among those at hand: "
+                             f"{', '.join(fidelities) or 'none'}. Got {name!r}.{nearest(name, fidelities)}")  # fmt: skip
+        if fidelities[name].space != runs.space:
+            raise InputError(f"{recipe.entry_name()}: runs of the fidelity {name!r} must have the parameters of the others, "
+                             f"{', '.join(runs.space.names)}, with their priors. Got another space.")  # fmt: skip
+        cheap = fidelities[name].finished()
+        if not len(cheap):
+            raise CampaignError(f"the fidelity {name!r} must have finished runs. Got none of {len(fidelities[name])}; mend "
+                                "its simulator, or take it out of the recipe.")  # fmt: skip
+        transform = OutputTransform.fit(cheap.outputs, cheap.y, log=bool(recipe.log), truncation=recipe.truncation)
+        made.append((cheap.space.scaled(torch.from_numpy(cheap.theta)), transform.to_z(torch.from_numpy(cheap.y))))
+    return tuple(made)
 
 
 def _provenance(recipe: Recipe, runs: Runs, finished: Runs, seed: int) -> dict[str, Any]:
@@ -100,13 +144,15 @@ class Emulator(torch.nn.Module):
 
     def jacobian(self, theta: Any) -> Tensor:
         """d mean_j / d theta_i, exact, shape `[..., m, d]`."""
-        theta = self.space.pack(theta).detach().requires_grad_()
-        with torch.enable_grad():
-            mean = self.predict(theta).mean
-            v = torch.zeros_like(mean, requires_grad=True)
-            (pulled,) = torch.autograd.grad(mean, theta, v, create_graph=True)  # J^T v, linear in v: d backward passes
-            columns = [torch.autograd.grad(pulled[..., i].sum(), v, retain_graph=True)[0] for i in range(self.space.d)]
-        return torch.stack(columns, -1)
+        theta = self.space.pack(theta).detach()
+        self._watch(theta, strict=False)
+        flat = theta.reshape(-1, self.space.d)
+        u = self.space.scaled(flat)
+        prediction = self.core(u)
+        if type(prediction) is not Normal:
+            return rows_of(lambda t: self.transform.push(self.core(self.space.scaled(t))).mean, theta)
+        slopes = self.transform.push_slopes(prediction, *self.core.slopes(u))
+        return (slopes * self.space.stretch(flat)[:, None, :]).reshape(*theta.shape[:-1], -1, self.space.d)
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write the folder that `emulate.load` reads: JSON and safetensors, no code."""

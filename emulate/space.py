@@ -211,6 +211,12 @@ class Space:
         """theta `[..., d]` -> the coordinates `[..., d]` in which emulators work: about [0, 1], smooth in theta."""
         return torch.stack([p.prior.scaled(t) for p, t in zip(self.parameters, theta.unbind(-1), strict=True)], -1)
 
+    def stretch(self, theta: Tensor) -> Tensor:
+        """d scaled_i / d theta_i at theta `[..., d]`, same shape: each coordinate depends on its own parameter alone."""
+        theta = theta.detach().requires_grad_()
+        with torch.enable_grad():
+            return torch.autograd.grad(self.scaled(theta).sum(), theta)[0]
+
     def log_prob(self, theta: Tensor) -> Tensor:
         """ln of the prior density at theta `[..., d]`, shape `[...]`; -inf outside."""
         return sum(p.prior.log_prob(t) for p, t in zip(self.parameters, theta.unbind(-1), strict=True))

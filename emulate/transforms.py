@@ -77,6 +77,11 @@ class OutputTransform(torch.nn.Module):
         w = torch.where(self.log, torch.where(self.log, y, 1.0).log(), y) if self._any_log else y
         return ((w - self.centre) / self.scale) @ self.inverse
 
+    def slopes(self, y: Tensor, slopes: Tensor) -> Tensor:
+        """dz/dx `[..., p, d]` of dy/dx `[..., m, d]` at y `[..., m]`."""
+        rate = torch.where(self.log, torch.where(self.log, y, 1.0).reciprocal(), 1.0) if self._any_log else 1.0
+        return self.inverse.mT @ (slopes * (rate / self.scale)[..., None])
+
     def from_z(self, z: Tensor) -> Tensor:
         """z `[..., p]` -> y `[..., m]`, the value without its error."""
         w = self.centre + z @ self.basis
@@ -90,6 +95,18 @@ class OutputTransform(torch.nn.Module):
         diagonal = self.unseen + _FLOOR * relative[..., None] * self.scale.square()
         return Gaussian(self.centre + prediction.mean @ self.basis, spread, self.basis, diagonal,
                         self.rest if self._any_rest else None, self.log if self._any_log else None)  # fmt: skip
+
+    def push_slopes(self, prediction: Distribution, mean: Tensor, variance: Tensor) -> Tensor:
+        """d E[y] / du `[..., m, d]` of d mean / du and d variance / du of z, `[..., p, d]`.
+
+        The mean of exp(w) is exp(loc + v / 2), so the variance has a part in it.
+        """
+        by_loc = self.basis.mT @ mean
+        if not self._any_log:
+            return by_loc
+        weight = self.basis.square() + _FLOOR * self._share[:, None] * self.scale.square()  # dv / d variance
+        by_log = self.push(prediction).mean[..., None] * (by_loc + 0.5 * (weight.mT @ variance))
+        return torch.where(self.log[:, None], by_log, by_loc)
 
 
 def _components(x: Tensor) -> tuple[Tensor, Tensor]:
