@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from emulate.posterior import Posterior
     from emulate.registry import build, find, names
     from emulate.runs import Field, Outputs, Runs
+    from emulate.scoring import crps, energy_score, pit, sharpness
     from emulate.space import LogUniform, Normal, Parameter, Space, TruncatedNormal, Uniform
     from emulate.store import RunStore
 
@@ -30,6 +31,7 @@ _HOMES = {
     "posterior": ("Posterior",),
     "registry": ("build", "find", "names"),
     "runs": ("Field", "Outputs", "Runs"),
+    "scoring": ("crps", "energy_score", "pit", "sharpness"),
     "space": ("LogUniform", "Normal", "Parameter", "Space", "TruncatedNormal", "Uniform"),
     "store": ("RunStore",),
 }
@@ -39,6 +41,7 @@ __all__ = [  # noqa: RUF022  (by subject)
     "Field", "Outputs", "Runs", "RunStore",
     "names", "find", "build",
     "fit", "load", "Emulator",
+    "crps", "pit", "sharpness", "energy_score",
     "Posterior", "Estimate", "Evidence", "Finding",
     "EmulateError", "ExtrapolationWarning",
 ]  # fmt: skip

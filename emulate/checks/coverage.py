@@ -8,9 +8,9 @@ from annotated_types import Ge, Gt, Le
 from scipy.stats import chi2
 from torch import Tensor
 
+from emulate.checks._negligible import matters
 from emulate.checks._words import count, number, percent
 from emulate.contracts import Check, Evidence, Finding
-from emulate.runs import Runs
 
 _Z = 1.959963984540054  # the central 95 % of a Gaussian lies within this many standard deviations
 
@@ -50,7 +50,7 @@ class Coverage(Check):
         lost = int((~(torch.isfinite(residual) & torch.isfinite(sd)).all(1)).sum())
         if lost:
             return self._unsaid(f"the emulator's mean or variance is not finite at {lost} of {n} held-out runs.")
-        judged = self._judged(runs, residual, sd)
+        judged = matters(runs, residual, sd, self.negligible)
         if not judged.any():
             said = (f"Nothing to calibrate: errors and error bars at {n} held-out runs are all below "
                     f"{number(self.negligible)} standard deviations of their field.")  # fmt: skip
@@ -80,15 +80,6 @@ class Coverage(Check):
                    "sets show none outside. Hold out more runs to know.")  # fmt: skip
             return " The error bars are too wide." + ("" if plain else few)
         return " The error bars are too narrow, or the mean is off." if share < self.low else ""
-
-    def _judged(self, runs: Runs, residual: Tensor, sd: Tensor) -> Tensor:
-        """bool `[m]`: the outputs that are not negligible; rounding of a constant field is."""
-        y = torch.as_tensor(runs.y)
-        variance, square = y.var(0), y.square().mean(0)
-        for part in runs.outputs.slices.values():
-            variance[part], square[part] = variance[part].mean(), square[part].mean()
-        least = self.negligible * (variance.sqrt() + self.negligible * square.sqrt())
-        return ((residual.abs() > least) | (sd > least)).any(0)
 
     def _unsaid(self, reason: str) -> tuple[Finding, ...]:
         return tuple(self._finding(name, float("nan"), f"Cannot say: {reason}") for name in ("interval", "joint"))

@@ -15,6 +15,7 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from emulate.contracts import Evidence, Jacobians, Recovery, Weighted
+from emulate.distributions import Gaussian
 from emulate.feasibility import Feasibility
 from emulate.runs import Field, Outputs, Runs
 from emulate.space import LogUniform, Parameter, Space, Uniform
@@ -95,12 +96,13 @@ class StandIn:
         y = truth(theta)
         return torch.cat([(y * off.exp())[..., :-1], (y + off)[..., -1:]], -1)
 
-    def predict(self, theta: Tensor) -> Prediction:
+    def predict(self, theta: Tensor) -> Gaussian:
         y = self.mean(theta)
         if self.broken:
             y = y.where((theta != torch.as_tensor(held_out().theta[0])).any(-1, keepdim=True), torch.nan)
-        scale = torch.cat([y[..., :-1], torch.ones_like(y[..., -1:])], -1) * self.error * self.stated
-        return Prediction(y, scale[..., :, None] * scale[..., None, :] * (_MIX @ _MIX.T))
+        w = torch.cat([y[..., :-1].log(), y[..., -1:]], -1)  # the error is one of ln y where y is positive
+        root, none = self.error * self.stated * _MIX.T, torch.zeros_like(w)
+        return Gaussian(w, torch.ones_like(w[..., :4]), root, none, log=torch.as_tensor(OUTPUTS.positive))
 
     def jacobian(self, theta: Tensor) -> Tensor:
         return jacobian(self.mean, theta)
