@@ -6,10 +6,11 @@ Only this file knows about units: `z` `[..., p]` has mean 0, variance 1 and no c
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, MultivariateNormal, Normal
 
 from emulate.distributions import Gaussian
 from emulate.errors import InputError
+from emulate.pushforward import Pushforward
 from emulate.runs import Outputs
 
 _CONSTANT = 1e-12  # an output that varies by less than this share of its size is a constant, kept with that error
@@ -87,8 +88,11 @@ class OutputTransform(torch.nn.Module):
         w = self.centre + z @ self.basis
         return torch.where(self.log, torch.where(self.log, w, 0.0).exp(), w) if self._any_log else w
 
-    def push(self, prediction: Distribution) -> Gaussian:
-        """p(z), a Normal or MultivariateNormal with event shape `(p,)` -> p(y) with all that z leaves out added."""
+    def push(self, prediction: Distribution) -> Gaussian | Pushforward:
+        """p(z), a Normal, MultivariateNormal or any other with event shape `(p,)` -> p(y) with all that z leaves out."""
+        if not isinstance(prediction, Normal | MultivariateNormal):
+            return Pushforward(prediction, self.centre, self.basis, self.unseen + _FLOOR * self.scale.square(),
+                               self.rest if self._any_rest else None, self.log if self._any_log else None)  # fmt: skip
         full = hasattr(prediction, "scale_tril")
         spread = prediction.scale_tril if full else prediction.variance
         relative = (spread.mT @ self.basis / self.scale).square().sum(-2).mean(-1) if full else spread @ self._share
