@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from emulate.comparison import compare
     from emulate.contracts import Estimate, Evidence, Finding
     from emulate.emulator import Emulator, fit
     from emulate.errors import EmulateError, ExtrapolationWarning
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from emulate.store import RunStore
 
 _HOMES = {
+    "comparison": ("compare",),
     "contracts": ("Estimate", "Evidence", "Finding"),
     "emulator": ("Emulator", "fit"),
     "errors": ("EmulateError", "ExtrapolationWarning"),
@@ -40,7 +42,7 @@ __all__ = [  # noqa: RUF022  (by subject)
     "Space", "Parameter", "Uniform", "LogUniform", "Normal", "TruncatedNormal",
     "Field", "Outputs", "Runs", "RunStore",
     "names", "find", "build",
-    "fit", "load", "Emulator",
+    "fit", "compare", "load", "Emulator",
     "crps", "pit", "sharpness", "energy_score",
     "Posterior", "Estimate", "Evidence", "Finding",
     "EmulateError", "ExtrapolationWarning",

@@ -1,7 +1,7 @@
 """Does the emulator change with the parameters as the simulator does?"""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -82,13 +82,22 @@ class Gradient(Check):
         return Finding("gradient.cosine", value, self.cosine, None, sentence, "gradient")
 
 
+def relative_error(emulator: Any, known: Jacobians, over: Jacobians) -> Tensor:
+    """e_i `[g, d]` of an emulator at the points of `known`; the fields' standard deviations are those of `over`."""
+    with torch.no_grad():
+        mean = emulator.predict(known.theta).mean
+    return _Scaled(emulator.space, emulator.outputs, known, mean, emulator.jacobian(known.theta).detach(), over).error()
+
+
 class _Scaled:
     """The two derivatives G and G* with the standard error of G*, all `[g, m, d]` and dimensionless."""
 
-    def __init__(self, space: Space, outputs: Outputs, known: Jacobians, mean: Tensor, jacobian: Tensor):
+    def __init__(self, space: Space, outputs: Outputs, known: Jacobians, mean: Tensor, jacobian: Tensor,
+                 over: Jacobians | None = None):  # fmt: skip
         width = _width(space, known.theta)[:, None, :]
-        positive = torch.as_tensor(outputs.positive)
-        spread = (known.value * width).square().sum(-1).mean(0) / 12  # [m], variance of a uniform u is 1/12
+        positive, over = torch.as_tensor(outputs.positive), over or known
+        whole = _width(space, over.theta)[:, None, :]
+        spread = (over.value * whole).square().sum(-1).mean(0) / 12  # [m], variance of a uniform u is 1/12
         for part in outputs.slices.values():
             spread[part] = spread[part].mean()
         spread = torch.where(spread > 0, spread, 1.0).sqrt()
