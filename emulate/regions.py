@@ -34,7 +34,7 @@ def regions(space: Space, theta: Tensor) -> tuple[Region, ...]:
     """
     u = space.to_unit(theta)
     inner = (2 * u - 1).abs().amax(-1) <= 0.5 ** (1 / space.d)
-    parts = [("the box", torch.ones_like(inner)),
+    parts = [("the whole box", torch.ones_like(inner)),
              ("the inner half of the box", inner), ("the outer half of the box", ~inner)]  # fmt: skip
     for i, name in enumerate(space.names):
         parts += [(f"the lower half of {name}", u[:, i] < 0.5), (f"the upper half of {name}", u[:, i] >= 0.5)]
