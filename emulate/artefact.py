@@ -1,10 +1,12 @@
 """An emulator's folder: `emulator.json` and `weights.safetensors`, both under sha256. Data only: no pickle, no code.
 
-Written beside its place and renamed into it, so a folder is whole or absent.
+Written beside its place and renamed into it, so a folder is whole or absent. What checks found later comes into a third
+file, `findings.json`, with a sha256 of its own and that of the emulator it speaks of; the other two stay as they are.
 """
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import uuid
@@ -14,17 +16,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from emulate import disk
 from emulate.errors import InputError, StoreError
 
-DOCUMENT, WEIGHTS = "emulator.json", "weights.safetensors"
+DOCUMENT, WEIGHTS, FINDINGS = "emulator.json", "weights.safetensors", "findings.json"
 FORMAT, VERSION = "emulate.emulator", 1
+VERDICT = "emulate.findings"
 _AGAIN = "copy or train it again"
 
 
-def write(path: str | os.PathLike, body: dict[str, Any], tensors: dict[str, Tensor], *, kind: str = FORMAT) -> Path:
+def write(path: str | os.PathLike, body: dict[str, Any], tensors: dict[str, Tensor], *, kind: str = FORMAT,
+          verdict: dict[str, Any] | None = None) -> Path:  # fmt: skip
     """Write an emulator's folder; one that stands there already is replaced, any other folder is refused.
 
-    `kind` is the document's format: what is fitted to the runs but predicts no outputs has one of its own.
+    `kind` is the document's format: what is fitted to the runs but predicts no outputs has one of its own. `verdict`:
+    what `write_verdict` would add.
     """
     from safetensors.torch import save
 
@@ -39,6 +45,8 @@ def write(path: str | os.PathLike, body: dict[str, Any], tensors: dict[str, Tens
         fresh.mkdir(parents=True)
         _flush(fresh / WEIGHTS, weights)
         _flush(fresh / DOCUMENT, json.dumps(document, indent=1, allow_nan=False).encode())
+        if verdict:
+            _flush(fresh / FINDINGS, _verdict(document["sha256"], verdict))
         _place(fresh, path)
     except OSError as e:
         raise StoreError(
@@ -58,9 +66,14 @@ def read(path: str | os.PathLike, *, kind: str = FORMAT) -> tuple[dict[str, Any]
     if not path.exists():
         hint = f" A registered model is named models:/{path}." if "@" in path.name else ""
         raise InputError(f"there is no emulator at {path}: the folder does not exist. Check the path.{hint}")
+    if path.is_file():
+        raise StoreError(f"{path} is a file, and an emulator is a folder. Give the folder that `save` wrote; other "
+                         "programs' files are never opened.")  # fmt: skip
     if not (path / DOCUMENT).is_file():
         raise StoreError(f"{path} is no emulator: it holds no {DOCUMENT}. Give the folder that `save` wrote.")
     body = _body(path / DOCUMENT, kind)
+    if not isinstance(body.get("weights"), dict) or "sha256" not in body["weights"]:
+        raise StoreError(f"{path / DOCUMENT} names no weights; {_AGAIN}.")
     try:
         weights = (path / WEIGHTS).read_bytes()
     except OSError as e:
@@ -82,11 +95,58 @@ def _body(file: Path, kind: str) -> dict[str, Any]:
         raise StoreError(f"{file} has format version {document.get('version')!r}; this emulate reads version {VERSION}. "
                          "Load it with the emulate that wrote it, or train it again.")  # fmt: skip
     body = document.get("body")
-    if not isinstance(body, dict) or document.get("sha256") != _digest(body):
+    try:
+        whole = isinstance(body, dict) and document.get("sha256") == _digest(body)
+    except (ValueError, RecursionError):  # a digit that is another one now may make infinity of a number
+        whole = False
+    if not whole:
         raise StoreError(f"{file} is damaged: its sha256 is not that of its content; {_AGAIN}.")
-    if not isinstance(body.get("weights"), dict) or "sha256" not in body["weights"]:
-        raise StoreError(f"{file} names no weights; {_AGAIN}.")
     return body
+
+
+def write_verdict(path: str | os.PathLike, verdict: dict[str, Any]) -> None:
+    """Write what checks found of an emulator into its folder, in place of what stood there; any JSON, any float."""
+    path = Path(path)
+    of = _digest(_body(path / DOCUMENT, FORMAT))
+    try:
+        disk.replace(path / FINDINGS, _verdict(of, verdict))
+    except OSError as e:
+        raise StoreError(
+            f"the findings could not be written to {path}: {e}. Free space, and run the stage again."
+        ) from e
+
+
+def read_verdict(path: str | os.PathLike) -> dict[str, Any]:
+    """What `write_verdict` wrote, or nothing; `StoreError` when it is damaged or speaks of another emulator."""
+    path = Path(path)
+    if not (path / FINDINGS).exists():
+        return {}
+    body = _body(path / FINDINGS, VERDICT)
+    if body.get("emulator") != _digest(_body(path / DOCUMENT, FORMAT)):
+        raise StoreError(f"{path / FINDINGS} speaks of another emulator than the one beside it. Run `emulate validate "
+                         "--force`, or delete the file.")  # fmt: skip
+    return _told(body.get("verdict"))
+
+
+def _verdict(of: str, verdict: dict[str, Any]) -> bytes:
+    body = {"emulator": of, "verdict": _tellable(verdict)}
+    document = {"format": VERDICT, "version": VERSION, "sha256": _digest(body), "body": body}
+    return json.dumps(document, indent=1, allow_nan=False).encode()
+
+
+def _tellable(value: Any) -> Any:
+    """With NaN and the infinities, which JSON does not know, as `{"float": "nan"}`."""
+    if isinstance(value, dict):
+        return {k: _tellable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_tellable(v) for v in value]
+    return {"float": repr(value)} if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _told(value: Any) -> Any:
+    if isinstance(value, dict):
+        return float(value["float"]) if value.keys() == {"float"} else {k: _told(v) for k, v in value.items()}
+    return [_told(v) for v in value] if isinstance(value, list) else value
 
 
 def _tensors(file: Path, weights: bytes) -> dict[str, Tensor]:
@@ -98,6 +158,8 @@ def _tensors(file: Path, weights: bytes) -> dict[str, Tensor]:
     except SafetensorError as e:
         raise StoreError(f"{file} cannot be read as safetensors: {e}; {_AGAIN}.") from e
     for name, t in tensors.items():
+        if t.is_floating_point() and t.dtype != torch.float64:
+            raise StoreError(f"{file} must hold float64. Got {t.dtype} in {name!r}; {_AGAIN}.")
         if not torch.isfinite(t).all():
             raise StoreError(f"{file} holds NaN or infinity in {name!r}; {_AGAIN}.")
     return tensors
@@ -108,7 +170,7 @@ def _digest(body: dict[str, Any]) -> str:
 
 
 def _replaceable(path: Path) -> bool:
-    return path.is_dir() and {f.name for f in path.iterdir()} <= {DOCUMENT, WEIGHTS}
+    return path.is_dir() and {f.name for f in path.iterdir()} <= {DOCUMENT, WEIGHTS, FINDINGS}
 
 
 def _flush(file: Path, content: bytes) -> None:

@@ -5,6 +5,7 @@ import math
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
@@ -19,7 +20,7 @@ _MASS, _LEAST = 0.05, 3  # share of the runs that counts as near, and the least 
 _YARD = 0.95  # quantile of the runs' own distances that is the yardstick
 _MOST = 512  # runs that distances are taken to: of more, a random part with the same density
 _FINE = 1e-6  # box widths below which two runs are at one place
-_NUMBERS = 2**20  # distances held at a time
+_NUMBERS = 2**15  # distances at a time: they stay in the cache
 
 
 class Domain:
@@ -40,13 +41,13 @@ class Domain:
     >>> from emulate.space import Parameter, Uniform
     >>> space = Space((Parameter("a", Uniform(0, 1)), Parameter("b", Uniform(0, 1))))
     >>> x = torch.quasirandom.SobolEngine(2, scramble=True, seed=1).draw(100, dtype=torch.float64)
-    >>> domain = Domain(space, x[x.sum(1) < 1.4])
+    >>> domain = Domain(space, x[x.sum(1) < 1.2])
     >>> domain.remoteness(torch.tensor([[0.3, 0.3], [0.9, 0.9]], dtype=torch.float64)).round(decimals=1)
-    tensor([0.7, 3.3], dtype=torch.float64)
+    tensor([0.6000, 2.9000], dtype=torch.float64)
     """
 
     def __init__(self, space: Space, design: Tensor | None):
-        self.space, self._design = space, design
+        self.space, self.design = space, design
 
     def beyond(self, theta: Tensor) -> Tensor:
         """How far theta `[..., d]` lies outside the box, in box widths; 0 inside. Shape `[...]`."""
@@ -89,13 +90,16 @@ class Domain:
     def _worst(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Remoteness `[...]` and the number of the projection in which it is found."""
         runs, yards = self._yards
-        x = self.space.scaled(theta).reshape(-1, self.space.d)
-        rows = max(1, _NUMBERS // len(runs))
-        parts = [(self._distances(part, runs, self._k) / yards[:, None]).max(0) for part in x.to(runs.device).split(rows)]
-        if not parts:
-            return x.new_zeros(theta.shape[:-1]), x.new_zeros(theta.shape[:-1], dtype=torch.long)
-        far, which = (torch.cat(p).reshape(theta.shape[:-1]).to(theta.device) for p in zip(*parts, strict=True))
-        return far, which
+        x = self.space.scaled(theta).reshape(-1, self.space.d).to(runs.device)
+        k, rows = _near(len(runs)), max(1, _NUMBERS // len(runs))
+        ratios = [self._distances(part, runs, k) / yards[:, None] for part in x.split(rows)]
+        found = [r.max(0) for r in ratios]
+        far, which = torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+        if x.requires_grad:  # that of the one projection that counts
+            used = torch.tensor([[i in p for i in range(self.space.d)] for p in self._projections], device=x.device)
+            square = ((x[:, None] - runs).square() * used[which][:, None]).sum(-1)
+            far = square.kthvalue(k, -1).values.clamp_min(1e-30).sqrt() / yards[which]
+        return far.reshape(theta.shape[:-1]).to(theta.device), which.reshape(theta.shape[:-1])
 
     @cached_property
     def _projections(self) -> list[tuple[int, ...]]:
@@ -105,25 +109,19 @@ class Domain:
 
     def _distances(self, x: Tensor, runs: Tensor, k: int, *, own: bool = False) -> Tensor:
         """To the k-th nearest run `[projections, N]` of x `[N, d]`; `own`: x are the runs, which are not their own."""
-        square = [(a[:, None] - b).square() for a, b in zip(x.T, runs.T, strict=True)]
+        square = (x.detach().T[:, :, None] - runs.T[:, None]).square().cpu().numpy()  # [d, N, n]
         if own:
-            for s in square:
-                s.fill_diagonal_(torch.inf)
-        found = [sum(square[i] for i in p).kthvalue(k, -1).values for p in self._projections]
-        return torch.stack(found).clamp_min(1e-30).sqrt()
-
-    @property
-    def _k(self) -> int:
-        runs = self._yards[0]
-        return _near(len(runs))
+            square[:, range(len(x)), range(len(x))] = np.inf
+        found = [np.partition(sum(square[i] for i in p), k - 1, -1)[:, k - 1] for p in self._projections]
+        return torch.from_numpy(np.sqrt(found)).to(x.device)
 
     @cached_property
     def _yards(self) -> tuple[Tensor, Tensor]:
         """The runs that distances are taken to, `[s, d]`, and r_P `[projections]`."""
-        if self._design is None:
+        if self.design is None:
             raise InputError("this emulator must know where its runs lie. Got one that was saved before that was kept; "
                              "train it again, or ask with outside = \"box\".")  # fmt: skip
-        runs = self._design
+        runs = self.design
         if len(runs) > _MOST:  # a stride would take a corner of a Sobol sequence
             keep = torch.randperm(len(runs), generator=torch.Generator().manual_seed(0))[:_MOST]
             runs = runs[keep.sort().values.to(runs.device)]
@@ -131,7 +129,9 @@ class Domain:
             return runs, runs.new_full((len(self._projections),), torch.inf)
         k = min(_near(len(runs)), len(runs) - 1)
         yards = self._distances(runs, runs, k, own=True).quantile(_YARD, dim=-1)
-        return runs, torch.maximum(yards, self._spacing(runs)).clamp_min(_FINE)
+        if any(len(column.unique()) < len(runs) for column in runs.T):
+            yards = torch.maximum(yards, self._spacing(runs))
+        return runs, yards.clamp_min(_FINE)
 
     def _spacing(self, runs: Tensor) -> Tensor:
         """The 95 % quantile of the distance of each run to the nearest at another place, `[projections]`; 0 if none."""
@@ -151,7 +151,9 @@ def _near(n: int) -> int:
 def checked(outside: Any) -> None:
     """Complain about a choice that is none."""
     if outside not in CHOICES:
-        raise InputError(f"outside must be one of {', '.join(CHOICES)}. Got {outside!r}.{nearest(str(outside), CHOICES)}")
+        raise InputError(
+            f"outside must be one of {', '.join(CHOICES)}. Got {outside!r}.{nearest(str(outside), CHOICES)}"
+        )
 
 
 class Widened(Distribution):

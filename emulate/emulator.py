@@ -7,16 +7,17 @@ import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Normal
+from torch.distributions import Distribution, Normal
 
 from emulate import artefact
-from emulate.contracts import Core, Recipe, rows_of
-from emulate.distributions import Gaussian
+from emulate.contracts import Core, Finding, Recipe, rows_of
+from emulate.domain import Domain, Outside, Widened, checked
 from emulate.errors import CampaignError, ExtrapolationWarning, InputError, nearest
 from emulate.runs import Outputs, Runs
 from emulate.space import Space
@@ -49,7 +50,10 @@ def fit(recipe: Recipe, runs: Runs, *, seed: int, fidelities: Mapping[str, Runs]
     state = {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in trained.state_dict().items()}
     core = recipe.rebuild(state)  # as `load` does: strides and alignment change the last bits of a product
     core.history = trained.history
-    return Emulator(runs.space, runs.outputs, recipe, core, transform, _provenance(recipe, runs, finished, seed))
+    design = runs.space.scaled(torch.from_numpy(finished.theta))
+    return Emulator(
+        runs.space, runs.outputs, recipe, core, transform, _provenance(recipe, runs, finished, seed), design
+    )
 
 
 def _trained(recipe: Recipe, finished: Runs, coarse: tuple[tuple[Tensor, Tensor], ...], *,
@@ -113,11 +117,16 @@ def _provenance(recipe: Recipe, runs: Runs, finished: Runs, seed: int) -> dict[s
 class Emulator(torch.nn.Module):
     """p(y | theta) with its parameter space, its outputs and where it was trained; carries gradients to theta."""
 
+    findings: tuple[Finding, ...] = ()  # what the checks of a study said of it, kept in its folder
+    scores: Mapping[str, float] = MappingProxyType({})  # its errors on held-out runs, by name
+
     def __init__(self, space: Space, outputs: Outputs, recipe: Recipe, core: Core, transform: OutputTransform,
-                 provenance: dict[str, Any]):  # fmt: skip
+                 provenance: dict[str, Any], design: Tensor | None = None):  # fmt: skip
         super().__init__()
         self.space, self.outputs, self.recipe, self.provenance = space, outputs, recipe, provenance
         self.core, self.transform = core, transform
+        self.register_buffer("design", design)  # of the runs, [n, d] in scaled coordinates; None in old files
+        self._guard: Domain | None = None
         self.requires_grad_(False)
         self.eval()
 
@@ -126,26 +135,70 @@ class Emulator(torch.nn.Module):
         """One dict per epoch of the training; empty where there are no epochs."""
         return self.core.history
 
-    def predict(self, theta: Any, *, strict: bool = False) -> Gaussian:
+    def predict(self, theta: Any, *, outside: Outside = "box", strict: bool = False) -> Distribution:
         """p(y | theta) with batch shape `[...]` and event shape `(m,)`; theta `[..., d]`, a dict, or a frame.
 
-        Outside the box of the parameter space it warns (`ExtrapolationWarning`); `strict` raises `InputError` instead.
+        `outside` says what happens where the emulator was not taught:
+
+        - "box": it warns (`ExtrapolationWarning`) outside the box of the parameter space; the quickest look.
+        - "warn": also where the design is thin, which is where runs are more than twice as far as from each other.
+        - "refuse": it raises `InputError` in both.
+        - "inflate": the variance grows continuously with the distance, by `Domain.inflation`.
+        - "ignore": nothing.
+
+        `strict` raises `InputError` outside the box and looks no further.
         """
+        checked(outside)
         theta = self.space.pack(theta)
-        self._watch(theta.detach(), strict)
-        return self.transform.push(self.core(self.space.scaled(theta)))
+        if strict or outside != "ignore":
+            self._watch(theta.detach(), "refuse" if strict else outside)
+        if outside in ("warn", "refuse"):
+            self._watch_design(theta.detach(), outside)
+        prediction = self.transform.push(self.core(self.space.scaled(theta)))
+        return Widened(prediction, self.guard.inflation(theta)) if outside == "inflate" else prediction
 
     forward = predict
 
+    def moments(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance `[..., m]` at theta `[..., d]`, a function of tensors that looks at no value.
+
+        The bits of `predict`, without its guard: what `torch.func` transforms, and what `emulate.program` exports.
+
+        >>> from emulate.emulators.polynomial import Polynomial
+        >>> from emulate.runs import Field
+        >>> from emulate.space import Parameter, Uniform
+        >>> x = np.linspace(0, 1, 9)[:, None]
+        >>> runs = Runs.of(Space((Parameter("a", Uniform(0, 1)),)), Outputs((Field("y"),)), x, 1000 + x**2)
+        >>> emulator = fit(Polynomial(), runs, seed=0)
+        >>> mean = lambda t: emulator.moments(t)[0]
+        >>> torch.func.vmap(torch.func.jacrev(mean))(torch.tensor([[0.0], [0.5]], dtype=torch.float64)).ravel().round(decimals=6)
+        tensor([0., 1.], dtype=torch.float64)
+        """
+        prediction = self.transform.push(self.core(self.space.scaled(self.space.pack(theta))))
+        return prediction.mean, prediction.variance
+
+    @property
+    def guard(self) -> Domain:
+        """The box and the runs in it: how remote a point is, and in which parameters."""
+        if self._guard is None or self._guard.design is not self.design:
+            self._guard = Domain(self.space, self.design)
+        return self._guard
+
     def domain(self, theta: Any) -> Tensor:
         """How far theta `[..., d]` lies outside the box, in box widths; 0 inside. Shape `[...]`."""
-        u = self.space.to_unit(self.space.pack(theta))
-        return torch.linalg.vector_norm((-u).clamp_min(0) + (u - 1).clamp_min(0), dim=-1)
+        return self.guard.beyond(self.space.pack(theta))
+
+    def remoteness(self, theta: Any) -> Tensor:
+        """How many times farther theta `[..., d]` lies from its nearest runs than runs lie from each other; see `Domain`.
+
+        Up to 2 where the design is as dense as a design is. Shape `[...]`.
+        """
+        return self.guard.remoteness(self.space.pack(theta))
 
     def jacobian(self, theta: Any) -> Tensor:
         """d mean_j / d theta_i, exact, shape `[..., m, d]`."""
         theta = self.space.pack(theta).detach()
-        self._watch(theta, strict=False)
+        self._watch(theta, "box")
         flat = theta.reshape(-1, self.space.d)
         u = self.space.scaled(flat)
         prediction = self.core(u)
@@ -163,9 +216,10 @@ class Emulator(torch.nn.Module):
             "provenance": self.provenance,
             "history": list(self.history),
         }
-        return artefact.write(path, body, self.state_dict())
+        verdict = {"findings": [vars(f) for f in self.findings], "scores": dict(self.scores)}
+        return artefact.write(path, body, self.state_dict(), verdict=verdict if self.findings or self.scores else None)
 
-    def _watch(self, theta: Tensor, strict: bool) -> None:
+    def _watch(self, theta: Tensor, outside: str) -> None:
         u = self.space.to_unit(theta)
         beyond = torch.maximum(-u, u - 1)
         if bool(((beyond <= _EDGE) & theta.isfinite()).all()):
@@ -177,6 +231,16 @@ class Emulator(torch.nn.Module):
         share = float((beyond > _EDGE).any(-1).double().mean())
         sentence = f"theta must lie in the box that the emulator was trained in. Got {said} outside"
         sentence += f", in {share:.0%} of the points" if u.ndim > 1 else ""
-        if strict:
+        if outside == "refuse":
             raise InputError(f"{sentence}; stay inside, or train on a wider prior.")
-        warnings.warn(f"{sentence}; the prediction is an extrapolation.", ExtrapolationWarning, stacklevel=3)
+        if outside != "inflate":
+            warnings.warn(f"{sentence}; the prediction is an extrapolation.", ExtrapolationWarning, stacklevel=3)
+
+    def _watch_design(self, theta: Tensor, outside: str) -> None:
+        said = self.guard.sentence(theta)
+        if not said:
+            return
+        sentence = f"theta must lie where runs are near. Got points {said}"
+        if outside == "refuse":
+            raise InputError(f"{sentence}; run the simulator there, or stay where it ran.")
+        warnings.warn(f"{sentence}; no run has taught the emulator there.", ExtrapolationWarning, stacklevel=3)

@@ -2,20 +2,23 @@
 
 import os
 import re
+from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from emulate import artefact, registry
-from emulate.contracts import Recipe
+from emulate.contracts import Finding, Recipe
 from emulate.emulator import Emulator
 from emulate.errors import InputError, StoreError
 from emulate.runs import Outputs
 from emulate.space import Space
 from emulate.transforms import OutputTransform
 
+_MISFIT = (KeyError, IndexError, RuntimeError, TypeError, ValueError, AttributeError, ArithmeticError)
 LOADERS = "emulate.loaders"  # entry points: a scheme, and a function from a URI of that scheme to a local folder
 
 
@@ -34,15 +37,48 @@ def load(path_or_uri: str | os.PathLike, *, recipe: type[Recipe] | None = None) 
         space, outputs = Space.from_dict(body["space"]), Outputs.from_dict(body["outputs"])
         provenance, history = body["provenance"], tuple(body["history"])
         transform = OutputTransform(_part(tensors, "transform."))
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
+    except _MISFIT as e:
         raise StoreError(f"{folder} is no whole emulator: {e!r} is missing or wrong. Train it again.") from e
     built = registry.validate(_recipe(use, recipe), settings, path=f"{folder}: recipe")
     try:
         core = built.rebuild(_part(tensors, "core."))
-    except (KeyError, RuntimeError, TypeError, ValueError) as e:
+        core.history = history
+        made = Emulator(space, outputs, built, core, transform, provenance, _design(tensors, space.d))
+        _try(made)
+    except _MISFIT as e:
         raise StoreError(f"the weights in {folder} do not fit the recipe {use!r}: {e}. Train it again.") from e
-    core.history = history
-    return Emulator(space, outputs, built, core, transform, provenance)
+    made.findings, made.scores = _verdict(folder)
+    return made
+
+
+def keep(path: str | os.PathLike, findings: Iterable[Finding], scores: Mapping[str, float]) -> None:
+    """Write findings and scores into an emulator's folder, where `load(path).findings` gives them."""
+    artefact.write_verdict(path, {"findings": [vars(f) for f in findings], "scores": dict(scores)})
+
+
+def _verdict(folder: Path) -> tuple[tuple[Finding, ...], dict[str, float]]:
+    told = artefact.read_verdict(folder)
+    try:
+        return tuple(Finding(**f) for f in told.get("findings", ())), dict(told.get("scores", {}))
+    except _MISFIT as e:
+        raise StoreError(f"{folder / artefact.FINDINGS} holds no findings: {e}. Run `emulate validate --force`.") from e
+
+
+def _design(tensors: dict[str, Tensor], d: int) -> Tensor | None:
+    """The places of the runs; emulators that were saved before 0.2 hold none."""
+    design = tensors.get("design")
+    if design is not None and (design.ndim != 2 or design.shape[1] != d):
+        raise ValueError(f"design has the shape {tuple(design.shape)} for {d} parameters")
+    return design
+
+
+def _try(emulator: Emulator) -> None:
+    """One prediction: tensors of wrong shapes show themselves here and not in an analysis."""
+    middle = emulator.space.from_unit(torch.full((emulator.space.d,), 0.5, dtype=torch.float64))
+    with torch.no_grad():
+        mean, variance = emulator.moments(middle)
+    if mean.shape != (emulator.outputs.size,) or variance.shape != mean.shape:
+        raise ValueError(f"a prediction has the shape {tuple(mean.shape)} and the outputs have {emulator.outputs.size}")
 
 
 def _fetched(path_or_uri: str | os.PathLike) -> Path:

@@ -1,0 +1,66 @@
+"""Write golden files: a small emulator of every recipe as this version saves it, and what it predicts.
+
+    python tests/reference/emulators/write.py v1 [NAME ...]
+
+A folder that stands there already is left as it is: it says what a version wrote, and is never made again. What lies in
+`v1/` was written by emulate 0.1.0: `gp_each` before components of a GP shared kernels (4ae28ea), the
+others before an emulator kept the places of its runs (5bf2717). `v1_design` came after that.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from emulate import registry
+from emulate.emulator import fit
+from emulate.runs import Field, Outputs, Runs
+from emulate.space import LogUniform, Normal, Parameter, Space, Uniform
+
+HERE = Path(__file__).parent
+SPACE = Space((Parameter("a", Uniform(-1.0, 3.0)), Parameter("b", LogUniform(1e-3, 1e-1)), Parameter("c", Normal(5.0, 2.0))))
+OUTPUTS = Outputs((Field("height", "m"), Field("power", "", True, "k", (0.1, 0.2, 0.4), "h/Mpc")))
+SETTINGS = {
+    "gp": {"kernels": 1},
+    "gp_each": {"use": "gp"},
+    "mlp": {"members": 3, "width": 4, "layers": 1, "epochs": 5},
+    "polynomial": {},
+}
+
+
+def runs(n: int = 14) -> Runs:
+    """Noisy runs, so that no weight of a fit is large and rounding stays rounding on every machine."""
+    u = torch.quasirandom.SobolEngine(3, scramble=True, seed=1).draw(n, dtype=torch.float64).clamp(0.02, 0.98)
+    theta, x = SPACE.from_unit(u), SPACE.scaled(SPACE.from_unit(u)) - 0.5
+    k = torch.tensor([0.1, 0.2, 0.4], dtype=torch.float64)
+    one = 1000 + x @ torch.tensor([1.0, -0.5, 0.3], dtype=torch.float64) + torch.sin(3 * x[:, 0])
+    spectrum = 1e-9 * torch.exp(x[:, :1] - x[:, 1:2] * torch.log(k) + 0.2 * x[:, 2:] ** 2)
+    y = torch.cat([one[:, None], spectrum], 1).numpy()
+    y = y * (1 + np.array([1e-5, 0.02, 0.02, 0.02]) * np.random.default_rng(0).standard_normal(y.shape))
+    return Runs.of(SPACE, OUTPUTS, theta.numpy(), y, stochastic=True)
+
+
+def points() -> torch.Tensor:
+    """theta `[5, 3]`, away from the runs."""
+    u = torch.quasirandom.SobolEngine(3, scramble=True, seed=2).draw(5, dtype=torch.float64).clamp(0.05, 0.95)
+    return SPACE.from_unit(u)
+
+
+def write(folder: Path, name: str) -> None:
+    recipe = registry.build("emulators", {"use": name, **SETTINGS.get(name, {})})
+    emulator = fit(recipe, runs(), seed=0)
+    emulator.save(folder / name)
+    theta = points()
+    p = emulator.predict(theta)
+    said = {"theta": theta, "mean": p.mean, "variance": p.variance, "jacobian": emulator.jacobian(theta)}
+    (folder / f"{name}.json").write_text(json.dumps({k: v.tolist() for k, v in said.items()}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    version, *names = sys.argv[1:]
+    for name in names or [n for n in SETTINGS if n != "gp_each"]:
+        if not (HERE / version / name).exists():
+            (HERE / version).mkdir(exist_ok=True)
+            write(HERE / version, name)
