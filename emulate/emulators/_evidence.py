@@ -66,6 +66,14 @@ class _Exponents(torch.autograd.Function):
         step = du / length.square()[..., None, :]
         return step @ (columns[:, 0] - 0.5) - (step * (u - 0.5)).sum(-1, keepdim=True)
 
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], u: Tensor, columns: Tensor, length: Tensor) -> tuple[Tensor, int]:
+        if in_dims[1] is not None or in_dims[2] is not None:
+            raise NotImplementedError("torch.func.vmap must go over points u. Got points or lengths of the kernel.")
+        u = u.movedim(in_dims[0], 0)  # a batch of batches is one batch of points
+        e = _Exponents.apply(u.flatten(0, 1), columns, length)
+        return e.unflatten(-2, u.shape[:2]).movedim(-3, 0), 0
+
 
 def exponents(u: Tensor, columns: Tensor, length: Tensor) -> Tensor:
     """-|(u - v) / length|^2 / 2 `[..., a, b]` of u `[a, d]`, `columns_of(v)` and length `[..., d]`, differentiable in u.
@@ -74,6 +82,8 @@ def exponents(u: Tensor, columns: Tensor, length: Tensor) -> Tensor:
     product, |u|^2 + |v|^2 - 2 u v, is faster, but cancels, in another way for each batch: weights of 1e6, which
     noise-free runs have, made 3e-10 of the outputs' scale of that.
     """
+    if torch.compiler.is_compiling():
+        return _exponents_of_any(u, columns, length)
     graph = torch.is_grad_enabled() and u.requires_grad
     return _Exponents.apply(u, columns, length) if graph else _exponents(u, columns, length)
 
@@ -93,6 +103,16 @@ def _exponents(u: Tensor, columns: Tensor, length: Tensor) -> Tensor:
                 part.addcmul_(gap, gap, value=single[i])
             else:
                 part.addcmul_(gap.square_(), rate[i])
+    return e
+
+
+def _exponents_of_any(u: Tensor, columns: Tensor, length: Tensor) -> Tensor:
+    """The same sums as one expression for any number of points: what torch.export and torch.compile can follow."""
+    rates, gaps = (-0.5 / length.square()).movedim(-1, 0)[..., None, None], u.T[..., None] - columns
+    single = length.ndim == 1 or length.shape[0] == 1
+    e = u.new_zeros((*length.shape[:-1], 1, 1))
+    for gap, rate in zip(gaps.unbind(0), rates.unbind(0), strict=True):
+        e = torch.addcmul(e, rate * gap, gap) if single else torch.addcmul(e, gap.square(), rate)
     return e
 
 
