@@ -67,7 +67,7 @@ class _Exponents(torch.autograd.Function):
         return step @ (columns[:, 0] - 0.5) - (step * (u - 0.5)).sum(-1, keepdim=True)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], u: Tensor, columns: Tensor, length: Tensor) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: tuple, u: Tensor, columns: Tensor, length: Tensor) -> tuple[Tensor, int]:
         if in_dims[1] is not None or in_dims[2] is not None:
             raise NotImplementedError("torch.func.vmap must go over points u. Got points or lengths of the kernel.")
         u = u.movedim(in_dims[0], 0)  # a batch of batches is one batch of points
