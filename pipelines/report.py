@@ -15,9 +15,10 @@ from pipelines.stages import ORDER
 
 _FAILURES = 12  # failed runs listed one by one; the page counts the others
 _SECTIONS = {("validate", "scores"): "emulators", ("validate", "calibration"): "calibration",
-             ("validate", "gradient"): "gradient", "design": "design", "simulate": "runs", "train": "emulators",
-             "learning_curve": "emulators", "sensitivity": "sensitivity", "validate": "accuracy", "infer": "posterior",
-             "check": "posterior"}  # fmt: skip
+             ("validate", "pit"): "calibration", ("validate", "regions"): "calibration",
+             ("validate", "crps"): "calibration", ("validate", "gradient"): "gradient", "design": "design",
+             "simulate": "runs", "train": "emulators", "learning_curve": "emulators", "sensitivity": "sensitivity",
+             "validate": "accuracy", "infer": "posterior", "check": "posterior"}  # fmt: skip
 _COLUMNS = {  # key of an emulator's scores: heading, how it is written
     "median": ("median error", typeset.percent),
     "worst99": ("99th percentile", typeset.percent),

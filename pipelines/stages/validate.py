@@ -99,6 +99,7 @@ def _figures(bench: Workbench, emulators, champion, held_out, jacobians, scores)
             "Calibration: what the emulator promises against what held-out runs show. Above the line it is shy.",
         ),
         "scores": (figures.scores(scores), "Largest error in a held-out run, by emulator."),
+        **figures.calibrated(emulators, champion, held_out),
     }
     if len(jacobians.theta):
         made["gradient"] = (
