@@ -14,6 +14,7 @@ from scipy import stats
 from torch import Tensor
 
 import emulate
+from emulate.contracts import rows_of
 from emulate.emulator import Emulator
 from emulate.errors import CampaignError, ExtrapolationWarning, InputError
 from emulate.runs import Field, Outputs, Runs
@@ -44,8 +45,9 @@ def points(n: int, seed: int, *, inside: float = 0.02) -> Tensor:
 
 
 def runs(n: int = 48, seed: int = 1) -> Runs:
+    """With their Jacobians, for recipes that read them."""
     theta = points(n, seed)
-    return Runs.of(SPACE, OUTPUTS, theta.numpy(), truth(theta).numpy())
+    return Runs.of(SPACE, OUTPUTS, theta.numpy(), truth(theta).numpy(), jacobian=rows_of(truth, theta).numpy())
 
 
 def line(n: int = 40) -> Runs:
@@ -53,7 +55,8 @@ def line(n: int = 40) -> Runs:
     space = Space((Parameter("a", Uniform(0.0, 1.0)), Parameter("b", Uniform(0.0, 1.0))))
     theta = torch.quasirandom.SobolEngine(2, scramble=True, seed=2).draw(n, dtype=torch.float64).numpy()
     y = np.stack([1 + 2 * theta[:, 0] - theta[:, 1], 1e6 * (theta[:, 0] + theta[:, 1])], 1)
-    return Runs.of(space, Outputs((Field("p"), Field("q"))), theta, y)
+    jacobian = np.tile([[2.0, -1.0], [1e6, 1e6]], (n, 1, 1))
+    return Runs.of(space, Outputs((Field("p"), Field("q"))), theta, y, jacobian=jacobian)
 
 
 def fits_a_line(fit, recipe) -> None:
@@ -227,7 +230,7 @@ def leaves_failed_runs_out(fit, recipe, table: Runs) -> None:
     y = table.y.copy()
     lost = np.arange(len(table)) % 7 == 3
     y[lost] = np.nan
-    broken = Runs.of(table.space, table.outputs, table.theta, y)
+    broken = Runs.of(table.space, table.outputs, table.theta, y, jacobian=table.jacobian)
     clean = table.select(~lost)
     theta = points(5, seed=8)
     torch.testing.assert_close(fit(recipe, broken, seed=0).predict(theta).mean,
