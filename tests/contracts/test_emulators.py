@@ -6,7 +6,10 @@ from emulate import registry
 from tests import laws
 
 NAMES = registry.names("emulators")
-QUICK = {"mlp": {"epochs": 15}, "gradient_gp": {"kernel": "rbf", "mean": "constant", "starts": 1}}  # settings for the laws that fit again and again
+QUICK = {  # settings for the laws that fit again and again
+    "mlp": {"epochs": 15},
+    "gradient_gp": {"kernel": "rbf", "mean": "constant", "starts": 1},
+}
 
 
 @pytest.fixture(scope="module", params=NAMES)
