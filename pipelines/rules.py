@@ -113,6 +113,9 @@ def _emulators(s: Study) -> Iterator[str]:
         if s.design.runs < least:
             yield (f"design.runs: must be at least {least}, for emulators.{name} needs that many with {s.space.d} "
                    f"parameters. Got {s.design.runs}.")  # fmt: skip
+        if recipe.needs_slopes and s.simulate.jacobians is None:
+            yield (f"simulate.jacobians: must not be none, for emulators.{name} learns from the Jacobians of the training "
+                   "runs. Got none; set it to auto, or use an emulator that reads values alone.")  # fmt: skip
 
 
 def _gradient(s: Study) -> Iterator[str]:
