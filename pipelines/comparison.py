@@ -27,6 +27,7 @@ from emulate.space import Space
 from pipelines import files
 from pipelines.study import plain
 from pipelines.terminal import count, duration
+from pipelines.typeset import with_error
 
 if TYPE_CHECKING:
     from pipelines.workbench import Workbench
@@ -293,12 +294,7 @@ def _cells(s: Scores) -> tuple[str, ...]:
 
 def _bar(value: float, error: float, unit: str = "") -> str:
     """`35.2 +- 0.4`, nothing where there is no number."""
-    if math.isnan(value):
-        return ""
-    if not math.isfinite(error) or not math.isfinite(value) or error == 0:
-        return f"{value:.4g}{unit}"
-    digits = max(0, 1 - math.floor(math.log10(error)))
-    return f"{value:.{digits}f} +- {error:.{digits}f}{unit}" if digits < 8 else f"{value:.3g} +- {error:.2g}{unit}"
+    return "" if math.isnan(value) else with_error(value, error, unit).replace("±", "+-")
 
 
 def chosen(study: Any, scores: Mapping[str, Scores]) -> tuple[str, str]:
