@@ -158,7 +158,7 @@ class InferPart(Section):
     sampler: Any = "hmc"  # samplers
     draws: Annotated[int, Ge(4)] = 500  # per chain
     chains: Annotated[int, Ge(2)] = 16  # all in one batch
-    outside: Literal["warn", "refuse", "inflate", "ignore"] = "warn"  # draws where no run is near; inflate: the variance
+    outside: Literal["warn", "refuse", "inflate", "ignore"] = "warn"  # draws far from every run
     feasible: bool = False  # the prior times the probability that a run finishes there, as the failed runs teach it
 
 
