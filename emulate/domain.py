@@ -16,7 +16,7 @@ from emulate.space import Space
 
 Outside = Literal["box", "warn", "refuse", "inflate", "ignore"]
 CHOICES = ("box", "warn", "refuse", "inflate", "ignore")
-THIN = 2.0  # remoteness above which the design is thin: box corners of space-filling designs reach 1.9
+THIN = 2.0  # remoteness above which the design is thin
 _MASS, _LEAST = 0.05, 3  # share of the runs that counts as near, and the least number of them
 _YARD = 0.95  # quantile of the runs' own distances that is the yardstick
 _MOST = 512  # runs that distances are taken to: of more, a random part with the same density
@@ -35,7 +35,7 @@ class Domain:
     Quesenberry 1965; Chazal, Cohen-Steiner and Merigot 2011), and a run that lies alone fills no hole. Projections,
     because in ten dimensions a slab without runs hardly changes the distance over all coordinates, in which every point
     is far from every other (Beyer et al. 1999). Over Sobol, Latin hypercube and random designs of 10 to 500 runs in 1
-    to 10 dimensions 99 % of the box lies below 2, its corners reach 1.9 (a corner has runs on one side only), and the
+    to 10 dimensions 99 % of the box lies below 2, its corners reach 1.9 to 2.2 (they have runs on one side only), and the
     middle of a slab that holds no run is at 3 to 9. Random and Sobol designs of 30 runs in ten dimensions have holes by
     chance: 1 % and 7 % of the box is thin. A grid's own spacing is no hole: a run's nearest at another place bounds r_P.
 
