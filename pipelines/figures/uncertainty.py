@@ -12,7 +12,7 @@ from scipy.stats import binom
 from emulate.regions import corners, regions
 from emulate.runs import Runs
 from emulate.scoring import climatology, crps, pit
-from pipelines.figures.sheets import COLOURS, GREY, INK, MARKERS, legend, log_axis, name_axes, say, sheet, title
+from pipelines.figures.sheets import COLOURS, GREY, INK, MARKERS, WIDTH, legend, log_axis, name_axes, say, sheet, title
 
 if TYPE_CHECKING:
     from emulate.emulator import Emulator
@@ -74,7 +74,7 @@ def coverage_map(name: str, emulator: "Emulator", held_out: Runs) -> Figure:
     """
     runs = held_out.finished()
     pairs = runs.space.d > 1 and len(runs) > 0
-    figure, axes = sheet(1, 1 + pairs, 4.2, **({"width_ratios": (1, 1.25)} if pairs else {}))
+    figure, axes = sheet(1, 1 + pairs, 4.2, width=WIDTH + pairs, **({"width_ratios": (1, 1.4)} if pairs else {}))
     left = axes[0, 0]
     name_axes(left, "inside the 95 % interval [%]", "region")
     if not len(runs):
@@ -195,7 +195,7 @@ def _matrix(figure: Figure, ax, names: tuple[str, ...], whole: dict, quarters: d
     for i, j in zip(*np.nonzero(np.isfinite(share)), strict=True):
         if k <= 10:
             dark = share[i, j] < worst + 0.35 * (_LEVEL - worst)
-            ax.text(j, i, f"{100 * share[i, j]:.0f}", ha="center", va="center", fontsize=8.5 if k <= 8 else 7.5,
+            ax.text(j, i, f"{100 * share[i, j]:.0f}", ha="center", va="center", fontsize=8.5 if k <= 6 else 7.5,
                     color="white" if dark else INK)  # fmt: skip
     ax.set_title("halves, and quarters of two parameters", fontsize=8.5, color=GREY, loc="right")
     said = [f"{kind} {n}" for kind, n in halves]
