@@ -280,7 +280,11 @@ def tell(bench: "Workbench", scores: Mapping[str, Scores]) -> None:
         numbers = {f"folds.{k}": v for k, v in s.to_dict().items() if isinstance(v, float) and math.isfinite(v)}
         bench.journal.append("metrics", f"train/{name}", metrics=numbers)
         if s.note:
-            bench.terminal.warn(f"{name} cannot be chosen: {s.note}.")
+            bench.terminal.warn(f"{name} cannot be chosen: {_end(s.note)}")
+
+
+def _end(note: str) -> str:
+    return f"{note.rstrip('.')}."
 
 
 def _number(x: float) -> float:
@@ -305,7 +309,7 @@ def chosen(study: Any, scores: Mapping[str, Scores]) -> tuple[str, str]:
     named = study.train.champion
     if named != "auto":
         if named in scores and any(f.failure for f in scores[named].folds):
-            raise InputError(f"train.champion: must name an emulator that can be fitted. {named} {scores[named].note}. Mend "
+            raise InputError(f"train.champion: must name an emulator that can be fitted. {named} {_end(scores[named].note)} Mend "
                              "its recipe, name another emulator, or set train.folds: 0.")  # fmt: skip
         return named, f"{named} is used: the study names it."
     choice = choose({n: scores[n] for n in rivals(study, list(scores))})
