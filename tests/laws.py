@@ -161,7 +161,7 @@ def has_the_density_of_its_samples(emulator: Emulator, theta: Tensor, *, n: int 
     ln = torch.where(log, torch.where(log, y, 1.0).log(), 0.0)
     w, found = torch.where(log, ln, y), p.log_prob(y)
     for b in range(len(theta)):
-        size, vectors = torch.linalg.eigh(torch.cov(w[:, b].T))
+        size, vectors = torch.linalg.eigh(torch.cov(w[:, b].T).reshape(w.shape[-1], -1))
         x = (w[:, b] - w[:, b].mean(0)) @ vectors / size.sqrt()
         for narrow, beside in ((0.5, 0.0), (0.25, 1.0), (0.25, -1.0)):
             square = (x - beside * torch.eye(len(size), dtype=x.dtype)[-1]).square().sum(-1) / narrow
