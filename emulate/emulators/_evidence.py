@@ -84,8 +84,7 @@ def exponents(u: Tensor, columns: Tensor, length: Tensor) -> Tensor:
     """
     if torch.compiler.is_compiling():
         return _exponents_of_any(u, columns, length)
-    graph = torch.is_grad_enabled() and u.requires_grad
-    return _Exponents.apply(u, columns, length) if graph else _exponents(u, columns, length)
+    return _Exponents.apply(u, columns, length)
 
 
 def _exponents(u: Tensor, columns: Tensor, length: Tensor) -> Tensor:
