@@ -40,6 +40,7 @@ def load(path_or_uri: str | os.PathLike, *, recipe: type[Recipe] | None = None) 
         transform = OutputTransform(_part(tensors, "transform."))
     except _MISFIT as e:
         raise StoreError(f"{folder} is no whole emulator: {e!r} is missing or wrong. Train it again.") from e
+    _refuse_foreign(settings)
     built = registry.validate(_recipe(use, recipe), settings, path=f"{folder}: recipe")
     try:
         core = built.rebuild(_part(tensors, "core."))
@@ -108,6 +109,15 @@ def _recipe(use: Any, given: type[Recipe] | None) -> type[Recipe]:
         raise InputError(f"this emulator was trained by {use!r}, which is not part of emulate, and a file must not choose "
                          "what is imported. Import that class and pass it: load(path, recipe=...).")  # fmt: skip
     return registry.find("emulators", use)
+
+
+def _refuse_foreign(settings: Mapping[str, Any]) -> None:
+    """A recipe within a recipe is of the house, too: what `_recipe` refuses may not come in by a setting."""
+    for value in settings.values():
+        if isinstance(value, Mapping):
+            if "use" in value:
+                _recipe(value["use"], None)
+            _refuse_foreign(value)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -92,17 +92,17 @@ class MLP(Recipe):
     takes: ClassVar[tuple[str, ...]] = ("slopes",)
 
     members: Annotated[int, Ge(3)] = 10  # networks, and folds of the runs
-    width: Annotated[int, Ge(1)] = 32  # units in a hidden layer
+    width: Annotated[int, Ge(1)] = 64  # units in a hidden layer
     layers: Annotated[int, Ge(1)] = 2  # hidden layers
     activation: Literal["silu", "learned"] = "silu"  # learned: two numbers of each unit shape it, as in CosmoPower
     heads: Literal["mean", "variance"] = "mean"  # variance: the noise depends on the parameters, and is learnt too
     trend: Literal["auto", "constant", "linear", "quadratic"] = "auto"  # auto: the richest that half the runs determine
-    decay: Annotated[float, Ge(0)] = 0.05  # of the hidden layers' squared weights against the sum of squared errors
+    decay: Annotated[float, Ge(0)] = 0.1  # of the hidden layers' squared weights against the sum of squared errors
     ridge: Annotated[float, Ge(0)] = 1e-8  # of the last layer's against the mean squared error
     sobolev: Literal["auto"] | Annotated[float, Ge(0)] = "auto"  # weight of errors in slope; auto: 1 if runs carry them
     optimizer: Literal["auto", "lbfgs", "adam"] = "auto"  # auto: L-BFGS on all runs up to 2000, beyond Adam in batches
-    epochs: Annotated[int, Ge(1)] = 40  # at most: of ten L-BFGS iterations, or passes over the runs in batches
-    patience: Annotated[int, Ge(1)] = 15  # epochs in which no member gets better on its own folds, and training stops
+    epochs: Annotated[int, Ge(1)] = 30  # at most: of ten L-BFGS iterations, or passes over the runs in batches
+    patience: Annotated[int, Ge(1)] = 10  # epochs in which no member gets better on its own folds, and training stops
     batch: Annotated[int, Ge(1)] = 256  # runs in a batch of Adam
     rate: Annotated[float, Gt(0)] = 1e-2  # highest learning rate of Adam
     schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"  # of Adam's learning rate over the epochs
