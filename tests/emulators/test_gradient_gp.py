@@ -474,7 +474,10 @@ def test_the_nbody_spectrum_takes_a_third_of_the_runs():
         equal = [np.exp(np.interp(-curves[GradientGP, size][e], [-curves[GP, n][e] for n in alone], np.log(alone)))
                  for e in range(3)]  # fmt: skip
         ratios.append(np.array(equal) / size)
-        print(f"\n{size} runs with Jacobians do the work of {np.round(equal, 1)} without, {ratios[-1].round(2)} times", end="")
+        print(
+            f"\n{size} runs with Jacobians do the work of {np.round(equal, 1)} without, {ratios[-1].round(2)} times",
+            end="",
+        )
     means = np.exp(np.log(ratios).mean(0))
     print(f"\non average {means.round(2)} times (96 at most): rms, median, gradient")
     assert means.max() >= 3
