@@ -226,7 +226,12 @@ class Emulator(torch.nn.Module):
         u = self.space.scaled(flat)
         prediction = self.core(u)
         if type(prediction) is not Normal:
-            return rows_of(lambda t: self.transform.push(self.core(self.space.scaled(t))).mean, theta)
+            block = 8 if hasattr(prediction, "nodes") else 512  # a mean over nodes holds 30 MiB or more for every point
+            rows = [
+                rows_of(lambda t: self.transform.push(self.core(self.space.scaled(t))).mean, t)
+                for t in flat.split(block)
+            ]
+            return torch.cat(rows).reshape(*theta.shape[:-1], -1, self.space.d)
         slopes = self.transform.push_slopes(prediction, *self.core.slopes(u))
         return (slopes * self.space.stretch(flat)[:, None, :]).reshape(*theta.shape[:-1], -1, self.space.d)
 
