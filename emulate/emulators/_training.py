@@ -17,7 +17,8 @@ from torch import Tensor
 from emulate.emulators._networks import Layer, hidden, hidden_slopes, output
 
 _INNER = 10  # L-BFGS iterations in one epoch
-_UNITS = 4  # rows of a batch for each number of the last layer, at least
+_UNITS = 4  # runs of a batch for each hidden unit, at least: the last layer is fitted to a batch
+_KEPT = 2**24  # numbers that the members may hold of what the trend leaves; of more they find it anew
 _CHUNK = 2048  # runs that are looked at together
 _ROUNDING = 1e-13  # of a normal matrix of unit scale
 
@@ -61,7 +62,8 @@ class Values(Lesson):
         self.u, self.z, self.trend, self.scale, self.ridge = u, z, trend, scale, ridge
         self.slopes, self.sobolev = (slopes, sobolev) if sobolev > 0 else (None, 0.0)
         self.whole = None
-        self.whole = self._rest(torch.arange(self.n)) if self.n <= _CHUNK else None
+        numbers = scale.numel() * self.n * (1 if self.slopes is None else 1 + u.shape[1])
+        self.whole = self._rest(torch.arange(self.n)) if numbers <= _KEPT else None
 
     def loss(self, rows: Tensor) -> Tensor:
         """With the last layer that is best on these runs: of a batch too, which leaves less for Adam to find."""
@@ -99,7 +101,7 @@ class Values(Lesson):
     def _rest(self, rows: Tensor) -> Tensor:
         """What the trend leaves `[m, rows (1 + d), p]`."""
         if self.whole is not None and len(rows) == self.n:
-            return self.whole
+            return self.whole  # all runs come in their order
         value, slope = self.trend(self.u[rows], self.slopes is not None)
         rest = self.z[rows] - value
         if self.slopes is not None:
@@ -154,7 +156,7 @@ class Noises(Lesson):
 def learn(lesson: Lesson, pace: Pace, generator: torch.Generator) -> tuple[list[Layer], tuple[dict[str, float], ...]]:
     """The layers that were best on each member's own runs, and one row of history per epoch."""
     moved = [t.requires_grad_() for layer in lesson.layers for t in layer]
-    least = _UNITS * lesson.layers[-1][0].shape[-1]
+    least = _UNITS * lesson.layers[0][0].shape[-1]
     steps = 1 if pace.full else max(1, math.floor(lesson.n / max(pace.batch, least)))
     search = _lbfgs(moved) if pace.full else torch.optim.Adam(moved, lr=pace.rate)
     schedule = None if pace.full else _schedule(search, pace, steps)
@@ -164,7 +166,8 @@ def learn(lesson: Lesson, pace: Pace, generator: torch.Generator) -> tuple[list[
         if pace.full:
             search.step(lambda: _backward(search, lesson.loss(rows)))
         else:
-            for some in torch.randperm(lesson.n, generator=generator).chunk(steps):
+            order = torch.randperm(lesson.n, generator=generator)
+            for some in order.chunk(steps) if steps > 1 else [rows]:
                 _backward(search, lesson.loss(some))
                 search.step()
                 schedule.step()

@@ -14,7 +14,7 @@ from emulate.emulators._networks import basis_slopes, hidden, hidden_slopes, nam
 from emulate.emulators._threads import calm
 from emulate.emulators._training import Noises, Pace, Values, learn
 
-_FULL = 2000  # runs up to which every step sees all of them, by L-BFGS; beyond, minibatches by Adam
+_FULL = 5000  # runs up to which every step sees all of them, by L-BFGS; beyond, minibatches by Adam
 _BLIND = 2  # folds that a member does not see, so that every run has two members that are blind to it
 _CHUNK = 2048  # runs that all members answer together
 
@@ -72,7 +72,7 @@ class MLP(Recipe):
     z = h(u)^T beta + net(u), a least-squares polynomial and a SiLU network of what it leaves, one of each per member
     (Lakshminarayanan, Pritzel and Blundell 2017). Member i minimises the mean squared error over all runs but folds i and
     i + 1, plus `decay` / n times the squared weights of the hidden layers and `ridge` times those of the last, and keeps
-    the weights that were best on those folds. Up to 2000 runs by L-BFGS on all runs, beyond by Adam in batches; the last
+    the weights that were best on those folds. Up to 5000 runs by L-BFGS on all runs, beyond by Adam in batches; the last
     layer is in closed form at every step (Golub and Pereyra 1973). Mean and spread are those of the members. Of runs with
     Jacobians the squared error of dz/dx, x = sqrt(12) u, is added with the weight `sobolev` (Czarnecki et al. 2017), in
     the trend too.
@@ -100,10 +100,10 @@ class MLP(Recipe):
     decay: Annotated[float, Ge(0)] = 0.1  # of the hidden layers' squared weights against the sum of squared errors
     ridge: Annotated[float, Ge(0)] = 1e-8  # of the last layer's against the mean squared error
     sobolev: Literal["auto"] | Annotated[float, Ge(0)] = "auto"  # weight of errors in slope; auto: 1 if runs carry them
-    optimizer: Literal["auto", "lbfgs", "adam"] = "auto"  # auto: L-BFGS on all runs up to 2000, beyond Adam in batches
+    optimizer: Literal["auto", "lbfgs", "adam"] = "auto"  # auto: L-BFGS on all runs up to 5000, beyond Adam in batches
     epochs: Annotated[int, Ge(1)] = 30  # at most: of ten L-BFGS iterations, or passes over the runs in batches
     patience: Annotated[int, Ge(1)] = 10  # epochs in which no member gets better on its own folds, and training stops
-    batch: Annotated[int, Ge(1)] = 256  # runs in a batch of Adam
+    batch: Annotated[int, Ge(1)] = 256  # runs in a batch of Adam; at least four for each hidden unit are taken
     rate: Annotated[float, Gt(0)] = 1e-2  # highest learning rate of Adam
     schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"  # of Adam's learning rate over the epochs
 

@@ -126,9 +126,9 @@ def test_members_disagree_more_outside_than_inside(emulator):
 def test_many_runs_are_learnt_in_batches():
     u, new = sobol(2048, 2, 0), sobol(256, 2, 9)
     f = lambda u: np.sin(3 * u[:, 0]) * np.cos(2 * u[:, 1])  # noqa: E731
-    p = emulate.fit(MLP(members=5), table(u, f(u)), seed=0).predict(new)
+    p = emulate.fit(MLP(members=5, optimizer="adam"), table(u, f(u)), seed=0).predict(new)
     error = p.mean[:, 0].numpy() - f(new)
-    assert np.sqrt((error**2).mean()) < 0.025 * f(new).std()
+    assert np.sqrt((error**2).mean()) < 0.005 * f(new).std()
     assert (np.abs(error) < 4 * p.stddev[:, 0].numpy()).mean() > 0.9
 
 
@@ -181,7 +181,7 @@ def test_intervals_hold_new_noisy_runs(noise):
     f, new = lambda u: np.sin(4 * u[:, 0]) * np.exp(u[:, 1]), sobol(500, 2, 99)
     for seed in range(2):
         u = sobol(200, 2, seed)
-        p = emulate.fit(MLP(epochs=20), table(u, f(u) + noise * rng.normal(size=200)), seed=seed).predict(new)
+        p = emulate.fit(MLP(epochs=8), table(u, f(u) + noise * rng.normal(size=200)), seed=seed).predict(new)
         off = np.abs(p.mean[:, 0].numpy() - f(new) - noise * rng.normal(size=500))
         inside.append((off < 1.96 * p.stddev[:, 0].numpy()).mean())
         error.append(np.sqrt((off**2).mean()))
