@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from emulate.contracts import Core, Recipe
-from emulate.emulators._evidence import MEANS, basis, determined
+from emulate.emulators._kernels import MEANS, basis, determined
 from emulate.emulators._threads import calm
 
 _FULL = 2000  # runs up to which every step sees all of them, by L-BFGS; beyond, minibatches by Adam

@@ -9,17 +9,8 @@ from scipy.integrate import quad
 from scipy.stats import multivariate_normal
 from torch.distributions import MultivariateNormal
 
-from emulate.emulators._evidence import (
-    KERNELS,
-    MEANS,
-    Evidence,
-    basis,
-    columns_of,
-    correlation,
-    determined,
-    exponents,
-    factors,
-)
+from emulate.emulators._evidence import Evidence, factors
+from emulate.emulators._kernels import KERNELS, MEANS, basis, columns_of, determined, kernel
 from emulate.emulators.gp import GP
 
 N, ETA = 16, 1e-3

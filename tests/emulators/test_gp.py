@@ -12,7 +12,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor, kernels
 
 import emulate
-from emulate.emulators._evidence import KERNELS, MEANS, Evidence, basis, columns_of, correlation, exponents, factors
+from emulate.emulators._evidence import Evidence, factors
+from emulate.emulators._kernels import KERNELS, MEANS, STATIONARY, basis, columns_of, correlation, exponents
 from emulate.emulators.gp import GP
 from emulate.errors import InputError
 from emulate.runs import Field, Outputs, Runs
