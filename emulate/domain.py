@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from emulate.space import Space
 
 Outside = Literal["box", "warn", "refuse", "inflate", "ignore"]
 CHOICES = ("box", "warn", "refuse", "inflate", "ignore")
-THIN = 2.0  # remoteness above which the design is thin: box corners of space-filling designs reach 1.9
+THIN = 2.0  # remoteness above which the design is thin
 _MASS, _LEAST = 0.05, 3  # share of the runs that counts as near, and the least number of them
 _YARD = 0.95  # quantile of the runs' own distances that is the yardstick
 _MOST = 512  # runs that distances are taken to: of more, a random part with the same density
@@ -34,7 +35,7 @@ class Domain:
     Quesenberry 1965; Chazal, Cohen-Steiner and Merigot 2011), and a run that lies alone fills no hole. Projections,
     because in ten dimensions a slab without runs hardly changes the distance over all coordinates, in which every point
     is far from every other (Beyer et al. 1999). Over Sobol, Latin hypercube and random designs of 10 to 500 runs in 1
-    to 10 dimensions 99 % of the box lies below 2, its corners reach 1.9 (a corner has runs on one side only), and the
+    to 10 dimensions 99 % of the box lies below 2, its corners reach 1.9 to 2.2 (they have runs on one side only), and the
     middle of a slab that holds no run is at 3 to 9. Random and Sobol designs of 30 runs in ten dimensions have holes by
     chance: 1 % and 7 % of the box is thin. A grid's own spacing is no hole: a run's nearest at another place bounds r_P.
 
@@ -75,17 +76,26 @@ class Domain:
         beyond = torch.where(out > 0, out.where(out > 0, 1.0).sqrt(), 0.0)  # a norm has no gradient at 0
         return (1 + beyond / _MASS + remote).square()
 
-    def sentence(self, theta: Tensor) -> str:
-        """Where theta `[..., d]` is thinnest, in words: `3.2 times farther ... in a and b`; empty where it is not."""
+    def place(self, theta: Tensor) -> "Place":
+        """The most remote of the points theta `[..., d]`."""
         with torch.no_grad():
             far, which = self._worst(theta)
-        if not bool((far > THIN).any()):
-            return ""
         at = int(far.argmax())
-        names = [self.space.names[i] for i in self._projections[int(which.reshape(-1)[at])]]
-        where = "" if len(names) == self.space.d else f" in {' and '.join(names)}"
-        share = f", in {float((far > THIN).double().mean()):.0%} of the points" if far.numel() > 1 else ""
-        return f"up to {float(far.max()):.2g} times farther from its nearest runs{where} than runs are from each other{share}"
+        return Place(
+            float(far.max()), tuple(self.space.names[i] for i in self._projections[int(which.reshape(-1)[at])])
+        )
+
+    def sentence(self, theta: Tensor) -> str:
+        """Where theta `[..., d]` is thinnest, in words: `up to 3.2 times farther ...`; empty where none is thin."""
+        with torch.no_grad():
+            thin = self.remoteness(theta) > THIN
+        if not bool(thin.any()):
+            return ""
+        place, share = (
+            self.place(theta),
+            f", in {float(thin.double().mean()):.0%} of the points" if thin.numel() > 1 else "",
+        )
+        return f"{place.remoteness:.2g} times as far from their nearest runs as runs are from each other, {place.words}{share}"
 
     def _worst(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Remoteness `[...]` and the number of the projection in which it is found."""
@@ -142,6 +152,19 @@ class Domain:
             apart = s.where(s > _FINE**2, torch.inf).amin(-1).sqrt()
             found.append(apart.quantile(_YARD) if bool(apart.isfinite().all()) else apart.new_zeros(()))
         return torch.stack(found)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A remoteness and the parameters in which it is seen."""
+
+    remoteness: float
+    names: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        """`in omega_m`, `in omega_m and h`, `in all parameters together`."""
+        return "in all parameters together" if len(self.names) > 2 else f"in {' and '.join(self.names)}"
 
 
 def _near(n: int) -> int:

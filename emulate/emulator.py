@@ -171,8 +171,8 @@ class Emulator(torch.nn.Module):
         >>> runs = Runs.of(Space((Parameter("a", Uniform(0, 1)),)), Outputs((Field("y"),)), x, 1000 + x**2)
         >>> emulator = fit(Polynomial(), runs, seed=0)
         >>> mean = lambda t: emulator.moments(t)[0]
-        >>> torch.func.vmap(torch.func.jacrev(mean))(torch.tensor([[0.0], [0.5]], dtype=torch.float64)).ravel().round(decimals=6)
-        tensor([0., 1.], dtype=torch.float64)
+        >>> torch.func.vmap(torch.func.jacrev(mean))(torch.tensor([[0.5], [1.0]], dtype=torch.float64)).ravel().round(decimals=6)
+        tensor([1., 2.], dtype=torch.float64)
         """
         prediction = self.transform.push(self.core(self.space.scaled(self.space.pack(theta))))
         return prediction.mean, prediction.variance
@@ -240,7 +240,7 @@ class Emulator(torch.nn.Module):
         said = self.guard.sentence(theta)
         if not said:
             return
-        sentence = f"theta must lie where runs are near. Got points {said}"
+        sentence = f"theta must lie where the design is dense. Got points that lie {said}"
         if outside == "refuse":
             raise InputError(f"{sentence}; run the simulator there, or stay where it ran.")
         warnings.warn(f"{sentence}; no run has taught the emulator there.", ExtrapolationWarning, stacklevel=3)

@@ -32,6 +32,7 @@ def load(path_or_uri: str | os.PathLike, *, recipe: type[Recipe] | None = None) 
     """
     folder = _fetched(path_or_uri)
     body, tensors = artefact.read(folder)
+    findings, scores = _verdict(folder)
     try:
         use, settings = body["recipe"]["use"], body["recipe"]["settings"]
         space, outputs = Space.from_dict(body["space"]), Outputs.from_dict(body["outputs"])
@@ -47,7 +48,7 @@ def load(path_or_uri: str | os.PathLike, *, recipe: type[Recipe] | None = None) 
         _try(made)
     except _MISFIT as e:
         raise StoreError(f"the weights in {folder} do not fit the recipe {use!r}: {e}. Train it again.") from e
-    made.findings, made.scores = _verdict(folder)
+    made.findings, made.scores = findings, scores
     return made
 
 

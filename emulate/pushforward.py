@@ -23,7 +23,8 @@ class Pushforward(Distribution):
         ln p(w) = ln p(z^) + ln N(r; 0, N) + 1/2 ln|2 pi S|,    r = w - centre - z^ basis.
 
     Mean and covariance are over the `nodes` of p(z), equally likely points `[..., K, p]` that stand for it, if it has
-    any; else they are its own, or over 1024 fixed draws where exp(w) is to be averaged. e enters in closed form.
+    any; else they are its own, or over 1024 fixed draws where it tells no covariance or exp(w) is to be averaged. e
+    enters in closed form.
 
     Shapes: basis `[p, m]`, centre and diagonal `[m]`, rest `[q, m]` or None, log bool `[m]` or None.
 
@@ -110,7 +111,9 @@ class Pushforward(Distribution):
 
     @property
     def _plain(self) -> bool:
-        return self.log is None and not hasattr(self.z, "nodes")
+        """Whether z's own moments are enough."""
+        told = hasattr(self.z, "covariance_matrix") or len(self.basis) == 1
+        return self.log is None and told and not hasattr(self.z, "nodes")
 
     @cached_property
     def _size(self) -> Tensor:

@@ -161,6 +161,27 @@ class Runs:
         return Runs(space, outputs, theta, y, np.zeros(n, np.int64), ok, reason, np.full(n, np.nan), (), stochastic,
                     *derivatives)  # fmt: skip
 
+    @staticmethod
+    def of_events(space: Space, outputs: Outputs, theta, events) -> "Runs":
+        """A table of a stochastic simulator that gives a sample of events: theta `[n, d]`, events `[n, e, f]` of f features.
+
+        Every event is a row of its own under the theta of its run; outputs name the features. Events that are not finite
+        have failed, so runs with fewer than e events can be filled with NaN.
+
+        >>> from emulate.space import Parameter, Uniform
+        >>> space, outputs = Space((Parameter("a", Uniform(0, 1)),)), Outputs((Field("x"), Field("y")))
+        >>> runs = Runs.of_events(space, outputs, [[0.1], [0.9]], np.arange(12.0).reshape(2, 3, 2))
+        >>> runs.theta.ravel().tolist(), runs.y[3].tolist()
+        ([0.1, 0.1, 0.1, 0.9, 0.9, 0.9], [6.0, 7.0])
+        """
+        theta, events = np.asarray(theta, np.float64), np.asarray(events, np.float64)
+        if events.ndim != 3 or theta.ndim != 2 or len(theta) != len(events):
+            raise InputError("events must have the shape [runs, events, features] and theta [runs, parameters]. Got "
+                             f"{events.shape} and {theta.shape}; fill shorter samples with NaN.")  # fmt: skip
+        return Runs.of(
+            space, outputs, theta.repeat(events.shape[1], 0), events.reshape(-1, events.shape[2]), stochastic=True
+        )
+
     @property
     def _derivatives(self) -> tuple[str, ...]:
         return () if self.jacobian is None else ("jacobian", "jacobian_error")

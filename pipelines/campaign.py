@@ -9,10 +9,10 @@ import json
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from emulate.errors import CampaignError, StoreError
 from emulate.store import RunStore
@@ -29,12 +29,15 @@ if TYPE_CHECKING:
 __all__ = ["Executor", "Limits", "Lost", "Task", "campaign", "open_cluster"]
 
 Progress = Callable[[int, int, int, float, Sequence[float]], None]
+T = TypeVar("T", bound=Hashable)
 
 _BATCH_SECONDS, _BATCH_RUNS = 1.0, 64  # a task is about one second of runs, and at most so many
 _WINDOW = 3  # batches under way per worker
 _IN_VAIN = 10  # workers that may end in a row before they begin a run
 _OPEN = 2  # runs of a batch that its worker may have had in hand: one being made, the one before being committed
 _NONE = Limits()
+_ALONE = 3.0  # seconds that calls take in this process before workers are started for them
+_DEATHS = 2  # workers that a call may end
 
 
 class Lost(Exception):
@@ -92,11 +95,32 @@ class Executor:
         if self.cluster.use == "serial":
             self._one_by_one(todo, ends)
         else:
-            if self._pool is None:
-                from pipelines.cluster import Cluster
+            _follow(self._workers(), todo)
 
-                self._pool = Cluster(self.cluster, self.say)
-            _follow(self._pool, todo)
+    def each(self, function: Callable[[T], bool], items: Sequence[T], came: Callable[[T], None],
+             over: Callable[[], bool] = lambda: False) -> list[T]:  # fmt: skip
+        """Call `function(item)` for every item, on the workers; those are given back that ended their worker each time.
+
+        `function` is one of a module, writes its result to a disk that all share and returns True; `came(item)` is
+        called here when it has. It is called again where its worker was lost. Once `over()` is true no call begins.
+        Workers that are not there yet are started when the calls turn out to take longer than that.
+        """
+        left, ends = deque(items), time.monotonic() + _ALONE
+        serial = self.cluster.use == "serial"
+        while left and not over() and (serial or (self._pool is None and time.monotonic() < ends)):
+            item = left.popleft()
+            function(item)
+            came(item)
+        if not left or over():
+            return []
+        return _spread(self._workers(), function, left, came, over)
+
+    def _workers(self) -> "Cluster":
+        if self._pool is None:
+            from pipelines.cluster import Cluster
+
+            self._pool = Cluster(self.cluster, self.say)
+        return self._pool
 
     def close(self, *, kill: bool = False) -> None:
         """Stop the workers and all that they started; `kill` does not wait for runs under way."""
@@ -247,6 +271,42 @@ def _settle(pool: "Cluster", future: Any, batch: list[Task], todo: _Todo) -> Non
         if left := [task for task in batch if task.key not in made]:
             todo.back(left, died=False)
             pool.retire(future)  # the time of its job is over
+
+
+def _spread(pool: "Cluster", function: Callable[[T], bool], left: deque[T], came: Callable[[T], None],
+            over: Callable[[], bool]) -> list[T]:  # fmt: skip
+    """One call under way per worker; a pool that is lost is started anew, unless it was so without a call between."""
+    under_way: dict[Any, T] = {}
+    deaths, given_up, done, done_when_lost = Counter[T](), list[T](), 0, -1
+    while under_way or (left and not over()):
+        try:
+            workers = pool.workers()
+            while left and len(under_way) < workers and not over():
+                item = left.popleft()
+                under_way[pool.submit(_call, function, item)] = item
+            for future in pool.ended(list(under_way)):
+                item = under_way[future]
+                alive = pool.result(future) is not None
+                del under_way[future]
+                deaths[item] += not alive
+                if alive:
+                    came(item)
+                    done += 1
+                else:
+                    (left if deaths[item] < _DEATHS else given_up).append(item)
+        except Lost as e:
+            left.extendleft(reversed(under_way.values()))
+            under_way.clear()
+            if done_when_lost == done:
+                raise CampaignError(f"the cluster was lost twice without a result between: {e}. What was stored is kept; "
+                                    "look at its machines, then start the same command again.") from None  # fmt: skip
+            done_when_lost = done
+            pool.restart(str(e))
+    return given_up
+
+
+def _call(function: Callable[[T], bool], item: T) -> bool:
+    return function(item)
 
 
 def _see(keys: list[str], store: RunStore) -> None:

@@ -253,11 +253,13 @@ def predict(
     csv: Annotated[Path | None, typer.Option("--csv", help="Points, one column per parameter.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write a CSV instead of printing.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse points outside the design box.")] = False,
-) -> int:
+    outside: Annotated[str, typer.Option("--outside", metavar="CHOICE", help="Where no run is near: warn, refuse, inflate "
+                                         "(the variance) or ignore; box: look at the box alone.")] = "warn",
+) -> int:  # fmt: skip
     """Predict with an emulator: mean and standard deviation of every output."""
     from pipelines import prediction
 
-    return prediction.run(emulator, set_ or [], csv, out, strict=strict)
+    return prediction.run(emulator, set_ or [], csv, out, strict=strict, outside=outside)
 
 
 @app.command("costs")

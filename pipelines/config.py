@@ -15,7 +15,7 @@ from pipelines.derivatives import OWN, Own, automatic
 from pipelines.parameters import read_space
 from pipelines.schema import schema
 from pipelines.source import Source
-from pipelines.study import Fidelity, FidelityPart, Observation, Study, StudyFile
+from pipelines.study import AUTO, Fidelity, FidelityPart, Observation, Study, StudyFile
 
 if TYPE_CHECKING:
     from emulate.space import Space
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Study", "load_raw", "load_study", "schema"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}")
+FOLDS, SEARCH = 5, 300.0  # folds, and seconds of a search, where the study names none
 FIDELITY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,59}")
 
 
@@ -53,7 +54,7 @@ def load_study(path: Path | str, overrides: Iterable[str] = ()) -> Study:
     parts = {
         "design": keep(_design, design),
         "fidelities": _fidelities(source, space) if simulator else {},
-        "emulators": _entries(source, "emulators"),
+        "emulators": _emulators(source, read, simulator),
         "checks": _entries(source, "checks"),
         "likelihood": keep(_entry, "likelihoods", source, "infer.likelihood", "gaussian"),
         "sampler": keep(_entry, "samplers", source, "infer.sampler", "hmc"),
@@ -78,6 +79,8 @@ def _study(read: StudyFile, simulator: Any, parts: dict[str, Any], path: Path) -
     if o.noise is None:
         o = replace(o, noise=not o.file)
     points, recovery = read.validate.gradient_points or min(10, n), read.check.recovery or min(20, n)
+    folds = _folds(read, len(parts["emulators"]))
+    within = read.train.within or (SEARCH if read.emulators == AUTO else None)
     return Study(
         name=read.name,
         seed=read.seed,
@@ -88,7 +91,7 @@ def _study(read: StudyFile, simulator: Any, parts: dict[str, Any], path: Path) -
         simulate=replace(read.simulate, jacobians=parts["jacobians"]),
         cluster=read.cluster,
         emulators=parts["emulators"],
-        train=read.train,
+        train=replace(read.train, folds=folds, within=within),
         validate=replace(read.validate, gradient=parts["gradient"], gradient_points=points),
         infer=replace(read.infer, observation=o, likelihood=parts["likelihood"], sampler=parts["sampler"]),
         check=replace(read.check, recovery=recovery),
@@ -97,6 +100,12 @@ def _study(read: StudyFile, simulator: Any, parts: dict[str, Any], path: Path) -
         folder=_folder(read),
         file=path,
     )
+
+
+def _folds(read: StudyFile, emulators: int) -> int:
+    """One emulator alone needs no comparison, which would cost as much again as its fit, several times."""
+    few = min(FOLDS, read.design.runs) if read.design.runs > 1 else 0
+    return read.train.folds if read.train.folds is not None else few if emulators > 1 else 0
 
 
 def _folder(read: StudyFile) -> Path:
@@ -247,11 +256,33 @@ def _widths(space: "Space") -> tuple[float, ...]:
     return tuple(((high - low) / 0.8).tolist())
 
 
+def _emulators(source: Source, read: StudyFile | None, simulator: Any) -> dict[str, Any]:
+    """The recipes that the study names; for `auto` those that its runs allow when a fold is left out."""
+    if source.data["emulators"] != AUTO:
+        return _entries(source, "emulators")
+    if not read or not simulator:
+        return {}  # what is wrong is noted already
+    from emulate.candidates import candidates
+
+    folds = max(2, _folds(read, 2))
+    try:
+        positive = bool(simulator.outputs.positive.any())
+    except Exception:  # a simulator that is not ready is told by its own rule
+        positive = False
+    n, jacobians = read.design.runs, read.simulate.jacobians not in (None, "none")
+    found = candidates(n - -(-n // folds), simulator.space.d, positive=positive, jacobians=jacobians)
+    if not found:
+        source.note(f"design.runs: must be more, for no recipe can be tried on {n} runs with {simulator.space.d} parameters "
+                    "when a fold is left out. Run more points, or name an emulator.")  # fmt: skip
+    return found
+
+
 def _entries(source: Source, room: str) -> dict[str, Any]:
     """The entries of a section that names them; a name that is an entry's needs no `use`."""
     section, known = source.data[room], registry.names(room)
     if not isinstance(section, Mapping) or not section:
-        source.note(f"{room}: must be names with entries, such as {{{known[0]}: {{use: {known[0]}}}}}. "
+        search = " or auto," if room == "emulators" else ""
+        source.note(f"{room}: must be{search} names with entries, such as {{{known[0]}: {{use: {known[0]}}}}}. "
                     f"Got {shown(section)}.")  # fmt: skip
         return {}
     made = {}

@@ -18,8 +18,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from emulate.artefact import FINDINGS
 from emulate.errors import InputError
-from pipelines import files, stages
+from pipelines import files, stages, verdicts
 from pipelines.terminal import Stopwatch, Terminal, count, duration
 from pipelines.workbench import Workbench, one_thread
 
@@ -54,9 +55,10 @@ def _read_marker(folder: Path, stage: str) -> dict[str, Any]:
 
 
 def _digests(folder: Path, stage: str) -> dict[str, str]:
-    """The digest of everything a stage writes; a missing file has none."""
+    """The digest of everything a stage writes; a missing file has none. What later stages found of an emulator lies in
+    its folder, and is no other emulator."""
     paths = {w: folder / w for w in stages.load(stage).WRITES}
-    return {w: files.digest(p) for w, p in paths.items() if p.exists()}
+    return {w: files.digest(p, but=FINDINGS) for w, p in paths.items() if p.exists()}
 
 
 def fingerprint(study: Any, stage: str) -> str:
@@ -168,6 +170,7 @@ def _run_stage(bench: Workbench, stage: str) -> None:
     status, why = "failed", ""
     try:
         bench.note(module.run(bench), watch.seconds)
+        verdicts.write(bench, stage)
         status = "done"
     except KeyboardInterrupt:
         status, why = "interrupted", "Ctrl-C"

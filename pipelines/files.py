@@ -118,12 +118,12 @@ def write_figure(path: Path, figure: "Figure") -> Path:
     return path
 
 
-def digest(path: Path) -> str:
-    """sha256 of a file, or of all files below a folder with their names."""
+def digest(path: Path, *, but: str = "") -> str:
+    """sha256 of a file, or of all files below a folder with their names, without those that are called `but`."""
     if path.is_file():
         return hashlib.sha256(path.read_bytes()).hexdigest()
     total = hashlib.sha256()
-    for p in sorted(x for x in path.rglob("*") if x.is_file()):
+    for p in sorted(x for x in path.rglob("*") if x.is_file() and x.name != but):
         total.update(f"{p.relative_to(path)}\0{digest(p)}\n".encode())
     return total.hexdigest()
 

@@ -14,13 +14,20 @@ from pipelines import files
 from pipelines.terminal import Terminal, count
 
 
-def run(emulator: str, assignments: list[str], points: Path | None, out: Path | None, *, strict: bool) -> int:
+def run(emulator: str, assignments: list[str], points: Path | None, out: Path | None, *, strict: bool,
+        outside: str = "warn") -> int:  # fmt: skip
     loaded = load(emulator)
     terminal = Terminal()
     theta = _theta(loaded.space, assignments, points)
+    if outside == "warn" and loaded.design is None:  # saved before the places of the runs were kept
+        outside = "box"
+    failed = [f for f in loaded.findings if f.blocking and not f.passed]
+    if failed:
+        more = f" ({count(len(failed) - 1, 'more finding')} failed)" if len(failed) > 1 else ""
+        terminal.warn(f"this emulator did not pass its checks: {failed[0].sentence}{more}")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ExtrapolationWarning)
-        prediction = loaded.predict(theta, strict=strict)
+        prediction = loaded.predict(theta, strict=strict, outside=outside)
     for w in caught:
         terminal.warn(str(w.message))
     mean, sd = prediction.mean.detach().numpy(), prediction.variance.detach().sqrt().numpy()

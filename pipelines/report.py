@@ -15,9 +15,10 @@ from pipelines.stages import ORDER
 
 _FAILURES = 12  # failed runs listed one by one; the page counts the others
 _SECTIONS = {("validate", "scores"): "emulators", ("validate", "calibration"): "calibration",
-             ("validate", "gradient"): "gradient", "design": "design", "simulate": "runs", "train": "emulators",
-             "learning_curve": "emulators", "sensitivity": "sensitivity", "validate": "accuracy", "infer": "posterior",
-             "check": "posterior"}  # fmt: skip
+             ("validate", "pit"): "calibration", ("validate", "regions"): "calibration",
+             ("validate", "crps"): "calibration", ("validate", "gradient"): "gradient", "design": "design",
+             "simulate": "runs", "train": "emulators", "learning_curve": "emulators", "sensitivity": "sensitivity",
+             "validate": "accuracy", "infer": "posterior", "check": "posterior"}  # fmt: skip
 _COLUMNS = {  # key of an emulator's scores: heading, how it is written
     "median": ("median error", typeset.percent),
     "worst99": ("99th percentile", typeset.percent),
@@ -74,6 +75,8 @@ def _page(folder: Path) -> dict[str, Any]:
         "findings": findings,
         "runs": _runs(_read(folder, "simulate/summary.json"), _read(folder, "simulate/fidelities.json") or {}),
         "scores": _scores(scores),
+        "compared": _compared(_read(folder, "train/comparison.json") or {}, scores),
+        "why": scores.get("why"),
         "champion": scores.get("champion"),
         "posterior": inferred and {**inferred, "rows": _posterior(inferred, study)},
         "figures": figures,
@@ -170,6 +173,24 @@ def _scores(scores: Mapping[str, Any]) -> dict[str, Any] | None:
     rows = [{"name": name, "recipe": row.get("recipe") or {}, "role": _role(name, scores),
              "cells": [write_as[k][1](row.get(k)) for k in keys]} for name, row in table.items()]  # fmt: skip
     return {"headings": [write_as[k][0] for k in keys], "rows": rows}
+
+
+def _compared(found: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The emulators on folds of the training runs, those that cannot be chosen last; None where nothing was compared."""
+    table = found.get("emulators")
+    if not table:
+        return None
+
+    def cells(row: Mapping[str, Any]) -> list[str]:
+        bars = {k: (row.get(k), row.get(f"{k}_error")) for k in ("log_score", "median", "gradient", "coverage")}
+        shares = [[None if x is None else 100 * x for x in bars[k]] for k in ("median", "gradient", "coverage")]
+        written = [typeset.with_error(*bars["log_score"]), *(typeset.with_error(*pair, " %") for pair in shares)]
+        return [*written, typeset.time(row.get("seconds") or None)]
+
+    order = sorted(table, key=lambda n: (bool(table[n].get("note")), -(table[n].get("log_score") or 0.0)))
+    rows = [{"name": n, "role": _role(n, scores), "cells": cells(table[n]), "note": table[n].get("note") or ""}
+            for n in order]  # fmt: skip
+    return {"folds": found.get("folds"), "runs": found.get("runs"), "rows": rows}
 
 
 def _role(name: str, scores: Mapping[str, Any]) -> str:

@@ -108,11 +108,20 @@ def _emulators(s: Study) -> Iterator[str]:
         yield f"train.champion: must not be the baseline. Got {shown(champion)} for both; change one of them."
     elif list(s.emulators) == [baseline]:
         yield f"train.baseline: must leave another emulator. There is only {baseline}; add one, or take this out."
+    folds, runs = s.train.folds, s.design.runs
+    if folds == 1 or folds > runs:
+        yield (f"train.folds: must be 0, which compares on held-out runs, or 2 to design.runs = {runs}. Got {folds}; "
+               "change one of them.")  # fmt: skip
+    if s.train.within is not None and not folds:
+        yield "train.within: is only read with folds. Got train.folds: 0; raise it, or take this out."
     for name, recipe in s.emulators.items():
         least = recipe.minimum_runs(s.space.d)
         if s.design.runs < least:
             yield (f"design.runs: must be at least {least}, for emulators.{name} needs that many with {s.space.d} "
                    f"parameters. Got {s.design.runs}.")  # fmt: skip
+        if recipe.needs_slopes and s.simulate.jacobians is None:
+            yield (f"simulate.jacobians: must not be none, for emulators.{name} learns from the Jacobians of the training "
+                   "runs. Got none; set it to auto, or use an emulator that reads values alone.")  # fmt: skip
 
 
 def _gradient(s: Study) -> Iterator[str]:

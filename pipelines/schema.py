@@ -7,7 +7,7 @@ from typing import Any
 
 from emulate import registry
 from pipelines.derivatives import OWN
-from pipelines.study import CLUSTERS, ITSELF, SETS, FidelityPart, StudyFile
+from pipelines.study import AUTO, CLUSTERS, ITSELF, SETS, FidelityPart, StudyFile
 
 Schema = dict[str, Any]
 DEFAULTS = {"designs": "sobol", "likelihoods": "gaussian", "samplers": "hmc"}  # entries that a study need not name
@@ -31,7 +31,7 @@ def schema() -> Schema:
     top, infer = whole["properties"], parts["InferPart"]["properties"]
     top["parameters"] |= _parameters()
     top["simulator"] |= {"$ref": "#/$defs/simulators"}
-    top["emulators"] |= _named("emulators")
+    top["emulators"] |= {"anyOf": [{"const": AUTO}, _named("emulators")]}
     top["checks"] |= _named("checks")
     infer["likelihood"] |= {"$ref": "#/$defs/likelihoods"}
     infer["sampler"] |= {"$ref": "#/$defs/samplers"}

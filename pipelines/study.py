@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AfterValidator
@@ -25,6 +25,7 @@ Size = Annotated[int | str, AfterValidator(checked)]
 
 
 SETS = ("training", "held_out")  # the runs of the study's own simulator
+AUTO = "auto"  # emulators: sensible recipes are tried; train.champion: the best is taken
 ITSELF = "own"  # that simulator where fidelities are listed
 JOBS = ("slurm", "pbs", "lsf", "htcondor", "sge", "oar", "moab")  # systems that start workers as jobs
 CLUSTERS = ("serial", "local", "address", *JOBS)  # what cluster.use may be, beside the class of a Dask cluster
@@ -124,8 +125,10 @@ class ClusterPart(Section):
 class TrainPart(Section):
     """Which emulator is used, and which is printed beside for scale."""
 
-    champion: str = "auto"  # name of an emulator; auto: the best on held-out runs, the baseline aside
+    champion: str = "auto"  # name of an emulator; auto: the best on folds of the training runs, the baseline aside
     baseline: str | None = None  # name of an emulator that never becomes champion
+    folds: Annotated[int, Ge(0), Le(100)] | None = None  # to compare on; 0: none; empty: 5, or none for one emulator
+    within: Annotated[float, Gt(0)] | None = None  # s for the folds, then no other recipe is tried; empty: no end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +158,7 @@ class InferPart(Section):
     sampler: Any = "hmc"  # samplers
     draws: Annotated[int, Ge(4)] = 500  # per chain
     chains: Annotated[int, Ge(2)] = 16  # all in one batch
+    outside: Literal["warn", "refuse", "inflate", "ignore"] = "warn"  # draws far from every run
     feasible: bool = False  # the prior times the probability that a run finishes there, as the failed runs teach it
 
 
@@ -184,7 +188,7 @@ class StudyFile(Section):
     design: DesignPart = field(default_factory=DesignPart)
     simulate: SimulatePart = field(default_factory=SimulatePart)
     cluster: ClusterPart = field(default_factory=ClusterPart)
-    emulators: Any = None  # emulators by a name of your choice; empty: gp
+    emulators: Any = None  # emulators by a name of your choice; auto: sensible ones are tried; empty: gp
     train: TrainPart = field(default_factory=TrainPart)
     validate: ValidatePart = field(default_factory=ValidatePart)
     infer: InferPart = field(default_factory=InferPart)
@@ -251,6 +255,9 @@ class Study:
             "report": ("name",),
         }[stage]
         part = {"seed": self.seed} | {k: whole[k] for k in taken}
+        if stage == "train":  # a search fits those alone to all runs that are used; else all are, whichever is champion
+            searched, kept = self.train.within is not None, ("folds", "within")
+            part["train"] = {k: v for k, v in whole["train"].items() if searched or k in kept}
         if stage == "design" and self.fidelities:
             part["design"] = whole["design"] | {"fidelities": {n: f.runs for n, f in self.fidelities.items()}}
         if stage == "design" and (region := getattr(self.design.entry, "inside", None)):

@@ -68,6 +68,22 @@ def measured(value: float | None, sd: float | None) -> str:
     return _grouped(f"{value:.{places}f}") if places <= 12 else number(value, 6)
 
 
+def with_error(value: float | None, error: float | None, unit: str = "") -> str:
+    """A value to two digits of its standard error, with that.
+
+    >>> with_error(35.2134, 0.41), with_error(0.123, None, " %"), with_error(None, None)
+    ('35.21 ± 0.41', '0.123 %', '–')
+    """
+    if value is None or math.isnan(value):
+        return NONE
+    if not error or not math.isfinite(error) or not math.isfinite(value):
+        return number(value) + unit
+    digits = 1 - math.floor(math.log10(error))
+    if not 0 <= digits < 8:
+        return f"{number(value)} ± {number(error, 2)}{unit}"
+    return f"{value:.{digits}f} ± {error:.{digits}f}{unit}"
+
+
 def time(seconds: Any) -> str:
     """`3 min 05 s`, `12 ms`."""
     if not isinstance(seconds, int | float) or not math.isfinite(seconds):

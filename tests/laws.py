@@ -14,6 +14,8 @@ from scipy import stats
 from torch import Tensor
 
 import emulate
+from emulate.contracts import rows_of
+from emulate.distributions import Gaussian
 from emulate.emulator import Emulator
 from emulate.errors import CampaignError, ExtrapolationWarning, InputError
 from emulate.runs import Field, Outputs, Runs
@@ -44,8 +46,9 @@ def points(n: int, seed: int, *, inside: float = 0.02) -> Tensor:
 
 
 def runs(n: int = 48, seed: int = 1) -> Runs:
+    """With their Jacobians, for recipes that read them."""
     theta = points(n, seed)
-    return Runs.of(SPACE, OUTPUTS, theta.numpy(), truth(theta).numpy())
+    return Runs.of(SPACE, OUTPUTS, theta.numpy(), truth(theta).numpy(), jacobian=rows_of(truth, theta).numpy())
 
 
 def line(n: int = 40) -> Runs:
@@ -53,7 +56,8 @@ def line(n: int = 40) -> Runs:
     space = Space((Parameter("a", Uniform(0.0, 1.0)), Parameter("b", Uniform(0.0, 1.0))))
     theta = torch.quasirandom.SobolEngine(2, scramble=True, seed=2).draw(n, dtype=torch.float64).numpy()
     y = np.stack([1 + 2 * theta[:, 0] - theta[:, 1], 1e6 * (theta[:, 0] + theta[:, 1])], 1)
-    return Runs.of(space, Outputs((Field("p"), Field("q"))), theta, y)
+    jacobian = np.tile([[2.0, -1.0], [1e6, 1e6]], (n, 1, 1))
+    return Runs.of(space, Outputs((Field("p"), Field("q"))), theta, y, jacobian=jacobian)
 
 
 def fits_a_line(fit, recipe) -> None:
@@ -132,13 +136,53 @@ def reads_every_form(emulator: Emulator) -> None:
         assert torch.equal(q.variance, p.variance), f"{type(given).__name__} gives another variance"
 
 
+def noisy(n: int = 80) -> Runs:
+    """A stochastic simulator of two parameters, one output near 5 and a positive one that shares its noise; with the
+    Jacobians of every run at its own noise."""
+    space = Space((Parameter("a", Uniform(0.0, 1.0)), Parameter("b", Uniform(0.0, 1.0))))
+    theta = torch.quasirandom.SobolEngine(2, scramble=True, seed=2).draw(n, dtype=torch.float64).numpy()
+    e = np.random.default_rng(1).standard_normal((n, 2))
+    y = np.stack([5 + theta[:, 0] + 0.3 * e[:, 0], np.exp(theta[:, 1] + 0.2 * e[:, 0] + 0.2 * e[:, 1])], 1)
+    zero = np.zeros(n)
+    jacobian = np.stack([np.stack([zero + 1, zero], 1), np.stack([zero, y[:, 1]], 1)], 1)
+    outputs = Outputs((Field("p"), Field("q", "", True)))
+    return Runs.of(space, outputs, theta, y, stochastic=True, jacobian=jacobian)
+
+
+def has_the_density_of_its_samples(emulator: Emulator, theta: Tensor, *, n: int = 10000) -> None:
+    """The mean of g(y) / p(y) over draws y of p is 1 for every density g, and for all of them only if p is their density.
+
+    g is normal in y, or ln y where that is positive: with half the covariance of the draws around their mean, and with a
+    quarter of it one standard deviation beside, so that no weight is large where p has Gaussian tails or longer ones.
+    """
+    log = torch.from_numpy(emulator.outputs.positive) & bool(emulator.recipe.log)
+    p = emulator.predict(theta)
+    y = p.sample((n,), generator=torch.Generator().manual_seed(11))
+    ln = torch.where(log, torch.where(log, y, 1.0).log(), 0.0)
+    w, found = torch.where(log, ln, y), p.log_prob(y)
+    for b in range(len(theta)):
+        size, vectors = torch.linalg.eigh(torch.cov(w[:, b].T).reshape(w.shape[-1], -1))
+        x = (w[:, b] - w[:, b].mean(0)) @ vectors / size.sqrt()
+        for narrow, beside in ((0.5, 0.0), (0.25, 1.0), (0.25, -1.0)):
+            square = (x - beside * torch.eye(len(size), dtype=x.dtype)[-1]).square().sum(-1) / narrow
+            g = -0.5 * (square + (2 * math.pi * narrow * size).log().sum()) - ln[:, b].sum(-1)
+            weight = (g - found[:, b]).exp()
+            error = float(weight.std()) / math.sqrt(n)
+            off = (float(weight.mean()) - 1) / error
+            assert error < 0.1, "the draws are too few to judge by"
+            assert abs(off) < Z, f"ln p(y) is not of the draws: g / p has mean {weight.mean():.3f} +- {error:.3f}"
+
+
 def has_the_density_of_its_moments(emulator: Emulator, theta: Tensor) -> None:
     """ln p(y) is that of the normal, in ln y for positive outputs, whose mean and covariance the moments fix.
 
-    With E the mean, C_ij = ln(1 + cov_ij / E_i E_j) where both are logarithms, cov_ij / E_i where only i is.
+    With E the mean, C_ij = ln(1 + cov_ij / E_i E_j) where both are logarithms, cov_ij / E_i where only i is. A prediction
+    that does not claim to be Gaussian has no such density: `has_the_density_of_its_samples` judges that one.
     """
     log = emulator.outputs.positive & emulator.recipe.log
     p = emulator.predict(theta)
+    if not isinstance(p, Gaussian):
+        return
     y = p.sample((3,), generator=torch.Generator().manual_seed(5))
     found = p.log_prob(y).numpy()
     for b, (e, cov) in enumerate(zip(p.mean.numpy(), p.covariance_matrix.numpy(), strict=True)):
@@ -227,7 +271,7 @@ def leaves_failed_runs_out(fit, recipe, table: Runs) -> None:
     y = table.y.copy()
     lost = np.arange(len(table)) % 7 == 3
     y[lost] = np.nan
-    broken = Runs.of(table.space, table.outputs, table.theta, y)
+    broken = Runs.of(table.space, table.outputs, table.theta, y, jacobian=table.jacobian)
     clean = table.select(~lost)
     theta = points(5, seed=8)
     torch.testing.assert_close(fit(recipe, broken, seed=0).predict(theta).mean,

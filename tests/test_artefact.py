@@ -2,10 +2,16 @@
 
 import hashlib
 import json
+import math
 import os
+import pickle
+import re
+import shutil
 import sys
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -19,10 +25,17 @@ from torch import Tensor
 
 import emulate
 from emulate import artefact, loading
-from emulate.contracts import Core, Recipe
+from emulate.contracts import Core, Finding, Recipe
 from emulate.emulators.polynomial import Polynomial, _Fitted
 from emulate.errors import InputError, StoreError
+from emulate.runs import Field, Outputs, Runs
+from emulate.space import Parameter, Space, Uniform
 from tests import laws
+
+FOUND = (
+    Finding("accuracy.worst", 0.02, None, 0.01, "The worst error is 2 %.", "accuracy"),
+    Finding("coverage", math.nan, 0.9, 0.99, "Cannot say.", blocking=False),
+)
 
 
 @pytest.fixture(scope="module")
@@ -312,4 +325,192 @@ def test_whatever_is_written_is_read(tmp_path_factory, value, held):
 def test_numbers_that_json_does_not_know_are_refused(tmp_path):
     with pytest.raises(ValueError, match="Out of range float values are not JSON compliant"):
         artefact.write(tmp_path / "x", {"value": float("nan")}, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- every byte, every stranger ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """An emulator of 4 kB with findings, its files, and what it answers."""
+    space = Space((Parameter("x", Uniform(0.0, 1.0)),))
+    x = np.linspace(0.0, 1.0, 9)[:, None]
+    made = emulate.fit(
+        Polynomial(degree=1), Runs.of(space, Outputs((Field("y"),)), x, 3 * x + 0.01 * np.cos(9 * x)), seed=0
+    )
+    made.findings, made.scores = FOUND, {"median": 1e-3, "log_score": -math.inf}
+    path = made.save(tmp_path_factory.mktemp("small") / "x")
+    return path, {f.name: f.read_bytes() for f in path.iterdir()}, answers(made)
+
+
+def answers(e) -> tuple:
+    theta = torch.linspace(0, 1, 5, dtype=torch.float64)[:, None]
+    p = e.predict(theta)
+    said = [(f.name, repr(f.value), f.low, f.high, f.sentence, f.figure, f.blocking) for f in e.findings]
+    return (p.mean.tolist(), p.variance.tolist(), e.remoteness(theta).tolist(), said, {k: repr(v) for k, v in e.scores.items()},
+            e.space, e.outputs, e.recipe, e.provenance, e.history)  # fmt: skip
+
+
+def survives(path: Path, truth: tuple) -> None:
+    """Either the same answers, or a sentence of ours; never a traceback of another kind, never another answer."""
+    try:
+        found = answers(emulate.load(path))
+    except (StoreError, InputError) as e:
+        found, said = truth, str(e)
+    else:
+        said = "Nothing."
+    assert found == truth
+    assert re.fullmatch(r"(?s).+[.?\"]", said), f"no sentence: {said}"
+
+
+def test_a_flip_of_any_byte_is_a_sentence_or_nothing(small, tmp_path):
+    """One bit of every byte of every file, another bit for every byte; whatever loads answers as before."""
+    path, files, truth = small
+    here = tmp_path / "x"
+    shutil.copytree(path, here)
+    rng = np.random.default_rng(0)
+    for name, content in files.items():
+        for i, bit in enumerate(rng.integers(0, 8, len(content))):
+            flipped = bytearray(content)
+            flipped[i] ^= 1 << int(bit)
+            (here / name).write_bytes(flipped)
+            survives(here, truth)
+        (here / name).write_bytes(content)
+    assert answers(emulate.load(here)) == truth
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_any_damage_is_a_sentence_or_nothing(small, tmp_path_factory, data):
+    """Bytes replaced, inserted, cut out; files swapped for each other."""
+    path, files, truth = small
+    here = tmp_path_factory.mktemp("damage") / "x"
+    shutil.copytree(path, here)
+    name = data.draw(st.sampled_from(sorted(files)))
+    content = files[name]
+    at = data.draw(st.integers(0, len(content)))
+    cut = data.draw(st.sampled_from([0, 1, 8, len(content)]))
+    put = data.draw(
+        st.one_of(st.binary(max_size=12), st.sampled_from([b"9", b"1e999", b"NaN", b"null", b"{", *files.values()]))
+    )
+    (here / name).write_bytes(content[:at] + put + content[at + cut :])
+    survives(here, truth)
+
+
+def test_a_number_that_became_infinite_is_damage(small, tmp_path):
+    path, files, _ = small
+    shutil.copytree(path, here := tmp_path / "x")
+    text = files["emulator.json"].replace(b"1e-10", b"1e910")
+    assert text != files["emulator.json"]
+    (here / "emulator.json").write_bytes(text)
+    assert (
+        refused(here)
+        == f"{here / 'emulator.json'} is damaged: its sha256 is not that of its content; copy or train it again."
+    )
+
+
+class Bomb:
+    """What a pickle can do to who opens it."""
+
+    opened: ClassVar[list] = []
+
+    def __reduce__(self):
+        return Bomb.opened.append, (1,)
+
+
+@pytest.mark.parametrize("kind", ["pickle", "zip", "torch", "npz", "json", "empty", "noise", "folder"])
+@pytest.mark.parametrize("where", ["file", "emulator.json", "weights.safetensors", "findings.json"])
+def test_strangers_are_told_apart_and_never_opened(small, tmp_path, kind, where):
+    path, _, _ = small
+    target = tmp_path / "x"
+    if where != "file":
+        shutil.copytree(path, target)
+        target = target / where
+        target.unlink()
+    if kind == "pickle":
+        target.write_bytes(pickle.dumps(Bomb()))
+    elif kind == "zip":
+        with zipfile.ZipFile(target, "w") as z:
+            z.writestr("emulator.json", "{}")
+    elif kind == "torch":
+        torch.save({"a": torch.ones(3)}, target)
+    elif kind == "npz":
+        with target.open("wb") as f:
+            np.savez(f, a=np.ones(3))
+    elif kind == "folder":
+        target.mkdir()
+    else:
+        target.write_bytes({"json": b'{"model": {"layers": [1, 2]}}', "empty": b"", "noise": bytes(range(256))}[kind])
+    said = refused(tmp_path / "x")
+    assert str(tmp_path / "x") in said
+    assert said.endswith(".")
+    assert Bomb.opened == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_weights_of_any_shape_with_right_checksums_are_a_sentence_or_a_prediction(small, tmp_path_factory, data):
+    """A writer who keeps the checksums right may lie about the shapes: that shows when it is loaded, not in an analysis."""
+    path, files, _ = small
+    here = tmp_path_factory.mktemp("shapes") / "x"
+    shutil.copytree(path, here)
+    held = load_tensors(files["weights.safetensors"])
+    name = data.draw(st.sampled_from(sorted(held)))
+    shape = data.draw(arrays.array_shapes(min_dims=0, max_dims=3, max_side=4, min_side=0))
+    kind = data.draw(st.sampled_from([torch.float64, torch.float32, torch.int64, torch.bool]))
+    held[name] = torch.ones(shape, dtype=kind)
+    replace_weights(here, save_tensors(held))
+    (here / "findings.json").unlink()
+    try:
+        made = emulate.load(here)
+    except (StoreError, InputError):
+        return
+    p = made.predict(torch.full((3, 1), 0.5, dtype=torch.float64))
+    assert p.mean.shape == p.variance.shape == (3, 1)
+
+
+def test_a_finer_number_format_is_refused(folder):
+    held = load_tensors((folder / "weights.safetensors").read_bytes())
+    held["core.coefficients"] = held["core.coefficients"].float()
+    replace_weights(folder, save_tensors(held))
+    assert refused(folder) == (f"{folder / 'weights.safetensors'} must hold float64. Got torch.float32 in "
+                               "'core.coefficients'; copy or train it again.")  # fmt: skip
+
+
+# -- what checks found ---------------------------------------------------------------------------------------------------
+
+
+def test_findings_come_into_the_folder_and_its_other_files_stay(emulator, folder):
+    assert (emulate.load(folder).findings, dict(emulate.load(folder).scores)) == ((), {})
+    before = {f.name: f.read_bytes() for f in folder.iterdir()}
+    loading.keep(folder, FOUND, {"median": 0.01, "log_score": -math.inf})
+    again = emulate.load(folder)
+    assert repr(again.findings) == repr(FOUND)
+    assert (again.findings[0].passed, again.scores) == (False, {"median": 0.01, "log_score": -math.inf})
+    assert {n: (folder / n).read_bytes() for n in before} == before
+    loading.keep(folder, FOUND[:1], {})
+    assert emulate.load(folder).findings == FOUND[:1]
+    assert sorted(f.name for f in folder.iterdir()) == ["emulator.json", "findings.json", "weights.safetensors"]
+
+
+def test_findings_travel_with_a_copy_and_go_with_another_fit(emulator, folder, tmp_path):
+    loading.keep(folder, FOUND[:1], {"median": 0.01})
+    copy = emulate.load(folder).save(tmp_path / "copy")
+    assert (copy / "findings.json").read_bytes() == (folder / "findings.json").read_bytes()
+    emulate.fit(Polynomial(degree=1), laws.runs(), seed=0).save(folder)
+    assert emulate.load(folder).findings == ()
+
+
+def test_findings_of_another_emulator_are_refused(folder, tmp_path):
+    other = emulate.fit(Polynomial(degree=1), laws.runs(), seed=0).save(tmp_path / "other")
+    loading.keep(other, FOUND, {})
+    shutil.copy(other / "findings.json", folder)
+    assert refused(folder) == (f"{folder / 'findings.json'} speaks of another emulator than the one beside it. Run `emulate "
+                               "validate --force`, or delete the file.")  # fmt: skip
+
+
+def test_findings_cannot_be_added_to_what_is_no_emulator(tmp_path):
+    with pytest.raises(StoreError):
+        loading.keep(tmp_path, FOUND, {})
     assert list(tmp_path.iterdir()) == []

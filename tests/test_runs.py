@@ -156,3 +156,22 @@ def test_wrong_input_is_answered_with_a_sentence(make, sentence):
     with pytest.raises(InputError) as met:
         make()
     assert str(met.value) == sentence
+
+
+def test_events_are_rows_under_the_theta_of_their_run():
+    rng = np.random.default_rng(0)
+    theta, events = rng.random((4, 2)), rng.random((4, 5, 3))
+    events[2, 3:] = np.nan  # a run with three events
+    runs = Runs.of_events(SPACE, OUTPUTS, theta, events)
+    assert runs.stochastic
+    assert (len(runs), len(runs.failed())) == (20, 2)
+    for i in range(4):
+        own = runs.select((runs.theta == theta[i]).all(1)).finished()
+        np.testing.assert_array_equal(own.y, events[i][np.isfinite(events[i]).all(1)])
+
+
+def test_events_of_another_shape_are_refused():
+    with pytest.raises(InputError) as caught:
+        Runs.of_events(SPACE, OUTPUTS, np.zeros((4, 2)), np.zeros((4, 3)))
+    assert str(caught.value) == ("events must have the shape [runs, events, features] and theta [runs, parameters]. Got "
+                                 "(4, 3) and (4, 2); fill shorter samples with NaN.")  # fmt: skip

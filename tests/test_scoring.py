@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.special import ndtr
 from scipy.stats import chi, gamma, kstest, lognorm, norm
-from torch.distributions import Gamma, Independent, LogNormal, MultivariateNormal, Normal
+from torch.distributions import Gamma, Independent, LogNormal, MultivariateNormal, Normal, StudentT
 
 from emulate import scoring
 from emulate.distributions import Exact, Gaussian
 from emulate.errors import InputError
+from emulate.runs import Field, Outputs
 from emulate.scoring import climatology, crps, energy_score, interval, pit, sharpness
+from emulate.transforms import OutputTransform
 
 POINT = st.tuples(st.floats(-3, 3), st.floats(0.02, 2.0), st.floats(-6, 6))  # mu, sigma, y
 
@@ -135,6 +137,21 @@ def test_pit_from_draws_is_uniform_where_the_prediction_is_right():
     poisson = torch.distributions.Poisson(1.3 * rate)
     assert kstest(pit(poisson, tied, draws=64).numpy(), "uniform").pvalue > 0.001
     assert kstest(pit(Gamma(2 * rate, 2 * rate), y).numpy(), "uniform").pvalue < 1e-6
+
+
+def test_a_prediction_with_long_tails_is_scored_through_the_transform_of_the_outputs():
+    """Student's t in z, of ln y for one field: PITs of what it draws are uniform; they are not for half as long tails."""
+    rng = np.random.default_rng(3)
+    y = np.column_stack([rng.lognormal(size=50), rng.standard_normal(50)])
+    outputs = Outputs((Field("a", positive=True), Field("b")))
+    transform = OutputTransform.fit(outputs, y, log=True, truncation=0.0)
+    zero = torch.zeros(2000, transform.p, dtype=torch.float64)
+    made, narrow = (transform.push(Independent(StudentT(3.0, zero, c), 1)) for c in (0.1, 0.05))
+    x = made.sample(generator=torch.Generator().manual_seed(0))
+    for j in range(2):
+        assert kstest(pit(made, x, draws=256)[:, j].numpy(), "uniform").pvalue > 0.001
+        assert kstest(pit(narrow, x, draws=256)[:, j].numpy(), "uniform").pvalue < 1e-6
+    assert bool((crps(made, x, draws=256).mean(0) < crps(narrow, x, draws=256).mean(0)).all())
 
 
 def test_interval_from_draws_holds_its_share():

@@ -45,7 +45,7 @@ class Calibration(Check):
 
     tolerance: Annotated[float, Ge(0), Lt(1)] = 0.1  # distance from uniform that passes with any number of runs
     region: Annotated[float, Gt(0), Lt(1)] = 0.9  # least coverage of 95 % intervals that any region must have
-    chance: Annotated[float, Gt(0), Lt(1)] = 0.01  # largest probability that an honest emulator fails
+    chance: Annotated[float, Gt(0), Lt(1)] = 0.01  # largest probability with which either fails an honest emulator
     minimum: Annotated[int, Gt(1)] = 5  # least number of held-out runs, in the box and in a region that is judged
     negligible: Annotated[float, Ge(0)] = 1e-6  # error that needs no calibration, in standard deviations of its field
 
@@ -81,7 +81,7 @@ class Calibration(Check):
         """The largest one-sided distance of the PIT of n runs from uniform that passes.
 
         >>> round(Calibration().largest(40), 3)
-        0.256
+        0.255
         """
         return math.hypot(self.tolerance, float(ksone.ppf(1 - self.chance, n)))
 

@@ -39,7 +39,7 @@ class _Fitted(Core):
 
     def forward(self, u: Tensor) -> Normal:
         flat = u.reshape(-1, u.shape[-1])
-        if len(flat) <= self._rows or (torch.is_grad_enabled() and u.requires_grad):
+        if torch.compiler.is_compiling() or len(flat) <= self._rows or (torch.is_grad_enabled() and u.requires_grad):
             mean, sd = self._moments(flat)
         else:
             parts = [self._moments(part) for part in flat.split(self._rows)]
@@ -54,9 +54,11 @@ class _Fitted(Core):
         every = k if len(k) == len(self.group) else k[self.group]
         mean = (every * self.weights[:, None, :]).sum(-1)  # a product adds in an order of the batch's own
         mean = mean + self.beta @ h.T
-        if len(u) < _FEW and len(self.points) <= SMALL:
+        if torch.compiler.is_compiling():  # a graph for any number of points has no branch for few
+            k = torch.cat([k, *[k[:, :1]] * (_FEW - 1)], 1)
+        elif len(u) < _FEW and len(self.points) <= SMALL:
             k = torch.cat([k] * _FEW, 1)[:, :_FEW]
-        v = (k @ self.inverse.mT)[:, : len(u)]
+        v = (k @ self.inverse.mT)[:, : u.shape[0]]  # a length would be a constant of an exported graph
         t = h @ self.r_inverse - v @ self.q
         spread = (1 - v.square().sum(-1)).clamp_min(0) + t.square().sum(-1) + self.eta[:, None]
         return mean, (self.variance[:, None] * spread[self.group] + _ROUNDING).sqrt()

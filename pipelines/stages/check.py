@@ -10,7 +10,7 @@ from emulate.emulator import Emulator
 from emulate.feasibility import Feasibility
 from emulate.posterior import Posterior
 from pipelines import files, hindsight
-from pipelines.stages.infer import load_observation
+from pipelines.stages.infer import load_observation, surrogate
 from pipelines.workbench import Workbench
 
 SENTENCE = "hold the posterior against the true simulator's"
@@ -61,7 +61,7 @@ def _weighted(bench: Workbench, emulator: Emulator, data: Tensor) -> Weighted:
     with torch.no_grad():
         likelihood = study.infer.likelihood
         true = likelihood.log_prob(Exact(torch.from_numpy(runs.y[runs.ok])), data)
-        log_weight[ok] = true - likelihood.log_prob(emulator.predict(theta[ok]), data)
+        log_weight[ok] = true - likelihood.log_prob(surrogate(bench, emulator)(theta[ok]), data)
     expected = _expected(bench, theta)
     if restriction := hindsight.restriction(bench):
         log_weight[ok] -= restriction(theta[ok]).detach()
@@ -89,9 +89,8 @@ def _recovery(bench: Workbench, emulator: Emulator, chains: int = 6, draws: int 
     truth, y, q = torch.from_numpy(held_out.theta), torch.from_numpy(held_out.y), len(held_out)
     likelihood = study.infer.likelihood
     data = torch.stack([likelihood.sample(v, seed=bench.seed(f"recovery/{i}")) for i, v in enumerate(y)])
-    predict = lambda t: emulator.predict(t, strict=True)  # noqa: E731
     each = data.repeat_interleave(chains, 0)
-    posterior = Posterior(study.space, predict, likelihood, each, hindsight.restriction(bench))
+    posterior = Posterior(study.space, surrogate(bench, emulator), likelihood, each, hindsight.restriction(bench))
     generator = torch.Generator().manual_seed(bench.seed("recovery/start"))
     start = 0.5 * torch.randn(q * chains, study.space.d, generator=generator, dtype=torch.float64)
     sampler = study.infer.sampler.grouped(q)  # every observation adapts on its own

@@ -1,17 +1,22 @@
 """infer: an observation and the champion -> draws from the posterior, MAP and Fisher matrix."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy.special import chdtrc
 from torch import Tensor
+from torch.distributions import Distribution
 
 from emulate.diagnostics import diagnose
+from emulate.emulator import Emulator
 from emulate.errors import CampaignError, InputError
 from emulate.posterior import Posterior
 from pipelines import files, hindsight
 from pipelines.workbench import Workbench
+
+_THIN, _LOOKED_AT = 0.01, 2000  # share of the draws that goes without a word; draws that are looked at
 
 SENTENCE = "infer the parameters of the observation by gradients of the emulator"
 READS = ("design", "simulate", "train", "validate")
@@ -33,8 +38,9 @@ def run(bench: Workbench) -> str:
     observed = observation(bench)
     _write_observation(bench, observed)
     emulator = bench.emulator(bench.champion)
-    predict = lambda t: emulator.predict(t, strict=True)  # noqa: E731
-    posterior = Posterior(study.space, predict, infer.likelihood, observed.data, hindsight.restriction(bench))
+    posterior = Posterior(
+        study.space, surrogate(bench, emulator), infer.likelihood, observed.data, hindsight.restriction(bench)
+    )
     with bench.terminal.bar("maximum a posteriori"):
         best = posterior.find_map(seed=bench.seed("infer/map"))
         fisher = posterior.fisher(best.theta)
@@ -44,6 +50,7 @@ def run(bench: Workbench) -> str:
             posterior.log_density, start, infer.draws, seed=bench.seed("infer/draws"), progress=tick
         )
     theta = posterior.theta(draws.x).detach()
+    thin = _thin(bench, emulator, theta)
     files.write_tensors(
         bench.folder / "infer" / "draws.safetensors",
         {
@@ -55,7 +62,7 @@ def run(bench: Workbench) -> str:
             "divergent": draws.divergent.to(torch.uint8),
         },
     )
-    summary = _summary(bench, observed, theta, draws, best)
+    summary = _summary(bench, observed, theta, draws, best) | ({} if thin is None else {"thin": thin})
     files.write_json(bench.folder / "infer" / "summary.json", summary)
     _figures(bench, observed, emulator, theta)
     _journal(bench, summary, draws)
@@ -72,6 +79,36 @@ def run(bench: Workbench) -> str:
     _warn_of_misfit(bench, observed, emulator, best.theta)
     bench.terminal.table("", ("parameter", "mean", "sd", "2.5 %", "97.5 %", "MAP", "truth", "R-hat", "ESS"), rows)
     return f"{draws.x.shape[0]} chains of {draws.x.shape[1]} draws; {observed.sentence}"
+
+
+def surrogate(bench: Workbench, emulator: Emulator) -> Callable[[Tensor], Distribution]:
+    """What stands in for the simulator in the likelihood, as `infer.outside` says."""
+    if bench.study.infer.outside == "inflate":
+        return lambda t: emulator.predict(t, outside="inflate")
+    return lambda t: emulator.predict(t, strict=True)  # the prior keeps inside the box, so this never speaks
+
+
+def _thin(bench: Workbench, emulator: Emulator, theta: Tensor) -> float | None:
+    """The share of the draws where the design is thin; said, or refused, as `infer.outside` has it."""
+    outside, flat = bench.study.infer.outside, theta.reshape(-1, theta.shape[-1])
+    if outside == "ignore":
+        return None
+    some = flat[torch.linspace(0, len(flat) - 1, min(len(flat), _LOOKED_AT)).round().long()]
+    share, place = float(emulator.guard.thin(some).double().mean()), emulator.guard.place(some)
+    if share <= _THIN:
+        return share
+    said = (f"{share:.0%} of the draws lie where the design is thin: they are up to {place.remoteness:.2g} times as far from "
+            f"their nearest runs as runs are from each other, {place.words}")  # fmt: skip
+    if outside == "refuse":
+        raise CampaignError(f"{said}, and infer.outside is refuse. Run the simulator there, narrow the prior, or set "
+                            "infer.outside to inflate or warn.")  # fmt: skip
+    end = (
+        "the variance was widened there"
+        if outside == "inflate"
+        else "what the emulator says there was learned elsewhere"
+    )
+    bench.terminal.warn(f"{said}; {end}. Run the simulator there.")
+    return share
 
 
 def observation(bench: Workbench) -> Observation:
@@ -236,4 +273,5 @@ def _journal(bench: Workbench, summary: dict, draws) -> None:
         },
     )
     metrics = {f"{n}/{k}": p[k] for n, p in summary["parameters"].items() for k in ("mean", "sd", "map", "rhat", "ess")}
-    bench.journal.append("metrics", "infer", metrics={**metrics, "divergent": summary["sampler"]["divergent"]})
+    metrics |= {"divergent": summary["sampler"]["divergent"]} | ({"thin": summary["thin"]} if "thin" in summary else {})
+    bench.journal.append("metrics", "infer", metrics=metrics)

@@ -1,12 +1,14 @@
 """validate: held-out runs and the simulator's own gradient -> scores, findings, and the emulator that is used on."""
 
+import math
+
 import torch
 
 from emulate.contracts import Evidence, Jacobians
 from emulate.emulator import Emulator
-from emulate.errors import CampaignError
+from emulate.errors import CampaignError, InputError
 from emulate.runs import Runs
-from pipelines import files
+from pipelines import comparison, files
 from pipelines.terminal import count
 from pipelines.workbench import Workbench
 
@@ -24,25 +26,43 @@ def run(bench: Workbench) -> str:
             "no held-out run finished, so nothing can be validated. See `emulate status`, mend the "
             "simulator, or raise design.held_out."
         )
-    emulators = {name: bench.emulator(name) for name in study.emulators}
+    trained = files.read_json(bench.folder / "train" / "summary.json")["emulators"]
+    emulators = {name: bench.emulator(name) for name in study.emulators if name in trained}
     jacobians = _jacobians(bench, held_out)
     scores = {name: _score(e, held_out) for name, e in emulators.items()}
-    champion = study.train.champion
-    if champion == "auto":
-        rivals = [n for n in emulators if n != study.train.baseline] or list(emulators)
-        champion = max(rivals, key=lambda n: scores[n]["log_score"])
+    champion, why = _champion(bench, scores)
     found = _findings(bench, emulators, champion, made, jacobians)
     bench.findings("validate", found)
     for name, score in scores.items():
         bench.journal.append("metrics", f"validate/{name}", metrics=score)
-    chosen = {"champion": champion, "baseline": study.train.baseline}
+    chosen = {"champion": champion, "baseline": study.train.baseline, "why": why}
     files.write_json(bench.folder / "validate" / "champion.json", chosen)
-    trained = files.read_json(bench.folder / "train" / "summary.json")["emulators"]
     table = {name: {**trained[name], **scores[name]} for name in emulators}
     files.write_json(bench.folder / "train" / "scores.json", {**chosen, "emulators": table})
     _figures(bench, emulators, champion, held_out, jacobians, scores)
     _print(bench, scores, champion)
-    return f"{champion} is used from here on; {count(len(held_out), 'held-out run')}"
+    return f"{why[:-1]}; {count(len(held_out), 'held-out run')}"
+
+
+def _champion(bench: Workbench, scores: dict[str, dict[str, float]]) -> tuple[str, str]:
+    """The emulator that is used and why: chosen on the folds of train, so that held-out runs stay an honest test; on
+    these where nothing was compared there."""
+    study, named = bench.study, bench.study.train.champion
+    if named not in ("auto", *scores):
+        raise InputError(f"train.champion: must name an emulator that was fitted: {', '.join(scores)}. {named} was not; see "
+                         "what `emulate train --force` says of it, or name another.")  # fmt: skip
+    compared = {n: s for n, s in comparison.read_scores(bench.folder).items() if n in scores}
+    champion, why = comparison.chosen(study, compared)
+    if champion:
+        return champion, why
+    rivals = {n: scores[n]["log_score"] for n in comparison.rivals(study, list(scores))}
+    able = {n: x for n, x in rivals.items() if math.isfinite(x) or len(rivals) == 1}  # which the checks then judge
+    if not able:
+        raise InputError("train.champion: must be an emulator whose density of every held-out run is a finite number. Got "
+                         f"none among {', '.join(rivals)}; mend their recipes, or add another.")  # fmt: skip
+    champion = max(able, key=lambda n: able[n])
+    alone = "it is the only one" if len(rivals) == 1 else "it has the best log score on held-out runs"
+    return champion, f"{champion} is chosen: {alone}."
 
 
 def _jacobians(bench: Workbench, held_out: Runs) -> Jacobians:
@@ -99,6 +119,7 @@ def _figures(bench: Workbench, emulators, champion, held_out, jacobians, scores)
             "Calibration: what the emulator promises against what held-out runs show. Above the line it is shy.",
         ),
         "scores": (figures.scores(scores), "Largest error in a held-out run, by emulator."),
+        **figures.calibrated(emulators, champion, held_out),
     }
     if len(jacobians.theta):
         made["gradient"] = (

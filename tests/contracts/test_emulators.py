@@ -1,12 +1,17 @@
 """Laws of the room of emulators, for every recipe in the folder; the laws themselves stand in `tests/laws.py`."""
 
 import pytest
+import torch
 
 from emulate import registry
 from tests import laws
 
 NAMES = registry.names("emulators")
-QUICK = {"mlp": {"epochs": 15}}  # settings for the laws that fit again and again
+QUICK = {  # settings for the laws that fit again and again
+    "flow": {"epochs": 4, "points": 64},
+    "mlp": {"epochs": 15},
+    "gradient_gp": {"kernel": "rbf", "mean": "constant", "starts": 1},
+}
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -48,6 +53,11 @@ def test_points_come_in_any_form(emulator):
 
 def test_its_density_is_that_of_its_moments(emulator):
     laws.has_the_density_of_its_moments(emulator, laws.points(4, seed=2))
+
+
+def test_its_density_is_that_of_its_samples(recipe):
+    theta = torch.tensor([[0.3, 0.6], [0.8, 0.1]], dtype=torch.float64)
+    laws.has_the_density_of_its_samples(laws.FIT(recipe, laws.noisy(), seed=0), theta)
 
 
 def test_its_gradient_is_that_of_its_mean(emulator):

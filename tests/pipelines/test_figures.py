@@ -125,6 +125,7 @@ def gallery(d: int, kind: str) -> dict[str, Figure]:
         "outputs": figures.outputs(runs),
         "accuracy": figures.accuracy(e, held_out),
         "calibration": figures.calibration(e, held_out),
+        **{name: figure for name, (figure, _) in figures.calibrated(e, "gp", held_out).items()},
         "gradient": figures.gradient(e["gp"], jacobians(d, kind)),
         "corner": figures.corner(space(d), some, truth=theta[1]),
         "weighted": figures.corner(space(d), some, weighted=(theta, weight), truth=theta[1]),
@@ -173,6 +174,7 @@ def test_nothing_finished_is_a_figure_that_says_so(kind):
         "bare": figures.design(none, none),
         "accuracy": figures.accuracy(e, runs),
         "calibration": figures.calibration(e, runs),
+        **{name: figure for name, (figure, _) in figures.calibrated(e, "gp", runs).items()},
         "gradient": figures.gradient(e["gp"], _first(jacobians(2, kind), 0)),
         "training": figures.training({}),
         "scores": figures.scores({}),
@@ -182,6 +184,9 @@ def test_nothing_finished_is_a_figure_that_says_so(kind):
     assert "no run finished" in _texts(made["outputs"])
     assert "no held-out run finished" in _texts(made["accuracy"])
     assert "no held-out run finished" in _texts(made["calibration"])
+    assert "no held-out run finished" in _texts(made["pit"])
+    assert "no held-out run finished" in _texts(made["regions"])
+    assert "no scores" in _texts(made["crps"])
     assert "no derivative of the simulator" in _texts(made["gradient"])
     assert "no emulator was trained by epochs" in _texts(made["training"])
     assert "no scores" in _texts(made["scores"])
@@ -196,6 +201,7 @@ def test_one_run_is_enough(kind):
         "design": figures.design(runs, runs),
         "accuracy": figures.accuracy(e, runs),
         "calibration": figures.calibration(e, runs),
+        **{name: figure for name, (figure, _) in figures.calibrated(e, "gp", runs).items()},
         "gradient": figures.gradient(e["gp"], jacobians(2, kind, 1)),
         "recovery": figures.recovery(recovered(2, 1), space(2)),
     }
@@ -250,6 +256,49 @@ def test_an_emulator_without_variance_covers_nothing_and_is_still_drawn():
 
     line = figures.calibration({"sure": Sure(space(2), OUTPUTS["curve"], 0.1)}, campaign(2, "curve")).axes[0].lines[1]
     assert line.get_ydata().max() == 0
+
+
+def test_the_bars_of_an_exact_pit_are_level_and_those_of_half_the_error_bars_are_not():
+    outputs = Outputs(tuple(Field(f"y{i}") for i in range(40)))
+    e = Imagined(space(1), outputs)
+    theta = torch.linspace(0.21, 0.39, 200, dtype=torch.float64)[:, None]
+    p = e.predict(theta)
+    u = torch.from_numpy(norm.ppf((np.arange(8000) + 0.5) / 8000)[np.random.default_rng(0).permutation(8000)])
+    for factor in (1, 2):
+        y = p.mean + factor * u.reshape(200, 40) * p.variance.sqrt()
+        bars = figures.pit_histogram({"gp": e}, Runs.of(e.space, outputs, theta, y.numpy())).axes[0].patches[0]
+        v, edges, _ = bars.get_data()
+        expected = np.diff(norm.cdf(norm.ppf(edges) / factor)) * (len(edges) - 1)
+        np.testing.assert_allclose(v, expected, atol=0.03)
+
+
+def test_the_map_of_coverage_shows_the_quarter_that_is_off():
+    """Predicted right but where both parameters are high, and there by 100 standard deviations."""
+    e, rng = Imagined(space(2), OUTPUTS["one"]), np.random.default_rng(0)
+    u = torch.from_numpy(rng.random((400, 2)))
+    p = e.predict(e.space.from_unit(u))
+    y = p.mean + torch.where((u > 0.5).all(1), 100.0, 0.0)[:, None] * p.variance.sqrt()
+    figure = figures.coverage_map("gp", e, Runs.of(e.space, OUTPUTS["one"], e.space.from_unit(u).numpy(), y.numpy()))
+    ticks = [t.get_text() for t in figure.axes[1].get_yticklabels()]
+    cells = {(ticks[int(t.get_position()[1])], ticks[int(t.get_position()[0])]): t.get_text()
+             for t in figure.axes[1].texts}  # fmt: skip
+    quarters = {k: v for k, v in cells.items() if k[0] != k[1]}
+    assert quarters == {("high sigma_8", "high omega_m"): "0", ("high sigma_8", "low omega_m"): "100",
+                        ("low sigma_8", "high omega_m"): "100", ("low sigma_8", "low omega_m"): "100"}  # fmt: skip
+    assert cells["low omega_m", "low omega_m"] == "100"
+    assert float(cells["high omega_m", "high omega_m"]) == pytest.approx(50, abs=12)
+
+
+def test_the_map_of_many_parameters_keeps_those_that_are_off():
+    many = Space(tuple(Parameter(f"p{i}", Uniform(0, 1)) for i in range(12)))
+    e, u = Imagined(many, OUTPUTS["one"]), torch.from_numpy(np.random.default_rng(0).random((200, 12)))
+    p = e.predict(u)
+    y = p.mean + torch.where((u[:, :1] > 0.5) & (u[:, 11:] < 0.5), 100.0, 0.0) * p.variance.sqrt()
+    figure = figures.coverage_map("gp", e, Runs.of(many, OUTPUTS["one"], u.numpy(), y.numpy()))
+    ticks = [t.get_text() for t in figure.axes[1].get_yticklabels()]
+    assert len(ticks) == 16
+    assert {"low p11", "high p0"} <= set(ticks)
+    assert unnamed(figure) == []
 
 
 @pytest.mark.parametrize("kind", ["curve", "one", "numbers"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from emulate.errors import CampaignError
+from emulate.errors import CampaignError, InputError
 from pipelines import files
 from pipelines.cli import app
 from pipelines.config import load_study
@@ -215,3 +215,12 @@ def test_the_bar_says_how_many_carry_one(here):
     with Workbench(load_study("study.yaml"), Listening(quiet=True)) as b:
         b.campaign(everywhere(b), "simulate")
     assert said == [("simulate, 16 of them with a Jacobian", 24)]
+
+
+def test_an_emulator_that_needs_jacobians_is_refused_before_the_first_run_where_there_are_none(here):
+    assert load_study("study.yaml", ["emulators.slopes=gradient_gp"]).emulators["slopes"].needs_slopes
+    with pytest.raises(InputError) as caught:
+        load_study("study.yaml", ["emulators.slopes=gradient_gp", "simulate.jacobians=none"])
+    assert str(caught.value) == (
+        "--set simulate.jacobians=none: simulate.jacobians: must not be none, for emulators.slopes learns from the "
+        "Jacobians of the training runs. Got none; set it to auto, or use an emulator that reads values alone.")  # fmt: skip

@@ -283,6 +283,20 @@ def test_scores_and_priors_carry_their_units(folder):
     assert ["n_s", "", "–", "normal, mean 0.96, sd 0.02, between 0.9 and 1"] in found
 
 
+def test_what_a_check_finds_stands_beside_its_picture(folder):
+    """A finding that names a picture of a section is told in that section, also where the two have other names."""
+    found = json.loads((folder / "validate" / "findings.json").read_text())
+    found["emulators"]["gp"].append(finding("calibration.narrow", 0.1, None, 0.2, "pit", "The PIT is level."))
+    put(folder / "validate" / "findings.json", found)
+    pictures = [{"name": n, "file": "calibration.png", "caption": f"About {n}."} for n in ("calibration", "pit")]
+    put(folder / "validate" / "figures.json", pictures)
+    page = report.write(folder).read_text()
+    section = page[page.index('<h2 id="calibration">') : page.index('<h2 id="gradient">')]
+    assert "The PIT is level." in section
+    assert '<a href="#figure-validate-pit">Figure</a>' in section
+    assert '<figure id="figure-validate-pit">' in section
+
+
 @pytest.mark.parametrize("stage", ["design", "simulate", "train", "validate", "infer", "check"])
 def test_a_stage_that_has_not_run_is_said_to_be_missing(folder, stage):
     for path in (folder / stage).iterdir():

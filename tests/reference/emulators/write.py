@@ -20,7 +20,9 @@ from emulate.runs import Field, Outputs, Runs
 from emulate.space import LogUniform, Normal, Parameter, Space, Uniform
 
 HERE = Path(__file__).parent
-SPACE = Space((Parameter("a", Uniform(-1.0, 3.0)), Parameter("b", LogUniform(1e-3, 1e-1)), Parameter("c", Normal(5.0, 2.0))))
+SPACE = Space(
+    (Parameter("a", Uniform(-1.0, 3.0)), Parameter("b", LogUniform(1e-3, 1e-1)), Parameter("c", Normal(5.0, 2.0)))
+)
 OUTPUTS = Outputs((Field("height", "m"), Field("power", "", True, "k", (0.1, 0.2, 0.4), "h/Mpc")))
 SETTINGS = {
     "gp": {"kernels": 1},

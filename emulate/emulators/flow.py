@@ -1,0 +1,314 @@
+"""Conditional neural spline flows: p(z | u) of any shape, for stochastic simulators and for samples of events."""
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from annotated_types import Ge, Gt, Le
+from torch import Tensor
+from torch.distributions import Distribution
+
+from emulate.contracts import Core, Recipe
+from emulate.emulators._evidence import MEANS, basis, determined
+from emulate.emulators._threads import calm
+
+_LN_2PI = math.log(2 * math.pi)
+_BOX = 5.0  # standard deviations inside which splines bend, at least; beyond, tails are Gaussian
+_MARGIN = 1.1  # by which the box exceeds the largest residual
+_SLOPE = 1e-3  # least and, inverted, greatest slope of a spline
+_SMALL = 0.1  # scale of the first weights of the last layers: a flow starts near the Gaussian
+_FLOOR = 1e-10  # no direction of z has less than this share of the mean residual variance
+_PRIOR = 5.0  # held-out runs that the prior tau = 1 is worth
+_CLIP = 5.0  # norm that a gradient is cut to
+_AT_ONCE = 2**21  # numbers that the splines of one block of nodes may hold
+
+
+class _Density(Distribution):
+    r"""p(z | u) = 1/M sum_i N(T_i(x; u); 0, diag(tau_i^2)) |dT_i/dx| / |dz/dx|, x the whitened residual of the trend."""
+
+    has_rsample = True
+    arg_constraints = {}
+
+    def __init__(self, core: "_Fitted", u: Tensor):
+        self.core, self.u = core, u
+        super().__init__(u.shape[:-1], core.loc.shape[-1:], validate_args=False)
+
+    @cached_property
+    def _trend(self) -> Tensor:
+        return basis(self.u, MEANS[int(self.core.trend)]) @ self.core.beta
+
+    @cached_property
+    def nodes(self) -> Tensor:
+        """Equally likely points `[..., K, p]`: the same quasi-random points of the base in every call."""
+        core, flat = self.core, self.u.reshape(-1, self.u.shape[-1])
+        size = max(1, _AT_ONCE // (core.base.numel() * core.knots))
+        x = torch.cat([torch.cat([core.pull(i, u[:, None], base) for i, base in enumerate(core.base)], 1)
+                       for u in flat.split(size)])  # fmt: skip
+        return self._trend[..., None, :] + core.colour(x).reshape(*self.u.shape[:-1], *x.shape[1:])
+
+    @cached_property
+    def mean(self) -> Tensor:
+        return self.nodes.mean(-2)
+
+    @cached_property
+    def variance(self) -> Tensor:
+        return self.nodes.var(-2, unbiased=False)
+
+    @cached_property
+    def covariance_matrix(self) -> Tensor:
+        off = self.nodes - self.mean[..., None, :]
+        return off.mT @ off / off.shape[-2]
+
+    def rsample(self, sample_shape=(), *, generator: torch.Generator | None = None) -> Tensor:
+        """Differentiable draws `[*sample_shape, ..., p]`, each by one member."""
+        core, shape = self.core, (*sample_shape, *self.batch_shape)
+        base = torch.randn((*shape, *self.event_shape), dtype=self.u.dtype, device=self.u.device, generator=generator)
+        x = core.pull(0, self.u, base)
+        if len(core.base) > 1:
+            member = torch.randint(len(core.base), shape, device=self.u.device, generator=generator)
+            for i in range(1, len(core.base)):
+                x = torch.where((member == i)[..., None], core.pull(i, self.u, base), x)
+        return self._trend + core.colour(x)
+
+    def sample(self, sample_shape=(), *, generator: torch.Generator | None = None) -> Tensor:
+        with torch.no_grad():
+            return self.rsample(sample_shape, generator=generator)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        x = self.core.whiten(value - self._trend)
+        each = torch.stack([self.core.log_density(i, self.u, x) for i in range(len(self.core.base))])
+        return torch.logsumexp(each, 0) - math.log(len(each)) - self.core.spread.log().sum()
+
+
+class _Fitted(Core):
+    """z = trend(u) + loc + V (spread * x), x by one of M spline flows of tau_i times the base N(0, 1).
+
+    Shapes: beta `[k, p]`, loc and spread `[p]`, turn V `[p, p]`, tau `[M, p]`, base `[M, K, p]`, centre and width `[d]`.
+    """
+
+    def __init__(self, recipe: "Flow", state: dict[str, Tensor]):
+        super().__init__()
+        for name, value in state.items():
+            if "." not in name:
+                self.register_buffer(name, value)
+        self.knots = 3 * recipe.bins
+        d, p = len(state["centre"]), len(state["loc"])
+        self.flows = torch.nn.ModuleList(_splines(recipe, p, d, float(self.box)) for _ in self.tau)
+        learned = {name: value for name, value in state.items() if "." in name}
+        if learned:
+            self.flows.load_state_dict({name.removeprefix("flows."): value for name, value in learned.items()})
+
+    def __repr__(self) -> str:  # that of a spline in zuko draws from the global generator
+        return f"{len(self.flows)} spline flows of {len(self.loc)} components"
+
+    def forward(self, u: Tensor) -> _Density:
+        return _Density(self, u)
+
+    def whiten(self, residual: Tensor) -> Tensor:
+        return ((residual - self.loc) @ self.turn) / self.spread
+
+    def colour(self, x: Tensor) -> Tensor:
+        return self.loc + (x * self.spread) @ self.turn.mT
+
+    def pull(self, i: int, u: Tensor, base: Tensor) -> Tensor:
+        """x of points of the base, by member i."""
+        return self.flows[i](self._context(u)).inv(self.tau[i] * base)
+
+    def push(self, i: int, u: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """T_i(x; u) and ln|dT_i/dx|."""
+        return self.flows[i](self._context(u)).call_and_ladj(x)
+
+    def log_density(self, i: int, u: Tensor, x: Tensor) -> Tensor:
+        """ln p(x | u) by member i."""
+        base, slope = self.push(i, u, x)
+        normal = (base / self.tau[i]).square().sum(-1) + 2 * self.tau[i].log().sum() + len(self.loc) * _LN_2PI
+        return slope - 0.5 * normal
+
+    def _context(self, u: Tensor) -> Tensor:
+        return (u - self.centre) / self.width
+
+
+def _splines(recipe: "Flow", p: int, d: int, box: float) -> torch.nn.Module:
+    """x -> base given the context: rational-quadratic splines in zuko, their weights from the global generator."""
+    from zuko.flows import MAF
+    from zuko.transforms import MonotonicRQSTransform
+
+    k = recipe.bins
+    coupled = p > 3 if recipe.coupling == "auto" else recipe.coupling
+    with torch.random.fork_rng(devices=[]):
+        flow = MAF(p, d, transforms=recipe.transforms, hidden_features=(recipe.width,) * recipe.layers,
+                   activation=torch.nn.SiLU, univariate=partial(MonotonicRQSTransform, bound=box, slope=_SLOPE),
+                   shapes=[(k,), (k,), (k - 1,)], **({"passes": 2} if coupled and p > 1 else {}))  # fmt: skip
+    return flow.transform.double()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flow(Recipe):
+    r"""Conditional neural spline flow: the whole distribution of a stochastic output, or of events, given theta.
+
+    z = trend(u) + V (s x), with x = T^-1(b; u), b ~ N(0, diag(tau^2)): a least-squares polynomial, the principal axes of what
+    it leaves, and `transforms` monotone rational-quadratic splines, autoregressive or coupled, whose knots a SiLU network
+    reads from u (Durkan et al. 2019, by zuko). It maximises the mean of ln p(z | u) by Adam, on a learning rate that
+    falls as a cosine, and keeps the weights that were best on `held_out` runs left out; `calibrate` sets tau^2 to the
+    mean square of their base points, its maximum likelihood. Members (a mixture) differ in weights and split.
+
+    Learns from runs that differ in theta, one run or event each: a table with the same theta in many rows is welcome.
+    Mean and variance have no closed form: they are over `points` fixed quasi-random points of the base, so that they
+    repeat bit by bit and carry gradients. Good densities may still have poor gradients: check those on their own.
+
+    >>> Flow(coupling=True).minimum_runs(2)
+    10
+    """
+
+    transforms: Annotated[int, Ge(1)] = 3  # splines after one another
+    bins: Annotated[int, Ge(2)] = 8  # pieces of a spline
+    width: Annotated[int, Ge(1)] = 64  # units in a hidden layer
+    layers: Annotated[int, Ge(1)] = 2  # hidden layers
+    coupling: bool | Literal["auto"] = (
+        "auto"  # by halves, not one by one; auto: beyond 3 components, where it is faster
+    )
+    trend: Literal["auto", "constant", "linear", "quadratic"] = "auto"  # auto: the richest that half the runs determine
+    members: Annotated[int, Ge(1)] = 1  # flows whose mixture is the prediction
+    epochs: Annotated[int, Ge(1)] = 100  # passes over the runs, at most
+    patience: Annotated[int, Ge(1)] = 20  # epochs without a better held-out likelihood after which a member stops
+    rate: Annotated[float, Gt(0)] = 1e-3  # first learning rate of Adam
+    batch: Annotated[int, Ge(1)] = 256  # runs in a step, at most
+    held_out: Annotated[float, Gt(0), Le(0.5)] = 0.2  # share of the runs that decides when to stop
+    points: Annotated[int, Ge(16)] = 1024  # quasi-random points under mean and variance
+
+    example: ClassVar[dict] = {"transforms": 2, "width": 32, "epochs": 20, "points": 512}
+
+    def minimum_runs(self, d: int) -> int:
+        return max(10, {"linear": 2 * (1 + d), "quadratic": (d + 1) * (d + 2)}.get(self.trend, 0))
+
+    def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int) -> Core:
+        generator = torch.Generator().manual_seed(seed)
+        trend = self._trend(u)
+        h = basis(u, trend)
+        beta = torch.linalg.lstsq(h, z, driver="gelsd").solution  # the default's bits vary
+        width = (u - u.mean(0)).square().mean(0).sqrt()
+        state = {"trend": torch.tensor(MEANS.index(trend)), "beta": beta, "centre": u.mean(0),
+                 "width": torch.where(width > 0, width, 1.0), **_whitening(z - h @ beta),
+                 "tau": torch.ones(self.members, z.shape[-1], dtype=u.dtype), "base": _base(self, z.shape[-1])}  # fmt: skip
+        x = _filled(((z - h @ beta - state["loc"]) @ state["turn"]) / state["spread"], generator)
+        state["box"] = (_MARGIN * x.abs().max()).clamp_min(_BOX)
+        core, history = _Fitted(self, state), []
+        with calm(min(self.batch, len(u))):
+            for i in range(self.members):
+                order = torch.randperm(len(u), generator=generator)
+                cut = max(2, round(self.held_out * len(u)))
+                learner = _Learner(self, core, i, u, x, order[cut:], order[:cut], generator)
+                history += learner.run()
+        core.history = tuple(history)
+        return core
+
+    def rebuild(self, state: dict[str, Tensor]) -> Core:
+        return _Fitted(self, state)
+
+    def _trend(self, u: Tensor) -> str:
+        if self.trend != "auto":
+            return self.trend
+        fits = [m for m in MEANS if 2 * basis(u[:1], m).shape[-1] <= len(u)]
+        return [m for m in fits or MEANS[:1] if m == "constant" or determined(u, m)][-1]
+
+
+def _whitening(residual: Tensor) -> dict[str, Tensor]:
+    """Mean, principal axes and standard deviations along them; less than a floor is raised to it."""
+    loc = residual.mean(0)
+    values, turn = torch.linalg.eigh((residual - loc).mT @ (residual - loc) / len(residual))
+    least = (_FLOOR * values.mean()).clamp_min(1e-24)  # of exact runs of a polynomial rounding is left
+    return {"loc": loc, "turn": turn, "spread": values.clamp_min(least).sqrt()}
+
+
+def _filled(x: Tensor, generator: torch.Generator) -> Tensor:
+    """x with noise where the runs vary by less than the floor, so that its variance is 1 along every axis: a flow would
+    squeeze what does not vary into a spike."""
+    lacking = (1 - x.square().mean(0)).clamp_min(0).sqrt()
+    noise = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+    return x + torch.where(lacking > 1e-3, lacking, 0.0) * noise
+
+
+def _base(recipe: Flow, p: int) -> Tensor:
+    """Points `[M, K / M, p]` of N(0, 1): Sobol's, with their mirror images, made white where there are enough."""
+    k = max(8, recipe.points // (2 * recipe.members))
+    made = []
+    for i in range(recipe.members):
+        u = torch.quasirandom.SobolEngine(p, scramble=True, seed=i).draw(k, dtype=torch.float64)
+        x = torch.special.ndtri(u.clamp(1e-9, 1 - 1e-9))
+        square = x.mT @ x / k
+        if k > 4 * p:
+            x = torch.linalg.solve_triangular(torch.linalg.cholesky(square), x.mT, upper=False).mT
+        else:
+            x = x / square.diagonal().sqrt()
+        made.append(torch.cat([x, -x]))
+    return torch.stack(made)
+
+
+class _Learner:
+    """One member while it learns from x `[n, p]`, the whitened residuals."""
+
+    def __init__(self, recipe: Flow, core: _Fitted, member: int, u: Tensor, x: Tensor, seen: Tensor, out: Tensor,
+                 generator: torch.Generator):  # fmt: skip
+        self.recipe, self.core, self.member, self.generator = recipe, core, member, generator
+        self.u, self.x, self.seen, self.out = u, x, seen, out
+        self.flow = core.flows[member]
+        self.steps = max(math.ceil(len(seen) / recipe.batch), min(8, len(seen) // 16), 1)
+        _start(self.flow, generator)
+
+    def run(self) -> list[dict[str, float]]:
+        """One dict per epoch; the flow is left with its best weights."""
+        search = torch.optim.Adam(self.flow.parameters(), lr=self.recipe.rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(search, self.recipe.epochs * self.steps)
+        best, kept, waited, history = self._held_out(), copy.deepcopy(self.flow.state_dict()), 0, []
+        for epoch in range(self.recipe.epochs):
+            loss = 0.0
+            for rows in self._batches():
+                search.zero_grad()
+                value = -self.core.log_density(self.member, self.u[rows], self.x[rows]).mean()
+                value.backward()
+                torch.nn.utils.clip_grad_norm_(self.flow.parameters(), _CLIP)
+                search.step()
+                schedule.step()
+                loss += value.item() * len(rows) / len(self.seen)
+            held_out = self._held_out()
+            history.append({"member": self.member, "epoch": epoch, "loss": loss, "held_out_loss": held_out})
+            waited += 1
+            if held_out < best:  # False for NaN
+                best, kept, waited = held_out, copy.deepcopy(self.flow.state_dict()), 0
+            if waited >= self.recipe.patience:
+                break
+        self.flow.load_state_dict(kept)
+        if self.recipe.calibrate:
+            with torch.no_grad():
+                square = torch.cat(
+                    [self.core.push(self.member, self.u[r], self.x[r])[0] for r in self._blocks()]
+                ).square()
+            self.core.tau[self.member] = ((square.sum(0) + _PRIOR) / (len(square) + _PRIOR)).sqrt()
+        return history
+
+    def _batches(self) -> Iterator[Tensor]:
+        order = torch.randperm(len(self.seen), generator=self.generator)
+        yield from self.seen[order].chunk(self.steps)
+
+    def _blocks(self) -> tuple[Tensor, ...]:
+        return self.out.split(4096)
+
+    @torch.no_grad()
+    def _held_out(self) -> float:
+        total = sum(self.core.log_density(self.member, self.u[r], self.x[r]).sum() for r in self._blocks())
+        return -float(total) / len(self.out)
+
+
+def _start(flow: torch.nn.Module, generator: torch.Generator) -> None:
+    """Weights from the generator; a small last layer, so that every spline starts near the identity."""
+    with torch.no_grad():
+        for hyper in (t.hyper for t in flow.transforms):
+            layers = [m for m in hyper if hasattr(m, "weight")]
+            for j, layer in enumerate(layers):
+                bound = layer.weight.shape[1] ** -0.5 * (_SMALL if j + 1 == len(layers) else 1.0)
+                for w in (layer.weight, layer.bias):
+                    w.copy_((2 * torch.rand(w.shape, generator=generator, dtype=w.dtype) - 1) * bound)
