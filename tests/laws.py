@@ -155,7 +155,7 @@ def has_the_density_of_its_samples(emulator: Emulator, theta: Tensor, *, n: int 
     g is normal in y, or ln y where that is positive: with half the covariance of the draws around their mean, and with a
     quarter of it one standard deviation beside, so that no weight is large where p has Gaussian tails or longer ones.
     """
-    log = torch.from_numpy(emulator.outputs.positive) & bool(emulator.recipe.log)
+    log = emulator.transform.log
     p = emulator.predict(theta)
     y = p.sample((n,), generator=torch.Generator().manual_seed(11))
     ln = torch.where(log, torch.where(log, y, 1.0).log(), 0.0)
@@ -179,7 +179,7 @@ def has_the_density_of_its_moments(emulator: Emulator, theta: Tensor) -> None:
     With E the mean, C_ij = ln(1 + cov_ij / E_i E_j) where both are logarithms, cov_ij / E_i where only i is. A prediction
     that does not claim to be Gaussian has no such density: `has_the_density_of_its_samples` judges that one.
     """
-    log = emulator.outputs.positive & emulator.recipe.log
+    log = emulator.transform.log.numpy()
     p = emulator.predict(theta)
     if not isinstance(p, Gaussian):
         return

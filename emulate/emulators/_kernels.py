@@ -29,8 +29,10 @@ def kernel(u: Tensor, columns: Tensor, length: Tensor, order: Tensor, name: str)
     Its limits are the mean of the e_i, a function without interactions (a to 0), and their product, the rbf (a large).
     """
     if name == "additive":
-        graph = torch.is_grad_enabled() and u.requires_grad
-        return _Additive.apply(u, columns, length, order) if graph else _additive(u, columns, length, order)
+        if torch.compiler.is_compiling():
+            e, whole = _parts(u, columns, length, order)
+            return whole * _share(order, len(e))
+        return _Additive.apply(u, columns, length, order)
     return correlation(exponents(u, columns, length), name)
 
 
@@ -111,11 +113,25 @@ class _Exponents(torch.autograd.Function):
         step = du / length.square()[..., None, :]
         return step @ (columns[:, 0] - 0.5) - (step * (u - 0.5)).sum(-1, keepdim=True)
 
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, u: Tensor, *rest: Tensor) -> tuple[Tensor, int]:
+        return _over_points(_Exponents, in_dims, u, *rest), 0
+
+
+def _over_points(function: Any, in_dims: tuple, u: Tensor, *rest: Tensor) -> Tensor:
+    """What torch.func.vmap asks of a function: a batch of batches of points is one batch of points."""
+    if any(dim is not None for dim in in_dims[1:]):
+        raise NotImplementedError("torch.func.vmap must go over points u. Got points or lengths of the kernel.")
+    u = u.movedim(in_dims[0], 0)
+    k = function.apply(u.flatten(0, 1), *rest)
+    return k.unflatten(-2, u.shape[:2]).movedim(-3, 0)
+
 
 def exponents(u: Tensor, columns: Tensor, length: Tensor) -> Tensor:
     """-|(u - v) / length|^2 / 2 `[..., a, b]` of u `[a, d]`, `columns_of(v)` and length `[..., d]`, differentiable in u."""
-    graph = torch.is_grad_enabled() and u.requires_grad
-    return _Exponents.apply(u, columns, length) if graph else _exponents(u, columns, length)
+    if torch.compiler.is_compiling():
+        return _exponents_of_any(u, columns, length)
+    return _Exponents.apply(u, columns, length)
 
 
 def _exponents(u: Tensor, columns: Tensor, length: Tensor) -> Tensor:
@@ -133,6 +149,16 @@ def _exponents(u: Tensor, columns: Tensor, length: Tensor) -> Tensor:
                 part.addcmul_(gap, gap, value=single[i])
             else:
                 part.addcmul_(gap.square_(), rate[i])
+    return e
+
+
+def _exponents_of_any(u: Tensor, columns: Tensor, length: Tensor) -> Tensor:
+    """The same sums as one expression for any number of points: what torch.export and torch.compile can follow."""
+    rates, gaps = (-0.5 / length.square()).movedim(-1, 0)[..., None, None], u.T[..., None] - columns
+    single = length.ndim == 1 or length.shape[0] == 1
+    e = u.new_zeros((*length.shape[:-1], 1, 1))
+    for gap, rate in zip(gaps.unbind(0), rates.unbind(0), strict=True):
+        e = torch.addcmul(e, rate * gap, gap) if single else torch.addcmul(e, gap.square(), rate)
     return e
 
 
@@ -187,6 +213,10 @@ class _Additive(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, du: Tensor, *_: None) -> Tensor:
         return sum(du[:, i, None] * r for i, r in enumerate(_rates(*ctx.saved_tensors)))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, u: Tensor, *rest: Tensor) -> tuple[Tensor, int]:
+        return _over_points(_Additive, in_dims, u, *rest), 0
 
 
 def _rates(u: Tensor, columns: Tensor, length: Tensor, order: Tensor) -> list[Tensor]:

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from emulate.contracts import Core, Recipe
+from emulate.distributions import Correlated
+from emulate.emulators import _calibration as calibration
 from emulate.emulators._evidence import ROUGH, Evidence, factors
 from emulate.emulators._kernels import KERNELS, MEANS, Slopes, basis, basis_slopes, columns_of, determined, kernel
 from emulate.emulators._threads import SMALL, calm
@@ -29,15 +31,16 @@ class _Fitted(Core):
 
     def __init__(self, state: dict[str, Tensor]):
         super().__init__()
-        before = {"group": torch.arange(len(state["variance"])), "order": torch.zeros_like(state["eta"])}
-        state = {**before, **state}  # once each component had its own kernel, and none was additive
-        for name in ("choice", "points", "group", *_EACH, *_SHARED):
+        before = {"group": torch.arange(len(state["variance"])), "order": torch.zeros_like(state["eta"]),
+                  "mix": state["eta"].new_zeros(0, 0)}  # fmt: skip
+        state = {**before, **state}  # once each component had a kernel of its own, and none correlated
+        for name in ("choice", "points", "group", "mix", *_EACH, *_SHARED):
             self.register_buffer(name, state[name])
         self._kernel, self._mean = KERNELS[int(self.choice[0])], MEANS[int(self.choice[1])]
         self._columns = columns_of(self.points)
         self._rows = max(_ROWS, _CACHE // self.weights.numel())
 
-    def forward(self, u: Tensor) -> Normal:
+    def forward(self, u: Tensor) -> Normal | Correlated:
         flat = u.reshape(-1, u.shape[-1])
         if torch.compiler.is_compiling() or len(flat) <= self._rows or (torch.is_grad_enabled() and u.requires_grad):
             mean, sd = self._moments(flat)
@@ -45,7 +48,8 @@ class _Fitted(Core):
             parts = [self._moments(part) for part in flat.split(self._rows)]
             mean, sd = (torch.cat(some, -1) for some in zip(*parts, strict=True))
         shape = (*u.shape[:-1], len(self.group))
-        return Normal(mean.T.reshape(shape), sd.T.reshape(shape), validate_args=False)
+        mean, sd = mean.T.reshape(shape), sd.T.reshape(shape)
+        return Correlated(mean, sd, self.mix) if len(self.mix) else Normal(mean, sd, validate_args=False)
 
     def _moments(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and sd `[p, N]` at u `[N, d]`."""
@@ -135,10 +139,11 @@ class GP(Recipe):
             left_out = [torch.cat([getattr(f, name) for f in found], 1) for name in ("left_out", "spread")]
             if self.calibrate:
                 left_out = _blind(u, parts, kernel, mean, noisy, found) or left_out
-                inflation = (left_out[0].square() / left_out[1]).clamp_max(_FAR**2).mean(0).clamp_min(0.25)
-                core.variance = core.variance * inflation
-                left_out[1] = left_out[1] * inflation
-        core.left_out = Normal(z - left_out[0], left_out[1].sqrt(), validate_args=False)
+                scale = calibration.scale(left_out[0] / left_out[1].sqrt())
+                core.variance, left_out[1] = core.variance * scale.square(), left_out[1] * scale.square()
+                core.mix = calibration.mix(left_out[0] / left_out[1].sqrt())
+        residual, sd = left_out[0], left_out[1].sqrt()
+        core.left_out = Correlated(z - residual, sd, core.mix) if len(core.mix) else Normal(z - residual, sd)
         return core
 
     def rebuild(self, state: dict[str, Tensor]) -> Core:
@@ -231,9 +236,6 @@ def _fit(u: Tensor, z: Tensor, name: str, mean: str, noisy: bool, starts: list[n
              "eta": torch.tensor(eta, dtype=u.dtype), "inverse": inverse, "q": f.q.contiguous(),
              "r_inverse": r_inverse}  # fmt: skip
     return _Fit(x, left_out, spread, state)
-
-
-_FAR = 3.0  # standard deviations beyond which a residual counts no more: one run must not widen all intervals
 
 
 def _blind(
