@@ -36,8 +36,9 @@ class Entry:
         return parts[2] if parts[0] == "emulate" and len(parts) > 2 else f"{cls.__module__}:{cls.__qualname__}"
 
     def settings(self) -> dict[str, Any]:
-        """The fields by name, without the parameter space."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.init and f.name != "space"}
+        """The fields by name, without the parameter space; an entry that stands in a field as `{"use": NAME, ...}`."""
+        named = {f.name: getattr(self, f.name) for f in fields(self) if f.init and f.name != "space"}
+        return {k: {"use": v.entry_name(), **v.settings()} if isinstance(v, Entry) else v for k, v in named.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,9 +133,7 @@ class Recipe(Entry, ABC):
     takes: ClassVar[tuple[str, ...]] = ()
     needs_slopes: ClassVar[bool] = False
 
-    log: bool | Literal["auto"] = (
-        True  # work on ln y for fields that are positive by nature; auto: where that is better
-    )
+    log: bool | Literal["auto"] = True  # work on ln y of fields that are positive by nature; auto: where it is better
     truncation: float = 1e-10  # share of the standardised variance that the dropped PCA components may hold together
     calibrate: bool = True  # scale the predictive variance by leave-one-out or held-out residuals
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -54,9 +55,8 @@ def fit(recipe: Recipe, runs: Runs, *, seed: int, fidelities: Mapping[str, Runs]
     core = recipe.rebuild(state)  # as `load` does: strides and alignment change the last bits of a product
     core.history = trained.history
     design = runs.space.scaled(torch.from_numpy(finished.theta))
-    return Emulator(
-        runs.space, runs.outputs, recipe, core, transform, _provenance(recipe, runs, finished, seed), design
-    )
+    provenance = _provenance(recipe, runs, finished, seed)
+    return Emulator(runs.space, runs.outputs, recipe, core, transform, provenance, design, _hashes(finished))
 
 
 def _trained(recipe: Recipe, finished: Runs, coarse: tuple[tuple[Tensor, Tensor], ...], *,
@@ -109,17 +109,30 @@ def _coarse(recipe: Recipe, runs: Runs, fidelities: Mapping[str, Runs]) -> tuple
 
 def _provenance(recipe: Recipe, runs: Runs, finished: Runs, seed: int) -> dict[str, Any]:
     """Where it was trained: enough to repeat the fit and to tell whether the runs are the same."""
-    names = finished.key or tuple(np.concatenate([t, y]).tobytes().hex() for t, y in zip(finished.theta, finished.y))
     return {
         "recipe": {"use": recipe.entry_name(), **recipe.settings()},
         "seed": seed,
         "runs": len(finished),
         "failed": len(runs) - len(finished),
-        "runs_sha256": hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest(),
+        "runs_sha256": hashlib.sha256("\n".join(sorted(_names(finished))).encode()).hexdigest(),
         "stochastic": runs.stochastic,
         "versions": {"python": platform.python_version()}
         | {p: version(p) for p in ("emulate", "torch", "numpy", "gpytorch")},
     }
+
+
+def _names(runs: Runs) -> tuple[str, ...]:
+    """The key of every run in its store; its numbers where it has none."""
+    return runs.key or tuple(np.concatenate([t, y]).tobytes().hex() for t, y in zip(runs.theta, runs.y))
+
+
+def _hashes(runs: Runs) -> Tensor:
+    """uint8 `[n, 32]`: the key of every run, which is a sha256, or the sha256 of another name."""
+    keys = [
+        bytes.fromhex(n) if re.fullmatch("[0-9a-f]{64}", n) else hashlib.sha256(n.encode()).digest()
+        for n in _names(runs)
+    ]
+    return torch.from_numpy(np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32).copy())
 
 
 class Emulator(torch.nn.Module):
@@ -129,11 +142,12 @@ class Emulator(torch.nn.Module):
     scores: Mapping[str, float] = MappingProxyType({})  # its errors on held-out runs, by name
 
     def __init__(self, space: Space, outputs: Outputs, recipe: Recipe, core: Core, transform: OutputTransform,
-                 provenance: dict[str, Any], design: Tensor | None = None):  # fmt: skip
+                 provenance: dict[str, Any], design: Tensor | None = None, taught: Tensor | None = None):  # fmt: skip
         super().__init__()
         self.space, self.outputs, self.recipe, self.provenance = space, outputs, recipe, provenance
         self.core, self.transform = core, transform
         self.register_buffer("design", design)  # of the runs, [n, d] in scaled coordinates; None in old files
+        self.register_buffer("taught", taught)  # their hashes, uint8 [n, 32], in the same order
         self._guard: Domain | None = None
         self.requires_grad_(False)
         self.eval()
@@ -202,6 +216,15 @@ class Emulator(torch.nn.Module):
         Up to 2 where the design is as dense as a design is. Shape `[...]`.
         """
         return self.guard.remoteness(self.space.pack(theta))
+
+    def taught_by(self, runs: Runs) -> np.ndarray:
+        """bool `[n]`: which runs of a table it was trained on, so that none of them passes for a test of it."""
+        if self.taught is None:
+            raise InputError(
+                "this emulator must know its runs. Got one that was saved before they were kept; train it again."
+            )
+        known = {row.tobytes() for row in self.taught.cpu().numpy()}
+        return np.array([row.tobytes() in known for row in _hashes(runs).numpy()], dtype=bool)
 
     def jacobian(self, theta: Any) -> Tensor:
         """d mean_j / d theta_i, exact, shape `[..., m, d]`."""

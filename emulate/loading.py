@@ -40,11 +40,12 @@ def load(path_or_uri: str | os.PathLike, *, recipe: type[Recipe] | None = None) 
         transform = OutputTransform(_part(tensors, "transform."))
     except _MISFIT as e:
         raise StoreError(f"{folder} is no whole emulator: {e!r} is missing or wrong. Train it again.") from e
+    _refuse_foreign(settings)
     built = registry.validate(_recipe(use, recipe), settings, path=f"{folder}: recipe")
     try:
         core = built.rebuild(_part(tensors, "core."))
         core.history = history
-        made = Emulator(space, outputs, built, core, transform, provenance, _design(tensors, space.d))
+        made = Emulator(space, outputs, built, core, transform, provenance, *_runs(tensors, space.d))
         _try(made)
     except _MISFIT as e:
         raise StoreError(f"the weights in {folder} do not fit the recipe {use!r}: {e}. Train it again.") from e
@@ -65,12 +66,14 @@ def _verdict(folder: Path) -> tuple[tuple[Finding, ...], dict[str, float]]:
         raise StoreError(f"{folder / artefact.FINDINGS} holds no findings: {e}. Run `emulate validate --force`.") from e
 
 
-def _design(tensors: dict[str, Tensor], d: int) -> Tensor | None:
-    """The places of the runs; emulators that were saved before 0.2 hold none."""
-    design = tensors.get("design")
-    if design is not None and (design.ndim != 2 or design.shape[1] != d):
+def _runs(tensors: dict[str, Tensor], d: int) -> tuple[Tensor | None, Tensor | None]:
+    """The places and the hashes of the runs; emulators that were saved before these were kept hold none."""
+    design, taught = tensors.get("design"), tensors.get("taught")
+    if design is not None and (design.ndim != 2 or design.shape[1] != d or not design.is_floating_point()):
         raise ValueError(f"design has the shape {tuple(design.shape)} for {d} parameters")
-    return design
+    if taught is not None and (taught.dtype != torch.uint8 or taught.ndim != 2 or taught.shape[1] != 32):
+        raise ValueError(f"taught has the shape {tuple(taught.shape)} and must be [runs, 32]")
+    return design, taught
 
 
 def _try(emulator: Emulator) -> None:
@@ -106,6 +109,15 @@ def _recipe(use: Any, given: type[Recipe] | None) -> type[Recipe]:
         raise InputError(f"this emulator was trained by {use!r}, which is not part of emulate, and a file must not choose "
                          "what is imported. Import that class and pass it: load(path, recipe=...).")  # fmt: skip
     return registry.find("emulators", use)
+
+
+def _refuse_foreign(settings: Mapping[str, Any]) -> None:
+    """A recipe within a recipe is of the house, too: what `_recipe` refuses may not come in by a setting."""
+    for value in settings.values():
+        if isinstance(value, Mapping):
+            if "use" in value:
+                _recipe(value["use"], None)
+            _refuse_foreign(value)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

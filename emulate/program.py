@@ -50,7 +50,12 @@ def export(emulator: Emulator, path: str | os.PathLike) -> Path:
         raise InputError(f"the path of an exported emulator must end in .pt2. Got {path}; call it {path.name}.pt2.")
     theta = emulator.space.from_unit(torch.full((2, emulator.space.d), 0.5, dtype=torch.float64))
     some = {"theta": {0: torch.export.Dim("n", min=1)}}
-    graph = torch.export.export(Moments(emulator).eval(), (theta,), dynamic_shapes=some, strict=False)
+    try:
+        graph = torch.export.export(Moments(emulator).eval(), (theta,), dynamic_shapes=some, strict=False)
+    except RuntimeError as e:  # what torch.export raises where a value or a number of points decides what is done
+        said = str(e).split("\n", 1)[0].rstrip(". ")
+        raise InputError(f"{emulator.recipe.entry_name()} must predict by one graph for any number of points. Got a prediction "
+                         f"that torch.export cannot follow ({said}); export an emulator of another recipe.") from e  # fmt: skip
     names = json.dumps({"parameters": emulator.space.names, "outputs": emulator.outputs.labels})
     beside = None
     try:

@@ -77,8 +77,9 @@ def validate(cls: type, values: Mapping[str, Any], *, path: str) -> Any:
     """An instance of a dataclass or pydantic model, or an `InputError` with the path of every wrong value."""
     from pydantic import TypeAdapter, ValidationError
 
+    values = {**values, **_nested(cls, values, path)}
     try:
-        made = TypeAdapter(cls).validate_python(dict(values))
+        made = TypeAdapter(cls).validate_python(values)
     except ValidationError as e:
         errors = e.errors(include_url=False)
     else:
@@ -86,6 +87,14 @@ def validate(cls: type, values: Mapping[str, Any], *, path: str) -> Any:
     if errors:
         raise InputError("\n".join(_complaints(cls, values, errors, path)))
     return made
+
+
+def _nested(cls: type, values: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """The entries that stand in fields of an entry, `first: {use: gp}`, built."""
+    rooms = {contract: room for room, contract in ROOMS.items()}
+    kinds = {k: rooms.get(getattr(t, "__name__", "")) for k, t in _fields(cls).items()}
+    return {k: build(kinds[k], values[k], path=f"{path}.{k}") for k in values
+            if kinds.get(k) and isinstance(values[k], str | Mapping)}  # fmt: skip
 
 
 def _coerced(met: Any, kept: Any, loc: tuple) -> Iterator[dict[str, Any]]:

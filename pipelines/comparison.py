@@ -278,8 +278,11 @@ def tell(bench: "Workbench", scores: Mapping[str, Scores]) -> None:
     bench.terminal.table(f"on {count(k, 'fold')} of the training runs", header, rows)
     for name, s in scores.items():
         numbers = {f"folds.{k}": v for k, v in s.to_dict().items() if isinstance(v, float) and math.isfinite(v)}
-        bench.journal.append("metrics", f"train/{name}", metrics=numbers)
+        recipe, scope = bench.study.emulators[name], f"train/{name}"
+        bench.journal.append("params", scope, params={"emulator": recipe.entry_name(), **recipe.settings()})
+        bench.journal.append("metrics", scope, metrics=numbers)
         if s.note:
+            bench.journal.append("tags", scope, tags={"note": s.note})
             bench.terminal.warn(f"{name} cannot be chosen: {_end(s.note)}")
 
 

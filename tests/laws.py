@@ -149,11 +149,11 @@ def noisy(n: int = 80) -> Runs:
     return Runs.of(space, outputs, theta, y, stochastic=True, jacobian=jacobian)
 
 
-def has_the_density_of_its_samples(emulator: Emulator, theta: Tensor, *, n: int = 10000) -> None:
+def has_the_density_of_its_samples(emulator: Emulator, theta: Tensor, *, n: int = 10000, narrow: float = 0.5) -> None:
     """The mean of g(y) / p(y) over draws y of p is 1 for every density g, and for all of them only if p is their density.
 
-    g is normal in y, or ln y where that is positive: with half the covariance of the draws around their mean, and with a
-    quarter of it one standard deviation beside, so that no weight is large where p has Gaussian tails or longer ones.
+    g is normal in y, or ln y where that is positive, around each of three draws and `narrow` times as wide as all of
+    them, so that no weight is large where p is smooth on that scale.
     """
     log = emulator.transform.log
     p = emulator.predict(theta)
@@ -162,10 +162,9 @@ def has_the_density_of_its_samples(emulator: Emulator, theta: Tensor, *, n: int 
     w, found = torch.where(log, ln, y), p.log_prob(y)
     for b in range(len(theta)):
         size, vectors = torch.linalg.eigh(torch.cov(w[:, b].T).reshape(w.shape[-1], -1))
-        x = (w[:, b] - w[:, b].mean(0)) @ vectors / size.sqrt()
-        for narrow, beside in ((0.5, 0.0), (0.25, 1.0), (0.25, -1.0)):
-            square = (x - beside * torch.eye(len(size), dtype=x.dtype)[-1]).square().sum(-1) / narrow
-            g = -0.5 * (square + (2 * math.pi * narrow * size).log().sum()) - ln[:, b].sum(-1)
+        for at in w[:3, b]:
+            square = ((w[:, b] - at) @ vectors / size.sqrt()).square().sum(-1) / narrow**2
+            g = -0.5 * (square + (2 * math.pi * narrow**2 * size).log().sum()) - ln[:, b].sum(-1)
             weight = (g - found[:, b]).exp()
             error = float(weight.std()) / math.sqrt(n)
             off = (float(weight.mean()) - 1) / error

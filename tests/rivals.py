@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch.distributions import Normal
@@ -71,4 +72,19 @@ class Troubled(Bent):
                 raise InputError("troubled: runs must be more. Got few.")
             if self.kind == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+        return super().train(u, z, noisy=noisy, seed=seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nested(Bent):
+    """Refuses cheaper runs at parameters at which it is given no other."""
+
+    fidelities: tuple[str, ...] = ("cheap",)
+
+    takes: ClassVar[tuple[str, ...]] = ("coarse",)
+
+    def train(self, u, z, *, noisy, seed, coarse):
+        ((cheap, _),) = coarse
+        if (torch.cdist(cheap, u).amin(1) > 1e-12).any():
+            raise InputError("nested: cheaper runs must lie where the others do. Got more of them.")
         return super().train(u, z, noisy=noisy, seed=seed)

@@ -21,7 +21,7 @@ from emulate.runs import Field, Outputs, Runs
 from emulate.space import Parameter, Space, Uniform
 
 sys.path.append(str(Path(__file__).parent))  # where rivals.py lies
-from rivals import Bent, Troubled
+from rivals import Bent, Nested, Troubled
 
 SPACE = Space((Parameter("a", Uniform(0, 1)), Parameter("b", Uniform(-1, 1))))
 
@@ -176,3 +176,34 @@ def test_error_bars_cover_the_truth():
         z.append((found.log_score[0] - truth) / found.log_score[1])
     assert np.median(np.abs(z)) < 1.5
     assert abs(np.mean(z)) < 1.0
+
+
+def test_a_left_out_run_has_no_cheaper_run_at_its_parameters_either():
+    """Or fidelities that share their points would be judged by what no new point has."""
+    runs = table(30)
+    found = compare({"nested": Nested()}, runs, folds=3, fidelities={"cheap": table(30)})
+    assert found.scores["nested"].note == ""
+    other = compare({"nested": Nested()}, runs, folds=3, fidelities={"cheap": table(30, seed=1)})
+    assert other.scores["nested"].note.startswith("failed on 3 of 3 folds: nested: cheaper runs must lie")
+
+
+def test_wide_outputs_and_many_runs_are_judged_in_parts(monkeypatch):
+    from emulate import comparison
+
+    runs, out = table(60), np.arange(60) < 25
+    whole = leave_out(Polynomial(), runs, out, seed=0)
+    monkeypatch.setattr(comparison, "_NUMBERS", 16)
+    parts = leave_out(Polynomial(), runs, out, seed=0)
+    for name in ("log_density", "error", "inside", "gradient"):
+        np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-10)
+
+
+def test_candidates_need_no_more_than_the_runs_there_are():
+    from emulate.candidates import candidates
+
+    for n, d in ((3, 1), (10, 3), (60, 4), (9000, 8)):
+        made = candidates(n, d, positive=True, jacobians=True)
+        assert made
+        assert all(r.minimum_runs(d) <= n for r in made.values())
+    assert "gp" not in candidates(9000, 8, positive=True)
+    assert not candidates(1, 5, positive=False)

@@ -56,6 +56,19 @@ def test_runs_without_keys_are_told_apart_by_their_values():
     assert first != second
 
 
+def test_it_knows_the_runs_that_taught_it(tmp_path):
+    """By the keys of the store where runs have them, by their numbers where not; failed runs taught nothing."""
+    table = laws.runs(24)
+    keyed = replace(table, key=tuple(f"{i:064x}" for i in range(24)), ok=np.arange(24) != 5,
+                    y=np.where(np.arange(24)[:, None] != 5, table.y, np.nan))  # fmt: skip
+    for runs, missing in ((table, []), (keyed, [5])):
+        emulator = emulate.load(emulate.fit(Polynomial(), runs, seed=0).save(tmp_path / "x"))
+        assert np.flatnonzero(~emulator.taught_by(runs)).tolist() == missing
+        assert not emulator.taught_by(laws.runs(8, seed=2)).any()
+        assert emulator.taught_by(runs.select(slice(0))).shape == (0,)
+    assert [bytes(row).hex() for row in emulator.taught.numpy()[:2]] == [f"{i:064x}" for i in range(2)]
+
+
 def test_points_come_as_tensors_arrays_dicts_and_frames(emulator):
     theta = laws.points(4, seed=1)
     expected = emulator.predict(theta).mean

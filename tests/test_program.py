@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -114,3 +115,22 @@ def test_a_path_of_another_kind_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="could not be exported"):
         export(emulator, tmp_path / "file" / "e.pt2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counting(Polynomial):
+    """A recipe whose prediction looks at a value."""
+
+    def rebuild(self, state):
+        core = Polynomial.rebuild(self, state)
+        plain = core.forward
+        core.forward = lambda u: plain(u if float(u.sum()) > 0 else u + 0)
+        return core
+
+
+def test_a_prediction_that_is_no_graph_is_refused_in_words(tmp_path):
+    emulator = emulate.fit(Counting(), laws.runs(32), seed=0)
+    with pytest.raises(InputError, match=r"Counting must predict by one graph for any number of points\. Got a prediction that "
+                       r"torch\.export cannot follow \(.+\); export an emulator of another recipe\.$"):  # fmt: skip
+        export(emulator, tmp_path / "e.pt2")
+    assert list(tmp_path.iterdir()) == []

@@ -26,10 +26,12 @@ from emulate.contracts import rows_of
 from emulate.emulators._kernels import basis
 
 KERNELS = ("rbf", "matern52")  # a slope has a covariance where k has two derivatives
-LENGTH, LENGTH_PRIOR = (math.log(0.02), math.log(1e4)), (math.log(2.0), 4.0)  # of ln(length / box width)
-NUGGET, NUGGET_PRIOR = (math.log(1e-13), math.log(1e-3)), (math.log(1e-8), 20.0)  # of the values, without noise
+LENGTH, LENGTH_PRIOR = (math.log(0.02), math.log(1e8)), (math.log(2.0), 20.0)  # of ln(length / box width)
+NUGGET, NUGGET_PRIOR = (math.log(1e-11), math.log(1e-3)), (math.log(1e-8), 20.0)  # of the values, without noise
 NOISE, NOISE_PRIOR = (math.log(1e-9), math.log(1e4)), (math.log(1e-2), 3.0)  # of the values, where noise is fitted
-SLOPE, SLOPE_PRIOR = (math.log(1e-13), math.log(1e4)), (math.log(1e-6), 20.0)  # slopes may be as wrong as they like
+SLOPE, SLOPE_PRIOR = (math.log(1e-10), math.log(1e4)), (math.log(1e-6), 20.0)  # slopes may be as wrong as they like;
+# with less than these lower bounds the weights are so large that their sum is rounded to 1e-9 of its scale
+ROUGH = (math.log(1e-4), math.log(1e-2))  # ln eta of a start, of values and of slopes
 _SMALLEST = 1e-30  # of r^2: keeps derivatives finite where two points meet
 
 
@@ -169,11 +171,21 @@ class Evidence:
         each = slope.diagonal() * nuggets(eta, self.gap.shape[1], self.seen.kernel)
         return each.view(1 + self.d, -1).sum(1).numpy()
 
+    def starts(self, n: int, seed: int) -> list[np.ndarray]:
+        """n points x to start from: lengths with which the slopes scatter as the prior has it, and errors that the search
+        can lower (from tiny ones it ends in short lengths); lengths at least of the box with slopes that say nothing, for
+        wrong ones; then lengths at random about the first."""
+        d, scatter = self.d, (self.seen.slopes - self.seen.slopes.mean(0)).square().mean((0, 1)).sqrt()
+        length = np.clip(-np.log(scatter.clamp_min(1e-9).numpy()), *LENGTH)
+        errors = np.append(ROUGH[0], np.full(d, ROUGH[1]))
+        values = np.concatenate([np.maximum(length, 0.0), self.centre[[d]], np.zeros(d)])
+        noise = np.random.default_rng(seed).standard_normal((max(0, n - 2), d))
+        return [np.append(length, errors), values, *(np.append(length + e, errors) for e in noise)][:n]
+
     def climb(self, starts: list[np.ndarray], steps: int = 200) -> np.ndarray:
-        """The most probable x that L-BFGS-B (Byrd et al. 1995) reaches from starts, of ln lengths or of x."""
+        """The most probable x that L-BFGS-B (Byrd et al. 1995) reaches from the starts."""
         from scipy.optimize import minimize  # here, because loading an emulator does not need it
 
         options = {"maxiter": steps, "ftol": 1e-7}  # of about 10 N nats: far below what the evidence can tell
-        whole = [np.append(s, self.centre[len(s) :]) for s in starts]
-        found = [minimize(self, s, jac=True, method="L-BFGS-B", bounds=self.bounds, options=options) for s in whole]
+        found = [minimize(self, s, jac=True, method="L-BFGS-B", bounds=self.bounds, options=options) for s in starts]
         return min(found, key=lambda f: f.fun).x

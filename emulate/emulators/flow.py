@@ -18,7 +18,7 @@ from emulate.emulators._threads import calm
 
 _LN_2PI = math.log(2 * math.pi)
 _BOX = 5.0  # standard deviations inside which splines bend, at least; beyond, tails are Gaussian
-_MARGIN = 1.1  # by which the box exceeds the largest residual
+_MARGIN = 3.0  # by which the box exceeds the largest residual: a Gaussian tail costs an outlier tens of nats
 _SLOPE = 1e-3  # least and, inverted, greatest slope of a spline
 _SMALL = 0.1  # scale of the first weights of the last layers: a flow starts near the Gaussian
 _FLOOR = 1e-10  # no direction of z has less than this share of the mean residual variance
@@ -174,7 +174,7 @@ class Flow(Recipe):
     trend: Literal["auto", "constant", "linear", "quadratic"] = "auto"  # auto: the richest that half the runs determine
     members: Annotated[int, Ge(1)] = 1  # flows whose mixture is the prediction
     epochs: Annotated[int, Ge(1)] = 100  # passes over the runs, at most
-    patience: Annotated[int, Ge(1)] = 20  # epochs without a better held-out likelihood after which a member stops
+    patience: Annotated[int, Ge(1)] = 30  # epochs without a better held-out likelihood after which a member stops
     rate: Annotated[float, Gt(0)] = 1e-3  # first learning rate of Adam
     batch: Annotated[int, Ge(1)] = 256  # runs in a step, at most
     held_out: Annotated[float, Gt(0), Le(0.5)] = 0.2  # share of the runs that decides when to stop

@@ -22,6 +22,7 @@ _ROUNDING = 1e-20  # variance of z that sums of thousands of float64 products ha
 _NUMBERS = 2**20  # that one part of a batch may hold per array
 _EACH = ("variance", "weights", "beta")  # of every component; the rest of a fit is that of its kernel
 _SHARED = ("length", "eta", "inverse", "q", "r_inverse")
+_EXACT = 1e-7  # of the size of a component's slopes: where some are exactly 0, only an error keeps ln E finite
 _SINGULAR = 1e-12  # of a run that alone determines a coefficient of the mean
 
 
@@ -134,16 +135,17 @@ class GradientGP(Recipe):
 
     def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int, slopes: Tensor) -> Core:
         noisy = noisy if self.noise == "auto" else self.noise == "fitted"
-        d, rng = u.shape[-1], np.random.default_rng(seed)
         self._refuse(*u.shape)
-        known = [np.zeros(d), np.full(d, np.log(0.4))]
-        starts = [*known, *rng.normal(0.0, 1.0, (max(0, self.starts - len(known)), d))][: self.starts]
-        with calm(len(u) * (1 + d)):
+        noise = np.random.default_rng(seed).standard_normal(slopes.shape)
+        size = slopes.square().mean((0, 2), keepdim=True).sqrt()
+        slopes = slopes + _EXACT * size * torch.from_numpy(noise)
+        with calm(slopes[:, 0].numel() + len(u)):
             leading = [(z[:, [i]], slopes[:, [i]]) for i in range(min(_LEADING, z.shape[1]))]
-            kernel, mean, fits = self._choose(u, leading, noisy, starts)
+            kernel, mean, fits = self._choose(u, leading, noisy, seed)
             own = max(self.kernels, len(fits)) if z.shape[1] > self.kernels + 1 else z.shape[1]
             parts = [slice(i, i + 1) for i in range(len(fits), own)] + [slice(own, None)] * (own < z.shape[1])
-            fits += [_fit(Seen(u, z[:, part], slopes[:, part], kernel, mean), noisy, starts) for part in parts]
+            rest = [Seen(u, z[:, part], slopes[:, part], kernel, mean) for part in parts]
+            fits += [_fit(seen, noisy, self.starts, seed=seed) for seen in rest]
             factors = [_inflation(f, noisy) if self.calibrate else torch.ones_like(f.spread[0]) for f in fits]
         state, inflation = _joined(fits), torch.cat(factors)
         core = _Fitted({**state, "variance": state["variance"] * inflation})
@@ -162,30 +164,30 @@ class GradientGP(Recipe):
                              "which reads the values alone, or raise most.")  # fmt: skip
 
     def _choose(self, u: Tensor, parts: list[tuple[Tensor, Tensor]], noisy: bool,
-                starts: list[np.ndarray]) -> tuple[str, str, list["_Fit"]]:  # fmt: skip
+                seed: int) -> tuple[str, str, list["_Fit"]]:  # fmt: skip
         """Kernel, mean, and the fits of the leading components."""
         first, *richer = self._means(u)
         kernel = "rbf" if self.kernel == "auto" else self.kernel
-        best = kernel, first, [_fit(Seen(u, *part, kernel, first), noisy, starts) for part in parts]
+        best = kernel, first, [_fit(Seen(u, *part, kernel, first), noisy, self.starts, seed=seed) for part in parts]
         rivals = [(kernel, mean) for mean in richer] + [("matern52", None)] * (self.kernel == "auto")
         for kernel, mean in rivals:
             mean = mean or best[1]
-            found = [_fit(Seen(u, *part, kernel, mean), noisy, [f.x]) for part, f in zip(parts, best[2], strict=True)]
+            found = [_fit(Seen(u, *part, kernel, mean), noisy, f.x) for part, f in zip(parts, best[2], strict=True)]
             gain = sum((new.density - old.density).sum(1) for new, old in zip(found, best[2], strict=True))  # per run
             if gain.sum() > 2 * gain.std() * len(gain) ** 0.5:
                 best = kernel, mean, found
         return best
 
     def _means(self, u: Tensor) -> list[str]:
-        """The means to try: the one asked for, or a constant and the richest with half of the numbers to spare."""
+        """The means to try: the one asked for, or a linear one, which two runs determine, and a quadratic one that leaves
+        half of the numbers to spare."""
         if self.mean != "auto":
             if not determined(u, self.mean):
                 raise InputError(f"gradient_gp: mean must have coefficients that the runs determine. Got mean = {self.mean!r} "
                                  f"and {len(u)} runs, too few or at too few places; choose a simpler mean.")  # fmt: skip
             return [self.mean]
-        room = u.numel() + len(u)
-        rich = [m for m in ("quadratic", "linear") if 2 * basis(u[:1], m).shape[-1] <= room and determined(u[1:], m)]
-        return ["constant", *rich[:1]]
+        room = 2 * basis(u[:1], "quadratic").shape[-1] <= u.numel() + len(u)
+        return ["linear", *(["quadratic"] if room and determined(u[1:], "quadratic") else [])]
 
 
 class _Fit(NamedTuple):
@@ -214,9 +216,11 @@ def _joined(fits: list[_Fit]) -> dict[str, Tensor]:
     return {**state, "group": torch.repeat_interleave(sizes), "points": seen.u.contiguous(), "choice": choice}
 
 
-def _fit(seen: Seen, noisy: bool, starts: list[np.ndarray], steps: int = 200) -> _Fit:
+def _fit(seen: Seen, noisy: bool, start: int | np.ndarray, *, seed: int = 0, steps: int = 200) -> _Fit:
+    """From so many starts, or from one x that is known."""
     n, d = seen.u.shape
-    x = Evidence(seen, noisy=noisy).climb(starts, steps)
+    evidence = Evidence(seen, noisy=noisy)
+    x = evidence.climb(evidence.starts(start, seed) if isinstance(start, int) else [start], steps)
     length, eta = torch.from_numpy(np.exp(x)).split([d, 1 + d])
     gap = (seen.u.T[:, :, None] - seen.u.T[:, None, :]) / length[:, None, None]
     while (f := seen.factors(covariance(gap, seen.kernel), length, eta)) is None:
@@ -251,7 +255,7 @@ def _inflation(fit: _Fit, noisy: bool) -> Tensor:
     for out in (torch.arange(n) % _FOLDS == i for i in range(min(_FOLDS, n))):
         inside, left = seen.select(~out), seen.select(out)
         if determined(inside.u, seen.mean):
-            p = _Fitted(_joined([_fit(inside, noisy, [fit.x], _SHORT)]))(left.u)
+            p = _Fitted(_joined([_fit(inside, noisy, fit.x, steps=_SHORT)]))(left.u)
             square.append((left.z - p.mean).square() / p.variance)
     if len(square) < 2:
         return torch.ones_like(seen.z[0])

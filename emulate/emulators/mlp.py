@@ -1,10 +1,7 @@
 """Deep ensembles of small networks on a polynomial trend."""
 
-import itertools
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt
@@ -13,13 +10,13 @@ from torch.distributions import Normal
 
 from emulate.contracts import Core, Recipe
 from emulate.emulators._kernels import MEANS, basis, determined
+from emulate.emulators._networks import basis_slopes, hidden, hidden_slopes, named, new_layers, output, unnamed
 from emulate.emulators._threads import calm
+from emulate.emulators._training import Noises, Pace, Values, learn
 
 _FULL = 2000  # runs up to which every step sees all of them, by L-BFGS; beyond, minibatches by Adam
-_BATCH = 256
-_INNER = 10  # L-BFGS iterations in one epoch
 _BLIND = 2  # folds that a member does not see, so that every run has two members that are blind to it
-_SMALL = 0.3  # scale of the first weights: the ensemble starts near its trend
+_CHUNK = 2048  # runs that all members answer together
 
 
 class _Fitted(Core):
@@ -29,30 +26,43 @@ class _Fitted(Core):
         super().__init__()
         for name, value in state.items():
             self.register_buffer(name, value)
-        self._layers = sum(name.startswith("weight") for name in state)
+        self._names = tuple(state)
         self._trend = MEANS[int(self.trend)]
+        self._heads = "head_weight0" in state
 
     def forward(self, u: Tensor) -> Normal:
         flat = u.reshape(-1, u.shape[-1])
         each = self.members(flat)
         mean = each.mean(0)
-        sd = (self.inflation * (each.var(0, unbiased=False) + self.residual)).sqrt()
+        variance = each.var(0, unbiased=False) + (self._noise(flat).mean(0) if self._heads else self.residual)
         shape = (*u.shape[:-1], mean.shape[-1])
-        return Normal(mean.reshape(shape), sd.reshape(shape), validate_args=False)
+        return Normal(mean.reshape(shape), (self.inflation * variance).sqrt().reshape(shape), validate_args=False)
 
     def members(self, u: Tensor) -> Tensor:
         """What each member says at u `[n, d]`: z `[members, n, p]`."""
-        layers = [(getattr(self, f"weight{i}"), getattr(self, f"bias{i}")) for i in range(self._layers)]
-        return _network(u, layers) * self.scale + basis(u, self._trend) @ self.beta
+        *inner, last = self._layers()
+        return output(hidden(u, inner), last) * self.scale + basis(u, self._trend) @ self.beta
 
+    def slopes(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Forwards through all members and parameters in one pass: d is small, p may be large."""
+        *inner, last = self._layers()
+        x, t = hidden_slopes(u, inner)
+        each = output(x, last) * self.scale + basis(u, self._trend) @ self.beta
+        t = (t @ last[0][:, None]) * self.scale[:, None] + basis_slopes(u, self._trend) @ self.beta[:, None]
+        mean = t.mean(0)
+        variance = 2 * ((each - each.mean(0))[:, None] * t).mean(0)
+        if self._heads:
+            *inner, last = self._layers("head_")
+            x, t = hidden_slopes(u, inner)
+            variance = variance + (output(x, last).exp()[:, None] * (t @ last[0][:, None])).mean(0)
+        return mean.permute(1, 2, 0), (self.inflation * variance).permute(1, 2, 0)
 
-def _network(u: Tensor, layers: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """SiLU network of every member at u `[n, d]`; centred, of about unit variance at the entrance."""
-    x = (math.sqrt(12) * (u - 0.5)).expand(len(layers[0][0]), *u.shape)
-    for i, (weight, bias) in enumerate(layers):
-        x = torch.baddbmm(bias, x, weight)
-        x = torch.nn.functional.silu(x) if i + 1 < len(layers) else x
-    return x
+    def _noise(self, u: Tensor) -> Tensor:
+        *inner, last = self._layers("head_")
+        return output(hidden(u, inner), last).exp()
+
+    def _layers(self, prefix: str = "") -> list[tuple[Tensor, ...]]:
+        return unnamed({name: getattr(self, name) for name in self._names}, prefix)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,144 +70,141 @@ class MLP(Recipe):
     r"""Deep ensemble: smooth networks on a polynomial trend, each blind to two folds of the runs; scales to many runs.
 
     z = h(u)^T beta + net(u), a least-squares polynomial and a SiLU network of what it leaves, one of each per member
-    (Lakshminarayanan, Pritzel and Blundell 2017). Member i minimises the squared error plus `decay` times the squared
-    weights over all runs but folds i and i + 1 and keeps the weights that were best on those. Up to 2000 runs by L-BFGS
-    on all runs, beyond by Adam in batches of 256 with a one-cycle schedule. Mean and spread are those of the members.
+    (Lakshminarayanan, Pritzel and Blundell 2017). Member i minimises the mean squared error over all runs but folds i and
+    i + 1, plus `decay` / n times the squared weights of the hidden layers and `ridge` times those of the last, and keeps
+    the weights that were best on those folds. Up to 2000 runs by L-BFGS on all runs, beyond by Adam in batches; the last
+    layer is in closed form at every step (Golub and Pereyra 1973). Mean and spread are those of the members. Of runs with
+    Jacobians the squared error of dz/dx, x = sqrt(12) u, is added with the weight `sobolev` (Czarnecki et al. 2017), in
+    the trend too.
 
     Every run has two blind members, with errors e and e': mean e e' is the error B that members share, mean e^2 - B
     their own part S, and B + S / members the squared error of the ensemble. The variance is the spread plus what of
-    this the spread does not explain; `calibrate` scales it to B + S / members on average.
+    this the spread does not explain; `calibrate` scales it to B + S / members on average. With `heads: variance` a second
+    ensemble learns where the errors of the blind members are large, so that the noise of a stochastic simulator may depend
+    on its parameters; the mean is still that of least squares, which such noise does not pull (Seitzer et al. 2022).
 
-    On few runs of a smooth simulator a GP is several times more accurate; a network costs the same for many runs.
+    On few runs of a smooth simulator a GP is more accurate; a network costs the same for many runs.
 
     >>> MLP(members=4).minimum_runs(2)
     8
     """
 
+    takes: ClassVar[tuple[str, ...]] = ("slopes",)
+
     members: Annotated[int, Ge(3)] = 10  # networks, and folds of the runs
-    width: Annotated[int, Ge(1)] = 32  # units in a hidden layer
+    width: Annotated[int, Ge(1)] = 64  # units in a hidden layer
     layers: Annotated[int, Ge(1)] = 2  # hidden layers
+    activation: Literal["silu", "learned"] = "silu"  # learned: two numbers of each unit shape it, as in CosmoPower
+    heads: Literal["mean", "variance"] = "mean"  # variance: the noise depends on the parameters, and is learnt too
     trend: Literal["auto", "constant", "linear", "quadratic"] = "auto"  # auto: the richest that half the runs determine
-    decay: Annotated[float, Ge(0)] = 1e-5  # weight of the squared weights against the mean squared error
-    epochs: Annotated[int, Ge(1)] = 100  # of ten L-BFGS iterations, or passes over the runs in batches
+    decay: Annotated[float, Ge(0)] = 0.1  # of the hidden layers' squared weights against the sum of squared errors
+    ridge: Annotated[float, Ge(0)] = 1e-8  # of the last layer's against the mean squared error
+    sobolev: Literal["auto"] | Annotated[float, Ge(0)] = "auto"  # weight of errors in slope; auto: 1 if runs carry them
+    optimizer: Literal["auto", "lbfgs", "adam"] = "auto"  # auto: L-BFGS on all runs up to 2000, beyond Adam in batches
+    epochs: Annotated[int, Ge(1)] = 30  # at most: of ten L-BFGS iterations, or passes over the runs in batches
+    patience: Annotated[int, Ge(1)] = 10  # epochs in which no member gets better on its own folds, and training stops
+    batch: Annotated[int, Ge(1)] = 256  # runs in a batch of Adam
     rate: Annotated[float, Gt(0)] = 1e-2  # highest learning rate of Adam
+    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"  # of Adam's learning rate over the epochs
 
     def minimum_runs(self, d: int) -> int:
         return max(2 * self.members, {"linear": 2 * (1 + d), "quadratic": (d + 1) * (d + 2)}.get(self.trend, 0))
 
-    def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int) -> Core:
+    def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int, slopes: Tensor | None = None) -> Core:
         generator = torch.Generator().manual_seed(seed)
         fold = torch.randperm(len(u), generator=generator) % self.members
         seen = ((fold - torch.arange(self.members)[:, None]) % self.members >= _BLIND).to(u.dtype)  # [members, n]
-        trend = self._trend(u, seen)
-        h = basis(u, trend)
-        solve = torch.linalg.lstsq
-        beta = torch.stack(
-            [solve(h[s > 0], z[s > 0], driver="gelsd").solution for s in seen]
-        )  # the default's bits vary
-        rest = z - h @ beta
-        scale = ((rest.square() * seen[..., None]).sum(1, keepdim=True) / seen.sum(1)[:, None, None]).sqrt()
-        scale = scale.clamp_min(1e-12)
-        ensemble = _Ensemble(self, u, rest / scale, seen, generator)
-        with calm(len(u) if len(u) <= _FULL else _BATCH):
-            history = (ensemble.by_lbfgs if len(u) <= _FULL else ensemble.by_adam)()
-        state = {"trend": torch.tensor(MEANS.index(trend)), "beta": beta, "scale": scale, **ensemble.state()}
-        ones = torch.ones(z.shape[-1], dtype=u.dtype)
-        core = self.rebuild({**state, "residual": ones, "inflation": ones})
-        core.residual, core.inflation = _variance(core.members(u), z, seen, calibrate=self.calibrate)
+        sobolev = float(slopes is not None) if self.sobolev == "auto" else float(self.sobolev)
+        slopes = slopes if sobolev else None
+        trend = self._trend(u, seen, slopes)
+        beta, scale = _trends(u, z, seen, trend, slopes, sobolev)
+
+        def value(u: Tensor, with_slopes: bool) -> tuple[Tensor, Tensor | None]:
+            return basis(u, trend) @ beta, basis_slopes(u, trend) @ beta[:, None] if with_slopes else None
+
+        full = self.optimizer == "lbfgs" or (self.optimizer == "auto" and len(u) <= _FULL)
+        pace = Pace(self.epochs, self.patience, full, self.batch, self.rate, self.schedule)
+        with calm(len(u) if full else self.batch):
+            lesson = Values(self._hidden(u, generator), u, z, value, scale, seen, decay=self.decay / len(u), ridge=self.ridge,
+                            slopes=slopes, sobolev=sobolev)  # fmt: skip
+            layers, history = learn(lesson, pace, generator)
+            ones = torch.ones(z.shape[-1], dtype=u.dtype)
+            state = {"trend": torch.tensor(MEANS.index(trend)), "beta": beta, "scale": scale, **named(layers)}
+            state |= {"residual": ones, "inflation": ones}
+            core = _Fitted(state)
+            blind = torch.stack([fold, (fold - 1) % self.members])  # the members that never saw a run
+            pair = _of_blind(core.members, u, blind) - z
+            rest, core.inflation, noise = *_variance(pair, self.members, calibrate=self.calibrate), None
+            core.residual = rest
+            if self.heads == "variance":
+                core, noise = self._with_heads(core, u, pair, seen, blind, pace, generator)
+        shared = pair.mean(0)
+        spread = shared.square().mean(0) if noise is None else core.inflation * noise
+        core.left_out = Normal(z + shared, spread.clamp_min(1e-20).sqrt().expand_as(z), validate_args=False)
         core.history = history
         return core
 
     def rebuild(self, state: dict[str, Tensor]) -> Core:
         return _Fitted(state)
 
-    def _trend(self, u: Tensor, seen: Tensor) -> str:
+    def _hidden(self, u: Tensor, generator: torch.Generator) -> list[tuple[Tensor, ...]]:
+        sizes = [u.shape[-1], *[self.width] * self.layers]
+        return new_layers(sizes, self.members, learned=self.activation == "learned", generator=generator)
+
+    def _with_heads(self, core: _Fitted, u: Tensor, pair: Tensor, seen: Tensor, blind: Tensor, pace: Pace,
+                    generator: torch.Generator) -> tuple[_Fitted, Tensor]:  # fmt: skip
+        """The core with variances learnt from the blind members' errors, and those of the runs `[n, p]`."""
+        square = pair.mean(0).square()
+        level = square.mean(0).clamp_min(1e-20)
+        layers, _ = learn(
+            Noises(self._hidden(u, generator), u, square / level, seen, decay=self.decay / len(u)), pace, generator
+        )
+        layers[-1] = (layers[-1][0], layers[-1][1] + level.log())
+        core = _Fitted({**core.state_dict(), **named(layers, "head_")})
+        own = (pair[0] - pair[1]).square().mean(0) / 2
+        noise = _of_blind(core._noise, u, blind).mean(0) + own
+        whole = pair[0] * pair[1] + (pair[0] - pair[1]).square() / (2 * self.members)
+        core.inflation = (whole / noise).mean(0).clamp_min(0.05) if self.calibrate else torch.ones_like(own)
+        return core, noise
+
+    def _trend(self, u: Tensor, seen: Tensor, slopes: Tensor | None) -> str:
         if self.trend != "auto":
             return self.trend
-        fits = [m for m in MEANS if 2 * basis(u[:1], m).shape[-1] <= seen.sum(1).min()]
+        each = 1 if slopes is None else 1 + u.shape[-1]  # equations that one run gives
+        fits = [m for m in MEANS if 2 * basis(u[:1], m).shape[-1] <= each * seen.sum(1).min()]
+        if slopes is not None:
+            return fits[-1]
         return [m for m in fits or MEANS[:1] if m == "constant" or all(determined(u[s > 0], m) for s in seen)][-1]
 
 
-def _variance(each: Tensor, z: Tensor, seen: Tensor, *, calibrate: bool) -> tuple[Tensor, Tensor]:
-    """Residual variance and inflation `[p]` from the errors e, e' of the two members that were blind to each run."""
-    blind = 1 - seen[..., None]
-    error = (each - z) * blind
-    square = error.square().sum(0).mean(0) / _BLIND  # mean e^2 of one member
-    common = ((error.sum(0).square() - error.square().sum(0)).mean(0) / (_BLIND * (_BLIND - 1))).clamp_min(
-        0
-    )  # mean e e'
+def _trends(u: Tensor, z: Tensor, seen: Tensor, trend: str, slopes: Tensor | None,
+            sobolev: float) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Coefficients `[members, k, p]` and the root mean square of what they leave `[members, 1, p]`."""
+    h, beta, scale, weight = basis(u, trend), [], [], (sobolev / 12) ** 0.5
+    steep = None if slopes is None else weight * basis_slopes(u, trend)  # [d, n, k]
+    for mask in seen > 0:
+        rows, values = h[mask], z[mask]
+        left, right = rows, values
+        if steep is not None:
+            left = torch.cat([rows, steep[:, mask].flatten(0, 1)])
+            right = torch.cat([values, weight * slopes[mask].permute(2, 0, 1).flatten(0, 1)])
+        beta.append(torch.linalg.lstsq(left, right, driver="gelsd").solution)  # the default's bits vary
+        scale.append((values - rows @ beta[-1]).square().mean(0, keepdim=True).sqrt())
+    return torch.stack(beta), torch.stack(scale).clamp_min(1e-12)
+
+
+@torch.no_grad()
+def _of_blind(each, u: Tensor, blind: Tensor) -> Tensor:
+    """What the two members that never saw a run say of it, `[2, n, p]`."""
+    rows = torch.arange(len(u)).split(_CHUNK)
+    return torch.cat([each(u[r])[blind[:, r], torch.arange(len(r))] for r in rows], 1)
+
+
+def _variance(pair: Tensor, members: int, *, calibrate: bool) -> tuple[Tensor, Tensor]:
+    """Residual variance and inflation `[p]` from the errors e, e' `[2, n, p]` of the two members blind to each run."""
+    square = pair.square().mean((0, 1))  # mean e^2 of one member
+    common = (pair[0] * pair[1]).mean(0).clamp_min(0)  # mean e e'
     own = (square - common).clamp_min(0)
-    whole = (common + own / len(each)).clamp_min(0.05 * square).clamp_min(1e-20)
+    whole = (common + own / members).clamp_min(0.05 * square).clamp_min(1e-20)
     rest = (whole - own).clamp_min(0.1 * whole)
     return rest, whole / (own + rest) if calibrate else torch.ones_like(rest)
-
-
-class _Ensemble:
-    """The networks while they learn what the trend leaves, r `[members, n, p]`."""
-
-    def __init__(self, recipe: MLP, u: Tensor, r: Tensor, seen: Tensor, generator: torch.Generator):
-        self.recipe, self.u, self.r, self.seen, self.generator = recipe, u, r, seen, generator
-        sizes = [u.shape[-1], *[recipe.width] * recipe.layers, r.shape[-1]]
-        m = recipe.members
-
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator, dtype=u.dtype)
-
-        self.layers = [
-            (_SMALL / math.sqrt(a) * normal(m, a, b), 0.5 * normal(m, 1, b)) for a, b in itertools.pairwise(sizes)
-        ]
-        self.weights = [t.requires_grad_() for layer in self.layers for t in layer]
-        self.best = torch.full((m,), math.inf, dtype=u.dtype)
-        self.kept = [w.detach().clone() for w in self.weights]
-        self.history: list[dict[str, float]] = []
-
-    def by_lbfgs(self) -> tuple[dict[str, float], ...]:
-        search = torch.optim.LBFGS(self.weights, max_iter=_INNER, history_size=50, line_search_fn="strong_wolfe",
-                                   tolerance_change=0.0)  # fmt: skip
-        rows = torch.arange(len(self.u))
-        for _ in range(self.recipe.epochs):
-            search.step(self._closure(search, rows))
-            self._look()
-        return tuple(self.history)
-
-    def by_adam(self) -> tuple[dict[str, float], ...]:
-        steps = math.ceil(len(self.u) / _BATCH)
-        search = torch.optim.Adam(self.weights, lr=self.recipe.rate)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(search, self.recipe.rate, total_steps=self.recipe.epochs * steps)
-        for _ in range(self.recipe.epochs):
-            for rows in torch.randperm(len(self.u), generator=self.generator).chunk(steps):
-                search.step(self._closure(search, rows))
-                schedule.step()
-            self._look()
-        return tuple(self.history)
-
-    def state(self) -> dict[str, Tensor]:
-        """The weights that were best on each member's own fold."""
-        names = [f"{kind}{i}" for i in range(len(self.layers)) for kind in ("weight", "bias")]
-        return dict(zip(names, self.kept, strict=True))
-
-    def _error(self, rows: Tensor, weight: Tensor) -> Tensor:
-        """Mean squared error `[members]` over the rows that `weight` `[members, n]` marks."""
-        square = (_network(self.u[rows], self.layers) - self.r[:, rows]).square().mean(-1)
-        marked = weight[:, rows]
-        return (square * marked).sum(1) / marked.sum(1).clamp_min(1)
-
-    def _closure(self, search: torch.optim.Optimizer, rows: Tensor) -> Callable[[], Tensor]:
-        def closure() -> Tensor:
-            search.zero_grad()
-            size = sum(w.square().sum() for w, _ in self.layers)
-            loss = self._error(rows, self.seen).sum() + self.recipe.decay * size
-            loss.backward()
-            return loss
-
-        return closure
-
-    @torch.no_grad()
-    def _look(self) -> None:
-        rows = torch.arange(len(self.u))
-        train, held_out = self._error(rows, self.seen), self._error(rows, 1 - self.seen)
-        better = held_out < self.best  # False for NaN
-        self.best = torch.where(better, held_out, self.best)
-        for kept, now in zip(self.kept, self.weights, strict=True):
-            kept[better] = now[better].detach()
-        self.history.append({"loss": float(train.mean()), "held_out_loss": float(held_out.mean())})

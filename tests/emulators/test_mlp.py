@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import emulate
-from emulate.emulators import mlp
+from emulate.contracts import Core
+from emulate.emulators._evidence import MEANS, basis
 from emulate.emulators.mlp import MLP, _variance
 from emulate.emulators.polynomial import Polynomial
 from emulate.runs import Field, Outputs, Runs
@@ -46,9 +47,10 @@ def spectra(n: int, seed: int) -> Runs:
     return Runs.of(space, Outputs((Field("pk", "", True, "k", K),)), u, spectrum(u))
 
 
-def table(u: np.ndarray, y: np.ndarray) -> Runs:
+def table(u: np.ndarray, y: np.ndarray, jacobian: np.ndarray | None = None) -> Runs:
     space = Space(tuple(Parameter(f"x{i}", Uniform(0.0, 1.0)) for i in range(u.shape[1])))
-    return Runs.of(space, Outputs((Field("y"),)), u, y)
+    m = 1 if y.ndim == 1 else y.shape[1]
+    return Runs.of(space, Outputs(tuple(Field(f"y{j}") for j in range(m))), u, y, jacobian=jacobian)
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +83,9 @@ def test_calibration_is_right_for_errors_of_a_known_law():
     """e = b + s_i with variances B and S: the variance told is B + S / members, the ensemble's own, within 10 %."""
     rng = np.random.default_rng(0)
     members, n = 10, 20000
-    fold = np.arange(n) % members
-    seen = torch.from_numpy(((fold - np.arange(members)[:, None]) % members >= 2).astype(float))
     for shared, own in ((1.0, 0.5), (0.2, 2.0)):
-        error = shared**0.5 * rng.normal(size=(1, n, 1)) + own**0.5 * rng.normal(size=(members, n, 1))
-        each = torch.from_numpy(error) * (1 - seen[..., None])  # what a member has seen, it has learnt
-        residual, inflation = _variance(each, torch.zeros(n, 1).double(), seen, calibrate=True)
+        error = shared**0.5 * rng.normal(size=(1, n, 1)) + own**0.5 * rng.normal(size=(2, n, 1))
+        residual, inflation = _variance(torch.from_numpy(error), members, calibrate=True)
         told = float(inflation * (own + residual))  # on new points all members err, and their spread is S
         assert told == pytest.approx(shared + own / members, rel=0.1)
 
@@ -99,9 +98,9 @@ def test_another_seed_another_ensemble(emulator):
 
 
 def test_the_history_has_a_row_per_epoch_and_falls(emulator):
-    assert len(emulator.history) == emulator.recipe.epochs
+    assert 1 < len(emulator.history) <= emulator.recipe.epochs
     assert set(emulator.history[0]) == {"loss", "held_out_loss"}
-    assert emulator.history[-1]["loss"] < 0.1 * emulator.history[0]["loss"]
+    assert emulator.history[-1]["loss"] < 0.5 * emulator.history[0]["loss"]
     assert min(h["held_out_loss"] for h in emulator.history) < emulator.history[0]["held_out_loss"]
 
 
@@ -190,20 +189,127 @@ def test_intervals_hold_new_noisy_runs(noise):
     assert np.mean(error) < 1.15 * noise + 0.02
 
 
-def test_batches_repeat_by_their_seed(monkeypatch):
-    monkeypatch.setattr(mlp, "_FULL", 50)
-    monkeypatch.setattr(mlp, "_BATCH", 64)
-    monkeypatch.delattr(mlp._Ensemble, "by_lbfgs")
-    u = sobol(200, 2, 0)
-    first, second = (emulate.fit(MLP(epochs=4, members=3), table(u, u.prod(1) ** 3), seed=1) for _ in range(2))
+def test_batches_repeat_by_their_seed_and_tell_their_learning_rate():
+    u, recipe = sobol(200, 2, 0), MLP(epochs=4, members=3, optimizer="adam", batch=64)
+    first, second = (emulate.fit(recipe, table(u, u.prod(1) ** 3), seed=1) for _ in range(2))
     assert torch.equal(first.predict(u).mean, second.predict(u).mean)
-    assert len(first.history) == 4
+    rates = [epoch["learning_rate"] for epoch in first.history]
+    assert len(rates) == 4
+    assert max(rates) <= recipe.rate
+    assert rates[-1] < rates[1]
 
 
-def test_a_training_that_flies_apart_keeps_the_best_weights_it_had(monkeypatch):
-    monkeypatch.setattr(mlp, "_FULL", 10)
+@pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "constant"])
+def test_every_schedule_starts_and_ends_as_it_says(schedule):
+    u = sobol(128, 2, 0)
+    recipe = MLP(epochs=8, members=3, optimizer="adam", batch=64, schedule=schedule)
+    rates = [h["learning_rate"] / recipe.rate for h in emulate.fit(recipe, table(u, u.prod(1)), seed=0).history]
+    start, late = {"one_cycle": (1 / 25, 0.1), "cosine": (1.0, 0.1), "constant": (1.0, 1.0)}[schedule]
+    assert rates[0] == pytest.approx(start)
+    assert rates[-1] <= late
+
+
+def test_a_training_that_flies_apart_keeps_the_best_weights_it_had():
     u = sobol(60, 2, 0)
     y = np.sin(4 * u[:, 0]) * np.exp(u[:, 1])
-    emulator = emulate.fit(MLP(epochs=5, rate=1e200, trend="quadratic"), table(u, y), seed=0)
+    emulator = emulate.fit(MLP(epochs=5, rate=1e200, trend="quadratic", optimizer="adam"), table(u, y), seed=0)
     error = emulator.predict(u).mean[:, 0].numpy() - y
     assert np.sqrt((error**2).mean()) < y.std()
+
+
+def test_training_stops_when_no_member_gets_better():
+    """Of pure noise the first epochs are the best; with more patience it goes on for longer."""
+    u, y = sobol(60, 2, 0), np.random.default_rng(0).normal(size=60)
+    short, long = (emulate.fit(MLP(patience=k, members=3, epochs=60), table(u, y), seed=0).history for k in (2, 6))
+    assert len(short) < len(long) < 60
+    assert short == long[: len(short)]
+
+
+@pytest.mark.parametrize("setting", [{}, {"activation": "learned"}, {"heads": "variance"}, {"trend": "constant"}])
+def test_closed_slopes_are_those_of_autograd(setting):
+    u, x = sobol(60, 3, 0), torch.from_numpy(sobol(7, 3, 5))
+    y = np.sin(4 * u[:, 0]) * np.exp(u[:, 1]) + u[:, 2] ** 3
+    runs = table(u, np.stack([y, y**2 + u[:, 0]], 1))
+    core = emulate.fit(MLP(members=3, epochs=3, width=8, **setting), runs, seed=0).core
+    for closed, slow in zip(core.slopes(x), Core.slopes(core, x), strict=True):
+        torch.testing.assert_close(closed, slow, rtol=1e-9, atol=1e-11)
+
+
+def test_the_learned_activation_is_that_of_its_formula():
+    core = emulate.fit(MLP(members=3, epochs=5, width=6, layers=1, activation="learned"), spectra(64, 0), seed=0).core
+    u, i = torch.from_numpy(sobol(5, 4, 3)), 1
+    a = math.sqrt(12) * (u - 0.5) @ core.weight0[i] + core.bias0[i]
+    f = (core.gamma0[i] + torch.sigmoid(core.alpha0[i] * a) * (1 - core.gamma0[i])) * a
+    twin = (f @ core.weight1[i] + core.bias1[i]) * core.scale[i] + basis(u, MEANS[int(core.trend)]) @ core.beta[i]
+    torch.testing.assert_close(core.members(u)[i], twin, rtol=1e-10, atol=1e-10)
+    assert (core.alpha0 - 1).abs().max() > 1e-3  # it did learn
+    assert core.gamma0.abs().max() > 1e-3
+
+
+def test_the_last_layer_is_the_best_for_its_hidden_units():
+    """The projected loss has no slope left in the last layer: its own search finds nothing better."""
+    u = torch.from_numpy(sobol(60, 2, 0))
+    z = torch.stack([torch.sin(4 * u[:, 0]) * torch.exp(u[:, 1]), u.prod(1) ** 2], 1)
+    z = (z - z.mean(0)) / z.std(0)
+    recipe = MLP(members=3, epochs=3, width=8, ridge=1e-4)
+    core = recipe.train(u, z, noisy=False, seed=0)
+    fold = torch.randperm(60, generator=torch.Generator().manual_seed(0)) % 3
+    for i in range(3):
+        seen = (fold - i) % 3 >= 2
+        hidden = math.sqrt(12) * (u - 0.5)
+        for layer in range(2):
+            hidden = torch.nn.functional.silu(
+                hidden @ getattr(core, f"weight{layer}")[i] + getattr(core, f"bias{layer}")[i]
+            )
+        rest = (z - basis(u, MEANS[int(core.trend)]) @ core.beta[i]) / core.scale[i]
+        last, bias = core.weight2[i].clone().requires_grad_(), core.bias2[i].clone().requires_grad_()
+        loss = (hidden @ last + bias - rest)[seen].square().mean() + recipe.ridge * last.square().sum() / 2
+        for slope in torch.autograd.grad(loss, (last, bias)):
+            assert slope.abs().max() < 1e-9
+
+
+def test_slopes_of_the_runs_save_runs():
+    """A quarter of the runs with their Jacobians are better than all of them without."""
+    f = lambda u: torch.sin(4 * u[:, 0]) * torch.exp(u[:, 1]) + torch.cos(3 * u[:, 2])  # noqa: E731
+    new, error = torch.from_numpy(sobol(500, 3, 99)), {}
+    for n, with_slopes in ((30, True), (30, False), (120, False)):
+        u = torch.from_numpy(sobol(n, 3, 1)).requires_grad_()
+        (slope,) = torch.autograd.grad(f(u).sum(), u)
+        runs = table(u.detach().numpy(), f(u).detach().numpy(), slope.numpy()[:, None] if with_slopes else None)
+        mean = emulate.fit(MLP(epochs=15), runs, seed=0).predict(new).mean[:, 0]
+        error[n, with_slopes] = float((mean - f(new)).square().mean().sqrt())
+    assert error[30, True] < 0.2 * error[30, False]
+    assert error[30, True] < error[120, False]
+
+
+def test_slopes_are_left_alone_on_demand():
+    u = sobol(40, 2, 0)
+    slope = np.ones((40, 1, 2))
+    without = emulate.fit(MLP(epochs=2, members=3), table(u, u.sum(1)), seed=0).predict(u)
+    ignored = emulate.fit(MLP(epochs=2, members=3, sobolev=0.0), table(u, u.sum(1), slope), seed=0).predict(u)
+    assert torch.equal(without.mean, ignored.mean)
+
+
+def test_a_variance_head_finds_noise_that_depends_on_the_parameters():
+    """sd = 0.05 to 0.45 along the first parameter: told to a fifth, and 95 % intervals hold in both halves."""
+    sd = lambda u: 0.05 + 0.4 * u[:, 0]  # noqa: E731
+    f = lambda u: np.sin(4 * u[:, 0]) * np.exp(u[:, 1])  # noqa: E731
+    u, new, rng = sobol(600, 2, 0), sobol(2000, 2, 9), np.random.default_rng(0)
+    runs = table(u, f(u) + sd(u) * rng.normal(size=600))
+    p = emulate.fit(MLP(heads="variance", members=5, epochs=10), runs, seed=0).predict(new)
+    told, y = p.stddev[:, 0].numpy(), f(new) + sd(new) * rng.normal(size=2000)
+    assert np.median(np.abs(np.log(told / sd(new)))) < 0.2
+    inside = np.abs(p.mean[:, 0].numpy() - y) < 1.96 * told
+    assert 0.91 < inside[new[:, 0] < 0.5].mean() < 0.985
+    assert 0.91 < inside[new[:, 0] >= 0.5].mean() < 0.985
+
+
+def test_left_out_predictions_err_as_much_as_new_ones():
+    u, new = sobol(100, 2, 0), sobol(500, 2, 9)
+    f = lambda u: np.sin(6 * u[:, 0]) * np.exp(u[:, 1])  # noqa: E731
+    z = torch.from_numpy((f(u) - f(u).mean()) / f(u).std())[:, None]
+    core = MLP(members=5, epochs=10).train(torch.from_numpy(u), z, noisy=False, seed=0)
+    left = float((core.left_out.mean - z).square().mean().sqrt())
+    there = core(torch.from_numpy(new)).mean[:, 0].numpy() - (f(new) - f(u).mean()) / f(u).std()
+    assert 0.7 < left / np.sqrt((there**2).mean()) < 4  # two members, and fewer runs
+    assert float(((core.left_out.mean - z) / core.left_out.stddev).square().mean()) == pytest.approx(1.0, rel=0.01)

@@ -20,11 +20,12 @@ sys.path.append(str(HERE))  # where rivals.py lies, for this process and its wor
 import rivals  # noqa: E402, F401
 
 from emulate.comparison import deal  # noqa: E402
-from emulate.errors import InputError  # noqa: E402
+from emulate.errors import CampaignError, InputError  # noqa: E402
 from pipelines import campaign, comparison, files, report, yaml12  # noqa: E402
 from pipelines.cli import app  # noqa: E402
 from pipelines.config import load_study  # noqa: E402
 from pipelines.schema import schema  # noqa: E402
+from pipelines.study import ClusterPart  # noqa: E402
 from pipelines.terminal import Terminal  # noqa: E402
 from pipelines.workbench import Workbench  # noqa: E402
 
@@ -374,3 +375,50 @@ def test_few_runs_that_finished_make_fewer_folds(made, monkeypatch):
         }
         assert comparison.compare(bench, table.select(slice(0, 1)), {}) == {}
         assert comparison.chosen(study, few)[0] == ""
+
+
+class Pool:
+    """A cluster whose calls are done at once; `lost` are the numbers of the results with which it is lost."""
+
+    def __init__(self, lost=()):
+        self.lost, self.asked, self.restarts = set(lost), 0, 0
+
+    def workers(self):
+        return 2
+
+    def submit(self, function, *arguments):
+        return function, arguments
+
+    def ended(self, futures):
+        return futures[:1]
+
+    def result(self, future):
+        self.asked += 1
+        if self.asked in self.lost:
+            raise campaign.Lost("it went away")
+        function, arguments = future
+        return function(*arguments)
+
+    def restart(self, why):
+        self.restarts += 1
+
+
+@pytest.mark.parametrize("lost", [(), (1,), (3, 5, 7)])
+def test_every_item_comes_once_whatever_becomes_of_the_cluster(lost):
+    pool, came = Pool(lost), []
+    executor = campaign.Executor(ClusterPart(use="local"))
+    executor._pool = pool
+    assert executor.each(bool, tuple(range(1, 9)), came.append) == []
+    assert sorted(came) == list(range(1, 9))
+    assert pool.restarts == len(lost)
+
+
+def test_a_cluster_that_is_lost_twice_without_a_result_is_an_error_and_time_ends_the_calls():
+    executor, came = campaign.Executor(ClusterPart(use="local")), []
+    executor._pool = Pool((2, 3))
+    with pytest.raises(CampaignError, match=r"lost twice without a result between: it went away\. What was stored is"):
+        executor.each(bool, (1, 2, 3), came.append)
+    assert came == [1]
+    executor._pool = Pool()
+    executor.each(bool, tuple(range(1, 9)), came.append, lambda: len(came) >= 4)
+    assert 4 <= len(came) <= 6  # those under way are waited for

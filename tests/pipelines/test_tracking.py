@@ -19,11 +19,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emulate.contracts import Finding
 from emulate.designs.sobol import Sobol
 from emulate.emulator import fit
 from emulate.emulators.polynomial import Polynomial
 from emulate.errors import InputError
-from emulate.loading import load
+from emulate.loading import keep, load
 from emulate.runs import Field, Outputs, Runs
 from emulate.space import Parameter, Space, Uniform
 from pipelines import tracking
@@ -53,12 +54,14 @@ def place(migrated, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """The folder of a polynomial that was fitted to s = a + b and pk(k = 0.1) = a b^2."""
+    """The folder of a polynomial that was fitted to s = a + b and pk(k = 0.1) = a b^2, with what checks found of it."""
     space = Space((Parameter("a", Uniform(0.0, 1.0)), Parameter("b", Uniform(2.0, 4.0))))
     theta = space.from_unit(torch.tensor(Sobol().points(32, 2, seed=1))).numpy()
     y = np.stack([theta.sum(1), theta[:, 0] * theta[:, 1] ** 2], 1)
     runs = Runs.of(space, Outputs((Field("s"), Field("pk", coordinate="k", at=(0.1,)))), theta, y)
-    return fit(Polynomial(), runs, seed=0).save(tmp_path_factory.mktemp("emulator") / "gp")
+    path = fit(Polynomial(), runs, seed=0).save(tmp_path_factory.mktemp("emulator") / "gp")
+    keep(path, [Finding("coverage", 0.7, 0.6, 0.76, "About the coverage.")], {"median": 0.01})
+    return path
 
 
 def finding(name, value, low, high, blocking=True):
@@ -472,6 +475,7 @@ def test_a_model_is_found_by_alias_version_and_run(place, trained, monkeypatch):
     for address in addresses:
         found = tracking.download_model(address)
         assert {p.name: p.read_bytes() for p in found.iterdir()} == {p.name: p.read_bytes() for p in trained.iterdir()}
+        assert [f.name for f in load(found).findings] == ["coverage"], "the verdict comes with the registered model"
     with pytest.raises(InputError, match=r"\(the run must be asked for one of its models: gp\); it has quick\.$"):
         tracking.download_model(f"runs:/{ids['']}/mlp")
     monkeypatch.chdir("/")
@@ -590,6 +594,7 @@ def test_a_server_on_loopback_takes_the_study_and_ends_cleanly(place, trained, c
         found = tracking.download_model("models:/far@champion", site)
         assert not found.is_relative_to(place)
         assert {p.name: p.read_bytes() for p in found.iterdir()} == {p.name: p.read_bytes() for p in trained.iterdir()}
+        assert [f.name for f in load(found).findings] == ["coverage"], "the verdict comes with the registered model"
     finally:
         process.send_signal(ending)
         code = process.wait(60)
