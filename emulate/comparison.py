@@ -39,16 +39,28 @@ _WORTH = 1.5  # a gradient that is so many times better than that of the emulato
 
 
 def deal(n: int, folds: int, *, seed: int) -> np.ndarray:
-    """The fold `[n]` of each run, 0 to `folds` - 1, sizes equal to one.
+    """The fold `[n]` of each of n places, 0 to `folds` - 1, sizes equal to one.
 
     >>> np.bincount(deal(7, 3, seed=0)).tolist()
     [3, 2, 2]
     """
     if not 2 <= folds <= n:
-        raise InputError(f"folds must be at least 2 and at most the {n} finished runs. Got {folds}.")
+        raise InputError(f"folds must be at least 2 and at most {n}, the places where runs finished. Got {folds}.")
     fold = np.empty(n, np.int64)
     fold[np.random.default_rng(seed).permutation(n)] = np.arange(n) % folds
     return fold
+
+
+def places(runs: Runs) -> np.ndarray:
+    """The number `[n]` of the place where each run lies, in order of appearance: replicates share one."""
+    _, first, which = np.unique(runs.theta, axis=0, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[which.reshape(-1)]
+
+
+def deal_runs(runs: Runs, folds: int, *, seed: int) -> np.ndarray:
+    """The fold `[n]` of each run; runs at the same parameters stay together, or one would tell of the other."""
+    place = places(runs)
+    return deal(int(place.max(initial=-1)) + 1, folds, seed=seed)[place]
 
 
 @dataclass(frozen=True)
@@ -302,7 +314,7 @@ def compare(recipes: Mapping[str, Recipe], runs: Runs, *, folds: int = 5, seed: 
     'cubic'
     """
     finished = runs.finished()
-    fold = deal(len(finished), folds, seed=seed)
+    fold = deal_runs(finished, folds, seed=seed)
     found: dict[str, list[Fold]] = {name: [] for name in recipes}
     notes = {name: too_few(r, finished, fold) for name, r in recipes.items()}
     todo = [(name, k) for name in recipes if not notes[name] for k in range(folds)]

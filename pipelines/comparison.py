@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from emulate import registry
-from emulate.comparison import Fold, Scores, choose, deal, failed, leave_out, too_few
+from emulate.comparison import Fold, Scores, choose, deal_runs, failed, leave_out, places, too_few
 from emulate.errors import EmulateError, InputError, StoreError
 from emulate.keys import canonical
 from emulate.runs import Outputs, Runs
@@ -82,7 +82,7 @@ def fit_fold(job: Job) -> bool:
 def _made(job: Job) -> Fold:
     finished = read_runs(Path(job.folder) / job.runs)
     cheap = {name: read_runs(Path(job.folder) / table) for name, table in job.fidelities}
-    out = deal(len(finished), job.folds, seed=job.deal) == job.fold
+    out = deal_runs(finished, job.folds, seed=job.deal) == job.fold
     try:
         recipe = registry.build("emulators", json.loads(job.recipe))
     except InputError as e:  # a class that this worker cannot import
@@ -130,7 +130,7 @@ def read_runs(path: Path) -> Runs:
 def compare(bench: "Workbench", runs: Runs, fidelities: Mapping[str, Runs]) -> dict[str, Scores]:
     """Scores of every emulator of the study on the same folds, by name; those without any have a note that says why."""
     study, finished = bench.study, runs.finished()
-    folds = min(study.train.folds, len(finished))
+    folds = min(study.train.folds, len(set(places(finished).tolist())))
     if folds < 2:
         return {}
     jobs, notes = _jobs(bench, finished, fidelities, folds)
@@ -180,7 +180,7 @@ def _jobs(bench: "Workbench", finished: Runs, fidelities: Mapping[str, Runs],
     from pipelines.engine import code_digest
 
     folder, seed, code = (bench.folder / FOLDER).absolute(), bench.seed("train/folds"), code_digest()
-    fold = deal(len(finished), folds, seed=seed)
+    fold = deal_runs(finished, folds, seed=seed)
     table = write_runs(folder, finished)
     cheap = {n: write_runs(folder, r.finished()) for n, r in fidelities.items()}
     jobs, notes = {}, {}

@@ -12,7 +12,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
 from emulate.checks.gradient import Gradient
-from emulate.comparison import Fold, Scores, choose, compare, deal, failed, leave_out
+from emulate.comparison import Fold, Scores, choose, compare, deal, deal_runs, failed, leave_out
 from emulate.contracts import Evidence, Jacobians
 from emulate.emulator import fit
 from emulate.emulators.polynomial import Polynomial
@@ -41,8 +41,18 @@ def test_folds_are_a_permutation_and_nothing_else():
     assert (deal(23, 5, seed=3) == fold).all()
     assert not (deal(23, 5, seed=4) == fold).all()
     for folds in (1, 24):
-        with pytest.raises(InputError, match=f"at most the 23 finished runs. Got {folds}."):
+        with pytest.raises(InputError, match=f"at most 23, the places where runs finished. Got {folds}."):
             deal(23, folds, seed=0)
+
+
+def test_replicates_are_left_out_together():
+    once = table(20)
+    rows = np.repeat(np.arange(20), 3)
+    thrice = Runs.of(SPACE, once.outputs, once.theta[rows], once.y[rows])
+    assert (deal_runs(thrice, 4, seed=2).reshape(20, 3) == deal(20, 4, seed=2)[:, None]).all()
+    assert (deal_runs(once, 4, seed=2) == deal(20, 4, seed=2)).all()
+    with pytest.raises(InputError, match=r"at most 20, the places"):
+        deal_runs(thrice, 21, seed=0)
 
 
 def test_left_out_means_are_those_of_scikit_learn():

@@ -39,15 +39,16 @@ class _Density(Distribution):
 
     @cached_property
     def _trend(self) -> Tensor:
-        return basis(self.u, MEANS[int(self.core.trend)]) @ self.core.beta
+        return basis(self.u, self.core.below) @ self.core.beta
 
     @cached_property
     def nodes(self) -> Tensor:
         """Equally likely points `[..., K, p]`: the same quasi-random points of the base in every call."""
         core, flat = self.core, self.u.reshape(-1, self.u.shape[-1])
         size = max(1, _AT_ONCE // (core.base.numel() * core.knots))
+        parts = (flat,) if torch.compiler.is_compiling() else flat.split(size)
         x = torch.cat([torch.cat([core.pull(i, u[:, None], base) for i, base in enumerate(core.base)], 1)
-                       for u in flat.split(size)])  # fmt: skip
+                       for u in parts])  # fmt: skip
         return self._trend[..., None, :] + core.colour(x).reshape(*self.u.shape[:-1], *x.shape[1:])
 
     @cached_property
@@ -95,7 +96,7 @@ class _Fitted(Core):
         for name, value in state.items():
             if "." not in name:
                 self.register_buffer(name, value)
-        self.knots = 3 * recipe.bins
+        self.knots, self.below = 3 * recipe.bins, MEANS[int(self.trend)]
         d, p = len(state["centre"]), len(state["loc"])
         self.flows = torch.nn.ModuleList(_splines(recipe, p, d, float(self.box)) for _ in self.tau)
         learned = {name: value for name, value in state.items() if "." in name}

@@ -51,9 +51,9 @@ def run(bench: Workbench) -> str:
     )
     _figures(bench, scores, fits.histories)
     _complain(bench, fits)
-    said = comparison.chosen(study, {n: s for n, s in scores.items() if n in fits.made})[1] if scores else ""
-    if said:
-        bench.note(said)
+    if scores:
+        name, said = comparison.chosen(study, {n: s for n, s in scores.items() if n in fits.made})
+        bench.note(said if name else f"{said} Held-out runs will choose.")
     return f"{count(len(fits.made), 'emulator')} from {count(int(runs.ok.sum()), 'run')}"
 
 
