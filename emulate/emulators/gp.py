@@ -17,6 +17,7 @@ from emulate.emulators._kernels import KERNELS, MEANS, Slopes, basis, basis_slop
 from emulate.emulators._threads import SMALL, calm
 from emulate.errors import InputError
 
+Kernel = Literal["auto", "rbf", "matern52", "matern32", "additive"]
 _LEADING = 3  # components on which "auto" compares
 _MANY, _SOME = 300, 200  # with more runs than the first, the search begins on so many of them
 _ROUNDING = 1e-20  # variance of z that sums of thousands of float64 products have, where the trend explains everything
@@ -114,9 +115,7 @@ class GP(Recipe):
 
     log: bool | Literal["auto"] = "auto"  # ln y for positive fields; auto: by the density of left-out runs
     log: bool | Literal["auto"] = "auto"  # ln y for positive fields; auto: by the density of runs that were left out
-    kernel: Literal["auto", "rbf", "matern52", "matern32", "additive"] = (
-        "auto"  # smoothness: inf, 2, 1 derivatives, inf
-    )
+    kernel: Kernel = "auto"  # rbf and additive have all derivatives, matern52 two, matern32 one
     mean: Literal["auto", "constant", "linear", "quadratic"] = "auto"  # the trend below the process
     noise: Literal["auto", "fixed", "fitted"] = "auto"  # auto: fitted for a stochastic simulator, else a tiny nugget
     kernels: Annotated[int, Ge(1)] = 8  # components with lengths and eta of their own; the rest share theirs
