@@ -283,6 +283,7 @@ def tell(bench: "Workbench", scores: Mapping[str, Scores]) -> None:
         bench.journal.append("metrics", scope, metrics=numbers)
         if s.note:
             bench.journal.append("tags", scope, tags={"note": s.note})
+        if s.note and s.folds:
             bench.terminal.warn(f"{name} cannot be chosen: {_end(s.note)}")
 
 

@@ -15,15 +15,18 @@ from emulate.errors import InputError, StoreError
 from emulate.program import Moments, export
 from tests import laws
 
-QUICK = {"mlp": {"epochs": 5}}
-PLAIN = ("gp", "mlp", "polynomial")
+QUICK = {
+    "flow": {"epochs": 2, "points": 32},
+    "gradient_gp": {"kernel": "rbf", "mean": "constant", "starts": 1},
+    "mlp": {"epochs": 5},
+    "residual": {"then": {"use": "mlp", "members": 3, "epochs": 5}},
+}
 
 
-@pytest.fixture(scope="module", params=PLAIN)
+@pytest.fixture(scope="module", params=registry.names("emulators"))
 def emulator(request):
-    return emulate.fit(
-        registry.build("emulators", {"use": request.param, **QUICK.get(request.param, {})}), laws.runs(32), seed=0
-    )
+    spec = {"use": request.param, **registry.find("emulators", request.param).example, **QUICK.get(request.param, {})}
+    return laws.FIT(registry.build("emulators", spec), laws.runs(32), seed=0)
 
 
 THETA = laws.points(5, seed=3)

@@ -169,9 +169,7 @@ class Flow(Recipe):
     bins: Annotated[int, Ge(2)] = 8  # pieces of a spline
     width: Annotated[int, Ge(1)] = 64  # units in a hidden layer
     layers: Annotated[int, Ge(1)] = 2  # hidden layers
-    coupling: bool | Literal["auto"] = (
-        "auto"  # by halves, not one by one; auto: beyond 3 components, where it is faster
-    )
+    coupling: bool | Literal["auto"] = "auto"  # by halves, not one by one; auto: beyond 3 components
     trend: Literal["auto", "constant", "linear", "quadratic"] = "auto"  # auto: the richest that half the runs determine
     members: Annotated[int, Ge(1)] = 1  # flows whose mixture is the prediction
     epochs: Annotated[int, Ge(1)] = 100  # passes over the runs, at most

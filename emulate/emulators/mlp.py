@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from emulate.contracts import Core, Recipe
-from emulate.emulators._kernels import MEANS, basis, determined
+from emulate.emulators._evidence import MEANS, basis, determined
 from emulate.emulators._networks import basis_slopes, hidden, hidden_slopes, named, new_layers, output, unnamed
 from emulate.emulators._threads import calm
 from emulate.emulators._training import Noises, Pace, Values, learn

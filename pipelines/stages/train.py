@@ -52,7 +52,7 @@ def run(bench: Workbench) -> str:
     _figures(bench, scores, fits.histories)
     _complain(bench, fits)
     if scores:
-        name, said = comparison.chosen(study, {n: s for n, s in scores.items() if n in fits.made})
+        name, said = comparison.chosen(study, {n: s for n, s in scores.items() if n not in fits.failed})
         bench.note(said if name else f"{said} Held-out runs will choose.")
     return f"{count(len(fits.made), 'emulator')} from {count(int(runs.ok.sum()), 'run')}"
 

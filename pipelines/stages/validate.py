@@ -48,11 +48,12 @@ def _champion(bench: Workbench, scores: dict[str, dict[str, float]]) -> tuple[st
     """The emulator that is used and why: chosen on the folds of train, so that held-out runs stay an honest test; on
     these where nothing was compared there."""
     study, named = bench.study, bench.study.train.champion
-    if named not in ("auto", *scores):
-        raise InputError(f"train.champion: must name an emulator that was fitted: {', '.join(scores)}. {named} was not; see "
+    failed = files.read_json(bench.folder / "train" / "summary.json")["failed"]
+    compared = {n: s for n, s in comparison.read_scores(bench.folder).items() if n not in failed}
+    champion, why = comparison.chosen(study, compared) if named == "auto" or named in scores else (named, "")
+    if champion and champion not in scores:
+        raise InputError(f"train.champion: must be an emulator that was fitted: {', '.join(scores)}. {champion} was not; see "
                          "what `emulate train --force` says of it, or name another.")  # fmt: skip
-    compared = {n: s for n, s in comparison.read_scores(bench.folder).items() if n in scores}
-    champion, why = comparison.chosen(study, compared)
     if champion:
         return champion, why
     rivals = {n: scores[n]["log_score"] for n in comparison.rivals(study, list(scores))}

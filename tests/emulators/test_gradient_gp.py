@@ -17,6 +17,7 @@ from emulate.emulators.gp import GP
 from emulate.emulators.gradient_gp import GradientGP, _fit
 from emulate.errors import InputError
 from emulate.runs import Field, Outputs, Runs
+from emulate.simulators.nbody import NBody
 from emulate.space import Parameter, Space, Uniform
 
 GPYTORCH = {"rbf": gpytorch.kernels.RBFKernelGrad, "matern52": gpytorch.kernels.Matern52KernelGrad}
@@ -426,3 +427,58 @@ def test_the_least_number_of_runs_determines_the_mean(mean):
         assert determined(sobol(least, d, 1), mean)
         assert determined(sobol(least - 1, d, 2), mean), "no run may be left out"
         assert basis(sobol(1, d, 1), mean).shape[1] < least * (1 + d)
+
+
+def universes(runs: int, held_out: int) -> tuple[Runs, Runs, Tensor]:
+    """N-body runs of the quickstart's box, 32^3 particles with fixed phases, the first half with Jacobians; held-out runs
+    and the true d ln P / d theta at the first ten of them."""
+    simulator = NBody(particles=32)
+    theta, new = (simulator.space.from_unit(sobol(n, 4, seed)) for n, seed in ((runs, 1), (held_out, 77)))
+    with torch.no_grad():
+        y, y_new = (torch.stack([simulator.run(t, seed=0) for t in x]) for x in (theta, new))
+    slopes, true = (torch.stack([simulator.jacobian(t, seed=0)[1] for t in x]) for x in (theta[: runs // 2], new[:10]))
+    slopes = torch.cat([slopes, torch.zeros_like(slopes)])  # the second half is only ever read by `gp`
+    tables = (Runs.of(simulator.space, simulator.outputs, x.numpy(), v.numpy(), jacobian=j)
+              for x, v, j in ((theta, y, slopes.numpy()), (new, y_new, None)))  # fmt: skip
+    return *tables, true / y_new[: len(true), :, None]
+
+
+def spectrum_errors(recipe, runs: Runs, held_out: Runs, slopes: Tensor) -> list[float]:
+    """Root mean square and median of the fractional errors of P(k), and the error of d ln P / d theta."""
+    emulator = emulate.fit(recipe, runs, seed=0)
+    y = torch.from_numpy(held_out.y)
+    off = emulator.predict(held_out.theta).mean / y - 1
+    width = held_out.space.from_unit(torch.ones(4).double()) - held_out.space.from_unit(torch.zeros(4).double())
+    found = emulator.jacobian(held_out.theta[: len(slopes)]) / y[: len(slopes), :, None]
+    error = ((found - slopes) * width).norm() / (slopes * width).norm()
+    return [float(off.square().mean().sqrt()), float(off.abs().median()), float(error)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_nbody_spectrum_takes_a_third_of_the_runs():
+    """Means over disjoint parts of one Sobol sequence. Equal error is read off the learning curve of values alone."""
+    runs, held_out, slopes = universes(96, 40)
+    curves = {}
+    for recipe, sizes, n in ((GP(calibrate=False), (16, 24, 32, 48, 96), 96),
+                             (GradientGP(calibrate=False), (8, 12, 16, 24), 48)):  # fmt: skip
+        for size in sizes:
+            parts = [runs.select(slice(i, i + size)) for i in range(0, n - size + 1, size)]
+            each = [spectrum_errors(recipe, part, held_out, slopes) for part in parts]
+            curves[type(recipe), size] = np.log(each).mean(0)
+            print(f"\n{type(recipe).__name__:10} {size} runs: P(k) {np.exp(curves[type(recipe), size][:2])} rms and median, "
+                  f"gradient {np.exp(curves[type(recipe), size][2]):.2e}", end="")  # fmt: skip
+    alone = [size for recipe, size in curves if recipe is GP]
+    ratios = []
+    for size in (8, 12, 16, 24):
+        equal = [np.exp(np.interp(-curves[GradientGP, size][e], [-curves[GP, n][e] for n in alone], np.log(alone)))
+                 for e in range(3)]  # fmt: skip
+        ratios.append(np.array(equal) / size)
+        print(
+            f"\n{size} runs with Jacobians do the work of {np.round(equal, 1)} without, {ratios[-1].round(2)} times",
+            end="",
+        )
+    means = np.exp(np.log(ratios).mean(0))
+    print(f"\non average {means.round(2)} times (96 at most): rms, median, gradient")
+    assert means.max() >= 3
+    assert means.min() >= 2.5

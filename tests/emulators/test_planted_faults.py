@@ -200,3 +200,22 @@ def test_a_file_that_rounds_is_caught(sound, tmp_path):
     laws.survives_its_file(laws.LOAD, sound, tmp_path / "a")
     with pytest.raises(AssertionError):
         laws.survives_its_file(load, sound, tmp_path / "b")
+
+
+def test_a_density_that_is_not_of_the_draws_is_caught():
+    """Draws of one distribution, the density of a wider one."""
+    sound = laws.FIT(Polynomial(), laws.noisy(), seed=0)
+    faulty, theta = copied(sound), torch.tensor([[0.3, 0.6]], dtype=torch.float64)
+
+    class _Wider(Gaussian):
+        def log_prob(self, value):
+            return Gaussian(self.loc, 1.2 * self.spread, self.basis, self.diagonal, self.rest, self.log).log_prob(value)
+
+    def predict(theta, *, strict=False):
+        p = sound.predict(theta, strict=strict)
+        return _Wider(p.loc, p.spread, p.basis, p.diagonal, p.rest, p.log)
+
+    faulty.predict = predict
+    laws.has_the_density_of_its_samples(sound, theta)
+    with pytest.raises(AssertionError, match="is not of the draws"):
+        laws.has_the_density_of_its_samples(faulty, theta)

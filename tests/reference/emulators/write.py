@@ -4,7 +4,8 @@
 
 A folder that stands there already is left as it is: it says what a version wrote, and is never made again. What lies in
 `v1/` was written by emulate 0.1.0: `gp_each` before components of a GP shared kernels (4ae28ea), the
-others before an emulator kept the places of its runs (5bf2717). `v1_design` came after that.
+others before an emulator kept the places of its runs (5bf2717). `v1_design` came after that: places of the runs, no
+hashes, and the mlp before it had heads. `v1_taught` has hashes.
 """
 
 import json
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 
 from emulate import registry
+from emulate.contracts import rows_of
 from emulate.emulator import fit
 from emulate.runs import Field, Outputs, Runs
 from emulate.space import LogUniform, Normal, Parameter, Space, Uniform
@@ -29,19 +31,31 @@ SETTINGS = {
     "gp_each": {"use": "gp"},
     "mlp": {"members": 3, "width": 4, "layers": 1, "epochs": 5},
     "polynomial": {},
+    "flow": {"transforms": 1, "width": 4, "layers": 1, "bins": 4, "epochs": 2, "points": 16},
+    "gradient_gp": {"kernels": 1, "kernel": "rbf", "mean": "constant", "starts": 1},
+    "residual": {
+        "first": {"use": "polynomial"},
+        "then": {"use": "mlp", "members": 3, "width": 4, "layers": 1, "epochs": 3},
+    },
 }
+RUNS = {"gradient_gp": 6, "flow": 24, "residual": 24}  # 14 for the others
+
+
+def truth(theta: torch.Tensor) -> torch.Tensor:
+    x = SPACE.scaled(theta) - 0.5
+    k = torch.tensor([0.1, 0.2, 0.4], dtype=torch.float64)
+    one = 1000 + x @ torch.tensor([1.0, -0.5, 0.3], dtype=torch.float64) + torch.sin(3 * x[:, 0])
+    spectrum = 1e-9 * torch.exp(x[:, :1] - x[:, 1:2] * torch.log(k) + 0.2 * x[:, 2:] ** 2)
+    return torch.cat([one[:, None], spectrum], 1)
 
 
 def runs(n: int = 14) -> Runs:
     """Noisy runs, so that no weight of a fit is large and rounding stays rounding on every machine."""
     u = torch.quasirandom.SobolEngine(3, scramble=True, seed=1).draw(n, dtype=torch.float64).clamp(0.02, 0.98)
-    theta, x = SPACE.from_unit(u), SPACE.scaled(SPACE.from_unit(u)) - 0.5
-    k = torch.tensor([0.1, 0.2, 0.4], dtype=torch.float64)
-    one = 1000 + x @ torch.tensor([1.0, -0.5, 0.3], dtype=torch.float64) + torch.sin(3 * x[:, 0])
-    spectrum = 1e-9 * torch.exp(x[:, :1] - x[:, 1:2] * torch.log(k) + 0.2 * x[:, 2:] ** 2)
-    y = torch.cat([one[:, None], spectrum], 1).numpy()
-    y = y * (1 + np.array([1e-5, 0.02, 0.02, 0.02]) * np.random.default_rng(0).standard_normal(y.shape))
-    return Runs.of(SPACE, OUTPUTS, theta.numpy(), y, stochastic=True)
+    theta, y = SPACE.from_unit(u), truth(SPACE.from_unit(u)).numpy()
+    noise = 1 + np.array([1e-5, 0.02, 0.02, 0.02]) * np.random.default_rng(0).standard_normal(y.shape)
+    jacobian = rows_of(truth, theta).numpy() * noise[:, :, None]
+    return Runs.of(SPACE, OUTPUTS, theta.numpy(), y * noise, stochastic=True, jacobian=jacobian)
 
 
 def points() -> torch.Tensor:
@@ -52,7 +66,9 @@ def points() -> torch.Tensor:
 
 def write(folder: Path, name: str) -> None:
     recipe = registry.build("emulators", {"use": name, **SETTINGS.get(name, {})})
-    emulator = fit(recipe, runs(), seed=0)
+    emulator = fit(
+        recipe, runs(RUNS.get(name, 14)), seed=0, fidelities={"coarse": runs(40)}
+    )  # for recipes that read it
     emulator.save(folder / name)
     theta = points()
     p = emulator.predict(theta)
