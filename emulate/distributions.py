@@ -19,6 +19,7 @@ class Gaussian(Distribution):
 
     Shapes: loc and diagonal `[..., m]`; spread: variances `[..., p]`, S = diag(spread), or a lower triangle
     `[..., p, p]`, S = spread spread^T; basis `[p, m]`, rest `[q, m]` or None, log bool `[m]` or None: same for the batch.
+    With `mix` `[c, c]`, a lower triangle with rows of length 1, the first c components correlate by mix mix^T.
 
     >>> one = torch.ones(2, dtype=torch.float64)
     >>> Gaussian(0 * one, one, torch.eye(2, dtype=torch.float64), 0 * one).log_prob(0 * one)
@@ -29,15 +30,26 @@ class Gaussian(Distribution):
     arg_constraints = {}
 
     def __init__(self, loc: Tensor, spread: Tensor, basis: Tensor, diagonal: Tensor, rest: Tensor | None = None,
-                 log: Tensor | None = None):  # fmt: skip
+                 log: Tensor | None = None, mix: Tensor | None = None):  # fmt: skip
         self.loc, self.spread, self.basis, self.diagonal, self.rest, self.log = loc, spread, basis, diagonal, rest, log
+        self.mix, self._mixed = mix, 0 if mix is None else len(mix)
         self._triangle = spread.ndim > loc.ndim
         super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=False)
 
     @cached_property
     def _w_variance(self) -> Tensor:
-        v = (self.spread.mT @ self.basis).square().sum(-2) if self._triangle else self.spread @ self.basis.square()
+        if self._triangle:
+            v = (self.spread.mT @ self.basis).square().sum(-2)
+        else:
+            v = self.spread[..., self._mixed :] @ self.basis[self._mixed :].square()
+            v = v if self.mix is None else v + self._root.square().sum(-2)
         return v + self.diagonal if self.rest is None else v + self.diagonal + self.rest.square().sum(-2)
+
+    @cached_property
+    def _root(self) -> Tensor:
+        """mix^T diag(sd) basis `[..., c, m]` of the components that correlate."""
+        c = self._mixed
+        return self.mix.mT @ (self.spread[..., :c, None].sqrt() * self.basis[:c])
 
     @cached_property
     def _w_covariance(self) -> Tensor:
@@ -45,8 +57,10 @@ class Gaussian(Distribution):
             root = self.spread.mT @ self.basis
             c = root.mT @ root
         else:  # one product for the whole batch
-            outer = self.basis[:, :, None] * self.basis[:, None, :]
-            c = (self.spread @ outer.flatten(1)).unflatten(-1, outer.shape[1:])
+            basis, spread = self.basis[self._mixed :], self.spread[..., self._mixed :]
+            outer = basis[:, :, None] * basis[:, None, :]
+            c = (spread @ outer.flatten(1)).unflatten(-1, outer.shape[1:])
+            c = c if self.mix is None else c + self._root.mT @ self._root
         c = c + torch.diag_embed(self.diagonal)
         return c if self.rest is None else c + self.rest.mT @ self.rest
 
@@ -85,6 +99,8 @@ class Gaussian(Distribution):
             return torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device, generator=generator)
 
         z = noise(len(self.basis))
+        if self.mix is not None:
+            z = torch.cat([z[..., : self._mixed] @ self.mix.mT, z[..., self._mixed :]], -1)
         z = (self.spread @ z[..., None])[..., 0] if self._triangle else self.spread.sqrt() * z
         w = self.loc + z @ self.basis
         w = w + noise(self.loc.shape[-1]) * self.diagonal.sqrt()
@@ -110,6 +126,61 @@ class Gaussian(Distribution):
         half_logdet = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) + sd.log().sum(-1)
         density = -0.5 * x.square().sum(-1) - half_logdet - 0.5 * x.shape[-1] * math.log(2 * math.pi) - jacobian
         return density if inside is None else torch.where(inside, density, -math.inf)
+
+
+class Correlated(Distribution):
+    """Normal components of which the first c correlate, in the same way everywhere: cov = diag(sd) mix mix^T diag(sd).
+
+    Shapes: mean and sd `[..., p]`, event shape `(p,)`; mix `[c, c]`, a lower triangle with rows of length 1.
+
+    >>> half = torch.tensor([[1.0, 0.0], [0.6, 0.8]], dtype=torch.float64)
+    >>> zero = torch.zeros(3, dtype=torch.float64)
+    >>> Correlated(zero, zero + 2, half).covariance_matrix[0]
+    tensor([4.0000, 2.4000, 0.0000], dtype=torch.float64)
+    """
+
+    has_rsample = True
+    arg_constraints = {}
+
+    def __init__(self, mean: Tensor, sd: Tensor, mix: Tensor):
+        self._mean, self._sd, self.mix = mean, sd, mix
+        super().__init__(mean.shape[:-1], mean.shape[-1:], validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return self._mean
+
+    @property
+    def stddev(self) -> Tensor:
+        return self._sd
+
+    @property
+    def variance(self) -> Tensor:
+        return self._sd.square()
+
+    @property
+    def _triangle(self) -> Tensor:
+        whole = torch.eye(self._mean.shape[-1], dtype=self._mean.dtype, device=self._mean.device)
+        whole[: len(self.mix), : len(self.mix)] = self.mix
+        return self._sd[..., :, None] * whole
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        """`[..., p, p]`."""
+        return self._triangle @ self._triangle.mT
+
+    def rsample(self, sample_shape=(), *, generator: torch.Generator | None = None) -> Tensor:
+        shape = (*sample_shape, *self._mean.shape)
+        noise = torch.randn(shape, dtype=self._mean.dtype, device=self._mean.device, generator=generator)
+        return self._mean + (self._triangle @ noise[..., None])[..., 0]
+
+    def sample(self, sample_shape=(), *, generator: torch.Generator | None = None) -> Tensor:
+        with torch.no_grad():
+            return self.rsample(sample_shape, generator=generator)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """ln p `[...]` of all components together."""
+        return torch.distributions.MultivariateNormal(self._mean, scale_tril=self._triangle).log_prob(value)
 
 
 class Exact(Distribution):

@@ -6,6 +6,7 @@ import platform
 import re
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
@@ -18,12 +19,14 @@ from torch.distributions import Distribution, Normal
 
 from emulate import artefact
 from emulate.contracts import Core, Finding, Recipe, rows_of
+from emulate.distributions import Correlated
 from emulate.domain import Domain, Outside, Widened, checked
 from emulate.errors import CampaignError, ExtrapolationWarning, InputError, nearest
 from emulate.runs import Outputs, Runs
 from emulate.space import Space
 from emulate.transforms import OutputTransform
 
+_MANY, _SOME = 300, 200  # of more runs than the first, so many choose between y and ln y
 _EDGE = 1e-9  # box widths that a point may lie outside by rounding
 
 
@@ -68,6 +71,11 @@ def _trained(recipe: Recipe, finished: Runs, coarse: tuple[tuple[Tensor, Tensor]
                          "simulate.jacobians (auto finds how), give `jacobian` to `Runs.of`, or another recipe.")  # fmt: skip
     u, found = finished.space.scaled(theta), []
     both = recipe.log == "auto" and bool(finished.outputs.positive.any())
+    if both and len(finished) > _MANY:  # some of the runs tell which
+        some = finished.select(np.linspace(0, len(finished) - 1, _SOME).astype(int))
+        return _trained(
+            replace(recipe, log=_trained(recipe, some, coarse, seed=seed)[0].logged), finished, coarse, seed=seed
+        )
     for log in (True, False) if both else (bool(recipe.log),):
         transform = OutputTransform.fit(finished.outputs, finished.y, log=log, truncation=recipe.truncation)
         given = {"slopes": None if slopes is None else transform.slopes(y, slopes), "coarse": coarse}
@@ -225,6 +233,10 @@ class Emulator(torch.nn.Module):
         flat = theta.reshape(-1, self.space.d)
         u = self.space.scaled(flat)
         prediction = self.core(u)
+<<<<<<< HEAD
+        if not isinstance(prediction, Normal | Correlated):
+            return rows_of(lambda t: self.transform.push(self.core(self.space.scaled(t))).mean, theta)
+=======
         if type(prediction) is not Normal:
             block = 8 if hasattr(prediction, "nodes") else 512  # a mean over nodes holds 30 MiB or more for every point
             rows = [
@@ -232,6 +244,7 @@ class Emulator(torch.nn.Module):
                 for t in flat.split(block)
             ]
             return torch.cat(rows).reshape(*theta.shape[:-1], -1, self.space.d)
+>>>>>>> 4cd801b342e6c8447035470506cca59618a69733
         slopes = self.transform.push_slopes(prediction, *self.core.slopes(u))
         return (slopes * self.space.stretch(flat)[:, None, :]).reshape(*theta.shape[:-1], -1, self.space.d)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal, Normal
 
-from emulate.distributions import Gaussian
+from emulate.distributions import Correlated, Gaussian
 from emulate.errors import InputError
 from emulate.pushforward import Pushforward
 from emulate.runs import Outputs
@@ -73,6 +73,11 @@ class OutputTransform(torch.nn.Module):
         """Number of kept components."""
         return len(self.basis)
 
+    @property
+    def logged(self) -> bool:
+        """Whether it works on the logarithm of any output."""
+        return self._any_log
+
     def to_z(self, y: Tensor) -> Tensor:
         """y `[..., m]` -> z `[..., p]`."""
         w = torch.where(self.log, torch.where(self.log, y, 1.0).log(), y) if self._any_log else y
@@ -89,8 +94,8 @@ class OutputTransform(torch.nn.Module):
         return torch.where(self.log, torch.where(self.log, w, 0.0).exp(), w) if self._any_log else w
 
     def push(self, prediction: Distribution) -> Gaussian | Pushforward:
-        """p(z), a Normal, MultivariateNormal or any other with event shape `(p,)` -> p(y) with all that z leaves out."""
-        if not isinstance(prediction, Normal | MultivariateNormal):
+        """p(z), Gaussian or any other with event shape `(p,)` -> p(y) with all that z leaves out."""
+        if not isinstance(prediction, Normal | Correlated | MultivariateNormal):
             return Pushforward(prediction, self.centre, self.basis, self.unseen + _FLOOR * self.scale.square(),
                                self.rest if self._any_rest else None, self.log if self._any_log else None)  # fmt: skip
         full = hasattr(prediction, "scale_tril")
@@ -98,10 +103,11 @@ class OutputTransform(torch.nn.Module):
         relative = (spread.mT @ self.basis / self.scale).square().sum(-2).mean(-1) if full else spread @ self._share
         diagonal = self.unseen + _FLOOR * relative[..., None] * self.scale.square()
         return Gaussian(self.centre + prediction.mean @ self.basis, spread, self.basis, diagonal,
-                        self.rest if self._any_rest else None, self.log if self._any_log else None)  # fmt: skip
+                        self.rest if self._any_rest else None, self.log if self._any_log else None,
+                        getattr(prediction, "mix", None))  # fmt: skip
 
     def push_slopes(self, prediction: Distribution, mean: Tensor, variance: Tensor) -> Tensor:
-        """d E[y] / du `[..., m, d]` of d mean / du and d variance / du of z, `[..., p, d]`.
+        """d E[y] / du `[..., m, d]` of a Normal or Correlated z with d mean / du and d variance / du `[..., p, d]`.
 
         The mean of exp(w) is exp(loc + v / 2), so the variance has a part in it.
         """
@@ -109,6 +115,10 @@ class OutputTransform(torch.nn.Module):
         if not self._any_log:
             return by_loc
         weight = self.basis.square() + _FLOOR * self._share[:, None] * self.scale.square()  # dv / d variance
+        if (mix := getattr(prediction, "mix", None)) is not None:
+            c, sd = len(mix), prediction.stddev[..., : len(mix), None]
+            weight = weight.expand(*sd.shape[:-2], *weight.shape).clone()
+            weight[..., :c, :] += self.basis[:c] * ((mix @ mix.mT) @ (sd * self.basis[:c]) / sd - self.basis[:c])
         by_log = self.push(prediction).mean[..., None] * (by_loc + 0.5 * (weight.mT @ variance))
         return torch.where(self.log[:, None], by_log, by_loc)
 

@@ -155,7 +155,7 @@ def has_the_density_of_its_samples(emulator: Emulator, theta: Tensor, *, n: int 
     g is normal in y, or ln y where that is positive, around each of three draws and `narrow` times as wide as all of
     them, so that no weight is large where p is smooth on that scale.
     """
-    log = torch.from_numpy(emulator.outputs.positive) & bool(emulator.recipe.log)
+    log = emulator.transform.log
     p = emulator.predict(theta)
     y = p.sample((n,), generator=torch.Generator().manual_seed(11))
     ln = torch.where(log, torch.where(log, y, 1.0).log(), 0.0)
@@ -178,7 +178,7 @@ def has_the_density_of_its_moments(emulator: Emulator, theta: Tensor) -> None:
     With E the mean, C_ij = ln(1 + cov_ij / E_i E_j) where both are logarithms, cov_ij / E_i where only i is. A prediction
     that does not claim to be Gaussian has no such density: `has_the_density_of_its_samples` judges that one.
     """
-    log = emulator.outputs.positive & emulator.recipe.log
+    log = emulator.transform.log.numpy()
     p = emulator.predict(theta)
     if not isinstance(p, Gaussian):
         return

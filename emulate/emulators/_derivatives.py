@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from emulate.contracts import rows_of
-from emulate.emulators._evidence import basis
+from emulate.emulators._kernels import basis
 
 KERNELS = ("rbf", "matern52")  # a slope has a covariance where k has two derivatives
 LENGTH, LENGTH_PRIOR = (math.log(0.02), math.log(1e8)), (math.log(2.0), 20.0)  # of ln(length / box width)

@@ -10,132 +10,30 @@ C = K + eta 1 = L L^T, L^-1 H = Q R, and P = C^-1 - C^-1 H (H^T C^-1 H)^-1 H^T C
 """
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from itertools import repeat
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-KERNELS = ("rbf", "matern52", "matern32")
-MEANS = ("constant", "linear", "quadratic")
+from emulate.emulators._kernels import MEANS, basis, columns_of, correlation, correlation_slope, determined, exponents  # noqa: F401
+
 LENGTH = (
     math.log(0.02),
     math.log(1e4),
 )  # bounds of ln(length / box width); a parameter without effect gets the upper one
 LENGTH_PRIOR = (math.log(2.0), 4.0)  # centre and sd of the normal prior on ln(length): weak, four decades
+ORDER = 9.0  # largest |ln a| of the additive kernel: from no interactions to all of them
+_LARGE = 600.0  # of d ln a, so that (1 + a)^d is a number
+_KEPT = 2**27  # numbers
+ORDER_PRIOR = (0.0, 4.0)
 NUGGET = (math.log(1e-13), math.log(1e-3))  # bounds of ln(eta) without noise: with less Cholesky fails
 NUGGET_PRIOR = (math.log(1e-8), 20.0)
 ROUGH = math.log(1e-4)  # ln(eta) of a start: from a tiny one alone, short lengths take what is below the runs' distance
 NOISE = (math.log(1e-9), math.log(1e4))  # bounds of ln(eta) where the noise is fitted
 NOISE_PRIOR = (math.log(1e-2), 3.0)
-_CACHE = 2**15  # numbers that one step of a loop may touch: they stay in the cache
-
-
-def correlation(e: Tensor, kernel: str) -> Tensor:
-    """k with k(0) = 1, of e = -r^2 / 2 with r the distance in units of the lengths (Rasmussen and Williams 2006, 4.2)."""
-    if kernel == "rbf":
-        return e.exp()
-    r2 = (-2 * e).clamp_min(1e-30)  # the clamp keeps the gradient finite at a training point
-    r = r2.sqrt()
-    if kernel == "matern32":
-        return (1 + math.sqrt(3) * r) * (-math.sqrt(3) * r).exp()
-    return (1 + math.sqrt(5) * r + 5 / 3 * r2) * (-math.sqrt(5) * r).exp()
-
-
-class _Exponents(torch.autograd.Function):
-    """The loops of `exponents`; its derivatives are products, in which nothing cancels that has not done so in the sum."""
-
-    @staticmethod
-    def forward(u: Tensor, columns: Tensor, length: Tensor) -> Tensor:
-        return _exponents(u, columns, length)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
-        u, columns, length = ctx.saved_tensors
-        pull = g @ (columns[:, 0].T - 0.5) - g.sum(-1, keepdim=True) * (u - 0.5)  # [..., a, d]
-        return (pull / length.square()[..., None, :]).sum_to_size(u.shape), None, None
-
-    @staticmethod
-    def jvp(ctx: Any, du: Tensor, *_: None) -> Tensor:
-        u, columns, length = ctx.saved_tensors
-        step = du / length.square()[..., None, :]
-        return step @ (columns[:, 0] - 0.5) - (step * (u - 0.5)).sum(-1, keepdim=True)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple, u: Tensor, columns: Tensor, length: Tensor) -> tuple[Tensor, int]:
-        if in_dims[1] is not None or in_dims[2] is not None:
-            raise NotImplementedError("torch.func.vmap must go over points u. Got points or lengths of the kernel.")
-        u = u.movedim(in_dims[0], 0)  # a batch of batches is one batch of points
-        e = _Exponents.apply(u.flatten(0, 1), columns, length)
-        return e.unflatten(-2, u.shape[:2]).movedim(-3, 0), 0
-
-
-def exponents(u: Tensor, columns: Tensor, length: Tensor) -> Tensor:
-    """-|(u - v) / length|^2 / 2 `[..., a, b]` of u `[a, d]`, `columns_of(v)` and length `[..., d]`, differentiable in u.
-
-    Squares of differences, added parameter by parameter: each point has the same bits alone and in any batch. One
-    product, |u|^2 + |v|^2 - 2 u v, is faster, but cancels, in another way for each batch: weights of 1e6, which
-    noise-free runs have, made 3e-10 of the outputs' scale of that.
-    """
-    if torch.compiler.is_compiling():
-        return _exponents_of_any(u, columns, length)
-    return _Exponents.apply(u, columns, length)
-
-
-def _exponents(u: Tensor, columns: Tensor, length: Tensor) -> Tensor:
-    rate = -0.5 / length.square()
-    single = rate.tolist() if rate.ndim == 1 else rate.ravel().tolist() if len(rate) == 1 else None
-    e = u.new_zeros((*length.shape[:-1], len(u), columns.shape[-1]))
-    x, rate = u.T[..., None].contiguous(), rate.movedim(-1, 0)[..., None, None]
-    few = x.numel() * columns.shape[-1] <= _CACHE  # all differences in one call, to the same bits
-    rows = len(u) if few else max(1, _CACHE // columns.shape[-1])
-    for a in range(0, len(u), rows):
-        piece, part = x[:, a : a + rows], e[..., a : a + rows, :]
-        gaps = piece - columns if few else map(torch.sub, piece, columns)
-        for i, gap in enumerate(gaps):
-            if single:
-                part.addcmul_(gap, gap, value=single[i])
-            else:
-                part.addcmul_(gap.square_(), rate[i])
-    return e
-
-
-def _exponents_of_any(u: Tensor, columns: Tensor, length: Tensor) -> Tensor:
-    """The same sums as one expression for any number of points: what torch.export and torch.compile can follow."""
-    rates, gaps = (-0.5 / length.square()).movedim(-1, 0)[..., None, None], u.T[..., None] - columns
-    single = length.ndim == 1 or length.shape[0] == 1
-    e = u.new_zeros((*length.shape[:-1], 1, 1))
-    for gap, rate in zip(gaps.unbind(0), rates.unbind(0), strict=True):
-        e = torch.addcmul(e, rate * gap, gap) if single else torch.addcmul(e, gap.square(), rate)
-    return e
-
-
-def columns_of(v: Tensor) -> Tensor:
-    """`[d, 1, b]` of points v `[b, d]`: each parameter in one piece."""
-    return v.T[:, None].contiguous()
-
-
-def basis(u: Tensor, mean: str) -> Tensor:
-    """h `[..., k]`: 1, then x = 2u - 1, then the products x_i x_j."""
-    x = 2 * u - 1
-    parts = [torch.ones_like(x[..., :1])]
-    if mean != "constant":
-        parts.append(x)
-    if mean == "quadratic":
-        i, j = torch.triu_indices(x.shape[-1], x.shape[-1])
-        parts.append(x[..., i] * x[..., j])
-    return torch.cat(parts, -1)
-
-
-def determined(u: Tensor, mean: str) -> bool:
-    """Whether the points u `[n, d]` fix every coefficient of the mean, with one run to spare."""
-    h = basis(u, mean)
-    return len(h) > h.shape[-1] and int(torch.linalg.matrix_rank(h, rtol=1e-8)) == h.shape[-1]
 
 
 class Factors(NamedTuple):
@@ -162,27 +60,20 @@ def factors(k: Tensor, eta: float, h: Tensor, z: Tensor) -> Factors | None:
 
 class Evidence:
     """-ln E of components z `[n, c]` that share a kernel, less the ln of weak priors, as a function of x = (ln lengths,
-    ln eta)."""
+    order of the additive kernel, ln eta)."""
 
     def __init__(self, u: Tensor, z: Tensor, kernel: str, mean: str, *, noisy: bool):
-        import gpytorch  # here, because loading an emulator does not need it
-
-        self.u, self.z, self.h = u, z, basis(u, mean)
-        d = u.shape[-1]
-        self.covariance = (
-            gpytorch.kernels.RBFKernel(ard_num_dims=d)
-            if kernel == "rbf"
-            else gpytorch.kernels.MaternKernel({"matern52": 2.5, "matern32": 1.5}[kernel], ard_num_dims=d)
-        ).double()
-        self.bounds = [LENGTH] * d + [NOISE if noisy else NUGGET]
-        priors = np.array([LENGTH_PRIOR] * d + [NOISE_PRIOR if noisy else NUGGET_PRIOR])
-        self.centre, self.width = priors[:, 0], priors[:, 1]
+        self.z, self.h, self.d = z, basis(u, mean), u.shape[-1]
+        self.covariance = _Additive(u) if kernel == "additive" else _Stationary(u, kernel)
+        order = kernel == "additive"
+        self.bounds = [LENGTH] * self.d + [(-ORDER, min(ORDER, _LARGE / self.d))] * order + [NOISE if noisy else NUGGET]
+        priors = [LENGTH_PRIOR] * self.d + [ORDER_PRIOR] * order + [NOISE_PRIOR if noisy else NUGGET_PRIOR]
+        self.centre, self.width = np.array(priors).T
 
     def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         eta = math.exp(x[-1])
-        self.covariance.lengthscale = torch.from_numpy(np.exp(x[:-1]))
-        k = self.covariance.forward(self.u, self.u)
-        f = factors(k.detach(), eta, self.h, self.z)
+        k, pull_back = self.covariance(x[:-1])
+        f = factors(k, eta, self.h, self.z)
         if f is None:
             return 1e10, np.zeros_like(x)
         free = len(self.z) - self.h.shape[1]
@@ -192,20 +83,96 @@ class Evidence:
         trend, data = back[:, : self.h.shape[1]], back[:, self.h.shape[1] :]
         p = torch.cholesky_inverse(f.lower) - trend @ trend.T
         slope = 0.5 * (self.z.shape[1] * p - (data / f.variance) @ data.T)
-        raw = self.covariance.raw_lengthscale
-        (by_raw,) = torch.autograd.grad(k, raw, slope)
-        by_log = (
-            by_raw * self.covariance.lengthscale.detach() / torch.sigmoid(raw.detach())
-        )  # lengthscale = softplus(raw)
-        gradient = np.append(by_log.ravel().numpy(), float(slope.diagonal().sum()) * eta)
+        gradient = np.append(pull_back(slope), float(slope.diagonal().sum()) * eta)
         pull = (x - self.centre) / self.width
         return float(value) + 0.5 * float(pull @ pull), gradient + pull / self.width
 
     def climb(self, starts: list[np.ndarray], steps: int = 200) -> np.ndarray:
-        """The most probable x that L-BFGS-B (Byrd et al. 1995) reaches from starts of ln lengths."""
+        """The most probable x that L-BFGS-B (Byrd et al. 1995) reaches from starts: ln lengths, with the ln eta or without,
+        or a whole x."""
         from scipy.optimize import minimize  # here, because loading an emulator does not need it
 
         options = {"maxiter": steps, "ftol": 1e-8}  # of about n nats: far below what the evidence can tell
-        found = [minimize(self, np.append(s, self.centre[-1]) if len(s) < len(self.centre) else s, jac=True,
-                          method="L-BFGS-B", bounds=self.bounds, options=options) for s in starts]  # fmt: skip
+        found = [minimize(self, self._whole(s), jac=True, method="L-BFGS-B", bounds=self.bounds, options=options)
+                 for s in starts]  # fmt: skip
         return min(found, key=lambda f: f.fun).x
+
+    def _whole(self, start: np.ndarray) -> np.ndarray:
+        x = self.centre.copy()
+        if len(start) == len(x):
+            return start
+        x[: self.d] = start[: self.d]
+        x[-1] = start[-1] if len(start) > self.d else x[-1]
+        return x
+
+
+class _Pairs:
+    """(u_i - v_i)^2 of all pairs of points, `[n (n - 1) / 2]` for each parameter; kept where that is below a gigabyte."""
+
+    def __init__(self, u: Tensor):
+        self.n, self.columns, self.kept = len(u), u.T.contiguous(), None
+        self.rows, self.others = torch.tril_indices(self.n, self.n, -1)
+        if self.columns.numel() * self.n < _KEPT:
+            self.kept = list(self)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.kept) if self.kept else ((x[self.rows] - x[self.others]).square_() for x in self.columns)
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    def matrix(self, k: Tensor) -> Tensor:
+        """`[n, n]` with k below the diagonal and 1 on it; above stands nothing, for Cholesky reads nothing there."""
+        whole = torch.eye(self.n, dtype=k.dtype)
+        whole[self.rows, self.others] = k
+        return whole
+
+    def of(self, slope: Tensor) -> Tensor:
+        """What a symmetric dL/dk `[n, n]` says of the pairs, each of which stands in it twice."""
+        return 2 * slope[self.rows, self.others]
+
+    def against(self, weights: Iterable[Tensor]) -> np.ndarray:
+        """The sums of weight x square, `[d]`."""
+        return np.array([float(torch.dot(w, q)) for w, q in zip(weights, self)])
+
+
+class _Stationary:
+    """k `[n, n]` at ln lengths, and what turns dL/dk into dL/d ln lengths: dk/d ln l_i = dk/de (u_i - v_i)^2 / l_i^2."""
+
+    def __init__(self, u: Tensor, kernel: str):
+        self.pairs, self.name = _Pairs(u), kernel
+
+    def __call__(self, x: np.ndarray) -> tuple[Tensor, Callable[[Tensor], np.ndarray]]:
+        rate = np.exp(-2 * x)
+        e = sum(q * (-0.5 * r) for q, r in zip(self.pairs, rate))
+
+        def pull_back(slope: Tensor) -> np.ndarray:
+            return self.pairs.against(repeat(self.pairs.of(slope) * correlation_slope(e, self.name))) * rate
+
+        return self.pairs.matrix(correlation(e, self.name)), pull_back
+
+
+class _Additive:
+    """The same for ln lengths and ln a: with W = prod_i (1 + a e_i) - 1 and c = 1 / [(1 + a)^d - 1],
+    dk/de_i = c a (1 + W) / (1 + a e_i) and dk/d ln a = c (1 + W) sum_i a e_i / (1 + a e_i) - k d a / (1 + a) (1 + c)."""
+
+    def __init__(self, u: Tensor):
+        self.pairs = _Pairs(u)
+
+    def __call__(self, x: np.ndarray) -> tuple[Tensor, Callable[[Tensor], np.ndarray]]:
+        d, a, rate = len(self.pairs), math.exp(x[-1]), np.exp(-2 * x[:-1])
+        parts = [(q * (-0.5 * r)).exp_().mul_(a) for q, r in zip(self.pairs, rate)]  # a e_i
+        whole = parts[0].clone()
+        for part in parts[1:]:
+            whole.addcmul_(part, 1 + whole)
+        c = 1 / math.expm1(d * math.log1p(a))
+        k = whole * c
+
+        def pull_back(slope: Tensor) -> np.ndarray:
+            slope = self.pairs.of(slope)
+            weight = slope * (1 + whole) * c
+            shares = [weight * part / (1 + part) for part in parts]
+            by_a = sum(s.sum() for s in shares) - torch.dot(slope, k) * d * a / (1 + a) * (1 + c)
+            return np.append(self.pairs.against(shares) * rate, float(by_a))
+
+        return self.pairs.matrix(k), pull_back

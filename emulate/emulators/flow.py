@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from emulate.contracts import Core, Recipe
-from emulate.emulators._evidence import MEANS, basis, determined
+from emulate.emulators._kernels import MEANS, basis, determined
 from emulate.emulators._threads import calm
 
 _LN_2PI = math.log(2 * math.pi)

@@ -10,29 +10,21 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from emulate.contracts import Core, Recipe
-from emulate.emulators._evidence import (
-    KERNELS,
-    MEANS,
-    ROUGH,
-    Evidence,
-    basis,
-    columns_of,
-    correlation,
-    determined,
-    exponents,
-    factors,
-)
+from emulate.distributions import Correlated
+from emulate.emulators import _calibration as calibration
+from emulate.emulators._evidence import ROUGH, Evidence, factors
+from emulate.emulators._kernels import KERNELS, MEANS, Slopes, basis, basis_slopes, columns_of, determined, kernel
 from emulate.emulators._threads import SMALL, calm
 from emulate.errors import InputError
 
+Kernel = Literal["auto", "rbf", "matern52", "matern32", "additive"]
 _LEADING = 3  # components on which "auto" compares
-_FOLDS = 5
+_MANY, _SOME = 300, 200  # with more runs than the first, the search begins on so many of them
 _ROUNDING = 1e-20  # variance of z that sums of thousands of float64 products have, where the trend explains everything
 _ROWS, _CACHE = 256, 2**18  # a batch is worked off in parts of that many points, or of so many numbers that fit a cache
 _FEW = 4  # points below which BLAS adds the products of a variance in another order than for a batch
 _EACH = ("variance", "weights", "beta")  # of every component; the rest of a fit is that of its kernel
-_SHARED = ("length", "eta", "inverse", "q", "r_inverse")
-_SHORT = 40  # iterations of a search that starts at lengths found before
+_SHARED = ("length", "order", "eta", "inverse", "q", "r_inverse")
 
 
 class _Fitted(Core):
@@ -40,14 +32,16 @@ class _Fitted(Core):
 
     def __init__(self, state: dict[str, Tensor]):
         super().__init__()
-        state = {"group": torch.arange(len(state["variance"])), **state}  # once each component had its own kernel
-        for name in ("choice", "points", "group", *_EACH, *_SHARED):
+        before = {"group": torch.arange(len(state["variance"])), "order": torch.zeros_like(state["eta"]),
+                  "mix": state["eta"].new_zeros(0, 0)}  # fmt: skip
+        state = {**before, **state}  # once each component had a kernel of its own, and none correlated
+        for name in ("choice", "points", "group", "mix", *_EACH, *_SHARED):
             self.register_buffer(name, state[name])
         self._kernel, self._mean = KERNELS[int(self.choice[0])], MEANS[int(self.choice[1])]
         self._columns = columns_of(self.points)
         self._rows = max(_ROWS, _CACHE // self.weights.numel())
 
-    def forward(self, u: Tensor) -> Normal:
+    def forward(self, u: Tensor) -> Normal | Correlated:
         flat = u.reshape(-1, u.shape[-1])
         if torch.compiler.is_compiling() or len(flat) <= self._rows or (torch.is_grad_enabled() and u.requires_grad):
             mean, sd = self._moments(flat)
@@ -55,12 +49,13 @@ class _Fitted(Core):
             parts = [self._moments(part) for part in flat.split(self._rows)]
             mean, sd = (torch.cat(some, -1) for some in zip(*parts, strict=True))
         shape = (*u.shape[:-1], len(self.group))
-        return Normal(mean.T.reshape(shape), sd.T.reshape(shape), validate_args=False)
+        mean, sd = mean.T.reshape(shape), sd.T.reshape(shape)
+        return Correlated(mean, sd, self.mix) if len(self.mix) else Normal(mean, sd, validate_args=False)
 
     def _moments(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and sd `[p, N]` at u `[N, d]`."""
         h = basis(u, self._mean)
-        k = correlation(exponents(u, self._columns, self.length), self._kernel)  # [g, N, n]
+        k = kernel(u, self._columns, self.length, self.order, self._kernel)  # [g, N, n]
         every = k if len(k) == len(self.group) else k[self.group]
         mean = (every * self.weights[:, None, :]).sum(-1)  # a product adds in an order of the batch's own
         mean = mean + self.beta @ h.T
@@ -72,6 +67,25 @@ class _Fitted(Core):
         t = h @ self.r_inverse - v @ self.q
         spread = (1 - v.square().sum(-1)).clamp_min(0) + t.square().sum(-1) + self.eta[:, None]
         return mean, (self.variance[:, None] * spread[self.group] + _ROUNDING).sqrt()
+
+    @torch.no_grad()
+    def slopes(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        parts = [self._slopes(part) for part in u.split(_ROWS)]
+        return tuple(torch.cat(some, 1).movedim(1, 0) for some in zip(*parts, strict=True))
+
+    def _slopes(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """The formulas of `_moments` differentiated, `[p, N, d]`."""
+        h, dh = basis(u, self._mean), basis_slopes(u, self._mean)
+        k = kernel(u, self._columns, self.length, self.order, self._kernel)
+        by_kernel = Slopes(u, self._columns, self.length, self.order, self._kernel)
+        each = by_kernel if len(k) == len(self.group) else by_kernel.of(self.group)
+        mean = each.contract(self.weights[:, None, :]) + torch.einsum("pk,nkd->pnd", self.beta, dh)
+        v = k @ self.inverse.mT
+        t = h @ self.r_inverse - v @ self.q
+        inside = (v.square().sum(-1, keepdim=True) < 1) * v
+        spread = by_kernel.contract(-2 * (inside + t @ self.q.mT) @ self.inverse)
+        spread = spread + 2 * torch.einsum("gnk,nkd->gnd", t @ self.r_inverse.mT, dh)
+        return mean, self.variance[:, None, None] * spread[self.group]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +113,9 @@ class GP(Recipe):
     8
     """
 
-    kernel: Literal["auto", "rbf", "matern52", "matern32"] = "auto"  # smoothness: infinite, 2 derivatives, 1 derivative
+    log: bool | Literal["auto"] = "auto"  # ln y for positive fields; auto: by the density of left-out runs
+    log: bool | Literal["auto"] = "auto"  # ln y for positive fields; auto: by the density of runs that were left out
+    kernel: Kernel = "auto"  # rbf and additive have all derivatives, matern52 two, matern32 one
     mean: Literal["auto", "constant", "linear", "quadratic"] = "auto"  # the trend below the process
     noise: Literal["auto", "fixed", "fitted"] = "auto"  # auto: fitted for a stochastic simulator, else a tiny nugget
     kernels: Annotated[int, Ge(1)] = 8  # components with lengths and eta of their own; the rest share theirs
@@ -118,39 +134,50 @@ class GP(Recipe):
             own = max(self.kernels, len(found)) if z.shape[1] > self.kernels + 1 else z.shape[1]
             parts = [*z[:, :own].split(1, 1), *([z[:, own:]] if own < z.shape[1] else [])]
             found += [_fit(u, part, kernel, mean, noisy, starts) for part in parts[len(found) :]]
-            state = _joined(u, kernel, mean, found)
+            core = _Fitted(_joined(u, kernel, mean, found))
+            left_out = [torch.cat([getattr(f, name) for f in found], 1) for name in ("left_out", "spread")]
             if self.calibrate:
-                inflation = [_inflation(u, z, kernel, mean, noisy, f.x) for z, f in zip(parts, found, strict=True)]
-                state["variance"] = state["variance"] * torch.cat(inflation)
-        return _Fitted(state)
+                left_out = _blind(u, parts, kernel, mean, noisy, found) or left_out
+                scale = calibration.scale(left_out[0] / left_out[1].sqrt())
+                core.variance, left_out[1] = core.variance * scale.square(), left_out[1] * scale.square()
+                core.mix = calibration.mix(left_out[0] / left_out[1].sqrt())
+        residual, sd = left_out[0], left_out[1].sqrt()
+        core.left_out = Correlated(z - residual, sd, core.mix) if len(core.mix) else Normal(z - residual, sd)
+        return core
 
     def rebuild(self, state: dict[str, Tensor]) -> Core:
         return _Fitted(state)
 
     def _choose(self, u: Tensor, z: Tensor, noisy: bool, starts: list[np.ndarray]) -> tuple[str, str, list["_Fit"]]:
         """Kernel, mean, and the fits of the leading components."""
-        first, *richer = self._means(u)
+        some = _part(len(u))
+        first, *richer = self._means(u, some)
         kernel = "rbf" if self.kernel == "auto" else self.kernel
-        best = kernel, first, [_fit(u, x, kernel, first, noisy, starts) for x in z.split(1, 1)]
-        rivals = [(kernel, mean) for mean in richer] + [("matern52", None)] * (self.kernel == "auto")
-        for kernel, mean in rivals:
-            mean = mean or best[1]
-            found = [_fit(u, x, kernel, mean, noisy, [f.x, *starts[:2]])
-                     for x, f in zip(z.split(1, 1), best[2], strict=True)]  # fmt: skip
+        v, parts = u[some], z[some].split(1, 1)
+        best = kernel, first, [_fit(v, x, kernel, first, noisy, starts) for x in parts]
+        rivals = [(None, mean) for mean in richer]
+        rivals += [(k, None) for k in ("matern52", "additive")[: v.shape[-1]]] if self.kernel == "auto" else []
+        for rival in rivals:
+            kernel, mean = (a or b for a, b in zip(rival, best))
+            found = [_fit(v, x, kernel, mean, noisy, [_lengths(f.x, v.shape[-1]), *starts[:2]])
+                     for x, f in zip(parts, best[2], strict=True)]  # fmt: skip
             gain = sum(
                 new.log_density - old.log_density for new, old in zip(found, best[2], strict=True)
             )  # of every run
             if gain.sum() > 2 * gain.std() * len(gain) ** 0.5:
                 best = kernel, mean, found
+        if len(v) < len(u):
+            best = *best[:2], [_fit(u, x, *best[:2], noisy, [f.x]) for x, f in zip(z.split(1, 1), best[2], strict=True)]
         return best
 
-    def _means(self, u: Tensor) -> list[str]:
+    def _means(self, u: Tensor, some: Tensor) -> list[str]:
         """The means to try: the one asked for, or a constant and the richest with half of the runs to spare."""
         if self.mean != "auto":
-            if not determined(u, self.mean):
+            if not (determined(u, self.mean) and determined(u[some], self.mean)):
                 raise InputError(f"gp: mean must have coefficients that the runs determine. Got mean = {self.mean!r} and "
                                  f"{len(u)} runs, too few or at too few places; choose a simpler mean.")  # fmt: skip
             return [self.mean]
+        u = u[some]
         rich = [m for m in ("quadratic", "linear") if 2 * basis(u[:1], m).shape[-1] <= len(u) and determined(u, m)]
         return ["constant", *rich[:1]]
 
@@ -158,9 +185,24 @@ class GP(Recipe):
 class _Fit(NamedTuple):
     """Of components `[n, c]` with one kernel."""
 
-    x: np.ndarray  # ln lengths, ln eta
-    log_density: np.ndarray  # [n], of every run left out in turn, summed over the components
+    x: np.ndarray  # ln lengths, the additive kernel's order, ln eta
+    left_out: Tensor  # [n, c], residual of every run left out in turn
+    spread: Tensor  # [n, c], its variance
     state: dict[str, Tensor]
+
+    @property
+    def log_density(self) -> np.ndarray:
+        """`[n]`, of every run left out in turn, summed over the components."""
+        return (-0.5 * (self.left_out.square() / self.spread + self.spread.log())).sum(1).numpy()
+
+
+def _part(n: int) -> Tensor:
+    """Rows on which a search begins: all, or evenly spread ones of many."""
+    return torch.arange(n) if n <= _MANY else torch.linspace(0, n - 1, _SOME).long()
+
+
+def _lengths(x: np.ndarray, d: int) -> np.ndarray:
+    return np.append(x[:d], x[-1])
 
 
 def _joined(u: Tensor, kernel: str, mean: str, fits: list[_Fit]) -> dict[str, Tensor]:
@@ -172,10 +214,14 @@ def _joined(u: Tensor, kernel: str, mean: str, fits: list[_Fit]) -> dict[str, Te
     return {**state, "group": torch.repeat_interleave(sizes), "points": u.contiguous(), "choice": choice}
 
 
-def _fit(u: Tensor, z: Tensor, kernel: str, mean: str, noisy: bool, starts: list[np.ndarray], steps: int = 200) -> _Fit:
-    x = Evidence(u, z, kernel, mean, noisy=noisy).climb(starts, steps)
-    length, eta = torch.from_numpy(np.exp(x[:-1])), float(np.exp(x[-1]))
-    h, k = basis(u, mean), correlation(exponents(u, columns_of(u), length), kernel)
+def _fit(u: Tensor, z: Tensor, name: str, mean: str, noisy: bool, starts: list[np.ndarray], steps: int = 200) -> _Fit:
+    d, some = u.shape[-1], _part(len(u))
+    if len(some) < len(u) and len(starts) > 1:
+        starts = [Evidence(u[some], z[some], name, mean, noisy=noisy).climb(starts, steps)]
+    x = Evidence(u, z, name, mean, noisy=noisy).climb(starts, steps)
+    length, eta = torch.from_numpy(np.exp(x[:d])), float(np.exp(x[-1]))
+    order = torch.tensor(x[d] if len(x) > d + 1 else 0.0, dtype=u.dtype)
+    h, k = basis(u, mean), kernel(u, columns_of(u), length, order, name)
     while (f := factors(k, eta, h, z)) is None:
         eta *= 10  # rounding differs a little from that of the search
     inverse = torch.linalg.solve_triangular(f.lower, torch.eye(len(u), dtype=u.dtype), upper=False)
@@ -185,21 +231,24 @@ def _fit(u: Tensor, z: Tensor, kernel: str, mean: str, noisy: bool, starts: list
     left_out, spread = (outside.T @ f.residual) / precision[:, None], f.variance / precision[:, None]
     weights = torch.linalg.solve_triangular(f.lower.T, f.residual, upper=True)
     state = {"variance": f.variance, "weights": weights.T.contiguous(),
-             "beta": (r_inverse @ (f.q.T @ f.white)).T.contiguous(), "length": length,
+             "beta": (r_inverse @ (f.q.T @ f.white)).T.contiguous(), "length": length, "order": order,
              "eta": torch.tensor(eta, dtype=u.dtype), "inverse": inverse, "q": f.q.contiguous(),
              "r_inverse": r_inverse}  # fmt: skip
-    return _Fit(x, (-0.5 * (left_out.square() / spread + spread.log())).sum(1).numpy(), state)
+    return _Fit(x, left_out, spread, state)
 
 
-def _inflation(u: Tensor, z: Tensor, kernel: str, mean: str, noisy: bool, x: np.ndarray) -> Tensor:
-    """Mean square of the standardised residuals of runs that neither the process nor its lengths saw, and its error, `[c]`."""
-    fold, square = torch.arange(len(u)) % _FOLDS, []
-    for out in (fold == i for i in range(min(_FOLDS, len(u)))):
-        if determined(u[~out], mean):
-            fit = _fit(u[~out], z[~out], kernel, mean, noisy, [x], _SHORT)
-            p = _Fitted(_joined(u[~out], kernel, mean, [fit]))(u[out])
-            square.append((z[out] - p.mean).square() / p.variance)
-    if len(square) < 2:
-        return torch.ones(z.shape[1], dtype=u.dtype)
-    error = torch.stack([fold.mean(0) for fold in square]).std(0) / len(square) ** 0.5
-    return (torch.cat(square).mean(0) + error).clamp_min(0.5)
+def _blind(
+    u: Tensor, parts: list[Tensor], kernel: str, mean: str, noisy: bool, fits: list[_Fit]
+) -> list[Tensor] | None:
+    """Residuals and variances `[n, p]` of runs by folds whose process, and its lengths, never saw them."""
+    n = len(u)
+    folds, steps = (10, 40) if n <= _MANY else (5, 10)
+    fold = torch.arange(n) % min(folds, n)
+    residual, spread = (torch.empty(n, sum(z.shape[1] for z in parts), dtype=u.dtype) for _ in range(2))
+    for out in (fold == i for i in fold.unique()):
+        if not determined(u[~out], mean):
+            return None
+        found = [_fit(u[~out], z[~out], kernel, mean, noisy, [f.x], steps) for z, f in zip(parts, fits, strict=True)]
+        p = _Fitted(_joined(u[~out], kernel, mean, found))(u[out])
+        residual[out], spread[out] = torch.cat([z[out] for z in parts], 1) - p.mean, p.variance
+    return [residual, spread]

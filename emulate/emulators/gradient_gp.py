@@ -11,7 +11,7 @@ from torch.distributions import Normal
 
 from emulate.contracts import Core, Recipe
 from emulate.emulators._derivatives import KERNELS, Evidence, Seen, covariance, determined, radial, trend
-from emulate.emulators._evidence import MEANS, basis
+from emulate.emulators._kernels import MEANS, basis
 from emulate.emulators._threads import calm
 from emulate.errors import InputError
 

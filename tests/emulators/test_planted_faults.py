@@ -105,7 +105,8 @@ def test_names_that_are_taken_for_places_are_caught(sound):
 
 def test_failed_runs_stored_as_zeros_are_caught():
     def fit(recipe, runs: Runs, *, seed):
-        filled = replace(runs, y=np.nan_to_num(runs.y), ok=np.ones(len(runs), bool))
+        zeros = {name: np.nan_to_num(getattr(runs, name)) for name in ("y", "jacobian", "jacobian_error")}
+        filled = replace(runs, **zeros, ok=np.ones(len(runs), bool))
         return laws.FIT(recipe, filled, seed=seed)
 
     recipe = Polynomial(log=False)
