@@ -233,18 +233,13 @@ class Emulator(torch.nn.Module):
         flat = theta.reshape(-1, self.space.d)
         u = self.space.scaled(flat)
         prediction = self.core(u)
-<<<<<<< HEAD
         if not isinstance(prediction, Normal | Correlated):
-            return rows_of(lambda t: self.transform.push(self.core(self.space.scaled(t))).mean, theta)
-=======
-        if type(prediction) is not Normal:
-            block = 8 if hasattr(prediction, "nodes") else 512  # a mean over nodes holds 30 MiB or more for every point
+            block = 8 if hasattr(type(prediction), "nodes") else 512  # a mean over nodes holds 30 MiB or more for every point
             rows = [
                 rows_of(lambda t: self.transform.push(self.core(self.space.scaled(t))).mean, t)
                 for t in flat.split(block)
             ]
             return torch.cat(rows).reshape(*theta.shape[:-1], -1, self.space.d)
->>>>>>> 4cd801b342e6c8447035470506cca59618a69733
         slopes = self.transform.push_slopes(prediction, *self.core.slopes(u))
         return (slopes * self.space.stretch(flat)[:, None, :]).reshape(*theta.shape[:-1], -1, self.space.d)
 
