@@ -9,7 +9,7 @@ from tests import laws
 NAMES = registry.names("emulators")
 QUICK = {  # settings for the laws that fit again and again
     "flow": {"epochs": 4, "points": 64},
-    "mlp": {"epochs": 15},
+    "mlp": {"epochs": 5},
     "gradient_gp": {"kernel": "rbf", "mean": "constant", "starts": 1},
 }
 
