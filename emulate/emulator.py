@@ -234,7 +234,7 @@ class Emulator(torch.nn.Module):
         u = self.space.scaled(flat)
         prediction = self.core(u)
         if not isinstance(prediction, Normal | Correlated):
-            block = 8 if hasattr(type(prediction), "nodes") else 512  # a mean over nodes holds 30 MiB or more for every point
+            block = 8 if hasattr(type(prediction), "nodes") else 512  # a mean over nodes holds 30 MiB for each point
             rows = [
                 rows_of(lambda t: self.transform.push(self.core(self.space.scaled(t))).mean, t)
                 for t in flat.split(block)

@@ -112,8 +112,9 @@ class Pushforward(Distribution):
     @property
     def _plain(self) -> bool:
         """Whether z's own moments are enough."""
-        told = hasattr(self.z, "covariance_matrix") or len(self.basis) == 1
-        return self.log is None and told and not hasattr(self.z, "nodes")
+        kind = type(self.z)  # asking the object would compute them
+        told = hasattr(kind, "covariance_matrix") or len(self.basis) == 1
+        return self.log is None and told and not hasattr(kind, "nodes")
 
     @cached_property
     def _size(self) -> Tensor:
