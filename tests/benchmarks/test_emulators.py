@@ -121,17 +121,16 @@ from emulate.space import Parameter, Space, Uniform
 n, d, m = 100_000, 10, 200
 u = torch.quasirandom.SobolEngine(d, scramble=True, seed=0).draw(n + 2000, dtype=torch.float64).numpy()
 k = np.linspace(0, 1, m)
-w = np.random.default_rng(0).normal(size=(4, d))
-y = sum(np.sin(u @ w[i][:, None] + (i + 2) * k) * np.exp(u[:, i : i + 1] * k) for i in range(4))
+y = np.sin(u @ np.random.default_rng(0).normal(size=(d, m)))  # no component can be dropped
 space = Space(tuple(Parameter(f"x{i}", Uniform(0.0, 1.0)) for i in range(d)))
 runs = Runs.of(space, Outputs((Field("y", "", False, "k", tuple(k)),)), u[:n], y[:n])
 spent, memory = [], []
-for epochs in (1, 4):
+for epochs in (1, 2):
     start = time.process_time()
     e = emulate.fit(MLP(epochs=epochs), runs, seed=0)
     spent.append(time.process_time() - start)
 off = e.predict(u[n:]).mean.numpy() - y[n:]
-print(json.dumps({"epoch": (spent[1] - spent[0]) / 3, "rest": spent[0], "p": e.transform.p,
+print(json.dumps({"epoch": spent[1] - spent[0], "rest": spent[0], "p": e.transform.p,
                   "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
                   "error": float(np.sqrt((off**2).mean()) / y[n:].std())}))
 """
@@ -141,6 +140,6 @@ def test_memory_of_a_network_of_a_hundred_thousand_runs():
     done = subprocess.run([sys.executable, "-c", BIG], capture_output=True, text=True, check=True)
     told = json.loads(done.stdout.splitlines()[-1])
     print(f"\n10^5 runs, 10 parameters, 200 outputs of {told['p']} components, 10 members: {told['epoch']:.0f} s of CPU an "
-          f"epoch, {told['rest']:.0f} s with everything else, rmse / std {told['error']:.4f} after 4, "
+          f"epoch, {told['rest']:.0f} s with everything else, rmse / std {told['error']:.4f} after 2, "
           f"peak {told['peak']:.2f} GiB")  # fmt: skip
     assert told["peak"] < 4
