@@ -19,36 +19,16 @@ from emulate.emulators.gp import GP
 from emulate.errors import InputError
 from emulate.runs import Field, Outputs, Runs
 from emulate.space import Parameter, Space, Uniform
+from tests.functions import FUNCTIONS, borehole, nrmse, otl, sobol
 
 
 def cube(d: int) -> Space:
     return Space(tuple(Parameter(f"x{i}", Uniform(0.0, 1.0)) for i in range(d)))
 
 
-def sobol(n: int, d: int, seed: int) -> np.ndarray:
-    return torch.quasirandom.SobolEngine(d, scramble=True, seed=seed).draw(n, dtype=torch.float64).numpy()
-
-
 def table(u: np.ndarray, y: np.ndarray, **kwargs) -> Runs:
     y = y.reshape(len(u), -1)
     return Runs.of(cube(u.shape[1]), Outputs(tuple(Field(f"y{i}") for i in range(y.shape[1]))), u, y, **kwargs)
-
-
-def borehole(u: np.ndarray) -> np.ndarray:
-    """Flow through a borehole, eight inputs (Harper and Gupta 1983; ranges of Morris, Mitchell and Ylvisaker 1993)."""
-    low = np.array([0.05, 100, 63070, 990, 63.1, 700, 1120, 9855])
-    high = np.array([0.15, 50000, 115600, 1110, 116, 820, 1680, 12045])
-    rw, r, tu, hu, tl, hl, length, kw = (low + u * (high - low)).T
-    ln = np.log(r / rw)
-    return 2 * np.pi * tu * (hu - hl) / (ln * (1 + 2 * length * tu / (ln * rw**2 * kw) + tu / tl))
-
-
-def otl(u: np.ndarray) -> np.ndarray:
-    """Midpoint voltage of a push-pull circuit without output transformer, six inputs (Ben-Ari and Steinberg 2007)."""
-    low, high = np.array([50, 25, 0.5, 1.2, 0.25, 50]), np.array([150, 70, 3, 2.5, 1.2, 300])
-    b1, b2, f, c1, c2, beta = (low + u * (high - low)).T
-    vb, g = 12 * b2 / (b1 + b2), beta * (c2 + 9)
-    return (vb + 0.74) * g / (g + f) + 11.35 * f / (g + f) + 0.74 * f * g / ((g + f) * c1)
 
 
 def scikit(u: np.ndarray, y: np.ndarray) -> GaussianProcessRegressor:
@@ -60,8 +40,26 @@ def scikit(u: np.ndarray, y: np.ndarray) -> GaussianProcessRegressor:
         return GaussianProcessRegressor(kernel, normalize_y=True, random_state=0).fit(u, y)
 
 
-def nrmse(prediction: np.ndarray, y: np.ndarray) -> float:
-    return float(np.sqrt(np.mean((prediction - y) ** 2)) / y.std())
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "bars"), [
+    (100, {"borehole": 0.0035, "otl": 0.0042, "piston": 0.040, "wing": 0.0095}),
+    (500, {"borehole": 0.0007, "otl": 0.0006}),
+], ids=["100", "500"])  # fmt: skip
+def test_functions_are_learned_better_than_by_what_people_use(n, bars):
+    """Medians of three scramblings on 5000 new points; the bars lie below scikit-learn, SMT and botorch, as measured in
+    `tests/benchmarks/test_gp.py`. Intervals of one design scatter by several percent: their mean is held."""
+    for name, bar in bars.items():
+        function, errors, inside = FUNCTIONS[name], [], []
+        new = sobol(5000, function.d, 99)
+        y = function.f(new)
+        for seed in range(3):
+            p = emulate.fit(GP(), function.runs(n, seed), seed=0).predict(new)
+            mean, sd = p.mean[:, 0].numpy(), p.stddev[:, 0].numpy()
+            errors.append(nrmse(mean, y))
+            inside.append(float((np.abs(mean - y) < 1.96 * sd).mean()))
+        print(f"{name}, {n} runs: NRMSE {np.median(errors):.5f} {errors}, coverage {np.mean(inside):.3f} {inside}")
+        assert np.median(errors) < bar
+        assert 0.92 < np.mean(inside) < 0.98
 
 
 @pytest.mark.slow
@@ -102,7 +100,7 @@ def waves(u: np.ndarray) -> np.ndarray:
 @pytest.mark.slow
 @pytest.mark.parametrize("f", [(franke, 2), (waves, 3), (ishigami, 3)], ids=["franke", "waves", "ishigami"])
 def test_intervals_hold_what_they_say_whatever_the_accuracy(f):
-    """80 runs, six scramblings; without `calibrate` the intervals of the same fits are further off."""
+    """80 runs, six scramblings; without `calibrate` the intervals of the same fits are further off, design by design."""
     f, d = f
     new, inside, bare = sobol(1024, d, 99), [], []
     for seed in range(6):
@@ -110,9 +108,12 @@ def test_intervals_hold_what_they_say_whatever_the_accuracy(f):
         for recipe, shares in ((GP(), inside), (GP(calibrate=False), bare)):
             p = emulate.fit(recipe, table(u, f(u)), seed=0).predict(new)
             shares.append(float((np.abs(p.mean[:, 0].numpy() - f(new)) < 1.96 * p.stddev[:, 0].numpy()).mean()))
-    print(f"coverage {np.mean(inside):.3f} {inside}, without calibration {np.mean(bare):.3f}")
+    off, bare_off = (np.sqrt(np.mean((np.array(shares) - 0.95) ** 2)) for shares in (inside, bare))
+    print(
+        f"coverage {np.mean(inside):.3f} {inside}, off by {off:.3f}; without calibration {np.mean(bare):.3f}, {bare_off:.3f}"
+    )
     assert 0.90 < np.mean(inside) < 0.99
-    assert abs(np.mean(inside) - 0.95) < abs(np.mean(bare) - 0.95)
+    assert off < bare_off
 
 
 def damped(u: np.ndarray) -> np.ndarray:
