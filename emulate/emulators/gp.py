@@ -68,6 +68,23 @@ class _Fitted(Core):
         spread = (1 - v.square().sum(-1)).clamp_min(0) + t.square().sum(-1) + self.eta[:, None]
         return mean, (self.variance[:, None] * spread[self.group] + _ROUNDING).sqrt()
 
+    @property
+    def noise(self) -> Tensor:
+        """The part `[p]` of the variance that belongs to a run and not to the mean: s^2 eta."""
+        return self.variance * self.eta[self.group] + _ROUNDING
+
+    @torch.no_grad()
+    def covariance(self, a: Tensor, b: Tensor) -> Tensor:
+        """cov(mean(a), mean(b)) `[p, A, B]` of the process given its runs, at a `[A, d]` and b `[B, d]`."""
+        (v, t), (w, s) = (self._white(x) for x in (a, b))
+        k = kernel(a, columns_of(b), self.length, self.order, self._kernel)
+        return (self.variance[:, None, None]) * (k - v @ w.mT + t @ s.mT)[self.group]
+
+    def _white(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """L^-1 k(u) `[g, N, n]` and R^-T h - Q^T L^-1 k(u) `[g, N, k]`."""
+        v = kernel(u, self._columns, self.length, self.order, self._kernel) @ self.inverse.mT
+        return v, basis(u, self._mean) @ self.r_inverse - v @ self.q
+
     @torch.no_grad()
     def slopes(self, u: Tensor) -> tuple[Tensor, Tensor]:
         parts = [self._slopes(part) for part in u.split(_ROWS)]
