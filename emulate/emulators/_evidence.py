@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emulate.emulators._kernels import MEANS, basis, columns_of, correlation, correlation_slope, determined, exponents  # noqa: F401
+from emulate.emulators._kernels import basis, correlation, correlation_slope
 
 LENGTH = (
     math.log(0.02),

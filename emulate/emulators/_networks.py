@@ -42,19 +42,6 @@ def output(x: Tensor, layer: Layer) -> Tensor:
     return torch.baddbmm(layer[1], x, layer[0])
 
 
-def basis_slopes(u: Tensor, mean: str) -> Tensor:
-    """dh/du `[d, n, k]` of `basis(u, mean)`."""
-    n, d = u.shape
-    x, eye = 2 * u - 1, 2 * torch.eye(d, dtype=u.dtype, device=u.device)
-    parts = [x.new_zeros(d, n, 1)]
-    if mean != "constant":
-        parts.append(eye[:, None].expand(d, n, d))
-    if mean == "quadratic":
-        i, j = torch.triu_indices(d, d)
-        parts.append(x[:, i] * eye[:, None, j] + eye[:, None, i] * x[:, j])
-    return torch.cat(parts, -1)
-
-
 def new_layers(sizes: list[int], members: int, *, learned: bool, generator: torch.Generator) -> list[Layer]:
     """Hidden layers as they start, each member with weights of its own; sizes from the entrance to the last of them."""
 

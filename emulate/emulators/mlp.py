@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from emulate.contracts import Core, Recipe
-from emulate.emulators._evidence import MEANS, basis, determined
-from emulate.emulators._networks import basis_slopes, hidden, hidden_slopes, named, new_layers, output, unnamed
+from emulate.emulators._kernels import MEANS, basis, basis_slopes, determined
+from emulate.emulators._networks import hidden, hidden_slopes, named, new_layers, output, unnamed
 from emulate.emulators._threads import calm
 from emulate.emulators._training import Noises, Pace, Values, learn
 
@@ -48,7 +48,9 @@ class _Fitted(Core):
         *inner, last = self._layers()
         x, t = hidden_slopes(u, inner)
         each = output(x, last) * self.scale + basis(u, self._trend) @ self.beta
-        t = (t @ last[0][:, None]) * self.scale[:, None] + basis_slopes(u, self._trend) @ self.beta[:, None]
+        t = (t @ last[0][:, None]) * self.scale[:, None] + basis_slopes(u, self._trend).movedim(-1, 0) @ self.beta[
+            :, None
+        ]
         mean = t.mean(0)
         variance = 2 * ((each - each.mean(0))[:, None] * t).mean(0)
         if self._heads:
@@ -120,7 +122,9 @@ class MLP(Recipe):
         beta, scale = _trends(u, z, seen, trend, slopes, sobolev)
 
         def value(u: Tensor, with_slopes: bool) -> tuple[Tensor, Tensor | None]:
-            return basis(u, trend) @ beta, basis_slopes(u, trend) @ beta[:, None] if with_slopes else None
+            return basis(u, trend) @ beta, basis_slopes(u, trend).movedim(-1, 0) @ beta[
+                :, None
+            ] if with_slopes else None
 
         full = self.optimizer == "lbfgs" or (self.optimizer == "auto" and len(u) <= _FULL)
         pace = Pace(self.epochs, self.patience, full, self.batch, self.rate, self.schedule)
@@ -181,7 +185,7 @@ def _trends(u: Tensor, z: Tensor, seen: Tensor, trend: str, slopes: Tensor | Non
             sobolev: float) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Coefficients `[members, k, p]` and the root mean square of what they leave `[members, 1, p]`."""
     h, beta, scale, weight = basis(u, trend), [], [], (sobolev / 12) ** 0.5
-    steep = None if slopes is None else weight * basis_slopes(u, trend)  # [d, n, k]
+    steep = None if slopes is None else weight * basis_slopes(u, trend).movedim(-1, 0)  # [d, n, k]
     for mask in seen > 0:
         rows, values = h[mask], z[mask]
         left, right = rows, values

@@ -12,7 +12,7 @@ from torch import Tensor
 import emulate
 from emulate.contracts import Core, rows_of
 from emulate.emulators._derivatives import KERNELS, Evidence, Seen, covariance, determined, nuggets, radial, trend
-from emulate.emulators._evidence import MEANS, basis, columns_of, correlation, exponents
+from emulate.emulators._kernels import MEANS, basis, columns_of, correlation, exponents
 from emulate.emulators.gp import GP
 from emulate.emulators.gradient_gp import GradientGP, _fit
 from emulate.errors import InputError

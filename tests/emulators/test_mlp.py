@@ -8,7 +8,7 @@ import torch
 
 import emulate
 from emulate.contracts import Core
-from emulate.emulators._evidence import MEANS, basis
+from emulate.emulators._kernels import MEANS, basis
 from emulate.emulators.mlp import MLP, _variance
 from emulate.emulators.polynomial import Polynomial
 from emulate.runs import Field, Outputs, Runs
