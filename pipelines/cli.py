@@ -193,7 +193,7 @@ def status(study: StudyFile, set_: Overrides = None,
            run: Annotated[str, typer.Option("--run", metavar="KEY", help="Print one run: its key's first digits.")] = "",
            ) -> int:  # fmt: skip
     """Say which stages are done, running, failed or stale, and how many runs are stored."""
-    from pipelines import engine, failures
+    from pipelines import engine, failures, rounds
     from pipelines.config import load_study
     from pipelines.terminal import Terminal, duration
 
@@ -205,6 +205,8 @@ def status(study: StudyFile, set_: Overrides = None,
     rows = [(s.stage, s.status, duration(s.seconds) if s.seconds is not None else "", s.why) for s in states]
     terminal.table(f"{loaded.name} in {loaded.folder}", ("stage", "status", "took", ""), rows)
     terminal.say(engine.stored(loaded))
+    if said := rounds.status(loaded):
+        terminal.say(said)
     failures.show_under_way(loaded, terminal)
     if failed:
         failures.show_failed(loaded, terminal)

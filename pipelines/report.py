@@ -73,6 +73,7 @@ def _page(folder: Path) -> dict[str, Any]:
         "question": _question(study, inferred),
         "verdict": _verdict(findings),
         "findings": findings,
+        "rounds": _rounds(_read(folder, "simulate/rounds.json"), study),
         "runs": _runs(_read(folder, "simulate/summary.json"), _read(folder, "simulate/fidelities.json") or {}),
         "scores": _scores(scores),
         "compared": _compared(_read(folder, "train/comparison.json") or {}, scores),
@@ -160,6 +161,11 @@ def _runs(summary: dict[str, Any] | None, fidelities: dict[str, Any]) -> dict[st
     kinds = Counter(f.get("kind") or "unknown" for f in failures)
     return {"sets": sets, "failures": failures[:_FAILURES], "more": max(0, len(failures) - _FAILURES),
             "kinds": kinds.most_common()}  # fmt: skip
+
+
+def _rounds(found: dict[str, Any] | None, study: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The loop of an active design; None where the study, as it is now, has none."""
+    return found if found and study.get("design", {}).get("use") == "active" else None
 
 
 def _scores(scores: Mapping[str, Any]) -> dict[str, Any] | None:

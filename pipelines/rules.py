@@ -22,7 +22,7 @@ def broken(study: Study) -> Iterator[str]:
     unable = list(_simulator(study))
     yield from unable
     able = () if unable else (_fidelities, _noise)
-    for rule in (_sizes, _region, _until, _emulators, _gradient, _observation, *able, _surroundings):
+    for rule in (_sizes, _region, _until, _active, _emulators, _gradient, _observation, *able, _surroundings):
         yield from rule(study)
 
 
@@ -94,6 +94,24 @@ def _until(s: Study) -> Iterator[str]:
         yield (f"simulate.until: must have a design whose points go on, such as sobol. More points of "
                f"{s.design.entry.entry_name()} are other points; use another design, or take this out and raise "
                "design.runs.")  # fmt: skip
+
+
+def _active(s: Study) -> Iterator[str]:
+    """A design that asks an emulator needs one of the study that can answer, and room to go on."""
+    if not hasattr(s.design.entry, "look"):
+        return
+    name, budget, runs = s.guide, s.design.entry.budget, s.design.runs
+    if name not in s.emulators:
+        yield (f"design.emulator: must name an emulator of this study: {', '.join(s.emulators)}. Got {shown(name)}"
+               f".{nearest(name, s.emulators)}")  # fmt: skip
+    elif "coarse" in s.emulators[name].takes:
+        yield (f"design.emulator: must learn from the study's own runs alone. {name} reads fidelities, which run after the "
+               "training points are chosen; name another.")  # fmt: skip
+    if budget < runs:
+        yield (f"design.budget: must be at least design.runs = {runs}, the first points of the loop. Got {budget}; raise it "
+               "or lower design.runs.")  # fmt: skip
+    if s.simulate.until is not None:
+        yield "simulate.until: is only read with a design that asks no emulator; design.budget says when to stop. Take it out."
 
 
 def _emulators(s: Study) -> Iterator[str]:

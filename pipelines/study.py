@@ -220,6 +220,13 @@ class Study:
     file: Path  # where the study was read
     fidelities: dict[str, Fidelity] = field(default_factory=dict)  # by name, in the order of the file
 
+    @property
+    def guide(self) -> str:
+        """The emulator that an active design asks where to run; nothing where the design asks none."""
+        if not hasattr(self.design.entry, "look"):
+            return ""
+        return self.design.entry.emulator or next((n for n in self.emulators if n != self.train.baseline), "")
+
     def simulator_of(self, fidelity: str = "") -> "Simulator":
         """The simulator of a fidelity, the study's own without one."""
         return self.fidelities[fidelity].simulator if fidelity else self.simulator
@@ -267,6 +274,11 @@ class Study:
             if self.fidelities:
                 part["fidelities"] = {n: {"runs": f.runs, **self._versioned(n)} for n, f in self.fidelities.items()}
             part |= {"require": self.simulate.require, "jacobians": self.gradient_spec("tangent")}
+            if self.guide:
+                part["active"] = {"design": whole["design"], "emulator": whole["emulators"].get(self.guide)}
+                if self.design.entry.aim == "posterior":
+                    told = {k: whole["infer"].get(k) for k in ("observation", "likelihood", "outside", "feasible")}
+                    part["active"] |= {"posterior": told, "digests": self.section("infer")["digests"]}
             if self.simulate.until is not None:
                 part |= {"until": self.simulate.until, "most": self.simulate.most}
                 part |= {"skip": self.simulate.skip} if self.simulate.skip else {}

@@ -7,7 +7,7 @@ import numpy as np
 from emulate import outlook
 from emulate.errors import CampaignError, InputError
 from emulate.runs import Runs
-from pipelines import fidelities, files, forecasts, hindsight, tables
+from pipelines import fidelities, files, forecasts, hindsight, rounds, tables
 from pipelines.stages import design
 from pipelines.workbench import EXTRA, SETS, Workbench, warn_of_unread, with_jacobians
 
@@ -26,6 +26,7 @@ def forecast(bench: Workbench) -> str:
     asked = {t.key: t for t in bench.tasks(np.concatenate(list(sets.values())), training=sets["training"])}
     todo = bench.missing(asked.values())
     said = f"{len(todo)} runs to do{with_jacobians(todo)}, {len(asked) - len(todo)} stored" + fidelities.forecast(bench)
+    said += rounds.forecast(bench)
     return said + forecasts.sentence(bench, {"": asked.values(), **forecasts.of_fidelities(bench)})
 
 
@@ -46,6 +47,9 @@ def run(bench: Workbench) -> str:
     if study.simulate.until is not None:
         sets["training"] = _more(bench, sets["training"])
         theta = np.concatenate(list(sets.values()))
+    if study.guide:
+        sets["training"] = rounds.grow(bench, sets["training"])
+        theta = np.concatenate(list(sets.values()))
     both = bench.runs(theta)
     by_set = _by_set(bench, sets, both)
     _write(bench, by_set)
@@ -59,6 +63,7 @@ def run(bench: Workbench) -> str:
             "outputs": (figures.outputs(both), "Every finished run, coloured by the first parameter."),
             **hindsight.figures(bench, both, alike),
             **fidelities.keep(bench, by_set["training"], quick, others),
+            **(rounds.figures(bench) if study.guide else {}),
         },
     )
     spec = {k: v for k, v in study.simulator_spec.items() if k != "space"}
@@ -73,6 +78,7 @@ def run(bench: Workbench) -> str:
             "jacobians": tables.jacobians(by_set["training"]),
             "seconds_per_run": float(np.nanmedian(both.seconds)),
             "seconds_of_runs": float(np.nansum(both.seconds)),
+            **(rounds.summary(bench) if study.guide else {}),
         },
     )
     bench.journal.append(
