@@ -31,6 +31,7 @@ SETTINGS = {
     "gp_each": {"use": "gp"},
     "mlp": {"members": 3, "width": 4, "layers": 1, "epochs": 5},
     "polynomial": {},
+    "noisy_gp": {},
     "svgp": {"inducing": 6, "kernels": 1},
     "flow": {"transforms": 1, "width": 4, "layers": 1, "bins": 4, "epochs": 2, "points": 16},
     "gradient_gp": {"kernels": 1, "kernel": "rbf", "mean": "constant", "starts": 1},

@@ -1,0 +1,241 @@
+"""Gaussian processes of simulators whose noise depends on the parameters, best of runs that repeat them."""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+import torch
+from annotated_types import Ge
+from torch import Tensor
+from torch.distributions import Normal
+
+from emulate.contracts import Core, Recipe
+from emulate.distributions import Correlated
+from emulate.emulators import _calibration as calibration
+from emulate.emulators._evidence import Evidence, factors
+from emulate.emulators._kernels import KERNELS, MEANS, columns_of, determined, kernel
+from emulate.emulators._threads import calm
+from emulate.emulators.gp import _EACH, _SHARED, _Fitted
+from emulate.errors import InputError
+
+_ENOUGH = 8  # places with repeated runs from which these alone tell the noise
+_LEAST = 1e-12  # of a component's variance, of which the logarithm is taken
+
+
+class _Noisy(Core):
+    """A process, and around it the noise of a run, s^2 eta exp(g) with g the mean of another process."""
+
+    def __init__(self, state: dict[str, Tensor]):
+        super().__init__()
+        self.process, self.noise = (
+            _Fitted({n.removeprefix(part): t for n, t in state.items() if n.startswith(part)})
+            for part in ("process.", "noise.")
+        )
+        self.register_buffer("level", state["level"])
+        self.register_buffer("mix", state.get("mix", self.level.new_zeros(0, 0)))
+
+    def forward(self, u: Tensor) -> Normal | Correlated:
+        p = self.process(u)
+        sd = (p.variance + self.level * self.noise(u).mean.exp()).sqrt()
+        return Correlated(p.mean, sd, self.mix) if len(self.mix) else Normal(p.mean, sd, validate_args=False)
+
+    @torch.no_grad()
+    def slopes(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        mean, variance = self.process.slopes(u)
+        noise = self.level * self.noise(u).mean.exp()
+        return mean, variance + noise[..., None] * self.noise.slopes(u)[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisyGP(Recipe):
+    r"""Gaussian process whose noise depends on the parameters: for stochastic simulators, best with repeated runs.
+
+    z_ij = h(u_i)^T beta + f(u_i) + e_ij with e_ij ~ N(0, s^2 eta w(u_i)) for run j of r_i at place i (stochastic kriging;
+    Ankenman, Nelson and Staum 2010). ln w is a Gaussian process of its own, of the logarithms of the runs' sample variances
+    at each place, whose error is known: trigamma((r_i - 1) / 2), with the bias of the logarithm taken off. The likelihood
+    of lengths and eta is that of all n runs at the cost of their k places (Binois, Gramacy and Ludkovski 2018), B the sum
+    of squares within places, each over its w, and C = K + eta diag(w_i / r_i):
+
+        s^2 = (z^T P z + B / eta) / (n - q),    -2 ln E = (n - q) ln s^2 + ln|C| + 2 ln|R| + (n - k) ln eta
+
+    Where fewer than eight places have two runs, the noise is read from the residuals of a process with one noise (Goldberg,
+    Williams and Bishop 1998; Kersting et al. 2007), which needs many runs. The prediction is that of a single run, noise
+    included. Repeat a design's points with other seeds for `Runs.of`: five to ten runs each, at ten places per parameter.
+    A fit costs k^3 for each of p components, so it is for some hundred places.
+
+    >>> NoisyGP().minimum_runs(3)
+    3
+    """
+
+    kernel: Literal["rbf", "matern52", "matern32"] = "rbf"  # of the mean; the noise is always rbf
+    mean: Literal["constant", "linear", "quadratic"] = "constant"  # the trend below the process
+    starts: Annotated[int, Ge(1)] = 2  # starting points of the search for the lengths and eta
+
+    def minimum_runs(self, d: int) -> int:
+        return 2 + {"linear": 1 + d, "quadratic": (d + 1) * (d + 2) // 2}.get(self.mean, 1)
+
+    def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int) -> Core:
+        places, at, repeats = torch.unique(u, dim=0, return_inverse=True, return_counts=True)
+        if not determined(places, self.mean):
+            raise InputError(f"noisy_gp: mean must have coefficients that the runs determine. Got mean = {self.mean!r} and runs "
+                             f"at {len(places)} places; choose a simpler mean, or run more places.")  # fmt: skip
+        rng, d = np.random.default_rng(seed), u.shape[-1]
+        starts = [np.zeros(d), np.full(d, math.log(0.4)), *rng.normal(0.0, 1.0, (max(0, self.starts - 2), d))]
+        fits, noises = [], []
+        with calm(len(places)):
+            for x in z.split(1, 1):
+                seen = _Seen.of(places, x, at, repeats)
+                noise = _noise(seen, self._fit(seen, noisy, starts), starts) if noisy else _even(seen)
+                noises.append(noise)
+                fits.append(self._fit(seen.weighted(_told(noise, places)), noisy, starts))
+            state = {f"process.{n}": t for n, t in _joined(fits, self.kernel, self.mean).items()}
+            state |= {f"noise.{n}": t for n, t in _joined(noises, "rbf", "constant").items()}
+            level = torch.cat([f.level for f in fits])
+            core = _Noisy({**state, "level": level})
+            single = level * core.noise(u).mean.exp()  # [n, p], the variance of one run
+            residual = z - torch.cat([f.left_out for f in fits], 1)[at]
+            spread = torch.cat([f.spread for f in fits], 1)[at] + single * (1 - 1 / repeats[at, None])
+            if self.calibrate:
+                scale = calibration.scale(residual / spread.sqrt()).square()
+                core.level, core.process.variance = core.level * scale, core.process.variance * scale
+                spread = spread * scale
+                core.mix = calibration.mix(residual / spread.sqrt())
+        sd = spread.sqrt()
+        core.left_out = Correlated(z - residual, sd, core.mix) if len(core.mix) else Normal(z - residual, sd)
+        return core
+
+    def rebuild(self, state: dict[str, Tensor]) -> Core:
+        return _Noisy(state)
+
+    def _fit(self, seen: "_Seen", noisy: bool, starts: list[np.ndarray]) -> "_Fit":
+        return _fit(seen, self.kernel, self.mean, noisy, starts[: self.starts])
+
+
+class _Seen(NamedTuple):
+    """Runs by their places: u `[k, d]`, means z `[k, 1]`, repeats and sums of squares within `[k]`, relative noise w `[k]`."""
+
+    u: Tensor
+    z: Tensor
+    repeats: Tensor
+    within: Tensor
+    noise: Tensor
+
+    @staticmethod
+    def of(places: Tensor, z: Tensor, at: Tensor, repeats: Tensor) -> "_Seen":
+        total = z.new_zeros(len(places), 1).index_add_(0, at, z)
+        mean = total / repeats[:, None]
+        within = z.new_zeros(len(places)).index_add_(0, at, (z - mean[at]).square()[:, 0])
+        return _Seen(places, mean, repeats, within, torch.ones_like(within))
+
+    def weighted(self, noise: Tensor) -> "_Seen":
+        return self._replace(noise=noise)
+
+    @property
+    def root(self) -> Tensor:
+        """Of the relative variance of a place's mean, `[k, 1]`."""
+        return (self.noise / self.repeats).sqrt()[:, None]
+
+    @property
+    def rest(self) -> float:
+        return float((self.within / self.noise).sum())
+
+    @property
+    def more(self) -> int:
+        return int(self.repeats.sum()) - len(self.u)
+
+
+class _Places(Evidence):
+    """-ln E of all runs, in units of each place's noise: there the covariance is D^-1/2 K D^-1/2 + eta 1."""
+
+    def __init__(self, seen: _Seen, kernel: str, mean: str, *, noisy: bool):
+        super().__init__(seen.u, seen.z / seen.root, kernel, mean, noisy=noisy)
+        self.h = self.h / seen.root
+        plain, self.rest, self.more, inverse = self.covariance, seen.rest, seen.more, 1 / (seen.root @ seen.root.T)
+
+        def scaled(x):
+            k, pull_back = plain(x)
+            return k * inverse, lambda slope: pull_back(slope * inverse)
+
+        self.covariance = scaled
+
+    def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        eta = math.exp(x[-1])
+        k, pull_back = self.covariance(x[:-1])
+        f = factors(k, eta, self.h, self.z)
+        if f is None:
+            return 1e10, np.zeros_like(x)
+        free = len(self.z) + self.more - self.h.shape[1]
+        s2 = max((float(f.residual.square().sum()) + self.rest / eta) / free, 1e-20)
+        volume = f.lower.diagonal().log().sum() + f.r.diagonal().abs().log().sum()
+        value = 0.5 * free * math.log(s2) + float(volume) + 0.5 * self.more * x[-1]
+        back = torch.linalg.solve_triangular(f.lower.T, torch.cat([f.q, f.residual], 1), upper=True)
+        trend, data = back[:, :-1], back[:, -1:]
+        slope = 0.5 * (torch.cholesky_inverse(f.lower) - trend @ trend.T - data @ data.T / s2)
+        by_eta = float(slope.diagonal().sum()) * eta + 0.5 * self.more - 0.5 * self.rest / (eta * s2)
+        pull = (x - self.centre) / self.width
+        return value + 0.5 * float(pull @ pull), np.append(pull_back(slope), by_eta) + pull / self.width
+
+
+class _Fit(NamedTuple):
+    """Of one component."""
+
+    points: Tensor
+    state: dict[str, Tensor]
+    left_out: Tensor  # [k, 1], the mean of every place by the others
+    spread: Tensor  # [k, 1], the variance of that place's mean
+    level: Tensor  # [1], s^2 eta
+
+
+def _fit(seen: _Seen, name: str, mean: str, noisy: bool, starts: list[np.ndarray]) -> _Fit:
+    evidence, d = _Places(seen, name, mean, noisy=noisy), seen.u.shape[-1]
+    x = evidence.climb(starts)
+    length, eta, root = torch.from_numpy(np.exp(x[:d])), math.exp(x[-1]), seen.root
+    order = torch.zeros((), dtype=seen.z.dtype)
+    k = kernel(seen.u, columns_of(seen.u), length, order, name) / (root @ root.T)
+    while (f := factors(k, eta, evidence.h, evidence.z)) is None:
+        eta *= 10
+    s2 = (f.residual.square().sum(0) + seen.rest / eta) / (len(seen.u) + seen.more - evidence.h.shape[1])
+    s2 = s2.clamp_min(1e-20)
+    inverse = torch.linalg.solve_triangular(f.lower, torch.diag(1 / root[:, 0]), upper=False)
+    outside = inverse - f.q @ (f.q.T @ inverse)  # P = outside^T outside
+    precision, r_inverse = outside.square().sum(0)[:, None], torch.linalg.inv(f.r)
+    weights = inverse.T @ f.residual
+    state = {"variance": s2, "weights": weights.T.contiguous(), "beta": (r_inverse @ (f.q.T @ f.white)).T.contiguous(),
+             "length": length, "order": order, "eta": torch.zeros((), dtype=s2.dtype), "inverse": inverse,
+             "q": f.q.contiguous(), "r_inverse": r_inverse}  # fmt: skip
+    return _Fit(seen.u, state, seen.z - outside.T @ f.residual / precision, s2 / precision, s2 * eta)
+
+
+def _noise(seen: _Seen, even: _Fit, starts: list[np.ndarray]) -> _Fit:
+    """The process of ln w: of sample variances, or of residuals of a process with one noise where runs are not repeated."""
+    free = seen.repeats.to(seen.z.dtype) - 1
+    some = seen.repeats > 1
+    variance = seen.within / free.clamp_min(1)
+    if int(some.sum()) < _ENOUGH:
+        off = (seen.z - even.left_out)[:, 0]
+        variance, free, some = off.square() * even.level / even.spread[:, 0], torch.ones_like(free), free >= 0
+    free, floor = free[some] / 2, _LEAST * (1 + float(seen.z.square().mean()))
+    seen_ln = variance[some].clamp_min(floor).log() - torch.digamma(free) + free.log()
+    error = torch.polygamma(1, free)  # the variance of each
+    ones = torch.ones_like(seen.repeats[some])
+    told = _Seen(seen.u[some], seen_ln[:, None], ones, torch.zeros_like(error), error)
+    return _fit(told, "rbf", "constant", True, starts[:1])
+
+
+def _even(seen: _Seen) -> _Fit:
+    """No noise to tell: w = 1."""
+    flat = seen._replace(z=torch.zeros_like(seen.z), within=torch.zeros_like(seen.within))
+    return _fit(flat, "rbf", "constant", True, [np.zeros(seen.u.shape[-1])])
+
+
+def _told(noise: _Fit, u: Tensor) -> Tensor:
+    """w at u."""
+    return _Fitted(_joined([noise], "rbf", "constant"))(u).mean[:, 0].exp()
+
+
+def _joined(fits: list[_Fit], name: str, mean: str) -> dict[str, Tensor]:
+    state = {n: torch.cat([f.state[n] for f in fits]) for n in _EACH}
+    state |= {n: torch.stack([f.state[n] for f in fits]) for n in _SHARED}
+    choice = torch.tensor([KERNELS.index(name), MEANS.index(mean)])
+    return {**state, "group": torch.arange(len(fits)), "points": fits[0].points.contiguous(), "choice": choice}
