@@ -26,7 +26,7 @@ from emulate.runs import Outputs, Runs
 from emulate.space import Space
 from emulate.transforms import OutputTransform
 
-_MANY, _SOME = 300, 200  # of more runs than the first, so many choose between y and ln y
+_SOME = 200  # runs that choose between y and ln y
 _EDGE = 1e-9  # box widths that a point may lie outside by rounding
 
 
@@ -71,11 +71,10 @@ def _trained(recipe: Recipe, finished: Runs, coarse: tuple[tuple[Tensor, Tensor]
                          "simulate.jacobians (auto finds how), give `jacobian` to `Runs.of`, or another recipe.")  # fmt: skip
     u, found = finished.space.scaled(theta), []
     both = recipe.log == "auto" and bool(finished.outputs.positive.any())
-    if both and len(finished) > _MANY:  # some of the runs tell which
-        some = finished.select(np.linspace(0, len(finished) - 1, _SOME).astype(int))
-        return _trained(
-            replace(recipe, log=_trained(recipe, some, coarse, seed=seed)[0].logged), finished, coarse, seed=seed
-        )
+    if both and (len(finished) > _SOME or recipe.quick() is not recipe):  # a quick look at some of the runs tells which
+        some = finished.select(np.unique(np.linspace(0, len(finished) - 1, _SOME).astype(int)))
+        transform, core = _trained(recipe.quick(), some, coarse, seed=seed)
+        return _trained(replace(recipe, log=core.left_out is None or transform.logged), finished, coarse, seed=seed)
     for log in (True, False) if both else (bool(recipe.log),):
         transform = OutputTransform.fit(finished.outputs, finished.y, log=log, truncation=recipe.truncation)
         given = {"slopes": None if slopes is None else transform.slopes(y, slopes), "coarse": coarse}
