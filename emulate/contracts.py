@@ -18,6 +18,7 @@ from annotated_types import Ge
 from torch import Tensor
 from torch.distributions import Distribution
 
+from emulate.costs import Cost
 from emulate.errors import InputError
 from emulate.runs import Outputs, Runs
 from emulate.space import Space
@@ -140,6 +141,11 @@ class Recipe(Entry, ABC):
     @abstractmethod
     def minimum_runs(self, d: int) -> int:
         """The least number of finished runs that this recipe accepts for d parameters."""
+
+    def cost(self, n: int, d: int, p: int) -> Cost | None:
+        """What `train` takes with n runs, d parameters and p components; None where nobody knows. A recipe that grows
+        faster than its runs overrides it, so that this can be said before."""
+        return None
 
     @abstractmethod
     def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int) -> Core:
