@@ -127,8 +127,8 @@ class Recipe(Entry, ABC):
     What `takes` names is given to `train` beside u and z, as a keyword of that name:
 
     - `slopes`: dz/du `[n, p, d]` of runs that carry Jacobians, else None; with `needs_slopes` those are refused.
-    - `coarse`: (u `[c, d]`, z `[c, q]`) of each cheaper fidelity in the recipe's `fidelities`, in that order, with
-      components of its own.
+    - `coarse`: (u `[c, d]`, z `[c, q]`) of each cheaper fidelity in the recipe's `fidelities`, in that order, in the
+      components of the study's own runs where the outputs are the same, else in components of its own.
     """
 
     takes: ClassVar[tuple[str, ...]] = ()

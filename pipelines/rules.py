@@ -138,6 +138,11 @@ def _emulators(s: Study) -> Iterator[str]:
         if s.design.runs < least:
             yield (f"design.runs: must be at least {least}, for emulators.{name} needs that many with {s.space.d} "
                    f"parameters. Got {s.design.runs}.")  # fmt: skip
+        for word in getattr(recipe, "fidelities", ()):
+            if word not in s.fidelities:
+                there = ", ".join(s.fidelities) or "none"
+                yield (f"emulators.{name}.fidelities: must be among those of design.fidelities, {there}. Got {shown(word)}"
+                       f"; add it there, or mend the name.{nearest(word, s.fidelities)}")  # fmt: skip
         try:
             price = recipe.cost(s.design.runs, s.space.d, min(s.simulator.outputs.size, s.design.runs))
             affordable(f"emulators.{name}", price, f"design.runs = {s.design.runs}")
