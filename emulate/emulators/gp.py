@@ -147,10 +147,10 @@ class GP(Recipe):
         are kept."""
         kernels = min(p, self.kernels + 1)
         seconds = 70 * kernels * steps(n, d) + 400 * min(p, _LEADING) * steps(min(n, _MANY), d)
-        return Cost(seconds, 8 * n**2 * (8 + d / 2 + 2 * kernels), "use svgp, or a network such as mlp")
+        return Cost(seconds, 8 * n**2 * (16 + d / 2 + 2 * kernels), "use svgp, or a network such as mlp")
 
     def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int) -> Core:
-        affordable("gp", self.cost(*u.shape, z.shape[1]), f"{len(u)} runs x {z.shape[1]} components")
+        affordable("gp", self.cost(*u.shape, z.shape[1]), f"{len(u)} runs")
         noisy = noisy if self.noise == "auto" else self.noise == "fitted"
         d, rng = u.shape[-1], np.random.default_rng(seed)
         known = [np.zeros(d), np.append(np.zeros(d), ROUGH), np.full(d, np.log(0.4))]

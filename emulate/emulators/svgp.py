@@ -65,7 +65,7 @@ class SVGP(Recipe):
         return Cost(seconds, held, "lower inducing, or use a network such as mlp")
 
     def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int) -> Core:
-        affordable("svgp", self.cost(*u.shape, z.shape[1]), f"{len(u)} runs x {z.shape[1]} components")
+        affordable("svgp", self.cost(*u.shape, z.shape[1]), f"{len(u)} runs")
         noisy = noisy if self.noise == "auto" else self.noise == "fitted"
         rng, mean = np.random.default_rng(seed), self._mean(u)
         own = self.kernels if z.shape[1] > self.kernels + 1 else z.shape[1]
