@@ -18,6 +18,7 @@ from annotated_types import Ge
 from torch import Tensor
 from torch.distributions import Distribution
 
+from emulate.costs import Cost
 from emulate.errors import InputError
 from emulate.runs import Outputs, Runs
 from emulate.space import Space
@@ -126,8 +127,8 @@ class Recipe(Entry, ABC):
     What `takes` names is given to `train` beside u and z, as a keyword of that name:
 
     - `slopes`: dz/du `[n, p, d]` of runs that carry Jacobians, else None; with `needs_slopes` those are refused.
-    - `coarse`: (u `[c, d]`, z `[c, q]`) of each cheaper fidelity in the recipe's `fidelities`, in that order, with
-      components of its own.
+    - `coarse`: (u `[c, d]`, z `[c, q]`) of each cheaper fidelity in the recipe's `fidelities`, in that order, in the
+      components of the study's own runs where the outputs are the same, else in components of its own.
     """
 
     takes: ClassVar[tuple[str, ...]] = ()
@@ -144,6 +145,11 @@ class Recipe(Entry, ABC):
     def quick(self) -> "Recipe":
         """A recipe that is trained faster and errs alike: what chooses the transform where `log` is "auto"."""
         return self
+
+    def cost(self, n: int, d: int, p: int) -> Cost | None:
+        """What `train` takes with n runs, d parameters and p components; None where nobody knows. A recipe that grows
+        faster than its runs overrides it, so that this can be said before."""
+        return None
 
     @abstractmethod
     def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int) -> Core:

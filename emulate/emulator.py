@@ -1,6 +1,7 @@
 """`fit(recipe, runs, seed=...)` -> `Emulator`: the fitted stand-in p(y | theta), in physical units, with gradients."""
 
 import hashlib
+import json
 import os
 import platform
 import re
@@ -59,7 +60,7 @@ def fit(recipe: Recipe, runs: Runs, *, seed: int, fidelities: Mapping[str, Runs]
     return Emulator(runs.space, runs.outputs, recipe, core, transform, provenance, design, _hashes(finished))
 
 
-def _trained(recipe: Recipe, finished: Runs, coarse: tuple[tuple[Tensor, Tensor], ...], *,
+def _trained(recipe: Recipe, finished: Runs, coarse: tuple[Runs, ...], *,
              seed: int) -> tuple[OutputTransform, Core]:  # fmt: skip
     """The transform and what was trained on its z; of both transforms the one under which runs that were left out are
     the likelier, where the recipe asks for that and its training knows."""
@@ -76,8 +77,10 @@ def _trained(recipe: Recipe, finished: Runs, coarse: tuple[tuple[Tensor, Tensor]
         transform, core = _trained(recipe.quick(), some, coarse, seed=seed)
         return _trained(replace(recipe, log=core.left_out is None or transform.logged), finished, coarse, seed=seed)
     for log in (True, False) if both else (bool(recipe.log),):
-        transform = OutputTransform.fit(finished.outputs, finished.y, log=log, truncation=recipe.truncation)
-        given = {"slopes": None if slopes is None else transform.slopes(y, slopes), "coarse": coarse}
+        known = _pooled(finished, coarse, log)
+        transform = OutputTransform.fit(finished.outputs, known, log=log, truncation=recipe.truncation)
+        given = {"slopes": None if slopes is None else transform.slopes(y, slopes),
+                 "coarse": tuple(_components(recipe, finished, transform, cheap, log) for cheap in coarse)}  # fmt: skip
         with torch.enable_grad():
             core = recipe.train(u, transform.to_z(y), noisy=finished.stochastic, seed=seed,
                                 **{name: given[name] for name in recipe.takes})  # fmt: skip
@@ -87,8 +90,8 @@ def _trained(recipe: Recipe, finished: Runs, coarse: tuple[tuple[Tensor, Tensor]
     return max(found, key=lambda f: f[0])[1:]
 
 
-def _coarse(recipe: Recipe, runs: Runs, fidelities: Mapping[str, Runs]) -> tuple[tuple[Tensor, Tensor], ...]:
-    """u and z of the fidelities that the recipe reads, each with a transform of its own."""
+def _coarse(recipe: Recipe, runs: Runs, fidelities: Mapping[str, Runs]) -> tuple[Runs, ...]:
+    """The finished runs of the fidelities that the recipe reads."""
     made = []
     for name in getattr(recipe, "fidelities", ()) if "coarse" in recipe.takes else ():
         if name not in fidelities:
@@ -101,15 +104,38 @@ def _coarse(recipe: Recipe, runs: Runs, fidelities: Mapping[str, Runs]) -> tuple
         if not len(cheap):
             raise CampaignError(f"the fidelity {name!r} must have finished runs. Got none of {len(fidelities[name])}; mend "
                                 "its simulator, or take it out of the recipe.")  # fmt: skip
-        transform = OutputTransform.fit(cheap.outputs, cheap.y, log=bool(recipe.log), truncation=recipe.truncation)
-        made.append((cheap.space.scaled(torch.from_numpy(cheap.theta)), transform.to_z(torch.from_numpy(cheap.y))))
+        made.append(cheap)
     return tuple(made)
+
+
+def _components(
+    recipe: Recipe, finished: Runs, transform: OutputTransform, cheap: Runs, log: bool
+) -> tuple[Tensor, Tensor]:
+    """u and z of cheaper runs: by the transform of the runs where the outputs are the same, else by one of their own."""
+    own = OutputTransform.fit(cheap.outputs, cheap.y, log=log, truncation=recipe.truncation)
+    used = transform if cheap.outputs == finished.outputs else own
+    return cheap.space.scaled(torch.from_numpy(cheap.theta)), used.to_z(torch.from_numpy(cheap.y))
+
+
+def _pooled(finished: Runs, coarse: tuple[Runs, ...], log: bool) -> np.ndarray:
+    """y of the runs, and of cheaper ones with the same outputs, brought to the mean and spread of the runs: a few runs
+    span few components, and those of a cheaper simulator are much the same."""
+    alike = [cheap.y for cheap in coarse if cheap.outputs == finished.outputs and len(cheap) > 1]
+    if not alike:
+        return finished.y
+    logs = finished.outputs.positive & log & np.all([(y > 0).all(0) for y in (finished.y, *alike)], 0)
+    own, *others = (np.where(logs, np.log(np.where(logs, y, 1.0)), y) for y in (finished.y, *alike))
+    for i, w in enumerate(others):
+        sd = w.std(0)
+        others[i] = own.mean(0) + (w - w.mean(0)) * own.std(0) / np.where(sd > 0, sd, 1.0)
+    w = np.concatenate([own, *others])
+    return np.where(logs, np.exp(np.where(logs, w, 0.0)), w)
 
 
 def _provenance(recipe: Recipe, runs: Runs, finished: Runs, seed: int) -> dict[str, Any]:
     """Where it was trained: enough to repeat the fit and to tell whether the runs are the same."""
     return {
-        "recipe": {"use": recipe.entry_name(), **recipe.settings()},
+        "recipe": json.loads(json.dumps({"use": recipe.entry_name(), **recipe.settings()})),  # as a file gives it back
         "seed": seed,
         "runs": len(finished),
         "failed": len(runs) - len(finished),

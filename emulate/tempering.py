@@ -36,7 +36,8 @@ def tempered(log_likelihood: Callable[[Tensor], Tensor], n: int, d: int, *, seed
     for _ in range(_MOST):
         step = _step(value, 1 - power)
         power += step
-        x, value = (part[_resampled(step * value, generator)] for part in (x, value))
+        rows = _resampled(step * value, generator)
+        x, value = x[rows], value[rows]
         for _ in range(moves):
             x, value, accepted = _moved(log_likelihood, x, value, power, size, generator)
             size = min(max(size * (0.7 + accepted), 0.01), 2.38 / d**0.5)  # towards three in ten accepted
@@ -47,7 +48,8 @@ def tempered(log_likelihood: Callable[[Tensor], Tensor], n: int, d: int, *, seed
 
 def _value(log_likelihood: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     with torch.no_grad():
-        return torch.nan_to_num(log_likelihood(x), nan=-torch.inf)
+        value = log_likelihood(x)
+        return torch.where(value < torch.inf, value, -torch.inf)  # NaN is not below
 
 
 def _step(value: Tensor, most: float) -> float:
@@ -82,5 +84,5 @@ def _moved(log_likelihood: Callable[[Tensor], Tensor], x: Tensor, value: Tensor,
     new = x + size * torch.randn(n, d, generator=generator, dtype=x.dtype) @ root.T
     other = _value(log_likelihood, new)
     rise = power * (other - value) - 0.5 * (new.square().sum(-1) - x.square().sum(-1))
-    accept = torch.rand(n, generator=generator, dtype=x.dtype).log() < torch.nan_to_num(rise, nan=-torch.inf)
+    accept = torch.rand(n, generator=generator, dtype=x.dtype).log() < rise  # never where that is NaN
     return torch.where(accept[:, None], new, x), torch.where(accept, other, value), float(accept.double().mean())

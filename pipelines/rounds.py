@@ -57,10 +57,20 @@ def grow(bench: Workbench, theta: np.ndarray) -> np.ndarray:
         bench.write_points(EXTRA, {"training": theta[designed:]}, start=designed)
         bench.campaign(theta, f"simulate round {latest['round'] + 1}")
     files.write_json(bench.folder / ROUNDS, {"aim": design.aim, "target": design.target, "rounds": found})
+    if not bench.terminal.quiet:
+        _tell(bench, found)
+    return theta
+
+
+def _tell(bench: Workbench, found: list[dict[str, Any]]) -> None:
+    study, design = bench.study, bench.study.design.entry
     bench.terminal.table(f"{study.name}: emulator error over the {design.aim} by {study.guide}",
                          ("round", "runs", "finished", "error", "expected next", "chosen in"),
                          [_row(r) for r in found])  # fmt: skip
-    return theta
+    if design.target is not None and found[-1]["error"] > design.target:
+        bench.terminal.warn(f"the budget of {count(design.budget, 'training run')} is spent at an error of "
+                            f"{number(found[-1]['error'])}, and design.target is {design.target:g}. Raise design.budget; "
+                            "the loop goes on from there.")  # fmt: skip
 
 
 def forecast(bench: Workbench) -> str:

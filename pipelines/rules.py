@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from emulate.costs import affordable
 from emulate.errors import InputError, StoreError, nearest, shown
 from emulate.keys import canonical, identity
 from pipelines.addresses import resolve
@@ -137,6 +138,16 @@ def _emulators(s: Study) -> Iterator[str]:
         if s.design.runs < least:
             yield (f"design.runs: must be at least {least}, for emulators.{name} needs that many with {s.space.d} "
                    f"parameters. Got {s.design.runs}.")  # fmt: skip
+        for word in getattr(recipe, "fidelities", ()):
+            if word not in s.fidelities:
+                there = ", ".join(s.fidelities) or "none"
+                yield (f"emulators.{name}.fidelities: must be among those of design.fidelities, {there}. Got {shown(word)}"
+                       f"; add it there, or mend the name.{nearest(word, s.fidelities)}")  # fmt: skip
+        try:
+            price = recipe.cost(s.design.runs, s.space.d, min(s.simulator.outputs.size, s.design.runs))
+            affordable(f"emulators.{name}", price, f"design.runs = {s.design.runs}")
+        except InputError as e:
+            yield str(e)
         if recipe.needs_slopes and s.simulate.jacobians is None:
             yield (f"simulate.jacobians: must not be none, for emulators.{name} learns from the Jacobians of the training "
                    "runs. Got none; set it to auto, or use an emulator that reads values alone.")  # fmt: skip

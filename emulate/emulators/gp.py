@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from emulate.contracts import Core, Recipe
+from emulate.costs import Cost, affordable, steps
 from emulate.distributions import Correlated
 from emulate.emulators import _calibration as calibration
 from emulate.emulators._evidence import ROUGH, Evidence, factors
@@ -149,7 +150,15 @@ class GP(Recipe):
         quicker = replace(self, kernel=kernel, mean=mean, kernels=1, starts=1, calibrate=False)
         return self if self == quicker else quicker
 
+    def cost(self, n: int, d: int, p: int) -> Cost:
+        """About 70 steps for each kernel, folds included, and the choice by a few hundred runs; n^2 numbers of each kernel
+        are kept."""
+        kernels = min(p, self.kernels + 1)
+        seconds = 70 * kernels * steps(n, d) + 400 * min(p, _LEADING) * steps(min(n, _MANY), d)
+        return Cost(seconds, 8 * n**2 * (16 + d / 2 + 2 * kernels), "use svgp, or a network such as mlp")
+
     def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int) -> Core:
+        affordable("gp", self.cost(*u.shape, z.shape[1]), f"{len(u)} runs")
         noisy = noisy if self.noise == "auto" else self.noise == "fitted"
         d, rng = u.shape[-1], np.random.default_rng(seed)
         known = [np.zeros(d), np.append(np.zeros(d), ROUGH), np.full(d, np.log(0.4))]

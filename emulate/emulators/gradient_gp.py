@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from emulate.contracts import Core, Recipe
+from emulate.costs import Cost
 from emulate.emulators._derivatives import KERNELS, Evidence, Seen, covariance, determined, radial, trend
 from emulate.emulators._kernels import MEANS, basis
 from emulate.emulators._threads import calm
@@ -133,6 +134,10 @@ class GradientGP(Recipe):
 
     def minimum_runs(self, d: int) -> int:
         return {"quadratic": d + 2}.get(self.mean, 3)
+
+    def cost(self, n: int, d: int, p: int) -> Cost:
+        size, kernels = n * (1 + d), min(p, self.kernels + 1)
+        return Cost(65 * kernels * 1e-10 * size**3, 8 * size**2 * (8 + kernels), "use gp, which reads the values alone")
 
     def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int, slopes: Tensor) -> Core:
         noisy = noisy if self.noise == "auto" else self.noise == "fitted"

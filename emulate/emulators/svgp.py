@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from emulate.contracts import Core, Recipe
+from emulate.costs import Cost, affordable, products, steps
 from emulate.distributions import Correlated
 from emulate.emulators import _calibration as calibration
 from emulate.emulators._evidence import NOISE, NUGGET, ROUGH, Evidence
@@ -56,7 +57,15 @@ class SVGP(Recipe):
     def minimum_runs(self, d: int) -> int:
         return 2 + {"linear": 1 + d, "quadratic": (d + 1) * (d + 2) // 2}.get(self.mean, 1)
 
+    def cost(self, n: int, d: int, p: int) -> Cost:
+        """About 60 steps of the search for each kernel, then the factors of n x m, for two lengths or three."""
+        kernels, m, part = min(p, self.kernels + 1), min(self.inducing, n), min(self.part, n)
+        seconds = kernels * (60 * steps(part, d) + 3 * products(6 * n * m**2))
+        held = 8 * (5 * n * m + (8 + d / 2) * part**2 + (2 * kernels + 4) * m**2)
+        return Cost(seconds, held, "lower inducing, or use a network such as mlp")
+
     def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int) -> Core:
+        affordable("svgp", self.cost(*u.shape, z.shape[1]), f"{len(u)} runs")
         noisy = noisy if self.noise == "auto" else self.noise == "fitted"
         rng, mean = np.random.default_rng(seed), self._mean(u)
         own = self.kernels if z.shape[1] > self.kernels + 1 else z.shape[1]

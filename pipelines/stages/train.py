@@ -9,6 +9,7 @@ from typing import Any
 from emulate.comparison import Scores
 from emulate.errors import EmulateError, InputError
 from emulate.runs import Runs
+from emulate.transforms import OutputTransform
 from pipelines import comparison, files
 from pipelines.terminal import Stopwatch, count, duration
 from pipelines.workbench import Workbench
@@ -16,6 +17,7 @@ from pipelines.workbench import Workbench
 SENTENCE = "compare the emulators on folds of the runs, and fit them"
 READS = ("design", "simulate")
 WRITES = ("emulators", "train/summary.json", "train/comparison.json")
+_LONG = 10.0  # seconds from which on it is said before a fit how long it takes
 
 
 def forecast(bench: Workbench) -> str:
@@ -92,6 +94,8 @@ class _Fits:
 
         bench, scope, n = self.bench, f"train/{name}", int(self.runs.ok.sum())
         bench.journal.append("params", scope, params={"emulator": recipe.entry_name(), **recipe.settings()})
+        if said := cost(recipe, self.runs):
+            bench.note(f"{name}: {said}")
         with bench.terminal.bar(f"train {name}"):
             emulator = fit(recipe, self.runs, seed=bench.seed(scope), fidelities=self.fidelities)
         emulator.save(bench.folder / "emulators" / name)
@@ -106,6 +110,19 @@ class _Fits:
             for key in emulator.history[0]:
                 bench.journal.append("series", scope, name=key, values=[epoch[key] for epoch in emulator.history])
         bench.note(f"{name}: {recipe.entry_name()} fitted to all runs", watch.seconds)
+
+
+def cost(recipe: Any, runs: Runs) -> str:
+    """`gp: about 40 s and 1.2 GiB for 3000 runs x 8 components`, of a fit that takes long; else nothing."""
+    known = runs.finished()
+    n, d = known.theta.shape
+    if not n or recipe.cost(n, d, 1) is None:
+        return ""
+    p = OutputTransform.fit(known.outputs, known.y, log=bool(recipe.log), truncation=recipe.truncation).p
+    price = recipe.cost(n, d, p)
+    if price.seconds < _LONG:
+        return ""
+    return f"{recipe.entry_name()}: {price} for {count(n, 'run')} x {count(p, 'component')}"
 
 
 def _fit_the_best(fits: _Fits, scores: Mapping[str, Scores]) -> None:

@@ -11,6 +11,7 @@ QUICK = {  # settings for the laws that fit again and again
     "flow": {"epochs": 4, "points": 64},
     "mlp": {"epochs": 5},
     "gradient_gp": {"kernel": "rbf", "mean": "constant", "starts": 1},
+    "multifidelity": {"low": "polynomial", "high": "polynomial"},
 }
 
 

@@ -494,6 +494,11 @@ def one_parameter():
     return u, np.sin(3 * u[:, 0])
 
 
+def thirty():
+    u = sobol(32, 30, 1)
+    return u, 1000 + np.sin(u.sum(1)) + u[:, 0]
+
+
 def three_runs():
     u = np.array([[0.1, 0.2], [0.5, 0.9], [0.8, 0.4]])
     return u, u.sum(1)
@@ -525,9 +530,10 @@ def along_a_line():
 
 
 @pytest.mark.parametrize(
-    "case", [duplicated, contradictory, one_parameter, three_runs, constant, one_constant, tiny, large, along_a_line]
+    "case",
+    [duplicated, contradictory, one_parameter, thirty, three_runs, constant, one_constant, tiny, large, along_a_line],
 )
-@pytest.mark.parametrize("kernel", ["auto", "rbf"])
+@pytest.mark.parametrize("kernel", ["auto", "rbf", "additive"])
 def test_hard_tables_give_finite_answers_near_the_data(case, kernel):
     u, y = case()
     emulator = emulate.fit(GP(kernel=kernel), table(u, y), seed=0)

@@ -39,6 +39,11 @@ SETTINGS = {
         "first": {"use": "polynomial"},
         "then": {"use": "mlp", "members": 3, "width": 4, "layers": 1, "epochs": 3},
     },
+    "multifidelity": {
+        "fidelities": ["coarse"],
+        "low": {"use": "polynomial"},
+        "high": {"use": "gp", "kernels": 1, "kernel": "rbf", "mean": "constant", "starts": 1},
+    },
 }
 RUNS = {"gradient_gp": 6, "flow": 24, "residual": 24}  # 14 for the others
 
