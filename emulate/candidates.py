@@ -15,10 +15,11 @@ _PROCESSES = {
     "gp-matern": {"use": "gp", "kernel": "matern52", "mean": "linear"},
     "gp": {"use": "gp"},
 }
+_SPARSE = {"svgp": {"use": "svgp"}}
 _GRADIENTS = {"gradient-gp": {"use": "gradient_gp"}}
 _NETWORKS = {
     "mlp": {"use": "mlp"},
-    "mlp-wide": {"use": "mlp", "width": 64},
+    "mlp-wide": {"use": "mlp", "width": 128},
     "residual": {"use": "residual"},
 }
 
@@ -36,7 +37,7 @@ def candidates(n: int, d: int, *, positive: bool, jacobians: bool = False) -> di
     plain: Mapping[str, Any] = {"gp-not-log": {"use": "gp", "log": False}} if positive else {}
     processes = {**_PROCESSES, **plain, **(_GRADIENTS if jacobians else {})} if n <= _MOST else {}
     exact_first = {**_POLYNOMIALS, **processes, **_NETWORKS}
-    specs = exact_first if n <= _EXACT else {**_POLYNOMIALS, **_NETWORKS, **processes}
+    specs = exact_first if n <= _EXACT else {**_POLYNOMIALS, **_SPARSE, **_NETWORKS, **processes}
     there = registry.names("emulators")
     made = {name: registry.build("emulators", spec) for name, spec in specs.items() if spec["use"] in there}
     return {name: recipe for name, recipe in made.items() if recipe.minimum_runs(d) <= n}
