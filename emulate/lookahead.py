@@ -79,7 +79,7 @@ def look(emulator: Emulator, *, posterior: Posterior | None = None, feasibility:
 
     the standard deviation that emulator error gives ln p(data | theta) where the residuals are as large as C + V says: at
     0.1 the posterior's density is known to a tenth. With C alone in the inverse, far points of which nothing is known
-    outweighed the posterior (a fifth more runs on a damped oscillation). Candidates are a Sobol sequence over the prior,
+    would outweigh the posterior. Candidates are a Sobol sequence over the prior,
     half of them draws of the posterior where that is aimed at. `feasibility` weighs both by the probability that a run
     finishes. Components that err together count as if they did not.
     """

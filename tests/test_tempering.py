@@ -44,6 +44,6 @@ def test_same_seed_same_bits_and_a_likelihood_that_excludes_half():
 
 def test_a_likelihood_of_zero_everywhere_is_said():
     with pytest.raises(
-        InputError, match="the likelihood must be above 0 somewhere in the prior. Got 0 at every one of 50"
+        InputError, match=r"the likelihood must be above 0 somewhere in the prior\. Got 0 at every one of 50"
     ):
         tempered(lambda x: torch.full((len(x),), -torch.inf), 50, 2, seed=0)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 LENGTHS = (0.4, 1.0, 2.5)  # of the error, in units of the cube's diagonal
-NUGGETS = (1e-8, 1e-5, 1e-2)  # of its variance
+NUGGETS = (1e-11, 1e-8, 1e-5, 1e-2)  # of its variance
 DECAYS = (0.0, 1.0, 2.0)  # by which power of their number components matter less
-RATIOS = torch.logspace(-2, 14, 33, dtype=torch.float64)  # variance of a coefficient over that of the error
+RATIOS = torch.logspace(-8, 14, 45, dtype=torch.float64)  # variance of a coefficient over that of the error
 _MANY = 300  # runs beyond which so many, evenly spread, are enough for a few coefficients
 _TINY = 1e-300
 

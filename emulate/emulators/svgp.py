@@ -15,15 +15,45 @@ from emulate.costs import Cost, affordable, products, steps
 from emulate.distributions import Correlated
 from emulate.emulators import _calibration as calibration
 from emulate.emulators._evidence import NOISE, NUGGET, ROUGH, Evidence
+from emulate.emulators._iterative import Covariance, device_of
 from emulate.emulators._kernels import KERNELS, MEANS, basis, columns_of, determined, kernel
 from emulate.emulators._threads import calm
 from emulate.emulators.gp import _EACH, _SHARED, _Fitted
 from emulate.errors import InputError
 
 _ALIKE = 1e-11  # share of its variance that is left of a point which the inducing points before it explain: rounding
+_NUMBERS = 2**22  # that one part of a batch may hold
+_SOLVED = 1e-6  # of the right-hand side that a solve by conjugate gradients may leave
 _ROWS = 2048  # runs whose kernel is held at a time
 _SHRINK = (1.0, 0.7, 0.5, 0.35, 0.25)  # of lengths that some of the runs show
 _TRIED = 40  # values of ln eta
+
+
+class _Exact(Core):
+    """The mean by all runs, the variance by the inducing points."""
+
+    def __init__(self, state: dict[str, Tensor]):
+        super().__init__()
+        self.sparse = _Fitted({n.removeprefix("sparse."): t for n, t in state.items() if n.startswith("sparse.")})
+        for name in ("runs", "by_runs", "trend"):
+            self.register_buffer(name, state[name])
+        self._columns = columns_of(self.runs)
+        self._rows = max(1, _NUMBERS // self.by_runs.numel())
+
+    def forward(self, u: Tensor) -> Normal | Correlated:
+        p, flat = self.sparse(u), u.reshape(-1, u.shape[-1])
+        parts = [flat] if torch.compiler.is_compiling() else flat.split(self._rows)
+        mean = torch.cat([self._mean(part) for part in parts], -1).T.reshape(p.stddev.shape)
+        mix = self.sparse.mix
+        return Correlated(mean, p.stddev, mix) if len(mix) else Normal(mean, p.stddev, validate_args=False)
+
+    def _mean(self, u: Tensor) -> Tensor:
+        """`[p, N]` at u `[N, d]`."""
+        sparse = self.sparse
+        name, trend = KERNELS[int(sparse.choice[0])], MEANS[int(sparse.choice[1])]
+        k = kernel(u, self._columns, sparse.length, sparse.order, name)
+        every = k if len(k) == len(sparse.group) else k[sparse.group]
+        return (every * self.by_runs[:, None]).sum(-1) + self.trend @ basis(u, trend).T
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +72,10 @@ class SVGP(Recipe):
     So nothing is drawn in minibatches, and a fit costs n m^2 for every kernel and component. `calibrate` is that of `gp`,
     by the runs left out.
 
+    With `exact` the mean is that of the exact process of all runs with those lengths and eta, by conjugate gradients before
+    which the inducing points stand (Gardner et al. 2018), on a GPU where `device` says so: for functions of which some
+    hundred points miss too much. The error bars stay those of the inducing points, which are wider, and every run is kept.
+
     >>> SVGP(inducing=100).minimum_runs(3)
     3
     """
@@ -53,6 +87,8 @@ class SVGP(Recipe):
     inducing: Annotated[int, Ge(1)] = 500  # m
     part: Annotated[int, Ge(10)] = 1000  # runs by which the lengths are found
     kernels: Annotated[int, Ge(1)] = 4  # components with lengths and eta of their own; the rest share theirs
+    exact: bool = False  # the mean by all runs at once
+    device: Literal["cpu", "cuda", "auto"] = "cpu"  # of exact; auto: a GPU where there is one
 
     def minimum_runs(self, d: int) -> int:
         return 2 + {"linear": 1 + d, "quadratic": (d + 1) * (d + 2) // 2}.get(self.mean, 1)
@@ -66,6 +102,7 @@ class SVGP(Recipe):
 
     def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int) -> Core:
         affordable("svgp", self.cost(*u.shape, z.shape[1]), f"{len(u)} runs")
+        device = device_of(self.device)
         noisy = noisy if self.noise == "auto" else self.noise == "fitted"
         rng, mean = np.random.default_rng(seed), self._mean(u)
         own = self.kernels if z.shape[1] > self.kernels + 1 else z.shape[1]
@@ -82,12 +119,14 @@ class SVGP(Recipe):
                 scale = calibration.scale(residual / spread.sqrt()).square()
                 core.variance, spread = core.variance * scale, spread * scale
                 core.mix = calibration.mix(residual / spread.sqrt())
-        sd = spread.sqrt()
-        core.left_out = Correlated(z - residual, sd, core.mix) if len(core.mix) else Normal(z - residual, sd)
+            if self.exact:
+                core = _Exact(_all_runs(u, parts, fits, core, self.kernel, mean, device))
+        sd, mix = spread.sqrt(), (core.sparse if self.exact else core).mix
+        core.left_out = Correlated(z - residual, sd, mix) if len(mix) else Normal(z - residual, sd)
         return core
 
     def rebuild(self, state: dict[str, Tensor]) -> Core:
-        return _Fitted(state)
+        return _Exact(state) if "runs" in state else _Fitted(state)
 
     def _mean(self, u: Tensor) -> str:
         if self.mean != "auto":
@@ -105,7 +144,10 @@ class SVGP(Recipe):
         best, density = None, -math.inf
         for factor in _SHRINK:
             rows = _chosen(u, tried := [k.shrunk(factor) for k in kernels], self.kernel, self.inducing)
-            fits = [_fit(u, z, rows, k, self.kernel, mean, noisy) for z, k in zip(parts, tried, strict=True)]
+            fits = [
+                _fit(u, z, rows, k, self.kernel, mean, noisy).keeping(self.exact)
+                for z, k in zip(parts, tried, strict=True)
+            ]
             if (found := sum(f.density for f in fits)) <= density:
                 break
             best, density = (rows, fits), found
@@ -139,6 +181,29 @@ class _Fit(NamedTuple):
     residual: Tensor  # [n, c], of every run left out in turn
     spread: Tensor  # [n, c], its variance
     density: float  # of all of them, but for a constant
+    near: tuple[Tensor, Tensor] | None = None  # U and lambda
+
+    def keeping(self, near: bool) -> "_Fit":
+        return self if near else self._replace(near=None)
+
+
+def _all_runs(u: Tensor, parts: list[Tensor], fits: list[_Fit], core: _Fitted, name: str, mean: str,
+              device: torch.device) -> dict[str, Tensor]:  # fmt: skip
+    """The state of `_Exact`: beta by generalised least squares, and C^-1 (z - H beta), for all runs."""
+    h, weights, trend = basis(u, mean), [], []
+    for z, f in zip(parts, fits, strict=True):
+        state = f.state
+        c = Covariance(u, state["length"], state["order"], name, float(state["eta"]), f.near, device)
+        solved, left = c.solve(torch.cat([h, z], 1))
+        if left > _SOLVED:
+            raise InputError(f"svgp: conjugate gradients must solve for all runs to {_SOLVED:g}. Got {left:.1e}; raise inducing, "
+                             "set noise: fitted, or leave exact out.")  # fmt: skip
+        by_h, by_z = solved[:, : h.shape[1]], solved[:, h.shape[1] :]
+        beta = torch.linalg.lstsq(h.T @ by_h, h.T @ by_z).solution
+        weights.append((by_z - by_h @ beta).T)
+        trend.append(beta.T)
+    sparse = {f"sparse.{n}": t for n, t in core.state_dict().items()}
+    return {**sparse, "runs": u.contiguous(), "by_runs": torch.cat(weights), "trend": torch.cat(trend)}
 
 
 def _chosen(u: Tensor, kernels: list[_Kernel], name: str, m: int) -> Tensor:
@@ -175,7 +240,7 @@ def _fit(u: Tensor, z: Tensor, at: Tensor, k: _Kernel, name: str, mean: str, noi
     state = {"variance": best.variance, "weights": weights.T.contiguous(), "beta": best.beta.T.contiguous(),
              "length": k.length, "order": k.order, "eta": torch.tensor(best.eta, dtype=u.dtype),
              "inverse": both, "q": (seen.h_in / white) @ r_inverse, "r_inverse": r_inverse}  # fmt: skip
-    return _Fit(state, best.residual, best.spread, best.density)
+    return _Fit(state, best.residual, best.spread, best.density, (seen.basis, seen.size))
 
 
 def _inverse(k: Tensor) -> Tensor:

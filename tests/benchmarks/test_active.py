@@ -18,7 +18,8 @@ pytestmark = pytest.mark.benchmark
 SPACE = Space((Parameter("omega", Uniform(1.0, 6.0)), Parameter("gamma", Uniform(0.05, 1.0))))
 TIMES = torch.linspace(0.5, 4.0, 8, dtype=torch.float64)
 OUTPUTS = Outputs((Field("x", coordinate="t", at=tuple(TIMES.tolist())),))
-SIGMA, FIRST, BATCH, MOST, BOUND = 0.05, 12, 4, 140, 0.1
+SIGMA, FIRST, BATCH, MOST, BOUND = 0.05, 12, 4, 100, 0.1
+RECIPE = GP(kernel="rbf", kernels=2, starts=1, calibrate=False)  # a fit in 0.2 s, for some hundred are made
 NOISE = Gaussian(absolute_error=SIGMA)
 SIDE = (torch.arange(150, dtype=torch.float64) + 0.5) / 150
 GRID = SPACE.from_unit(torch.cartesian_prod(SIDE, SIDE))
@@ -31,7 +32,7 @@ def wave(theta: torch.Tensor) -> torch.Tensor:
 
 def emulator(u: np.ndarray, seed: int) -> Emulator:
     theta = SPACE.from_unit(torch.from_numpy(u))
-    return fit(GP(kernel="rbf"), Runs.of(SPACE, OUTPUTS, theta.numpy(), wave(theta).numpy()), seed=seed)
+    return fit(RECIPE, Runs.of(SPACE, OUTPUTS, theta.numpy(), wave(theta).numpy()), seed=seed)
 
 
 class Observed:
@@ -75,6 +76,7 @@ def by_active(seed: int, data: torch.Tensor):
         u = np.concatenate([u, design.points(BATCH, 2, seed=1000 * seed + len(u), emulator=e, posterior=posterior)])
 
 
+@pytest.mark.timeout(3600)
 def test_a_third_of_the_runs_is_saved_at_equal_posterior_error():
     """Medians over 10 observations and designs; the posterior fills about a hundredth of the prior."""
     torch.set_num_threads(1)
@@ -82,6 +84,7 @@ def test_a_third_of_the_runs_is_saved_at_equal_posterior_error():
     for seed in range(10):
         observed = Observed(seed)
         found.append([observed.needed(by_active(seed, observed.data)), observed.needed(by_sobol(seed))])
+        print(f"\nobservation {seed}: active {found[-1][0]} runs, Sobol {found[-1][1]}", end="", flush=True)
     active, sobol = np.array(found).T
     share = active / sobol
     print(f"\nruns to a total variation of {BOUND}: active {active.tolist()}, Sobol {sobol.tolist()}")

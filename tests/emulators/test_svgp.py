@@ -110,3 +110,49 @@ def test_thousands_of_runs(f, n):
     print(f"NRMSE {error:.1e}, coverage {inside:.3f}")
     assert error < bar
     assert 0.9 < inside < 0.99
+
+
+def exact_and_dense(n: int, kernel_name: str):
+    """The mean at new points by conjugate gradients, and by a Cholesky factor of the matrix of all runs."""
+    u, new = torch.from_numpy(sobol(n, 3, 0)), torch.from_numpy(sobol(64, 3, 9))
+    noise = 1e-3 * torch.from_numpy(np.random.default_rng(0).standard_normal((n, 1)))  # lest Cholesky itself is rounded
+    z = torch.sin(5 * u[:, :1]) * torch.cos(4 * u[:, 1:2]) + u[:, 2:] ** 2 + noise
+    core = SVGP(exact=True, kernel=kernel_name, inducing=60, part=100).train(u, z, noisy=True, seed=0)
+    s = core.sparse
+    k = kernel(u, columns_of(u), s.length[0], s.order[0], kernel_name) + s.eta[0] * torch.eye(n, dtype=u.dtype)
+    h = basis(u, s._mean)
+    solved = torch.cholesky_solve(torch.cat([h, z], 1), torch.linalg.cholesky(k))
+    beta = torch.linalg.solve(h.T @ solved[:, :-1], h.T @ solved[:, -1:])
+    weights = solved[:, -1:] - solved[:, :-1] @ beta
+    dense = kernel(new, columns_of(u), s.length[0], s.order[0], kernel_name) @ weights + basis(new, s._mean) @ beta
+    return core(new), s(new), dense
+
+
+@pytest.mark.parametrize("kernel_name", ["rbf", "matern52", "additive"])
+def test_conjugate_gradients_are_cholesky(kernel_name):
+    found, sparse, dense = exact_and_dense(500, kernel_name)
+    torch.testing.assert_close(found.mean, dense, rtol=0, atol=1e-6)
+    assert torch.equal(found.stddev, sparse.stddev)
+
+
+def test_the_exact_mean_is_saved_and_differentiated(tmp_path):
+    u = sobol(300, 2, 0)
+    y = np.stack([np.sin(5 * u[:, 0]), np.cos(4 * u.sum(1))], 1)
+    emulator = emulate.fit(SVGP(exact=True, inducing=40, part=100), table(u, y), seed=0)
+    new = sobol(9, 2, 5)
+    again, mean = emulate.load(emulator.save(tmp_path / "e")), emulator.predict(new).mean
+    assert torch.equal(again.predict(new).mean, mean)
+    each = torch.cat([again.predict(x[None]).mean for x in new])
+    torch.testing.assert_close(each, mean, rtol=0, atol=1e-12)
+    theta = torch.from_numpy(new)
+    slope = (again.predict(theta + 1e-5).mean - again.predict(theta - 1e-5).mean) / 2e-5
+    torch.testing.assert_close(again.jacobian(new).sum(-1), slope, rtol=0, atol=1e-5)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that the sentence is about")
+def test_a_device_that_is_not_there_is_refused():
+    u = sobol(30, 2, 0)
+    with pytest.raises(
+        InputError, match=r"^svgp: device must be there\. Got cuda, .*; set device: auto, .*, or cpu\.$"
+    ):
+        emulate.fit(SVGP(device="cuda"), table(u, u.sum(1)), seed=0)

@@ -221,6 +221,7 @@ def test_a_killed_process_goes_on_with_the_same_points():
     assert points("killed") == points("whole")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unseen")
 def test_the_study_in_configs(monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
