@@ -28,7 +28,7 @@ import torch
 
 from emulate.checks.gradient import relative_error
 from emulate.contracts import Jacobians, Recipe
-from emulate.emulator import Emulator, fit
+from emulate.emulator import Emulator, demand, fit
 from emulate.errors import EmulateError, ExtrapolationWarning, InputError
 from emulate.runs import Runs
 
@@ -44,8 +44,10 @@ def deal(n: int, folds: int, *, seed: int) -> np.ndarray:
     >>> np.bincount(deal(7, 3, seed=0)).tolist()
     [3, 2, 2]
     """
-    if not 2 <= folds <= n:
-        raise InputError(f"folds must be at least 2 and at most {n}, the places where runs finished. Got {folds}.")
+    if not isinstance(folds, int | np.integer) or not 2 <= folds <= n:
+        raise InputError(
+            f"folds must be a whole number, at least 2 and at most {n}, the places where runs finished. Got {folds!r}."
+        )
     fold = np.empty(n, np.int64)
     fold[np.random.default_rng(seed).permutation(n)] = np.arange(n) % folds
     return fold
@@ -313,6 +315,10 @@ def compare(recipes: Mapping[str, Recipe], runs: Runs, *, folds: int = 5, seed: 
     >>> found.choice.name
     'cubic'
     """
+    if not isinstance(recipes, Mapping):
+        raise InputError(f"recipes must stand under names, such as {{'gp': GP()}}. Got {type(recipes).__name__}.")
+    for recipe in recipes.values():
+        demand(recipe, runs, seed)
     finished = runs.finished()
     fold = deal_runs(finished, folds, seed=seed)
     found: dict[str, list[Fold]] = {name: [] for name in recipes}

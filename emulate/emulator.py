@@ -31,6 +31,19 @@ _SOME = 200  # runs that choose between y and ln y
 _EDGE = 1e-9  # box widths that a point may lie outside by rounding
 
 
+def demand(recipe: Any, runs: Any, seed: Any) -> None:
+    """Complain about what is no built recipe, no table of runs, or no seed."""
+    if not isinstance(recipe, Recipe):
+        raise InputError(
+            f"a recipe must be built, such as GP() or emulate.build('emulators', {{'use': 'gp'}}). Got {recipe!r}."
+        )
+    if not isinstance(runs, Runs):
+        raise InputError(f"runs must be a table of runs. Got {type(runs).__name__}; make one of arrays by Runs.of.")
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise InputError(f"seed must be a whole number, at least 0. Got {seed!r}.")
+
+
+@torch.inference_mode(False)  # tensors made in inference mode never carry a gradient again
 def fit(recipe: Recipe, runs: Runs, *, seed: int, fidelities: Mapping[str, Runs] | None = None) -> "Emulator":
     """Fit a recipe to the finished runs; same recipe, runs and seed, same bits.
 
@@ -46,6 +59,7 @@ def fit(recipe: Recipe, runs: Runs, *, seed: int, fidelities: Mapping[str, Runs]
     >>> fit(Polynomial(), runs, seed=0).predict({"a": 0.5}).mean
     tensor([1000.2500], dtype=torch.float64)
     """
+    demand(recipe, runs, seed)
     finished = runs.finished()
     d, n, least = runs.space.d, len(finished), recipe.minimum_runs(runs.space.d)
     if n < least:
@@ -177,6 +191,12 @@ class Emulator(torch.nn.Module):
         self.requires_grad_(False)
         self.eval()
 
+    def _apply(self, fn: Any, recurse: bool = True) -> "Emulator":
+        if (kind := fn(torch.zeros((), dtype=torch.float64)).dtype) != torch.float64:
+            raise InputError(f"an emulator must stay in float64, for a variance is a small difference of large numbers. Got "
+                             f"{kind}; turn its answers into {kind} instead.")  # fmt: skip
+        return super()._apply(fn, recurse)
+
     @property
     def history(self) -> tuple[dict[str, float], ...]:
         """One dict per epoch of the training; empty where there are no epochs."""
@@ -251,9 +271,11 @@ class Emulator(torch.nn.Module):
         known = {row.tobytes() for row in self.taught.cpu().numpy()}
         return np.array([row.tobytes() in known for row in _hashes(runs).numpy()], dtype=bool)
 
+    @torch.inference_mode(False)
     def jacobian(self, theta: Any) -> Tensor:
         """d mean_j / d theta_i, exact, shape `[..., m, d]`."""
         theta = self.space.pack(theta).detach()
+        theta = theta.clone() if theta.is_inference() else theta
         self._watch(theta, "box")
         flat = theta.reshape(-1, self.space.d)
         u = self.space.scaled(flat)
@@ -264,9 +286,11 @@ class Emulator(torch.nn.Module):
                 rows_of(lambda t: self.transform.push(self.core(self.space.scaled(t))).mean, t)
                 for t in flat.split(block)
             ]
-            return torch.cat(rows).reshape(*theta.shape[:-1], -1, self.space.d)
+            return torch.cat(rows).reshape(*theta.shape[:-1], self.outputs.size, self.space.d)
         slopes = self.transform.push_slopes(prediction, *self.core.slopes(u))
-        return (slopes * self.space.stretch(flat)[:, None, :]).reshape(*theta.shape[:-1], -1, self.space.d)
+        return (slopes * self.space.stretch(flat)[:, None, :]).reshape(
+            *theta.shape[:-1], self.outputs.size, self.space.d
+        )
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write the folder that `emulate.load` reads: JSON and safetensors, no code."""

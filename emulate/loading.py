@@ -22,6 +22,7 @@ _MISFIT = (KeyError, IndexError, RuntimeError, TypeError, ValueError, AttributeE
 LOADERS = "emulate.loaders"  # entry points: a scheme, and a function from a URI of that scheme to a local folder
 
 
+@torch.inference_mode(False)  # tensors made in inference mode never carry a gradient again
 def load(path_or_uri: str | os.PathLike, *, recipe: type[Recipe] | None = None) -> Emulator:
     """The emulator that `save` wrote, bit for bit; `models:/name/version` and the like are fetched first.
 

@@ -9,6 +9,7 @@ Letters: F_j the distribution function of output j, S draws x, batch shape `[...
 import inspect
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -126,7 +127,10 @@ def energy_score(prediction: Distribution, y: Tensor, scale: Tensor | None = Non
     tensor(5., dtype=torch.float64)
     """
     y = _fits(prediction, y)
-    scale = torch.ones_like(y) if scale is None else scale
+    scale = torch.ones_like(y) if scale is None else torch.as_tensor(scale, dtype=y.dtype)
+    if not bool((scale > 0).all()):
+        raise InputError("scale must be greater than 0 for every output. Got 0, less, or NaN; give 1 for an output that "
+                         "never varies.")  # fmt: skip
     total, blocks = torch.zeros(y.shape[:-1], dtype=y.dtype), 0
     for x in _draws(prediction, draws, seed):
         far = torch.linalg.vector_norm((x - y) / scale, dim=-1).mean(0)
@@ -220,8 +224,9 @@ def _draws(prediction: Distribution, draws: int, seed: int) -> Iterator[Tensor]:
         yield x
 
 
-def _fits(prediction: Distribution, y: Tensor) -> Tensor:
+def _fits(prediction: Distribution, y: Any) -> Tensor:
     shape = prediction.batch_shape + prediction.event_shape
+    y = y if isinstance(y, Tensor) else torch.as_tensor(y, dtype=torch.float64)
     if y.shape != shape:
         raise InputError(f"y must have the shape of one draw of the prediction, {tuple(shape)}. Got {tuple(y.shape)}; "
                          "give one row of outputs for every row of parameters.")  # fmt: skip

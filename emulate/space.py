@@ -26,6 +26,23 @@ def _need(good: bool, sentence: str) -> None:
         raise InputError(sentence)
 
 
+def _numbers(values: Any, name: str) -> Tensor:
+    """float64 from anything that numpy reads as real numbers."""
+    try:
+        given = np.asarray(values)
+        if given.dtype.kind == "c":
+            raise TypeError("a complex number is not real")
+        return torch.as_tensor(np.array(given, dtype=np.float64))
+    except (TypeError, ValueError) as e:
+        raise InputError(f"{name} must be real numbers. Got {str(values)[:60]!r} ({e}); give an array [n, d], or one value "
+                         "for each parameter by name.") from e  # fmt: skip
+
+
+def _real(values: Tensor, name: str) -> Tensor:
+    _need(not values.is_complex(), f"{name} must be real numbers. Got {values.dtype}; give its real part.")
+    return values
+
+
 def _ordered(kind: str, low: float, high: float) -> None:
     _need(math.isfinite(low) and math.isfinite(high), f"{kind}: low and high must be finite. Got [{low}, {high}].")
     _need(low < high, f"{kind}: low must be below high. Got low = {low}, high = {high}; swap them or widen the range.")
@@ -229,11 +246,11 @@ class Space:
         if isinstance(theta, Mapping) or hasattr(theta, "columns"):
             return self._pack_named({str(k): theta[k] for k in theta})
         if not isinstance(theta, Tensor):
-            theta = torch.as_tensor(np.asarray(theta, dtype=np.float64))
+            theta = _numbers(theta, "theta")
         size = theta.shape[-1] if theta.ndim else 0
         _need(size == self.d, f"theta must have {self.d} values in its last axis ({', '.join(self.names)}). "
               f"Got shape {tuple(theta.shape)}; give [{self.d}] for one point or [n, {self.d}] for many.")  # fmt: skip
-        return theta.to(torch.float64)
+        return _real(theta, "theta").to(torch.float64)
 
     def _pack_named(self, values: Mapping[str, Any]) -> Tensor:
         for name in values:
@@ -241,8 +258,8 @@ class Space:
                   f".{nearest(name, self.names)}")  # fmt: skip
         missing = [n for n in self.names if n not in values]
         _need(not missing, f"theta must name every one of {', '.join(self.names)}. Missing: {', '.join(missing)}.")
-        columns = [v if isinstance(v, Tensor) else torch.as_tensor(np.array(v, dtype=np.float64))
-                   for v in (values[n] for n in self.names)]  # fmt: skip
+        columns = [_real(v, n) if isinstance(v, Tensor) else _numbers(v, n)
+                   for n, v in ((n, values[n]) for n in self.names)]  # fmt: skip
         return torch.stack(torch.broadcast_tensors(*(c.to(torch.float64) for c in columns)), -1)
 
     def unpack(self, theta: Tensor) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from emulate.runs import Outputs
 _CONSTANT = 1e-12  # an output that varies by less than this share of its size is a constant, kept with that error
 _FLOOR = 1e-10  # no direction of y has less than this share of the mean predictive variance: densities stay finite
 _FOLDS = 10
+_LARGE = 1e130  # beyond, squares with their floors leave float64
 
 
 class OutputTransform(torch.nn.Module):
@@ -40,6 +41,7 @@ class OutputTransform(torch.nn.Module):
             self.register_buffer(name, state[name].clone(memory_format=torch.contiguous_format))
         self._any_log = bool(self.log.any())
         self._any_rest = len(self.rest) > 0
+        self._varies = bool(self.basis.any())  # where nothing does, z says nothing, whatever its distribution
         self._share = (self.basis / self.scale).square().mean(-1)  # of the mean variance that one unit of z_j makes
 
     @staticmethod
@@ -51,6 +53,7 @@ class OutputTransform(torch.nn.Module):
         y = torch.as_tensor(y, dtype=torch.float64)
         logs = torch.as_tensor(outputs.positive & log)
         _need_positive(outputs, y, logs)
+        _need_squares(outputs, y, logs)
         w = torch.where(logs, torch.where(logs, y, 1.0).log(), y)
         centre = w.mean(0)
         size = torch.where(logs, 1.0, w.abs().amax(0))
@@ -95,7 +98,7 @@ class OutputTransform(torch.nn.Module):
 
     def push(self, prediction: Distribution) -> Gaussian | Pushforward:
         """p(z), Gaussian or any other with event shape `(p,)` -> p(y) with all that z leaves out."""
-        if not isinstance(prediction, Normal | Correlated | MultivariateNormal):
+        if self._varies and not isinstance(prediction, Normal | Correlated | MultivariateNormal):
             return Pushforward(prediction, self.centre, self.basis, self.unseen + _FLOOR * self.scale.square(),
                                self.rest if self._any_rest else None, self.log if self._any_log else None)  # fmt: skip
         full = hasattr(prediction, "scale_tril")
@@ -157,3 +160,12 @@ def _need_positive(outputs: Outputs, y: Tensor, logs: Tensor) -> None:
         run, j = (int(i) for i in bad.nonzero()[0])
         raise InputError(f"output {outputs.labels[j]} is declared positive. Got {float(y[run, j]):g} in finished run {run}; "
                          "declare the field with positive = False, or set log: false in the recipe.")  # fmt: skip
+
+
+def _need_squares(outputs: Outputs, y: Tensor, logs: Tensor) -> None:
+    size = y.abs().amax(0)
+    bad = (size > _LARGE) | ((size > 0) & (size < 1 / _LARGE) & ~logs)
+    if bad.any():
+        j = int(bad.nonzero()[0])
+        raise InputError(f"output {outputs.labels[j]} must lie between {1 / _LARGE:g} and {_LARGE:g} in size, for its variance is "
+                         f"a number too. Got {float(size[j]):g}; give it in another unit.")  # fmt: skip

@@ -281,8 +281,8 @@ def _entries(source: Source, room: str) -> dict[str, Any]:
     """The entries of a section that names them; a name that is an entry's needs no `use`."""
     section, known = source.data[room], registry.names(room)
     if not isinstance(section, Mapping) or not section:
-        search = " or auto," if room == "emulators" else ""
-        source.note(f"{room}: must be{search} names with entries, such as {{{known[0]}: {{use: {known[0]}}}}}. "
+        search = "auto, or " if room == "emulators" else ""
+        source.note(f"{room}: must be {search}names with entries, such as {{{known[0]}: {{use: {known[0]}}}}}. "
                     f"Got {shown(section)}.")  # fmt: skip
         return {}
     made = {}

@@ -113,6 +113,14 @@ def keeps_the_shape(emulator: Emulator) -> None:
     assert all((q.batch_shape, q.event_shape) == ((), (m,)) for q in each)
     nested = emulator.predict(theta.reshape(2, 3, -1))
     assert (nested.batch_shape, nested.event_shape) == ((2, 3), (m,))
+    none = emulator.predict(theta[:0])
+    d = emulator.space.d
+    assert (none.mean.shape, none.variance.shape, none.sample().shape) == ((0, m), (0, m), (0, m)), (
+        "no points are refused"
+    )
+    assert (none.log_prob(none.mean).shape, emulator.jacobian(theta[:0]).shape) == ((0,), (0, m, d)), (
+        "no points are refused"
+    )
     rounding = 1e-12 * torch.from_numpy(SCALE) + 1e-15 * p.mean.abs()
     for mean, variance in ((torch.stack([q.mean for q in each]), torch.stack([q.variance for q in each])),
                            (nested.mean.reshape(6, m), nested.variance.reshape(6, m))):  # fmt: skip

@@ -142,6 +142,61 @@ def test_a_fit_inside_no_grad_is_the_same():
     assert torch.equal(inside.predict(theta).mean, emulate.fit(GP(), laws.runs(16), seed=0).predict(theta).mean)
 
 
+@pytest.mark.parametrize("recipe", [Polynomial(), GP(kernel="rbf", mean="linear")])
+def test_inference_mode_changes_nothing_and_leaves_no_trace(recipe, tmp_path):
+    plain, theta = emulate.fit(recipe, laws.runs(), seed=0), laws.points(3, seed=1)
+    folder = plain.save(tmp_path / "e")
+    with torch.inference_mode():
+        inside, loaded, asked = emulate.fit(recipe, laws.runs(), seed=0), emulate.load(folder), theta.clone()
+        assert torch.equal(plain.predict(asked).mean, plain.predict(theta).mean)
+        assert torch.equal(plain.jacobian(asked), plain.jacobian(theta))
+    assert torch.equal(inside.jacobian(asked), plain.jacobian(theta))
+    for made in (inside, loaded):
+        bound = theta.clone().requires_grad_()
+        made.predict(bound).mean.sum().backward()
+        assert torch.isfinite(bound.grad).all()
+        assert torch.equal(made.jacobian(theta), plain.jacobian(theta))
+
+
+def test_it_stays_in_float64(emulator):
+    theta = laws.points(3, seed=1)
+    before = emulator.predict(theta).mean
+    for change in (emulator.float, emulator.half, lambda: emulator.to(torch.float32)):
+        with pytest.raises(
+            InputError, match=r"^an emulator must stay in float64.* Got torch\.float(16|32); turn its answers"
+        ):
+            change()
+    assert torch.equal(emulator.to("cpu").double().predict(theta).mean, before)
+
+
+@pytest.mark.parametrize(("change", "sentence"), [
+    ({"recipe": "gp"}, "a recipe must be built, such as GP() or emulate.build('emulators', {'use': 'gp'}). Got 'gp'."),
+    ({"recipe": GP}, "a recipe must be built, such as GP() or emulate.build('emulators', {'use': 'gp'}). Got "
+     "<class 'emulate.emulators.gp.GP'>."),
+    ({"runs": ([[0.1]], [1.0])}, "runs must be a table of runs. Got tuple; make one of arrays by Runs.of."),
+    ({"seed": -1}, "seed must be a whole number, at least 0. Got -1."),
+    ({"seed": None}, "seed must be a whole number, at least 0. Got None."),
+    ({"seed": 0.5}, "seed must be a whole number, at least 0. Got 0.5."),
+])  # fmt: skip
+def test_what_cannot_be_fitted_is_told(change, sentence):
+    given = {"recipe": Polynomial(), "runs": laws.runs(), "seed": 0} | change
+    with pytest.raises(InputError) as caught:
+        emulate.fit(given["recipe"], given["runs"], seed=given["seed"])
+    assert str(caught.value) == sentence
+    with pytest.raises(InputError) as caught:
+        emulate.compare({"mine": given["recipe"]}, given["runs"], seed=given["seed"])
+    assert str(caught.value) == sentence
+
+
+def test_a_comparison_needs_names_and_a_number_of_folds():
+    with pytest.raises(InputError, match=r"^recipes must stand under names, such as \{'gp': GP\(\)\}\. Got list\.$"):
+        emulate.compare([Polynomial()], laws.runs())
+    for folds in (1, 2.5, "5", 49):
+        with pytest.raises(InputError, match=r"^folds must be a whole number, at least 2 and at most 48, the places"):
+            emulate.compare({"p": Polynomial()}, laws.runs(), folds=folds)
+    assert emulate.compare({}, laws.runs()).choice.name == ""
+
+
 def test_a_stochastic_simulator_is_predicted_with_its_noise():
     """Sixty noisy runs of a line: 95 % intervals hold new *runs*, not only the mean."""
     rng = np.random.default_rng(0)

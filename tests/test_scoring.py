@@ -231,3 +231,13 @@ def test_a_wrong_shape_level_or_number_of_draws_is_refused():
             score(made, _t(1.0, 1.0, 1.0), draws=1)
     with pytest.raises(InputError, match=r"^the level of an interval must be between 0 and 1\. Got 95; 0\.95 is"):
         interval(made, 95)
+    for scale in ([1.0, 0.0, 1.0], [1.0, math.nan, 1.0]):
+        with pytest.raises(InputError, match=r"^scale must be greater than 0 for every output\. Got 0, less, or NaN"):
+            energy_score(made, _t(1.0, 1.0, 1.0), scale)
+
+
+def test_y_may_be_an_array():
+    made, y = _gamma(), np.array([1.0, 2.0, 3.0])
+    for score in (crps, pit, energy_score):
+        assert torch.equal(score(made, y), score(made, torch.from_numpy(y)))
+    assert torch.equal(energy_score(made, y, y), energy_score(made, torch.from_numpy(y), torch.from_numpy(y)))

@@ -139,6 +139,15 @@ def test_labels_are_what_axes_say():
      "or [n, 4] for many."),
     (lambda: SPACE.pack({"a": 1}), "theta must name every one of a, b, c, d. Missing: b, c, d."),
     (lambda: SPACE.pack({"aa": 1}), "theta has no parameter 'aa'; it must name a, b, c, d. Did you mean \"a\"?"),
+    (lambda: SPACE.pack("half"), "theta must be real numbers. Got 'half' (could not convert string to float: "
+     f"{np.str_('half')!r}); give an array [n, d], or one value for each parameter by name."),
+    (lambda: SPACE.pack({"a": [[1], [1, 2]], "b": 1, "c": 1, "d": 1}), "a must be real numbers. Got '[[1], [1, 2]]' (setting an "
+     "array element with a sequence. The requested array has an inhomogeneous shape after 1 dimensions. The detected shape was "
+     "(2,) + inhomogeneous part.); give an array [n, d], or one value for each parameter by name."),
+    (lambda: SPACE.pack([1j, 1, 1, 1]), "theta must be real numbers. Got '[1j, 1, 1, 1]' (a complex number is not real); give an "
+     "array [n, d], or one value for each parameter by name."),
+    (lambda: SPACE.pack(torch.ones(4, dtype=torch.complex64)), "theta must be real numbers. Got torch.complex64; give its real "
+     "part."),
 ])  # fmt: skip
 def test_wrong_input_is_answered_with_a_sentence(make, sentence):
     with pytest.raises(InputError) as met:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
-from torch.distributions import MultivariateNormal, Normal
+from torch.distributions import Independent, Laplace, MultivariateNormal, Normal
 
 from emulate.errors import InputError
 from emulate.runs import Field, Outputs
@@ -122,6 +122,34 @@ def test_logarithms_only_where_declared_and_asked():
     outputs = Outputs((Field("a", positive=True), Field("b")))
     assert OutputTransform.fit(outputs, y, log=True, truncation=0.0).log.tolist() == [True, False]
     assert OutputTransform.fit(outputs, y, log=False, truncation=0.0).log.tolist() == [False, False]
+
+
+def test_what_has_no_square_in_float64_is_refused():
+    outputs, y = Outputs((Field("a"), Field("b", positive=True))), np.arange(1.0, 6.0)[:, None] * np.ones(2)
+    for scale, label, got in (
+        ([1e200, 1.0], "a", "5e+200"),
+        ([1e-200, 1.0], "a", "5e-200"),
+        ([1.0, 1e200], "b", "5e+200"),
+    ):
+        with pytest.raises(InputError) as caught:
+            OutputTransform.fit(outputs, y * scale, log=True, truncation=0.0)
+        assert str(caught.value) == (f"output {label} must lie between 1e-130 and 1e+130 in size, for its variance is a number "
+                                     f"too. Got {got}; give it in another unit.")  # fmt: skip
+    for scale in (1e-120, 1e120):
+        t = OutputTransform.fit(outputs, y * scale, log=False, truncation=1e-10)
+        p = t.push(Normal(torch.zeros(t.p).double(), torch.ones(t.p).double()))
+        assert ((p.variance > 0) & p.variance.isfinite()).all()
+        assert p.log_prob(p.mean).isfinite()
+    OutputTransform.fit(outputs, y * [1.0, 1e-200], log=True, truncation=0.0)  # a logarithm has a square
+
+
+def test_outputs_that_never_vary_are_normal_whatever_z_is():
+    t = OutputTransform.fit(Outputs((Field("a"),)), np.full((5, 1), 3.0), log=True, truncation=0.0)
+    z = Independent(Laplace(torch.zeros(1).double(), 1.0), 1)
+    p = t.push(z)
+    assert (p.mean.item(), p.stddev.item()) == (3.0, pytest.approx(3e-12))
+    assert p.log_prob(p.mean).isfinite()
+    assert p.sample().isfinite().all()
 
 
 def test_a_positive_field_that_is_not_is_refused():

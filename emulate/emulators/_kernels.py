@@ -140,7 +140,7 @@ def _exponents(u: Tensor, columns: Tensor, length: Tensor) -> Tensor:
     e = u.new_zeros((*length.shape[:-1], len(u), columns.shape[-1]))
     x, rate = u.T[..., None].contiguous(), rate.movedim(-1, 0)[..., None, None]
     few = x.numel() * columns.shape[-1] <= _CACHE  # all differences in one call, to the same bits
-    rows = len(u) if few else max(1, _CACHE // columns.shape[-1])
+    rows = max(1, len(u) if few else _CACHE // columns.shape[-1])
     for a in range(0, len(u), rows):
         piece, part = x[:, a : a + rows], e[..., a : a + rows, :]
         gaps = piece - columns if few else map(torch.sub, piece, columns)

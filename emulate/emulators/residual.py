@@ -63,6 +63,9 @@ class Residual(Recipe):
 
     def __post_init__(self):
         for name, recipe in (("first", self.first), ("then", self.then)):
+            if not isinstance(recipe, Recipe):
+                raise InputError(f"residual.{name}: must be a recipe, such as GP(). Got {recipe!r}; build it first: "
+                                 'emulate.build("emulators", ...).')  # fmt: skip
             if "coarse" in recipe.takes or recipe.needs_slopes:
                 raise InputError(f"residual.{name}: must be a recipe that needs the runs alone. Got "
                                  f"{recipe.entry_name()!r}, which reads more; choose gp, mlp or polynomial.")  # fmt: skip

@@ -50,10 +50,9 @@ class _Exact(Core):
     def _mean(self, u: Tensor) -> Tensor:
         """`[p, N]` at u `[N, d]`."""
         sparse = self.sparse
-        name, trend = KERNELS[int(sparse.choice[0])], MEANS[int(sparse.choice[1])]
-        k = kernel(u, self._columns, sparse.length, sparse.order, name)
+        k = kernel(u, self._columns, sparse.length, sparse.order, sparse._kernel)
         every = k if len(k) == len(sparse.group) else k[sparse.group]
-        return (every * self.by_runs[:, None]).sum(-1) + self.trend @ basis(u, trend).T
+        return (every * self.by_runs[:, None]).sum(-1) + self.trend @ basis(u, sparse._mean).T
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +80,7 @@ class SVGP(Recipe):
     """
 
     log: bool | Literal["auto"] = "auto"  # ln y for positive fields; auto: by the density of runs that were left out
-    kernel: Literal["rbf", "matern52", "matern32", "additive"] = "rbf"
+    kernel: Literal["rbf", "matern52", "matern32", "additive"] = "rbf"  # rbf and additive for smooth outputs
     mean: Literal["auto", "constant", "linear", "quadratic"] = "auto"  # the trend; auto: the richest that pays
     noise: Literal["auto", "fixed", "fitted"] = "auto"  # auto: fitted for a stochastic simulator, else what is missed
     inducing: Annotated[int, Ge(1)] = 500  # m

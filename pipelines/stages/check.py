@@ -126,13 +126,13 @@ def _figures(bench: Workbench, weighted: Weighted, recovery: Recovery, truth: Te
 
 
 def _register(bench: Workbench, findings: list[dict]) -> None:
-    """Offer every emulator to the registry: `champion` only when all blocking findings of both stages passed."""
+    """Offer every emulator that was fitted to the registry: `champion` only when all blocking findings of both stages passed."""
     study = bench.study
     earlier = files.read_json(bench.folder / "validate" / "findings.json")["emulators"]
-    for name in study.emulators:
+    for name, found in earlier.items():
         if name == study.train.baseline:
             continue
-        mine = earlier[name] + (findings if name == bench.champion else [])
+        mine = found + (findings if name == bench.champion else [])
         good = name == bench.champion and all(f["passed"] for f in mine if f["blocking"])
         bench.journal.append(
             "model",

@@ -85,6 +85,14 @@ def test_recipes_that_read_more_than_runs_are_refused():
         registry.build("emulators", {"use": "residual", "first": {"use": "gradient_gp"}})
 
 
+@pytest.mark.parametrize("given", ["gp", {"use": "gp"}, GP])
+def test_what_is_no_built_recipe_is_refused(given):
+    with pytest.raises(
+        InputError, match=r"^residual\.then: must be a recipe, such as GP\(\)\. Got .*; build it first: "
+    ):
+        Residual(then=given)
+
+
 def test_a_file_may_not_import_by_a_recipe_within_its_recipe(fits, tmp_path):
     both = list(fits.values())[1]
     folder = both.save(tmp_path / "both")

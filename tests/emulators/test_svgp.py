@@ -9,6 +9,7 @@ from emulate.emulators._kernels import basis, columns_of, kernel
 from emulate.emulators.gp import GP
 from emulate.emulators.svgp import SVGP, _fit, _inverse, _Kernel
 from emulate.errors import InputError
+from emulate.program import export
 from tests.emulators.test_gp import borehole, nrmse, otl, sobol, table
 
 
@@ -144,6 +145,8 @@ def test_the_exact_mean_is_saved_and_differentiated(tmp_path):
     assert torch.equal(again.predict(new).mean, mean)
     each = torch.cat([again.predict(x[None]).mean for x in new])
     torch.testing.assert_close(each, mean, rtol=0, atol=1e-12)
+    graph = torch.export.load(export(again, tmp_path / "e.pt2")).module()
+    torch.testing.assert_close(graph(torch.from_numpy(new))[0], mean, rtol=0, atol=1e-12)
     theta = torch.from_numpy(new)
     slope = (again.predict(theta + 1e-5).mean - again.predict(theta - 1e-5).mean) / 2e-5
     torch.testing.assert_close(again.jacobian(new).sum(-1), slope, rtol=0, atol=1e-5)

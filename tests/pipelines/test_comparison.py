@@ -309,6 +309,26 @@ def test_auto_tries_recipes_that_the_runs_allow_and_fits_the_best(made):
     assert f"try up to {len(names)} emulators on 5 folds within 5 min 00 s, fit the best" in plan
 
 
+@pytest.mark.parametrize(("emulators", "more"), [
+    ("auto", ("train.within=0.001",)),  # the first is tried, the others are not
+    ('{bad: {use: "rivals:Troubled", kind: raise}, line: {use: polynomial, degree: 1}}', ("train.folds=2",)),
+])  # fmt: skip
+def test_all_stages_run_where_an_emulator_was_not_fitted(made, emulators, more):
+    folder = made(emulators)
+    small = (
+        "infer.draws=8",
+        "infer.chains=2",
+        "check.importance_runs=2",
+        "check.recovery=1",
+        "validate.gradient_points=2",
+    )
+    code, said = emulate(folder, "run", "study.yaml", *(w for c in (*small, *more) for w in ("--set", c)))
+    assert code == 1, said  # so few draws tell nothing
+    assert "report: write the report" in said
+    fitted = files.read_json(folder / "out" / "train" / "summary.json")["emulators"]
+    assert len(fitted) < len(found(folder)["emulators"])
+
+
 def test_the_plan_counts_the_fits(made):
     folder = made(PLAIN)
     assert "fit 2 emulators on 5 folds and to all runs: 12 fits" in emulate(

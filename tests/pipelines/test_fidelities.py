@@ -561,3 +561,24 @@ def test_the_coarse_universe_of_the_config_is_close_to_the_fine_one(tmp_path, mo
     assert min(o["correlation"] for o in met.values()) > 0.999
     coarser = told["coarser"]["agreement"]["outputs"]["pk[k=0.05475]"]
     assert coarser["ratio"]["median"] > met["pk[k=0.05475]"]["ratio"]["median"]
+
+
+def test_an_emulator_that_names_an_unknown_fidelity_is_refused_before_the_first_run(there):
+    with pytest.raises(InputError, match=r"emulators\.both\.fidelities: must be among those of design\.fidelities, "
+                       r'coarse, few\. Got "?\'?coars"?\'?; add it there, or mend the name\. Did you mean "coarse"\?'):  # fmt: skip
+        load_study("study.yaml", ["emulators={both: {use: multifidelity, fidelities: [coars]}}"])
+
+
+def test_an_emulator_learns_from_the_fidelities_that_it_names(here):
+    """`coarse` is the simulator over 1.25, or 3 - 2 y: on folds and on all runs, and another list is another fit."""
+    process = "{use: gp, kernel: rbf, mean: constant, starts: 1}"
+    change = f"emulators={{both: {{use: multifidelity, fidelities: [coarse], low: {process}, high: {process}}}}}"
+    study = load_study("study.yaml", [change, "train.folds=2"])
+    engine.run(study, ["design", "simulate", "train"], QUIET)
+    assert files.read_json(study.folder / "train" / "comparison.json")["emulators"]["both"]["note"] == ""
+    bench = Workbench(study, QUIET)
+    emulator, held_out = bench.emulator("both"), bench.runs_of("held_out")
+    assert emulator.provenance["recipe"]["fidelities"] == ["coarse"]
+    off = np.abs(emulator.predict(held_out.theta).mean.numpy() - held_out.y)[:, 0] / held_out.y[:, 0]
+    assert np.median(off) < 0.06  # 8 runs of its own
+    assert study.section("train") != load_study("study.yaml", [change.replace("[coarse]", "[few]")]).section("train")
