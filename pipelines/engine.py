@@ -99,7 +99,15 @@ def plan(study: Any, wanted: Sequence[str], terminal: Terminal, *, force: bool) 
     for stage in wanted:
         s = state(study, stage)
         upstream = [r for r in stages.load(stage).READS if decided.get(r)]
-        why = "--force" if force else s.why or s.status if s.status != "done" else f"after {upstream[0]}" if upstream else ""
+        why = (
+            "--force"
+            if force
+            else s.why or s.status
+            if s.status != "done"
+            else f"after {upstream[0]}"
+            if upstream
+            else ""
+        )
         decided[stage] = bool(why)
         module = stages.load(stage)
         with Workbench(study, terminal) as bench:
