@@ -114,7 +114,7 @@ class MultiFidelity(Recipe):
     fidelities: tuple[str, ...] = ()  # of design.fidelities, cheapest first
     low: Recipe = field(default_factory=GP)  # {use: NAME, ...}: what learns the cheapest
     high: Recipe = field(default_factory=GP)  # {use: NAME, ...}: what learns the error of each fidelity by the next
-    coupling: Literal["linear", "nonlinear"] = "linear"
+    coupling: Literal["linear", "nonlinear"] = "linear"  # how a fidelity goes with the next
     inputs: Annotated[int, Ge(1)] = 2  # components of the cheaper fidelity that a nonlinear error reads
 
     def __post_init__(self):
