@@ -22,6 +22,7 @@ from emulate.errors import InputError, StoreError
 DOCUMENT, WEIGHTS, FINDINGS = "emulator.json", "weights.safetensors", "findings.json"
 FORMAT, VERSION = "emulate.emulator", 1
 VERDICT = "emulate.findings"
+_TRIES = 5
 _AGAIN = "copy or train it again"
 
 
@@ -71,7 +72,18 @@ def read(path: str | os.PathLike, *, kind: str = FORMAT) -> tuple[dict[str, Any]
                          "programs' files are never opened.")  # fmt: skip
     if not (path / DOCUMENT).is_file():
         raise StoreError(f"{path} is no emulator: it holds no {DOCUMENT}. Give the folder that `save` wrote.")
-    body = _body(path / DOCUMENT, kind)
+    for _ in range(_TRIES):  # another process may put a new emulator in this place between the two files
+        body = _body(path / DOCUMENT, kind)
+        try:
+            return _whole(path, body)
+        except StoreError:
+            if not (path / DOCUMENT).is_file() or _body(path / DOCUMENT, kind) == body:
+                raise
+    return _whole(path, body)
+
+
+def _whole(path: Path, body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The weights that belong to a document, beside it."""
     if not isinstance(body.get("weights"), dict) or "sha256" not in body["weights"]:
         raise StoreError(f"{path / DOCUMENT} names no weights; {_AGAIN}.")
     try:
@@ -170,7 +182,12 @@ def _digest(body: dict[str, Any]) -> str:
 
 
 def _replaceable(path: Path) -> bool:
-    return path.is_dir() and {f.name for f in path.iterdir()} <= {DOCUMENT, WEIGHTS, FINDINGS}
+    try:
+        return {f.name for f in path.iterdir()} <= {DOCUMENT, WEIGHTS, FINDINGS}
+    except FileNotFoundError:  # another process is replacing it
+        return True
+    except NotADirectoryError:
+        return False
 
 
 def _flush(file: Path, content: bytes) -> None:
@@ -181,14 +198,23 @@ def _flush(file: Path, content: bytes) -> None:
 
 
 def _place(fresh: Path, path: Path) -> None:
-    if not path.exists():
-        os.rename(fresh, path)
-        return
-    old = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    os.rename(path, old)
-    try:
-        os.rename(fresh, path)
-    except OSError:
-        os.rename(old, path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    for left in reversed(range(_TRIES)):  # the last of several processes that save here at once stays
+        old = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        try:
+            os.rename(path, old)
+        except FileNotFoundError:
+            old = None
+        try:
+            os.rename(fresh, path)
+        except OSError:
+            if not path.exists():
+                if old:
+                    os.rename(old, path)
+                raise
+            if not left:
+                raise
+        else:
+            return
+        finally:
+            if old:
+                shutil.rmtree(old, ignore_errors=True)

@@ -253,6 +253,40 @@ def test_a_write_that_fails_leaves_what_was_there(emulator, folder, call, monkey
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
 
 
+def test_a_folder_that_is_replaced_while_it_is_read_is_read_again(folder, monkeypatch):
+    whole, other, calls = artefact._whole, emulate.fit(Polynomial(degree=1), laws.runs(), seed=0), []
+
+    def replaced(path, body):
+        calls.append(path)
+        if len(calls) == 1:  # the document is read, its weights are not
+            other.save(path)
+        return whole(path, body)
+
+    monkeypatch.setattr(artefact, "_whole", replaced)
+    assert emulate.load(folder).recipe == other.recipe
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_of_two_processes_that_save_to_one_folder_the_last_stays(emulator, folder, there, monkeypatch):
+    rename, calls, copy = os.rename, [], folder.parent / "copy"
+    emulate.fit(Polynomial(degree=1), laws.runs(), seed=0).save(copy)
+    if not there:
+        shutil.rmtree(folder)
+
+    def crowded(a, b):
+        if Path(b) == folder and not calls:
+            calls.append(shutil.copytree(copy, folder))  # the other is quicker
+        rename(a, b)
+
+    monkeypatch.setattr(os, "rename", crowded)
+    emulator.save(folder)
+    monkeypatch.undo()
+    assert calls
+    assert emulate.load(folder).recipe == emulator.recipe
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["copy", folder.name]
+
+
 def test_a_rename_that_fails_gives_the_old_one_back(emulator, folder, monkeypatch):
     rename, calls = os.rename, []
 
