@@ -5,7 +5,7 @@
 A folder that stands there already is left as it is: it says what a version wrote, and is never made again. What lies in
 `v1/` was written by emulate 0.1.0: `gp_each` before components of a GP shared kernels (4ae28ea), the
 others before an emulator kept the places of its runs (5bf2717). `v1_design` came after that: places of the runs, no
-hashes, and the mlp before it had heads. `v1_taught` has hashes.
+hashes, and the mlp before it had heads. `v1_taught` has hashes. In `v1_correlated` the components of the gp err together.
 """
 
 import json
