@@ -125,6 +125,8 @@ class _Fitted(Core):
 
     def log_density(self, i: int, u: Tensor, x: Tensor) -> Tensor:
         """ln p(x | u) by member i."""
+        if not x.numel():  # zuko cannot sum the slopes of no points
+            return x.sum(-1)
         base, slope = self.push(i, u, x)
         normal = (base / self.tau[i]).square().sum(-1) + 2 * self.tau[i].log().sum() + len(self.loc) * _LN_2PI
         return slope - 0.5 * normal

@@ -13,6 +13,7 @@ from emulate.emulators._kernels import MEANS, basis, basis_slopes, determined
 from emulate.emulators._networks import hidden, hidden_slopes, named, new_layers, output, unnamed
 from emulate.emulators._threads import calm
 from emulate.emulators._training import Noises, Pace, Values, learn
+from emulate.errors import InputError
 
 _FULL = 5000  # runs up to which every step sees all of them, by L-BFGS; beyond, minibatches by Adam
 _BLIND = 2  # folds that a member does not see, so that every run has two members that are blind to it
@@ -117,6 +118,9 @@ class MLP(Recipe):
         fold = torch.randperm(len(u), generator=generator) % self.members
         seen = ((fold - torch.arange(self.members)[:, None]) % self.members >= _BLIND).to(u.dtype)  # [members, n]
         sobolev = float(slopes is not None) if self.sobolev == "auto" else float(self.sobolev)
+        if sobolev and slopes is None:
+            raise InputError(f"mlp: sobolev weighs errors in slope and must have runs that carry their Jacobians. Got "
+                             f"{sobolev:g} and runs without; set simulate.jacobians to auto, or sobolev to auto.")  # fmt: skip
         slopes = slopes if sobolev else None
         trend = self._trend(u, seen, slopes)
         beta, scale = _trends(u, z, seen, trend, slopes, sobolev)

@@ -11,6 +11,7 @@ from emulate.contracts import Core
 from emulate.emulators._kernels import MEANS, basis
 from emulate.emulators.mlp import MLP, _variance
 from emulate.emulators.polynomial import Polynomial
+from emulate.errors import InputError
 from emulate.runs import Field, Outputs, Runs
 from emulate.space import Parameter, Space, Uniform
 
@@ -313,3 +314,11 @@ def test_left_out_predictions_err_as_much_as_new_ones():
     there = core(torch.from_numpy(new)).mean[:, 0].numpy() - (f(new) - f(u).mean()) / f(u).std()
     assert 0.7 < left / np.sqrt((there**2).mean()) < 4  # two members, and fewer runs
     assert float(((core.left_out.mean - z) / core.left_out.stddev).square().mean()) == pytest.approx(1.0, rel=0.01)
+
+
+def test_a_weight_of_slopes_that_are_not_there_is_refused():
+    u = sobol(20, 2, seed=0)
+    with pytest.raises(
+        InputError, match=r"^mlp: sobolev weighs errors in slope and must have runs.* Got 1 and runs without"
+    ):
+        emulate.fit(MLP(epochs=2, members=3, sobolev=1.0), table(u, u.sum(1)), seed=0)

@@ -283,6 +283,9 @@ def test_paths_are_relative_to_the_study(here):
         ("tracking: {uri: off}", "tracking: {uri: ./mlruns}", "22: tracking.uri: must be a database or a "
          "server, for MLflow gave up its folders of files. Got './mlruns'; write sqlite:///mlflow.db, or https://... "
          "of a server."),
+        ("emulators:\n  quadratic: {use: polynomial}\n  second: {use: polynomial, log: false}\ntrain: {champion: auto, "
+         "baseline: quadratic}", "emulators: atuo", "10: emulators: must be auto, or names with entries, such as "
+         "{flow: {use: flow}}. Got 'atuo'."),
         ("tracking: {uri: off}", "checks: [accuracy]", "22: checks: must be names with entries, such as "
          "{accuracy: {use: accuracy}}. Got ['accuracy']."),
         ("tracking: {uri: off}", "checks: {a: {use: acuracy}}", "22: checks.a.use: there is no entry "
