@@ -57,36 +57,14 @@ def correlation_slope(e: Tensor, name: str) -> Tensor:
     return 5 / 3 * (1 + math.sqrt(5) * r) * (-math.sqrt(5) * r).exp()
 
 
-class Slopes:
-    """dk/du of kernels `[g]` at u `[a, d]`; `contract(w [g, a, b] or [g, 1, b])` is sum_b w_b dk_b/du_i `[g, a, d]`."""
-
-    def __init__(self, u: Tensor, columns: Tensor, length: Tensor, order: Tensor, name: str):
-        self.u, self.columns, self.length, self.additive = u, columns, length, name == "additive"
-        if self.additive:
-            e, whole = _parts(u, columns, length, order)
-            a = order.exp()[:, None, None]
-            self.rate = [(whole + 1) * (a * x / (1 + a * x)) * _share(order, len(e)) for x in e]  # [g, a, b] for each i
-        else:
-            self.rate = correlation_slope(_exponents(u, columns, length), name)
-
-    def of(self, group: Tensor) -> "Slopes":
-        """Those of the kernels `group` `[p]`, one for each component."""
-        new = object.__new__(Slopes)
-        new.u, new.columns, new.additive = self.u, self.columns, self.additive
-        new.length = self.length[group]
-        new.rate = [r[group] for r in self.rate] if self.additive else self.rate[group]
-        return new
-
-    def contract(self, w: Tensor) -> Tensor:
-        v = self.columns[:, 0].T - 0.5  # [b, d]; centred, for less cancels
-        u = self.u - 0.5
-        if self.additive:
-            parts = [(x := w * r) @ v[:, i] - x.sum(-1) * u[:, i] for i, r in enumerate(self.rate)]
-            pulled = torch.stack(parts, -1)
-        else:
-            x = w * self.rate
-            pulled = x @ v - x.sum(-1, keepdim=True) * u
-        return pulled / self.length.square()[:, None, :]
+def slopes(u: Tensor, columns: Tensor, length: Tensor, order: Tensor, name: str) -> Tensor:
+    """dk(u, v) / du_i `[d, ..., a, b]`, without a graph."""
+    if name == "additive":
+        return torch.stack(_rates(u, columns, length, order))
+    rate, far = -correlation_slope(_exponents(u, columns, length), name), length.square()
+    return torch.stack(
+        [rate * (x[:, None] - v) / far[..., i, None, None] for i, (x, v) in enumerate(zip(u.T, columns))]
+    )
 
 
 class _Exponents(torch.autograd.Function):

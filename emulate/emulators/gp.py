@@ -14,7 +14,7 @@ from emulate.costs import Cost, affordable, steps
 from emulate.distributions import Correlated
 from emulate.emulators import _calibration as calibration
 from emulate.emulators._evidence import ROUGH, Evidence, factors
-from emulate.emulators._kernels import KERNELS, MEANS, Slopes, basis, basis_slopes, columns_of, determined, kernel
+from emulate.emulators._kernels import KERNELS, MEANS, basis, basis_slopes, columns_of, determined, kernel, slopes
 from emulate.emulators._threads import SMALL, calm
 from emulate.errors import InputError
 
@@ -40,6 +40,7 @@ class _Fitted(Core):
             self.register_buffer(name, state[name])
         self._kernel, self._mean = KERNELS[int(self.choice[0])], MEANS[int(self.choice[1])]
         self._columns = columns_of(self.points)
+        self._sizes = torch.bincount(self.group).tolist()  # components of each kernel; those of one follow each other
         self._rows = max(_ROWS, _CACHE // self.weights.numel())
 
     def forward(self, u: Tensor) -> Normal | Correlated:
@@ -95,13 +96,17 @@ class _Fitted(Core):
         """The formulas of `_moments` differentiated, `[p, N, d]`."""
         h, dh = basis(u, self._mean), basis_slopes(u, self._mean)
         k = kernel(u, self._columns, self.length, self.order, self._kernel)
-        by_kernel = Slopes(u, self._columns, self.length, self.order, self._kernel)
-        each = by_kernel if len(k) == len(self.group) else by_kernel.of(self.group)
-        mean = each.contract(self.weights[:, None, :]) + torch.einsum("pk,nkd->pnd", self.beta, dh)
+        by_kernel = slopes(u, self._columns, self.length, self.order, self._kernel)  # [d, g, N, n]
+        parts = zip(by_kernel.unbind(1), self.weights.split(self._sizes))
+        mean = torch.cat([rate @ w.T for rate, w in parts], -1).permute(
+            2, 1, 0
+        )  # components of a kernel in one product
+        mean = mean + torch.einsum("pk,nkd->pnd", self.beta, dh)
         v = k @ self.inverse.mT
         t = h @ self.r_inverse - v @ self.q
         inside = (v.square().sum(-1, keepdim=True) < 1) * v
-        spread = by_kernel.contract(-2 * (inside + t @ self.q.mT) @ self.inverse)
+        pulled = -2 * (inside + t @ self.q.mT) @ self.inverse
+        spread = (by_kernel * pulled).sum(-1).movedim(0, -1)
         spread = spread + 2 * torch.einsum("gnk,nkd->gnd", t @ self.r_inverse.mT, dh)
         return mean, self.variance[:, None, None] * spread[self.group]
 
