@@ -36,8 +36,9 @@ class Domain:
     because in ten dimensions a slab without runs hardly changes the distance over all coordinates, in which every point
     is far from every other (Beyer et al. 1999). Over Sobol, Latin hypercube and random designs of 10 to 500 runs in 1
     to 10 dimensions 99 % of the box lies below 2, its corners reach 1.9 to 2.2 (they have runs on one side only), and the
-    middle of a slab that holds no run is at 4 to 9 with 100 runs or more; with 30 or fewer it may go unseen. Random and Sobol designs of 30 runs in ten dimensions have holes by
-    chance: 1 % and 7 % of the box is thin. A grid's own spacing is no hole: a run's nearest at another place bounds r_P.
+    middle of a slab that holds no run is at 4 to 9 with 100 runs or more; with 30 or fewer it may go unseen. Random and
+    Sobol designs of 30 runs in ten dimensions have holes by chance: 1 % and 7 % of the box is thin. A grid's own spacing
+    is no hole: a run's nearest at another place bounds r_P.
 
     >>> from emulate.space import Parameter, Uniform
     >>> space = Space((Parameter("a", Uniform(0, 1)), Parameter("b", Uniform(0, 1))))
