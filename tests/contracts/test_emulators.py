@@ -10,6 +10,7 @@ NAMES = registry.names("emulators")
 QUICK = {  # settings for the laws that fit again and again
     "flow": {"epochs": 4, "points": 64},
     "mlp": {"epochs": 5},
+    "gp": {"kernel": "rbf", "starts": 1},
     "gradient_gp": {"kernel": "rbf", "mean": "constant", "starts": 1},
     "multifidelity": {"low": "polynomial", "high": "polynomial"},
 }

@@ -269,6 +269,7 @@ def test_the_last_layer_is_the_best_for_its_hidden_units():
             assert slope.abs().max() < 1e-9
 
 
+@pytest.mark.slow
 def test_slopes_of_the_runs_save_runs():
     """A quarter of the runs with their Jacobians are better than all of them without."""
     f = lambda u: torch.sin(4 * u[:, 0]) * torch.exp(u[:, 1]) + torch.cos(3 * u[:, 2])  # noqa: E731

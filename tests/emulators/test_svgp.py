@@ -136,6 +136,7 @@ def test_conjugate_gradients_are_cholesky(kernel_name):
     assert torch.equal(found.stddev, sparse.stddev)
 
 
+@pytest.mark.slow
 def test_the_exact_mean_is_saved_and_differentiated(tmp_path):
     u = sobol(300, 2, 0)
     y = np.stack([np.sin(5 * u[:, 0]), np.cos(4 * u.sum(1))], 1)

@@ -124,9 +124,8 @@ LEARNED = """{gp: {use: gp, kernel: rbf, mean: constant}, mlp: {use: mlp, member
               refuses: {use: "rivals:Troubled", kind: raise, below: 24}}"""
 
 
-@pytest.mark.parametrize(
-    "workers", [2, pytest.param(1, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2, 4])
 def test_any_number_of_workers_stores_the_bits_of_none(made, monkeypatch, workers):
     alone, together = made(LEARNED, "alone"), made(LEARNED, "together")
     assert trained(alone)[0] == 0
@@ -311,7 +310,8 @@ def test_auto_tries_recipes_that_the_runs_allow_and_fits_the_best(made):
 
 @pytest.mark.parametrize(("emulators", "more"), [
     ("auto", ("train.within=0.001",)),  # the first is tried, the others are not
-    ('{bad: {use: "rivals:Troubled", kind: raise}, line: {use: polynomial, degree: 1}}', ("train.folds=2",)),
+    pytest.param('{bad: {use: "rivals:Troubled", kind: raise}, line: {use: polynomial, degree: 1}}', ("train.folds=2",),
+                 marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_all_stages_run_where_an_emulator_was_not_fitted(made, emulators, more):
     folder = made(emulators)

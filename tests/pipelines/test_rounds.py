@@ -136,6 +136,7 @@ def test_a_loop_that_was_stopped_anywhere_goes_on_with_the_same_points(monkeypat
     assert points("out") == points("whole"), "without the record the same points are found again"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unseen")
 def test_a_raised_budget_goes_on_and_a_target_ends_the_loop():
     run("design.budget=14")
