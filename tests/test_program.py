@@ -75,6 +75,7 @@ def test_grad_and_hessian_are_those_of_plain_reverse_mode(emulator):
     torch.testing.assert_close(found, twin, rtol=1e-6, atol=1e-6 * float(twin.abs().max()))
 
 
+@pytest.mark.slow
 def test_what_is_exported_answers_without_emulate_for_any_number_of_points(emulator, tmp_path):
     path = export(emulator, tmp_path / "sub" / "emulator.pt2")
     assert [p.name for p in path.parent.iterdir()] == ["emulator.pt2"]

@@ -177,6 +177,7 @@ def test_the_mean_follows_the_truth_and_so_does_its_gradient():
     assert abs(float(slope.mean()) - 4) < 0.6
 
 
+@pytest.mark.slow
 def test_two_humps_are_worth_half_a_nat_against_a_gaussian_process():
     known = KNOWN["humps"]
     table = known.runs(300, 0)

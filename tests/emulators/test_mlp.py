@@ -176,6 +176,7 @@ def test_every_run_has_two_members_that_never_saw_it():
         assert int((first.beta == second.beta).flatten(1).all(1).sum()) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.05, 0.5])
 def test_intervals_hold_new_noisy_runs(noise):
     rng, inside, error = np.random.default_rng(0), [], []
@@ -292,6 +293,7 @@ def test_slopes_are_left_alone_on_demand():
     assert torch.equal(without.mean, ignored.mean)
 
 
+@pytest.mark.slow
 def test_a_variance_head_finds_noise_that_depends_on_the_parameters():
     """sd = 0.05 to 0.45 along the first parameter: told to a fifth, and 95 % intervals hold in both halves."""
     sd = lambda u: 0.05 + 0.4 * u[:, 0]  # noqa: E731

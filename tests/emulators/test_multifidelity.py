@@ -151,6 +151,7 @@ def test_a_relation_that_is_not_linear():
     assert np.mean(np.abs(p.mean[:, 0].numpy() - f(GRID)) < 1.96 * p.stddev[:, 0].numpy()) > 0.85
 
 
+@pytest.mark.slow
 def test_other_outputs_designs_that_are_not_nested_and_a_chain():
     """Three fidelities with 3, 4 and 5 outputs, at points that have nothing in common."""
     space = Space((Parameter("a", Uniform(0.0, 1.0)), Parameter("b", Uniform(0.0, 1.0))))
@@ -177,6 +178,7 @@ def test_other_outputs_designs_that_are_not_nested_and_a_chain():
     torch.testing.assert_close(e.jacobian(x), torch.stack(by_hand, -1), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_network_on_the_residuals():
     x, xc = sobol(24, 2, 0), sobol(80, 2, 0)
     g = lambda x: np.sin(6 * x[:, 0]) * np.exp(x[:, 1])  # noqa: E731

@@ -79,6 +79,7 @@ def sd(u: np.ndarray) -> np.ndarray:
     return 0.02 * np.exp(3 * u[:, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("places", "repeats"), [(100, 5), (300, 1)])
 def test_a_noise_that_is_known(places, repeats):
     """Three campaigns: its height everywhere, what intervals hold where it is low and where it is high, and the log score

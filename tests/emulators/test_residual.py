@@ -59,6 +59,7 @@ def test_where_nothing_is_left_the_first_stays_as_it_is():
     torch.testing.assert_close(both.stddev, alone.stddev, rtol=1e-9, atol=0.0)
 
 
+@pytest.mark.slow
 def test_a_process_is_no_worse_with_a_network_on_top():
     u, new, first = sobol(40, 2, 0), sobol(400, 2, 9), GP(kernel="rbf", mean="constant")
     fits = [emulate.fit(r, table(u, wave(u)), seed=0) for r in (first, Residual(first=first, then=SMALL))]

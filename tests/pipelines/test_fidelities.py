@@ -363,6 +363,7 @@ def content(folder):
     return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.glob("runs/*/*/*")) if p.name != "about.json"}
 
 
+@pytest.mark.slow
 def test_shares_and_workers_make_the_same_bytes(here):
     only = "design.fidelities={coarse: {runs: 20, with: {outputs_count: 3}}}"
     studies = [load_study("line.yaml", [f"output={n}", f"cluster.use={use}", only])
