@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from emulate.errors import InputError
+
 STATIONARY = ("rbf", "matern52", "matern32")
 KERNELS = (*STATIONARY, "additive")
 MEANS = ("constant", "linear", "quadratic")
@@ -99,7 +101,9 @@ class _Exponents(torch.autograd.Function):
 def _over_points(function: Any, in_dims: tuple, u: Tensor, *rest: Tensor) -> Tensor:
     """What torch.func.vmap asks of a function: a batch of batches of points is one batch of points."""
     if any(dim is not None for dim in in_dims[1:]):
-        raise NotImplementedError("torch.func.vmap must go over points u. Got points or lengths of the kernel.")
+        raise InputError(
+            "torch.func.vmap must go over points u. Got the runs or lengths of the kernel; map over theta."
+        )
     u = u.movedim(in_dims[0], 0)
     k = function.apply(u.flatten(0, 1), *rest)
     return k.unflatten(-2, u.shape[:2]).movedim(-3, 0)
