@@ -10,6 +10,14 @@ from torch.distributions import Distribution
 from emulate.errors import InputError
 
 
+def logarithms(y: Tensor, log: Tensor | None) -> tuple[Tensor, Tensor | float, Tensor | None]:
+    """w `[..., m]` of y, ln|dy/dw| summed `[...]`, and where all that has a logarithm is above 0 `[...]`; None: everywhere."""
+    if log is None:
+        return y, 0.0, None
+    ln = torch.where(log & (y > 0), y, 1.0).log()  # the inner `where` keeps the gradient finite
+    return torch.where(log, ln, y), ln.sum(-1), ((y > 0) | ~log).all(-1)
+
+
 class Gaussian(Distribution):
     r"""Normal over the outputs, or over their logarithms, with full covariance: y_j = w_j or exp(w_j), w ~ N(loc, C).
 
@@ -114,11 +122,7 @@ class Gaussian(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """ln p(y) of y `[..., m]` in physical units; -inf where a positive output is not above 0."""
-        jacobian, inside, w = 0.0, None, value
-        if self.log is not None:
-            inside = ((value > 0) | ~self.log).all(-1)
-            ln = torch.where(self.log & (value > 0), value, 1.0).log()  # the inner `where` keeps the gradient finite
-            w, jacobian = torch.where(self.log, ln, value), ln.sum(-1)
+        w, jacobian, inside = logarithms(value, self.log)
         sd = self._w_variance.sqrt()  # unit diagonal first: outputs may differ by twenty decades
         factor = torch.linalg.cholesky(self._w_covariance / (sd[..., :, None] * sd[..., None, :]))
         x = ((w - self.loc) / sd)[..., None]

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from emulate.distributions import logarithms
+
 _NODES, _SEED = 1024, 0  # points that stand for a p(z) which brings none of its own
 
 
@@ -96,11 +98,7 @@ class Pushforward(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """ln p(y) of y `[..., m]` in physical units; -inf where a positive output is not above 0."""
-        jacobian, inside, w = 0.0, None, value
-        if self.log is not None:
-            inside = ((value > 0) | ~self.log).all(-1)
-            ln = torch.where(self.log & (value > 0), value, 1.0).log()  # the inner `where` keeps the gradient finite
-            w, jacobian = torch.where(self.log, ln, value), ln.sum(-1)
+        w, jacobian, inside = logarithms(value, self.log)
         z = (w - self.centre) @ self._back
         density = self.z.log_prob(z) + self._volume - jacobian
         if not self._whole:
