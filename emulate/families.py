@@ -51,19 +51,23 @@ def _batched(cls: type, info: Any, in_dims: tuple[int | None, ...], *tensors: Te
 
 
 class _GammaSlope(torch.autograd.Function):
-    """dx/da at fixed u of a standard gamma draw x."""
+    """dx/da at fixed u of a standard gamma draw x: ln x by central differences of fourth order in ln a, good to about
+    1e-9 of x; torch's own `_standard_gamma_grad` is good to 1e-4."""
 
     @staticmethod
-    def forward(a: Tensor, x: Tensor) -> Tensor:
-        return torch._standard_gamma_grad(a, x)
+    def forward(a: Tensor, u: Tensor) -> Tensor:
+        h = 2e-3
+        f = [np.log(special.gammaincinv(a.numpy() * np.exp(k * h), u.numpy())) for k in (-2, -1, 1, 2)]
+        slope = (8 * (f[2] - f[1]) - (f[3] - f[0])) / (12 * h)
+        return torch.from_numpy(np.asarray(slope / a.numpy() * special.gammaincinv(a.numpy(), u.numpy())))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         pass
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, a: Tensor, x: Tensor) -> tuple[Tensor, int]:
-        return _batched(_GammaSlope, info, in_dims, a, x)
+    def vmap(info: Any, in_dims: tuple, a: Tensor, u: Tensor) -> tuple[Tensor, int]:
+        return _batched(_GammaSlope, info, in_dims, a, u)
 
 
 class _StandardGamma(torch.autograd.Function):
@@ -75,8 +79,8 @@ class _StandardGamma(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0], output)
-        ctx.save_for_forward(inputs[0], output)
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
