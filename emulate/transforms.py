@@ -39,7 +39,7 @@ class OutputTransform(torch.nn.Module):
         super().__init__()
         for name in ("log", "centre", "scale", "basis", "inverse", "rest", "unseen"):
             self.register_buffer(name, state[name].clone(memory_format=torch.contiguous_format))
-        self._any_log, self._all_log = bool(self.log.any()), bool(self.log.all())
+        self._any_log = bool(self.log.any())
         self._any_rest = len(self.rest) > 0
         self._varies = bool(self.basis.any())  # where nothing does, z says nothing, whatever its distribution
         self._share = (self.basis / self.scale).square().mean(-1)  # of the mean variance that one unit of z_j makes
@@ -122,8 +122,8 @@ class OutputTransform(torch.nn.Module):
             c, sd = len(mix), prediction.stddev[..., : len(mix), None]
             weight = weight.expand(*sd.shape[:-2], *weight.shape).clone()
             weight[..., :c, :] += self.basis[:c] * ((mix @ mix.mT) @ (sd * self.basis[:c]) / sd - self.basis[:c])
-        by_log = self.push(prediction).mean[..., None] * (by_loc + 0.5 * (variance.mT @ weight).mT)
-        return by_log if self._all_log else torch.where(self.log[:, None], by_log, by_loc)
+        by_log = by_loc + (variance.mT @ (0.5 * self.log * weight)).mT  # nothing where w is y itself
+        return by_log.mul_(torch.where(self.log, self.push(prediction).mean, 1.0)[..., None])
 
 
 def _components(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -52,7 +52,7 @@ class _Fitted(Core):
     def tangent(self, u: Tensor) -> tuple[Normal, tuple[Tensor, Tensor]]:
         """One pass through all members for the values and their slopes."""
         values, noises = self._chains
-        rows, d, p = values.rows, u.shape[-1], self.beta.shape[-1]
+        rows, p = values.rows, self.beta.shape[-1]
         mean, variance = (u.new_empty(len(u), p) for _ in range(2))
         by_mean, by_variance = (u.new_empty(len(u), values.k, values.q) for _ in range(2))
         room = values.room(u)
@@ -67,15 +67,14 @@ class _Fitted(Core):
             each -= mean[part]
             torch.mean(slope.mul_(each.unsqueeze(across)), 0, out=by_variance[part])
             torch.mean(each.square_(), 0, out=variance[part])
-            by_variance[part] *= 2
             if noises is None:
                 variance[part] += self.residual
             else:
                 each, slope = noises(u[part], room)
                 each.exp_()
                 variance[part] += each.mean(0)
-                by_variance[part] += slope.mul_(each.unsqueeze(across)).mean(0)
-        by_variance *= self.inflation.unsqueeze(across)
+                by_variance[part] += slope.mul_((each / 2).unsqueeze(across)).mean(0)
+        by_variance *= 2 * self.inflation.unsqueeze(across)
         told = Normal(mean, (self.inflation * variance).sqrt(), validate_args=False)
         return told, (by_mean, by_variance) if values.back else (by_mean.mT, by_variance.mT)
 
