@@ -41,6 +41,12 @@ def discrete(distribution: Distribution) -> bool:
     return bool(distribution.support.is_discrete)
 
 
+def moves(distribution: Distribution) -> bool:
+    """Whether a parameter of the distribution carries torch's derivative (in reverse mode)."""
+    held = vars(distribution).values()
+    return any(moves(v) if isinstance(v, Distribution) else isinstance(v, Tensor) and v.requires_grad for v in held)
+
+
 def words(value: Any) -> str:
     return f"{type(value).__name__} {value!r}"[:80]
 

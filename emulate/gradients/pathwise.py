@@ -9,7 +9,7 @@ from torch.distributions import Distribution
 
 from emulate.contracts import Estimate, Gradient
 from emulate.errors import InputError
-from emulate.families import discrete, inverse
+from emulate.families import discrete, inverse, moves
 from emulate.gradients._averages import averaged
 from emulate.meter import Meter
 from emulate.noise import Place, Treatment
@@ -27,7 +27,7 @@ class _Continuous(Treatment):
         return inverse(distribution, u)
 
     def above(self, place: Place, margin: Tensor) -> Tensor:
-        if carries(margin):
+        if margin.requires_grad:
             raise InputError(f"pathwise must have no hard decision on theta. Got one at the site {place}, whose derivative "
                              "is zero almost everywhere; use conditional, score, smooth or common_random_numbers.")  # fmt: skip
         return super().above(place, margin)
@@ -61,7 +61,8 @@ class Pathwise(Gradient):
 
         with Meter() as meter:
             (slopes, values), noises = each(
-                lambda noise: torch.func.jacrev(lambda t: run(t, noise), has_aux=True)(theta), seed, max(n, 2))
+                lambda noise: torch.func.jacrev(lambda t: run(t, noise), has_aux=True)(theta), seed, max(n, 2)
+            )
             random = not torch.equal(values[0], values[1])
         return averaged(values[:n], slopes[:n], random=random, calls=len(values), meter=meter,
                         diagnostics={"batched": len(noises) < len(values)})  # fmt: skip

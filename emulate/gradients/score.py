@@ -50,7 +50,9 @@ class Score(Gradient):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("sites",)
-    baseline: Literal["none", "mean", "leave_one_out", "optimal"] = "leave_one_out"
+    baseline: Literal["none", "mean", "leave_one_out", "optimal"] = (
+        "leave_one_out"  # what is taken from f before it is weighed
+    )
 
     def estimate(self, f: Any, theta: Tensor, *, seed: int, n: int = 1) -> Estimate:
         f, theta = lift(f), theta.detach().double()
@@ -62,7 +64,8 @@ class Score(Gradient):
 
         with Meter() as meter:
             ((direct, score), y), noises = each(
-                lambda noise: torch.func.jacrev(lambda t: run(t, noise), has_aux=True)(theta), seed, max(n, 2))
+                lambda noise: torch.func.jacrev(lambda t: run(t, noise), has_aux=True)(theta), seed, max(n, 2)
+            )
         if not noises[0].record.shapes and not torch.equal(y[0], y[1]):
             raise InputError("score must see the draws of f. Got a random f without a site: draw by `noise.draw(...)`, or "
                              "use common_random_numbers.")  # fmt: skip
@@ -82,5 +85,7 @@ class Score(Gradient):
             return others[:, :, None]
         halves = torch.arange(n) % 2
         square = score.square()
-        best = [(y[halves == k, :, None] * square[halves == k, None]).mean(0) / square[halves == k].mean(0) for k in (0, 1)]
+        best = [
+            (y[halves == k, :, None] * square[halves == k, None]).mean(0) / square[halves == k].mean(0) for k in (0, 1)
+        ]
         return torch.stack(best)[1 - halves].nan_to_num(0.0)
