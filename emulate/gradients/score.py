@@ -50,9 +50,7 @@ class Score(Gradient):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("sites",)
-    baseline: Literal["none", "mean", "leave_one_out", "optimal"] = (
-        "leave_one_out"  # what is taken from f before it is weighed
-    )
+    baseline: Literal["none", "mean", "leave_one_out", "optimal"] = "leave_one_out"  # taken from f first
 
     def estimate(self, f: Any, theta: Tensor, *, seed: int, n: int = 1) -> Estimate:
         f, theta = lift(f), theta.detach().double()
