@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from scipy import special, stats
 from torch import Tensor, distributions
+from torch.autograd import forward_ad
 from torch.distributions import Distribution
 
 from emulate.errors import InputError
 
 
 def inverse(distribution: Distribution, u: Tensor) -> Tensor:
-    """x `[batch, event]` with F(x) = u, of the same shape, in the order of `noise.draw`.
+    """x with F(x) = u, of the shape of u.
 
     >>> half = torch.tensor(0.5, dtype=torch.float64)
     >>> bool(torch.isclose(inverse(distributions.Exponential(2.0), half), torch.log(2 * half / half) / 2))
@@ -41,117 +42,130 @@ def discrete(distribution: Distribution) -> bool:
     return bool(distribution.support.is_discrete)
 
 
+def carries(x: Any) -> bool:
+    """Whether a tensor carries torch's derivative, of reverse or of forward mode."""
+    return isinstance(x, Tensor) and (x.requires_grad or forward_ad.unpack_dual(x).tangent is not None)
+
+
 def moves(distribution: Distribution) -> bool:
-    """Whether a parameter of the distribution carries torch's derivative (in reverse mode)."""
-    held = vars(distribution).values()
-    return any(moves(v) if isinstance(v, Distribution) else isinstance(v, Tensor) and v.requires_grad for v in held)
+    """Whether a parameter of the distribution carries a derivative."""
+    return any(moves(v) if isinstance(v, Distribution) else carries(v) for v in vars(distribution).values())
 
 
-def words(value: Any) -> str:
-    return f"{type(value).__name__} {value!r}"[:80]
+def support_moves(distribution: Distribution) -> bool:
+    """Whether an end of the support carries a derivative, as that of Uniform(0, theta) does."""
+    return any(carries(getattr(distribution.support, end, None)) for end in ("lower_bound", "upper_bound"))
 
 
-def _batched(cls: type, info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> tuple[Tensor, int]:
-    front = [t.expand(info.batch_size, *t.shape) if d is None else t.movedim(d, 0) for t, d in zip(tensors, in_dims)]
-    return cls.apply(*front), 0
+def valid(distribution: Distribution) -> Tensor:
+    """Whether all parameters are allowed, as a tensor: what a batch can ask without a branch."""
+    held = [(getattr(distribution, name), constraint) for name, constraint in distribution.arg_constraints.items()
+            if name in vars(distribution)]  # fmt: skip
+    answers = [
+        constraint.check(value).all()
+        for value, constraint in held
+        if not distributions.constraints.is_dependent(constraint)
+    ]
+    return torch.stack(answers).all() if answers else torch.tensor(True)
 
 
-class _GammaSlope(torch.autograd.Function):
-    """dx/da at fixed u of a standard gamma draw x: ln x by central differences of fourth order in ln a, good to about
-    1e-9 of x; torch's own `_standard_gamma_grad` is good to 1e-4."""
-
-    @staticmethod
-    def forward(a: Tensor, u: Tensor) -> Tensor:
-        h = 2e-3
-        f = [np.log(special.gammaincinv(a.numpy() * np.exp(k * h), u.numpy())) for k in (-2, -1, 1, 2)]
-        slope = (8 * (f[2] - f[1]) - (f[3] - f[0])) / (12 * h)
-        return torch.from_numpy(np.asarray(slope / a.numpy() * special.gammaincinv(a.numpy(), u.numpy())))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple, a: Tensor, u: Tensor) -> tuple[Tensor, int]:
-        return _batched(_GammaSlope, info, in_dims, a, u)
+def _front(info: Any, in_dims: tuple[int | None, ...], tensors: tuple[Tensor, ...]) -> list[Tensor]:
+    """The batch in front of every tensor."""
+    return [t.expand(info.batch_size, *t.shape) if d is None else t.movedim(d, 0) for t, d in zip(tensors, in_dims)]
 
 
-class _StandardGamma(torch.autograd.Function):
-    """x with P(a, x) = u, P the regularised incomplete gamma function."""
+class _Slope(torch.autograd.Function):
+    """dx/da at fixed u of one parameter a > 0: central differences of fourth order in ln a, good to about 1e-9 of x."""
 
     @staticmethod
-    def forward(a: Tensor, u: Tensor) -> Tensor:
-        return torch.from_numpy(np.asarray(special.gammaincinv(a.numpy(), u.numpy()), dtype=np.float64))
+    def forward(quantile: Callable, which: int, u: Tensor, *parameters: Tensor) -> Tensor:
+        h, values = 2e-3, [p.numpy() for p in parameters]
+        f = [
+            quantile(*values[:which], values[which] * np.exp(k * h), *values[which + 1 :], u.numpy())
+            for k in (-2, -1, 1, 2)
+        ]
+        slope = (8 * (f[2] - f[1]) - (f[3] - f[0])) / (12 * h * values[which])
+        return torch.from_numpy(np.asarray(slope, dtype=np.float64))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
+        ctx.mark_non_differentiable(output)  # it has no second derivative
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad * _GammaSlope.apply(*ctx.saved_tensors), None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: Any) -> Tensor:
-        return tangent * _GammaSlope.apply(*ctx.saved_tensors)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple, a: Tensor, u: Tensor) -> tuple[Tensor, int]:
-        return _batched(_StandardGamma, info, in_dims, a, u)
+    def vmap(info: Any, in_dims: tuple, quantile: Callable, which: int, *tensors: Tensor) -> tuple[Tensor, int]:
+        return _Slope.apply(quantile, which, *_front(info, in_dims[2:], tensors)), 0
 
 
 class _Quantile(torch.autograd.Function):
-    """The least integer x with F(x) >= u of a scipy family; no derivative."""
+    """x = quantile(*parameters, u) of a continuous family that scipy inverts, with its implicit derivative."""
+
+    @staticmethod
+    def forward(quantile: Callable, u: Tensor, *parameters: Tensor) -> Tensor:
+        return torch.from_numpy(np.asarray(quantile(*(p.numpy() for p in parameters), u.numpy()), dtype=np.float64))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.quantile = inputs[0]
+        ctx.save_for_backward(*inputs[1:])
+        ctx.save_for_forward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        u, *parameters = ctx.saved_tensors
+        return None, None, *(grad * _Slope.apply(ctx.quantile, i, u, *parameters) for i in range(len(parameters)))
+
+    @staticmethod
+    def jvp(ctx: Any, _: Any, __: Any, *tangents: Tensor | None) -> Tensor:
+        u, *parameters = ctx.saved_tensors
+        return sum(t * _Slope.apply(ctx.quantile, i, u, *parameters) for i, t in enumerate(tangents) if t is not None)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, quantile: Callable, *tensors: Tensor) -> tuple[Tensor, int]:
+        return _Quantile.apply(quantile, *_front(info, in_dims[1:], tensors)), 0
+
+
+class _Count(torch.autograd.Function):
+    """The least integer x with F(x) >= u of a family of scipy; no derivative."""
 
     @staticmethod
     def forward(family: str, u: Tensor, *parameters: Tensor) -> Tensor:
-        return torch.from_numpy(np.asarray(getattr(stats, family).ppf(u.numpy(), *(p.numpy() for p in parameters)),
-                                           dtype=np.float64))  # fmt: skip
+        x = getattr(stats, family).ppf(u.numpy(), *(p.numpy() for p in parameters))
+        return torch.from_numpy(np.asarray(x, dtype=np.float64))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         ctx.mark_non_differentiable(output)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, ...]:
-        return (None,) * len(ctx.needs_input_grad)
-
-    @staticmethod
     def vmap(info: Any, in_dims: tuple, family: str, *tensors: Tensor) -> tuple[Tensor, int]:
-        front = [t.expand(info.batch_size, *t.shape) if d is None else t.movedim(d, 0)
-                 for t, d in zip(tensors, in_dims[1:])]  # fmt: skip
-        return _Quantile.apply(family, *front), 0
+        return _Count.apply(family, *_front(info, in_dims[1:], tensors)), 0
 
 
-def _quantile(family: str, u: Tensor, *parameters: Tensor) -> Tensor:
-    return _Quantile.apply(family, u, *(p.detach().double().expand(u.shape) for p in parameters))
+def _by(quantile: Callable, u: Tensor, *parameters: Tensor) -> Tensor:
+    return _Quantile.apply(quantile, u, *(p.double().expand(u.shape) for p in parameters))
 
 
-def _gamma(d: distributions.Gamma, u: Tensor) -> Tensor:
-    return _StandardGamma.apply(d.concentration.double().expand(u.shape), u) / d.rate
-
-
-def _normal(d: distributions.Normal, u: Tensor) -> Tensor:
-    return d.loc + d.scale * torch.special.ndtri(u)
+def _count(family: str, u: Tensor, *parameters: Tensor) -> Tensor:
+    return _Count.apply(family, u, *(p.detach().double().expand(u.shape) for p in parameters))
 
 
 def _multivariate(d: distributions.MultivariateNormal, u: Tensor) -> Tensor:
-    return d.loc + (d._unbroadcasted_scale_tril @ torch.special.ndtri(u)[..., None])[..., 0]
-
-
-def _categorical(d: distributions.Categorical, u: Tensor) -> Tensor:
-    return (u[..., None] > d.probs.detach().cumsum(-1)[..., :-1]).sum(-1).double()
+    return d.loc + (d._unbroadcasted_scale_tril.double() @ torch.special.ndtri(u)[..., None])[..., 0]
 
 
 _INVERSES: dict[type, Callable[[Any, Tensor], Tensor]] = {
-    distributions.Normal: _normal,
+    distributions.Normal: lambda d, u: d.loc + d.scale * torch.special.ndtri(u),
     distributions.MultivariateNormal: _multivariate,
-    distributions.Gamma: _gamma,
+    distributions.Gamma: lambda d, u: _by(special.gammaincinv, u, d.concentration) / d.rate,
+    distributions.Beta: lambda d, u: _by(special.betaincinv, u, d.concentration1, d.concentration0),
+    distributions.StudentT: lambda d, u: d.loc + d.scale * _by(special.stdtrit, u, d.df),
+    distributions.Gumbel: lambda d, u: d.loc - d.scale * torch.log(-torch.log(u)),
+    distributions.Laplace: lambda d, u: d.loc + d.scale * torch.where(
+        u < 0.5, torch.log(2 * u.clamp(max=0.5)), -torch.log(2 * (1 - u).clamp(max=0.5))),
     distributions.Independent: lambda d, u: inverse(d.base_dist, u),
     distributions.Bernoulli: lambda d, u: (u > 1 - d.probs.detach()).double(),
-    distributions.Categorical: _categorical,
-    distributions.Binomial: lambda d, u: _quantile("binom", u, d.total_count, d.probs),
-    distributions.Poisson: lambda d, u: _quantile("poisson", u, d.rate),
+    distributions.Categorical: lambda d, u: (u[..., None] > d.probs.detach().cumsum(-1)[..., :-1]).sum(-1),
+    distributions.Binomial: lambda d, u: _count("binom", u, d.total_count, d.probs),
+    distributions.Poisson: lambda d, u: _count("poisson", u, d.rate),
     distributions.Geometric: lambda d, u: torch.floor(torch.log1p(-u) / torch.log1p(-d.probs.detach())),
-}
+}  # fmt: skip

@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import ClassVar
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -11,7 +12,7 @@ class Meter:
     """`seconds` of wall time, and `peak_memory` in bytes above the start, of the block it stands around.
 
     The peak is the kernel's high-water mark of the resident set, reset at the start: all of the process counts, other
-    threads too. NaN where the system keeps none that can be reset (only Linux does).
+    threads too. NaN where the system keeps none that can be reset (only Linux does). Meters may be nested.
 
     >>> with Meter() as meter:
     ...     _ = bytearray(10**6)
@@ -20,20 +21,28 @@ class Meter:
     """
 
     seconds = peak_memory = float("nan")
+    _open: "ClassVar[list[Meter]]" = []
 
     def __enter__(self) -> "Meter":
-        self._resident = self._reset()
+        self._resident = self._high = self._mark()
+        self._open.append(self)
         self._began = time.perf_counter()
         return self
 
     def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.seconds = time.perf_counter() - self._began
-        if self._resident is not None:
-            self.peak_memory = float(max(0, _kilobytes("VmHWM:") - self._resident) * 1024)
+        self._mark()
+        self._open.remove(self)
+        if self._resident is not None and self._high is not None:
+            self.peak_memory = float(max(0, self._high - self._resident) * 1024)
 
-    @staticmethod
-    def _reset() -> int | None:
+    @classmethod
+    def _mark(cls) -> int | None:
+        """Hand the high-water mark to all open meters and reset it; what is resident now."""
         try:
+            peak = _kilobytes("VmHWM:")
+            for meter in cls._open:
+                meter._high = max(meter._high or 0, peak)
             _RESET.write_text("5")
             return _kilobytes("VmRSS:")
         except (OSError, LookupError):

@@ -1,5 +1,6 @@
 """Noise by name: what it depends on and what not, judged by rerunning, by scipy and by a branch."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -8,7 +9,7 @@ from scipy import stats
 from torch.distributions import Gamma, Normal
 
 from emulate.errors import InputError
-from emulate.noise import Noise, Place, uniforms
+from emulate.noise import Forced, Noise, Place, uniforms
 
 
 @given(st.integers(0, 2**62), st.integers(0, 10**9), st.lists(st.integers(0, 5), max_size=3), st.integers(1, 6))
@@ -63,9 +64,10 @@ def test_the_plain_seed_is_the_users_own_for_the_first_replicate():
      r"give every run a noise of its own \(`noise\.again\(\)`\)\.$"),
     (lambda n: n.draw("u", 3.0),
      r"^noise\.draw\('u', \.\.\.\) must be given a torch distribution, such as Normal\(mean, sd\)\. Got float 3\.0\.$"),
-    (lambda n: n.draw("u", torch.distributions.Beta(1.0, 2.0)),
-     r"^a draw must be of a family with a known inverse: .*, or any with an icdf\. Got Beta; write it as a map of draws "
-     r"of these\.$"),
+    (lambda n: n.draw("u", torch.distributions.VonMises(1.0, 2.0)),
+     r"^a draw must be of a family with a known inverse: .*, or any with an icdf\. Got VonMises; write it as a map of "
+     r"draws of these\.$"),
+    (lambda n: n.uniform("~u"), r"^a site's name must not begin with '~', which estimators use\. Got '~u'\.$"),
 ])  # fmt: skip
 def test_wrong_use_is_told(call, words):
     with pytest.raises(InputError, match=words):
@@ -82,4 +84,40 @@ def test_again_is_the_same_noise_and_keeps_one_record():
 def test_a_hard_decision_is_one_or_nothing():
     noise = Noise(1)
     assert noise.above("a", torch.tensor([-1.0, 0.0, 2.0])).tolist() == [0.0, 0.0, 1.0]
-    assert list(noise.record.decisions) == [Place("a")]
+    assert noise.record.decisions == {Place("a"): (3,)}
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 9))
+def test_a_longer_draw_begins_with_the_shorter_one(one, other, replicate):
+    short, long = sorted((one, other))
+    a, b = (uniforms(2, Place("x"), (k,), range(replicate, replicate + 1)) for k in (short, long))
+    assert torch.equal(a, b[:, :short])
+
+
+def test_draws_of_different_lengths_share_no_number_between_replicates():
+    numbers = [uniforms(2, Place("x"), (k,), range(i, i + 1)) for i, k in enumerate((8, 4, 16, 5, 64, 4))]
+    flat = torch.cat([u.flatten() for u in numbers])
+    assert len(set(flat.tolist())) == len(flat)
+
+
+def test_the_ends_of_the_interval_are_never_reached(monkeypatch):
+    for bits, end in ((0, 2.0**-53), (2**64 - 1, 1 - 2.0**-53)):
+        monkeypatch.setattr("numpy.random.Philox", lambda bits=bits, **_: type("Stream", (), {
+            "random_raw": lambda self, shape: np.full(shape, bits, np.uint64)})())  # fmt: skip
+        assert float(uniforms(1, Place("x"), (), range(1))) == end
+        assert torch.special.ndtri(uniforms(1, Place("x"), (), range(1))).isfinite()
+
+
+def test_forced_noise_and_decisions():
+    def program(noise):
+        x, y = noise.draw("x", Normal(0.0, 1.0)), noise.draw("y", Normal(0.0, 1.0))
+        return x, y, noise.above("up", x)
+
+    noise = Noise(3)
+    _, y, up = program(noise)
+    half, other = torch.tensor(0.5, dtype=torch.float64), 1 - up
+    assert [float(v) for v in program(noise.again(Forced({Place("x"): half}, {Place("up"): other})))] == [
+        0.0,
+        float(y),
+        float(other),
+    ]

@@ -9,10 +9,10 @@ from torch.distributions import Distribution
 
 from emulate.contracts import Estimate, Gradient
 from emulate.errors import InputError
-from emulate.families import discrete, inverse, moves
+from emulate.families import carries, discrete, inverse, moves
 from emulate.gradients._averages import averaged
 from emulate.meter import Meter
-from emulate.noise import Place, Treatment
+from emulate.noise import Noise, Place, Treatment
 from emulate.replication import each, lift
 
 
@@ -27,7 +27,7 @@ class _Continuous(Treatment):
         return inverse(distribution, u)
 
     def above(self, place: Place, margin: Tensor) -> Tensor:
-        if margin.requires_grad:
+        if carries(margin):
             raise InputError(f"pathwise must have no hard decision on theta. Got one at the site {place}, whose derivative "
                              "is zero almost everywhere; use conditional, score, smooth or common_random_numbers.")  # fmt: skip
         return super().above(place, margin)
@@ -55,14 +55,12 @@ class Pathwise(Gradient):
     def estimate(self, f: Any, theta: Tensor, *, seed: int, n: int = 1) -> Estimate:
         f, theta = lift(f), theta.detach().double()
 
-        def run(t: Tensor, noise: Any) -> tuple[Tensor, Tensor]:
+        def run(t: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
             y = f(t, noise.again(_Continuous()))
             return y, y
 
         with Meter() as meter:
-            (slopes, values), noises = each(
-                lambda noise: torch.func.jacrev(lambda t: run(t, noise), has_aux=True)(theta), seed, max(n, 2)
-            )
-            random = not torch.equal(values[0], values[1])
-        return averaged(values[:n], slopes[:n], random=random, calls=len(values), meter=meter,
-                        diagnostics={"batched": len(noises) < len(values)})  # fmt: skip
+            made = each(lambda noise: torch.func.jacrev(lambda t: run(t, noise), has_aux=True)(theta), seed, max(n, 2))
+        slopes, values = made.answer
+        return averaged(values[:n], slopes[:n], random=made.random(values), calls=made.calls, meter=meter,
+                        diagnostics={"alone": made.alone})  # fmt: skip

@@ -9,7 +9,7 @@ from torch.distributions import Distribution
 
 from emulate.contracts import Estimate, Gradient
 from emulate.errors import InputError
-from emulate.families import inverse
+from emulate.families import carries, inverse, support_moves
 from emulate.gradients._averages import averaged
 from emulate.meter import Meter
 from emulate.noise import Noise, Place, Treatment
@@ -17,15 +17,26 @@ from emulate.replication import each, lift
 
 
 class Counted(Treatment):
-    """Draws that carry no derivative; their log density does."""
+    """Draws that carry no derivative; their log density does. What a density cannot count is refused."""
 
     def __init__(self) -> None:
         self.log_prob = torch.zeros((), dtype=torch.float64)
 
     def draw(self, place: Place, distribution: Distribution, u: Tensor) -> Tensor:
+        if support_moves(distribution):
+            raise InputError(f"score must have draws whose support stays where it is. Got {type(distribution).__name__} at "
+                             f"the site {place}, an end of which depends on theta; use pathwise, or draw a fixed one and "
+                             "scale it.")  # fmt: skip
         x = inverse(distribution, u).detach()
         self.log_prob = self.log_prob + distribution.log_prob(x).sum()
         return x
+
+    def above(self, place: Place, margin: Tensor) -> Tensor:
+        if carries(margin):
+            raise InputError(f"score must have hard decisions on draws alone. Got one at the site {place} that reads theta "
+                             "itself, past all draws; draw what is decided on, or use conditional, smooth or "
+                             "common_random_numbers.")  # fmt: skip
+        return super().above(place, margin)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +44,9 @@ class Score(Gradient):
     """Score function: dE[f]/dtheta = E[(f - b) s + df/dtheta], s = d ln p(x | theta) / dtheta of all draws.
 
     Also known as likelihood ratio (Glynn 1990) and REINFORCE (Williams 1992). f may jump in x and x may be discrete; the
-    densities must not move their support with theta. `df/dtheta` is what f reads of theta past its draws.
+    densities must not move their support with theta. `df/dtheta` is what f reads of theta past its draws, which must be
+    continuous: a `noise.above` on theta itself is refused, a plain `if` that runs replicates one by one makes the bias
+    unknown (NaN).
     The baseline b takes noise away and, being independent of the replicate it is used for, adds no bias:
 
     - none: b = 0;
@@ -61,17 +74,17 @@ class Score(Gradient):
             return (y, counted.log_prob), y
 
         with Meter() as meter:
-            ((direct, score), y), noises = each(
-                lambda noise: torch.func.jacrev(lambda t: run(t, noise), has_aux=True)(theta), seed, max(n, 2)
-            )
-        if not noises[0].record.shapes and not torch.equal(y[0], y[1]):
+            made = each(lambda noise: torch.func.jacrev(lambda t: run(t, noise), has_aux=True)(theta), seed, max(n, 2))
+        (direct, score), y = made.answer
+        if not made.record.sites and made.random(y):
             raise InputError("score must see the draws of f. Got a random f without a site: draw by `noise.draw(...)`, or "
                              "use common_random_numbers.")  # fmt: skip
-        random = bool(noises[0].record.shapes)
-        direct, score, y, total = direct[:n], score[:n], y[:n], len(y)
+        direct, score, y = direct[:n], score[:n], y[:n]
         slopes = (y[:, :, None] - self._baseline(y, score)) * score[:, None, :] + direct
-        return averaged(y, slopes, random=random, calls=total, meter=meter,
-                        diagnostics={"baseline": self.baseline, "batched": len(noises) < total})  # fmt: skip
+        hidden = bool(made.alone) and bool((direct != 0).any())  # a plain branch may have read theta past the draws
+        return averaged(y, slopes, random=bool(made.record.sites), calls=made.calls, meter=meter,
+                        bias_bound=torch.full_like(slopes[0], torch.nan) if hidden else None,
+                        diagnostics={"baseline": self.baseline, "alone": made.alone})  # fmt: skip
 
     def _baseline(self, y: Tensor, score: Tensor) -> Tensor:
         """b `[n, m, d]` or what broadcasts to it."""
