@@ -151,7 +151,7 @@ def _split_design(section: Any) -> tuple[Any, Any]:
     """The keys that say how many points, and those of the design itself."""
     if not isinstance(section, Mapping):
         return ({}, section) if isinstance(section, str) else (section, {})
-    own = ("runs", "held_out")  # fidelities hold built entries, and are read apart
+    own = ("runs", "held_out", "replicates")  # fidelities hold built entries, and are read apart
     rest = {k: v for k, v in section.items() if k not in (*own, "fidelities")}
     return {k: section[k] for k in own if k in section}, rest
 
@@ -160,7 +160,7 @@ def _design(spec: Any) -> Any:
     spec = {"use": "sobol", **spec} if isinstance(spec, Mapping) else {"use": spec}
     if isinstance(spec["use"], str):
         cls = _find("designs", spec["use"], "design")
-        allowed = ("use", "runs", "held_out", "fidelities", *(f.name for f in fields(cls) if f.init))
+        allowed = ("use", "runs", "held_out", "replicates", "fidelities", *(f.name for f in fields(cls) if f.init))
         if unknown := [k for k in spec if k not in allowed]:
             raise InputError("\n".join(f"design.{k}: this key is not known. Keys allowed here: {', '.join(allowed)}"
                                        f".{nearest(k, allowed)}" for k in unknown))  # fmt: skip
