@@ -270,7 +270,8 @@ def _emulators(source: Source, read: StudyFile | None, simulator: Any) -> dict[s
     except Exception:  # a simulator that is not ready is told by its own rule
         positive = False
     n, jacobians = read.design.runs, read.simulate.jacobians not in (None, "none")
-    found = candidates(n - -(-n // folds), simulator.space.d, positive=positive, jacobians=jacobians)
+    found = candidates(n - -(-n // folds), simulator.space.d, positive=positive, jacobians=jacobians,
+                       replicates=read.design.replicates)  # fmt: skip
     if not found:
         source.note(f"design.runs: must be more, for no recipe can be tried on {n} runs with {simulator.space.d} parameters "
                     "when a fold is left out. Run more points, or name an emulator.")  # fmt: skip
