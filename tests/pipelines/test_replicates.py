@@ -310,7 +310,7 @@ def test_runs_of_a_study_scatter_as_the_simulator_does(measured):
 def test_noisy_gp_learns_the_noise_of_a_study(measured):
     """ln of the predicted variance of a run against the known one, at 64 new points, in the standard deviations that the
     process of the noise states: none beyond 4, their mean square about 1."""
-    runs, e = measured
+    _, e = measured
     u = torch.quasirandom.SobolEngine(2, scramble=True, seed=5).draw(64, dtype=torch.float64)
     theta = e.space.from_unit(0.05 + 0.9 * u)
     p, told = e.predict(theta), e.core.noise(e.space.scaled(theta))
