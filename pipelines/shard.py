@@ -3,8 +3,6 @@
 import re
 import time
 
-import numpy as np
-
 from emulate.errors import CampaignError, InputError
 from emulate.units import describe
 from pipelines import walltime

@@ -43,7 +43,7 @@ class DesignPart(Section):
 
     entry: Any = "sobol"  # designs; its `use` and settings stand beside runs and held_out
     runs: Annotated[int, Ge(1), Le(1_000_000)] = 64  # points to train on, each run once, or `replicates` times
-    held_out: Annotated[int, Ge(1), Le(1_000_000)] = 20  # runs that no emulator sees in training, each at a point of its own
+    held_out: Annotated[int, Ge(1), Le(1_000_000)] = 20  # runs that no emulator sees in training, one at each point
     replicates: Annotated[int, Ge(1), Le(100_000)] = 1  # runs at each point to train on, with other seeds; for noise
     fidelities: Any = None  # cheaper or dearer versions of the simulator by a name of your choice: {runs, with}
 

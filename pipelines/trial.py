@@ -49,7 +49,8 @@ def run(study: "Study", terminal: Terminal, index: int, *, verbose: bool) -> boo
 def _ask(study: "Study", terminal: Terminal, index: int, task: Task) -> None:
     limits, path = study.simulate.limits, study.folder / "store"
     first = f", the first of its {r} runs" if (r := study.replicates_of("training")) > 1 else ""
-    terminal.say(f"training point {index} of {study.design.runs}{first}, seed {task.seed}, key {task.key[:SHORT]} in {path}")
+    point = f"training point {index} of {study.design.runs}{first}"
+    terminal.say(f"{point}, seed {task.seed}, key {task.key[:SHORT]} in {path}")
     pairs = zip(study.space.parameters, task.theta, strict=True)
     terminal.table("", ("parameter", "value", "unit"), [(p.name, f"{x:.8g}", p.unit) for p, x in pairs])
     memory = f"{in_words(limits.memory)} of memory" if limits.memory else "no limit of memory"

@@ -91,7 +91,8 @@ def run(bench: Workbench) -> str:
             **{f"runs_{name}": f.runs for name, f in study.fidelities.items()},
         },
     )
-    said = f"{written} points: {study.design.runs} to train on{times(study, 'training')}, {study.design.held_out} held out"
+    said = f"{written} points: {study.design.runs} to train on{times(study, 'training')}"
+    said += f", {study.design.held_out} held out"
     return said + "".join(f", {f.runs} of {name}{times(study, name)}" for name, f in study.fidelities.items())
 
 

@@ -130,7 +130,9 @@ def test_more_replicates_make_only_the_runs_that_are_new(here):
     assert (len(first), len(two), len(four)) == (10, 16, 28)
     assert first.items() <= two.items() <= four.items()
     assert where(campaign()) == four, "fewer replicates make nothing, and lose nothing"
-    assert simulate.forecast(Workbench(load_study("study.yaml", ["design.replicates=5"]), QUIET)).startswith("6 runs to do, 28")
+    assert simulate.forecast(Workbench(load_study("study.yaml", ["design.replicates=5"]), QUIET)).startswith(
+        "6 runs to do, 28"
+    )
 
 
 def test_bytes_are_the_same_in_any_order_and_by_shares(here):
@@ -140,7 +142,8 @@ def test_bytes_are_the_same_in_any_order_and_by_shares(here):
         bench.write_points("design/points.csv", design.points(bench))
     for i in (3, 1, 2):
         assert shard.run(study, (i, 3), QUIET) == 0
-    assert len(one) == 2 * 16 and content(RunStore("shares/store")) == one
+    assert len(one) == 2 * 16
+    assert content(RunStore("shares/store")) == one
 
 
 def test_bytes_are_the_same_on_one_and_two_workers(here):
@@ -174,7 +177,9 @@ def test_a_point_to_train_on_is_never_held_out_too(here):
     path = Path("out/design/points.csv")
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines, lines[1].replace("training,0", "held_out,4"), ""]))
-    with pytest.raises(InputError, match=r"points\.csv must hold out other points than those to train on\. Got .* in both; "):
+    with pytest.raises(
+        InputError, match=r"points\.csv must hold out other points than those to train on\. Got .* in both; "
+    ):
         engine.run(load_study("study.yaml"), ["simulate"], QUIET)
 
 
@@ -198,7 +203,8 @@ def test_jacobians_are_those_of_each_run(here):
     made("simulate.jacobians=auto")
     with Workbench(load_study("study.yaml", ["simulate.jacobians=auto"]), QUIET) as bench:
         runs = bench.runs_of("training")
-    assert runs.jacobian.shape[0] == 12 and (runs.y[::2] != runs.y[1::2]).all()
+    assert runs.jacobian.shape[0] == 12
+    assert (runs.y[::2] != runs.y[1::2]).all()
 
 
 @pytest.mark.parametrize(
@@ -244,12 +250,17 @@ def test_every_split_keeps_the_runs_of_a_point_together():
     assert not set(map(tuple, rest.theta.tolist())) & set(map(tuple, out.theta.tolist()))
     fold = deal_runs(runs, 5, seed=2)
     generator = torch.Generator().manual_seed(0)
-    folds = {"compared": fold, "of ten": dealt(u, 10).numpy(), "of members": shuffled(u, generator, least=5).numpy() % 5}
+    folds = {
+        "compared": fold,
+        "of ten": dealt(u, 10).numpy(),
+        "of members": shuffled(u, generator, least=5).numpy() % 5,
+    }
     for name, f in folds.items():
         assert all(apart(runs.theta, f == k) for k in set(f.tolist())), name
         assert np.bincount(f).max() - np.bincount(f).min() <= 4, name
     seen, held = (rows.numpy() for rows in parted(u, 0.2, generator, least=5))
-    assert len(held) == 32 and apart(runs.theta, np.isin(np.arange(n), held)) and len({*seen, *held}) == n
+    assert (len(held), len({*seen, *held})) == (32, n)
+    assert apart(runs.theta, np.isin(np.arange(n), held))
 
 
 def test_splits_of_runs_that_are_not_repeated_stay_as_they_were():
@@ -290,8 +301,8 @@ def test_error_bars_are_those_of_points_that_were_not_run(recipe):
 def measured(tmp_path_factory):
     """`configs/noise.yaml` with one process, trained; its runs and its emulator."""
     out = tmp_path_factory.mktemp("noise")
-    study = load_study(Path(__file__).parents[2] / "configs" / "noise.yaml",
-                       [f"output={out}", "cluster.use=serial", "tracking.uri=off", "train.folds=0", "design.held_out=8"])  # fmt: skip
+    changes = ["cluster.use=serial", "tracking.uri=off", "train.folds=0", "design.held_out=8", "check.recovery=2"]
+    study = load_study(Path(__file__).parents[2] / "configs" / "noise.yaml", [f"output={out}", *changes])
     engine.run(study, ["design", "simulate", "train"], QUIET)
     with Workbench(study, QUIET) as bench:
         return bench.runs_of("training"), bench.emulator("noisy")
@@ -327,6 +338,6 @@ def test_a_study_and_a_table_of_ones_own_give_the_same_emulator(measured):
     runs, e = measured
     own = Runs.of(runs.space, runs.outputs, runs.theta, runs.y, stochastic=True)
     again = emulate.fit(NoisyGP(), own, seed=e.provenance["seed"])
-    theta = torch.from_numpy(runs.theta[::8]) + 0.01
+    theta = torch.from_numpy((runs.theta[:-8:8] + runs.theta[8::8]) / 2)
     for name in ("mean", "variance"):
         assert torch.equal(getattr(e.predict(theta), name), getattr(again.predict(theta), name))
