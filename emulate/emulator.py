@@ -23,7 +23,7 @@ from emulate.contracts import Core, Finding, Recipe, rows_of
 from emulate.distributions import Gaussian
 from emulate.domain import Domain, Outside, Widened, checked
 from emulate.errors import CampaignError, ExtrapolationWarning, InputError, nearest
-from emulate.runs import Outputs, Runs
+from emulate.runs import Outputs, Runs, places
 from emulate.space import Space
 from emulate.transforms import OutputTransform
 
@@ -116,7 +116,9 @@ def _trained(recipe: Recipe, finished: Runs, coarse: tuple[Runs, ...], *,
         return _trained(replace(recipe, log=core.left_out is None or transform.logged), finished, coarse, seed=seed)
     for log in (True, False) if both else (bool(recipe.log),):
         known = _pooled(finished, coarse, log)
-        transform = OutputTransform.fit(finished.outputs, known, log=log, truncation=recipe.truncation)
+        own = places(finished.theta)
+        place = np.append(own, own.max() + 1 + np.arange(len(known) - len(own)))  # pooled runs come after the own
+        transform = OutputTransform.fit(finished.outputs, known, log=log, truncation=recipe.truncation, place=place)
         given = {"slopes": None if slopes is None else transform.slopes(y, slopes),
                  "coarse": tuple(_components(recipe, finished, transform, cheap, log) for cheap in coarse)}  # fmt: skip
         with torch.enable_grad():

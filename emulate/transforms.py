@@ -47,8 +47,9 @@ class OutputTransform(torch.nn.Module):
         self._share = (self.basis / self.scale).square().mean(-1)  # of the mean variance that one unit of z_j makes
 
     @staticmethod
-    def fit(outputs: Outputs, y: np.ndarray, *, log: bool, truncation: float) -> "OutputTransform":
-        """The transform of finished runs y `[n, m]`.
+    def fit(outputs: Outputs, y: np.ndarray, *, log: bool, truncation: float,
+            place: np.ndarray | None = None) -> "OutputTransform":  # fmt: skip
+        """The transform of finished runs y `[n, m]`; `place` `[n]` numbers the places where they lie, if some share one.
 
         Raises `InputError` when a field declared positive holds a value that is not.
         """
@@ -65,7 +66,7 @@ class OutputTransform(torch.nn.Module):
         x = torch.where(constant, 0.0, (w - centre) / scale)
         values, vectors = _components(x)
         p = _kept(values, truncation)
-        unseen = torch.where(constant, 1.0, _unseen(x, p)) * scale.square()
+        unseen = torch.where(constant, 1.0, _unseen(x, p, place)) * scale.square()
         share = values.sqrt()[:, None] * vectors
         last = int((values > 0).sum())
         unit = torch.where(values > 0, values, 1.0).sqrt()  # all outputs constant: one component that is 0 everywhere
@@ -148,10 +149,10 @@ def _kept(values: Tensor, truncation: float) -> int:
     return max(1, int((tail > truncation * tail[0]).sum()))
 
 
-def _unseen(x: Tensor, p: int) -> Tensor:
+def _unseen(x: Tensor, p: int, place: np.ndarray | None) -> Tensor:
     """Variance `[m]` outside the span of p components, on runs left out of finding them, beyond that of runs left in."""
-    n = len(x)
-    folds = torch.arange(n) % min(n, _FOLDS)
+    place = torch.arange(len(x)) if place is None or place.max() < 1 else torch.from_numpy(place)
+    folds = place % min(int(place.max()) + 1, _FOLDS)
     outside, inside = torch.zeros_like(x), torch.zeros_like(x[0])
     for fold in folds.unique():
         out = folds == fold

@@ -34,7 +34,7 @@ def forecast(bench: Workbench) -> str:
 
 def run(bench: Workbench) -> str:
     study = bench.study
-    runs: Runs = bench.runs(bench.points("training"))
+    runs: Runs = bench.runs_of("training")
     fidelities = {n: bench.runs_of(n) for r in study.emulators.values() for n in getattr(r, "fidelities", ())}
     scores = comparison.compare(bench, runs, fidelities) if study.train.folds else {}
     if scores:
