@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from emulate.distributions import fitting
 from emulate.errors import InputError, nearest
 from emulate.space import Space
 
@@ -224,5 +225,6 @@ class Widened(Distribution):
             return self.mean + self._stretch * (self.inner.sample(sample_shape, **keywords) - self.mean)
 
     def log_prob(self, value: Tensor) -> Tensor:
+        value = fitting(self, value)
         inner = self.inner.log_prob(self.mean + (value - self.mean) / self._stretch)
         return inner - 0.5 * self.event_shape.numel() * self.factor.log()

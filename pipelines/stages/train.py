@@ -11,7 +11,8 @@ from emulate.errors import EmulateError, InputError
 from emulate.runs import Runs
 from emulate.transforms import OutputTransform
 from pipelines import comparison, files
-from pipelines.terminal import Stopwatch, count, duration
+from pipelines.costs import span
+from pipelines.terminal import Stopwatch, count
 from pipelines.workbench import Workbench
 
 SENTENCE = "compare the emulators on folds of the runs, and fit them"
@@ -27,7 +28,7 @@ def forecast(bench: Workbench) -> str:
     if not folds:
         return f"fit {count(n, 'emulator')}"
     if within is not None:
-        return f"try up to {count(n, 'emulator')} on {count(folds, 'fold')} within {duration(within)}, fit the best"
+        return f"try up to {count(n, 'emulator')} on {count(folds, 'fold')} within {span(within)}, fit the best"
     return f"fit {count(n, 'emulator')} on {count(folds, 'fold')} and to all runs: {n * (folds + 1)} fits"
 
 
