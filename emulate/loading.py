@@ -32,8 +32,8 @@ def load(path_or_uri: str | os.PathLike, *, recipe: type[Recipe] | None = None) 
     Raises `InputError` when there is none, `StoreError` when the folder is damaged or not an emulator.
     """
     folder = _fetched(path_or_uri)
-    body, tensors = artefact.read(folder)
-    findings, scores = _verdict(folder)
+    body, tensors, told = artefact.read_whole(folder)
+    findings, scores = _verdict(folder, told)
     try:
         use, settings = body["recipe"]["use"], body["recipe"]["settings"]
         space, outputs = Space.from_dict(body["space"]), Outputs.from_dict(body["outputs"])
@@ -59,8 +59,7 @@ def keep(path: str | os.PathLike, findings: Iterable[Finding], scores: Mapping[s
     artefact.write_verdict(path, {"findings": [vars(f) for f in findings], "scores": dict(scores)})
 
 
-def _verdict(folder: Path) -> tuple[tuple[Finding, ...], dict[str, float]]:
-    told = artefact.read_verdict(folder)
+def _verdict(folder: Path, told: dict[str, Any]) -> tuple[tuple[Finding, ...], dict[str, float]]:
     try:
         return tuple(Finding(**f) for f in told.get("findings", ())), dict(told.get("scores", {}))
     except _MISFIT as e:
