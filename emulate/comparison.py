@@ -112,6 +112,7 @@ def judge(emulator: Emulator, left_out: Runs, over: Runs) -> Fold:
     positive, parts = torch.as_tensor(left_out.outputs.positive), []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExtrapolationWarning)  # a left-out run may lie beyond the others
+        warnings.simplefilter("ignore", DoubtWarning)  # the fit to all runs says it
         for rows in _blocks(len(left_out), m * m):
             y = torch.from_numpy(left_out.y[rows])
             with torch.no_grad():

@@ -22,7 +22,7 @@ from emulate import artefact
 from emulate.contracts import Core, Finding, Recipe, rows_of
 from emulate.distributions import Correlated
 from emulate.domain import Domain, Outside, Widened, checked
-from emulate.errors import CampaignError, ExtrapolationWarning, InputError, nearest
+from emulate.errors import CampaignError, DoubtWarning, ExtrapolationWarning, InputError, nearest
 from emulate.runs import Outputs, Runs
 from emulate.space import Space
 from emulate.transforms import OutputTransform
@@ -48,7 +48,7 @@ def fit(recipe: Recipe, runs: Runs, *, seed: int, fidelities: Mapping[str, Runs]
     """Fit a recipe to the finished runs; same recipe, runs and seed, same bits.
 
     `fidelities` are runs of cheaper versions of the simulator by name, for recipes that read them. Failed runs are left
-    out and counted in the provenance. Raises `CampaignError` when too few runs finished, `InputError` when the recipe
+    out and counted in the provenance. Warns (`DoubtWarning`) of Jacobians that the values contradict. Raises `CampaignError` when too few runs finished, `InputError` when the recipe
     reads Jacobians or fidelities that are not there.
 
     >>> from emulate.emulators.polynomial import Polynomial
@@ -65,6 +65,8 @@ def fit(recipe: Recipe, runs: Runs, *, seed: int, fidelities: Mapping[str, Runs]
     if n < least:
         raise CampaignError(f"{recipe.entry_name()} must have at least {least} finished runs for {d} parameters. Got {n} "
                             f"({len(runs) - n} failed); run more points, or choose a recipe that needs fewer.")  # fmt: skip
+    if said := recipe.doubt(finished):
+        warnings.warn(f"{recipe.entry_name()}: {said}", DoubtWarning, stacklevel=2)
     transform, trained = _trained(recipe, finished, _coarse(recipe, runs, fidelities or {}), seed=seed)
     state = {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in trained.state_dict().items()}
     core = recipe.rebuild(state)  # as `load` does: strides and alignment change the last bits of a product
