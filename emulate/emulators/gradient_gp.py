@@ -112,11 +112,10 @@ class GradientGP(Recipe):
     The values have a nugget, and the slopes by each parameter one of their own, which is always fitted, in units of their
     prior variance, and may be large: Jacobians of finite differences, or of a function with kinks, are trusted as far as
     the runs bear them out, and wrong ones are left aside; where the values contradict them, as in another unit, `fit` warns.
-    (With one nugget for all of them 50 runs of the borehole had an
-    error of 0.39 % and not 0.11 %: where one slope is steep at the edge of the box, it spoiled the others.) "auto" takes
-    the kernel and mean with the highest log density of the values of runs that are left out whole, with their slopes, in
-    closed form; a richer one must win by two standard errors. The slopes of matern32 have no derivative, so it is not
-    offered. `calibrate` is that of `gp`.
+    (With one nugget for all of them 50 runs of the borehole had an error of 0.39 % and not 0.11 %: where one slope is steep
+    at the edge of the box, it spoiled the others.) "auto" takes the kernel and mean with the highest log density of the
+    values of runs that are left out whole, with their slopes, in closed form; a richer one must win by two standard errors.
+    The slopes of matern32 have no derivative, so it is not offered. `calibrate` is that of `gp`.
 
     Cost: some hundred steps for each of the first `kernels` components, each of which solves one system of N = n (1 + d)
     numbers; N^2 numbers of each are kept for the variance. `most` is there lest a fit takes hours and a file a gigabyte.
