@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from annotated_types import Ge
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Normal
 
 from emulate.costs import Cost
+from emulate.distributions import Correlated
 from emulate.errors import InputError
 from emulate.runs import Outputs, Runs
 from emulate.space import Space
@@ -101,6 +102,11 @@ class Core(torch.nn.Module, ABC):
     def slopes(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """d mean / du and d variance / du at u `[N, d]`, both `[N, p, d]`. A core that knows a cheaper way overrides it."""
         return rows_of(lambda x: self(x).mean, u), rows_of(lambda x: self(x).variance, u)
+
+    def tangent(self, u: Tensor) -> tuple[Distribution, tuple[Tensor, Tensor] | None]:
+        """p(z | u) with its `slopes`; without where it is no Gaussian. A core that finds both in one pass overrides it."""
+        p = self(u)
+        return p, self.slopes(u) if isinstance(p, Normal | Correlated) else None
 
 
 def rows_of(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Normal
+from torch.distributions import Distribution
 
 from emulate import artefact
 from emulate.contracts import Core, Finding, Recipe, rows_of
-from emulate.distributions import Correlated
 from emulate.domain import Domain, Outside, Widened, checked
 from emulate.errors import CampaignError, DoubtWarning, ExtrapolationWarning, InputError, nearest
 from emulate.runs import Outputs, Runs
@@ -281,18 +280,17 @@ class Emulator(torch.nn.Module):
         self._watch(theta, "box")
         flat = theta.reshape(-1, self.space.d)
         u = self.space.scaled(flat)
-        prediction = self.core(u)
-        if not isinstance(prediction, Normal | Correlated):
+        prediction, slopes = self.core.tangent(u)
+        if slopes is None:
             block = 8 if hasattr(type(prediction), "nodes") else 512  # a mean over nodes holds 30 MiB for each point
             rows = [
                 rows_of(lambda t: self.transform.push(self.core(self.space.scaled(t))).mean, t)
                 for t in flat.split(block)
             ]
             return torch.cat(rows).reshape(*theta.shape[:-1], self.outputs.size, self.space.d)
-        slopes = self.transform.push_slopes(prediction, *self.core.slopes(u))
-        return (slopes * self.space.stretch(flat)[:, None, :]).reshape(
-            *theta.shape[:-1], self.outputs.size, self.space.d
-        )
+        stretch = self.space.stretch(flat)[:, None, :]
+        pushed = self.transform.push_slopes(prediction, *(slope * stretch for slope in slopes))
+        return pushed.reshape(*theta.shape[:-1], self.outputs.size, self.space.d)
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write the folder that `emulate.load` reads: JSON and safetensors, no code."""

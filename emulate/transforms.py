@@ -114,7 +114,7 @@ class OutputTransform(torch.nn.Module):
 
         The mean of exp(w) is exp(loc + v / 2), so the variance has a part in it.
         """
-        by_loc = self.basis.mT @ mean
+        by_loc = (mean.mT @ self.basis).mT  # one product for all points
         if not self._any_log:
             return by_loc
         weight = self.basis.square() + _FLOOR * self._share[:, None] * self.scale.square()  # dv / d variance
@@ -122,8 +122,8 @@ class OutputTransform(torch.nn.Module):
             c, sd = len(mix), prediction.stddev[..., : len(mix), None]
             weight = weight.expand(*sd.shape[:-2], *weight.shape).clone()
             weight[..., :c, :] += self.basis[:c] * ((mix @ mix.mT) @ (sd * self.basis[:c]) / sd - self.basis[:c])
-        by_log = self.push(prediction).mean[..., None] * (by_loc + 0.5 * (weight.mT @ variance))
-        return torch.where(self.log[:, None], by_log, by_loc)
+        by_log = by_loc + (variance.mT @ (0.5 * self.log * weight)).mT  # nothing where w is y itself
+        return by_log.mul_(torch.where(self.log, self.push(prediction).mean, 1.0)[..., None])
 
 
 def _components(x: Tensor) -> tuple[Tensor, Tensor]:

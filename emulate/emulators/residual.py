@@ -32,9 +32,14 @@ class _Fitted(Core):
         return _sum(a, b, self.weight, self.inflation)
 
     def slopes(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        (mean, variance), (rest, noise) = self.first.slopes(u), self.then.slopes(u)
+        return self.tangent(u)[1]
+
+    def tangent(self, u: Tensor) -> tuple[Normal, tuple[Tensor, Tensor]]:
+        (a, first), (b, then) = self.first.tangent(u), self.then.tangent(u)
+        (mean, variance), (rest, noise) = first or self.first.slopes(u), then or self.then.slopes(u)
         w = self.weight[:, None]
-        return mean + w * rest, self.inflation[:, None] * (variance + w.square() * noise)
+        slopes = mean + w * rest, self.inflation[:, None] * (variance + w.square() * noise)
+        return _sum(a, b, self.weight, self.inflation), slopes
 
 
 def _sum(a, b, weight: Tensor, inflation: Tensor) -> Normal:
