@@ -1,7 +1,8 @@
 """An emulator's folder: `emulator.json` and `weights.safetensors`, both under sha256. Data only: no pickle, no code.
 
-Written beside its place and renamed into it, so a folder is whole or absent; a reader waits while one is replaced. What checks found later comes into a third
-file, `findings.json`, with a sha256 of its own and that of the emulator it speaks of; the other two stay as they are.
+Written beside its place and renamed into it, so a folder is whole or absent; a reader waits while one is replaced. What
+checks found later comes into a third file, `findings.json`, with a sha256 of its own and that of the emulator it speaks of;
+the other two stay as they are.
 """
 
 import hashlib
@@ -109,7 +110,7 @@ def _look(path: Path) -> dict[str, bytes | OSError] | None:
     """The files, or why one cannot be read; None where there is no folder, or no more when all was read."""
     try:
         folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # a name with a NUL is nobody's
         return None
     except NotADirectoryError:
         raise StoreError(f"{path} is a file, and an emulator is a folder. Give the folder that `save` wrote; other "

@@ -34,7 +34,24 @@ def fitting(prediction: Distribution, value: Tensor) -> Tensor:
                      f"points that were predicted. Got {list(value.shape)}.")  # fmt: skip
 
 
-class Gaussian(Distribution):
+class Joint(Distribution):
+    """What predictions of several outputs share: distribution functions are those of each output, and live elsewhere."""
+
+    arg_constraints = {}
+
+    def cdf(self, value: Tensor) -> Tensor:
+        raise InputError("a prediction of all outputs has no distribution function of one number. Call emulate.pit(prediction, y) "
+                         "for that of each output.")  # fmt: skip
+
+    def icdf(self, value: Tensor) -> Tensor:
+        raise InputError("a prediction of all outputs has no quantiles. Call emulate.scoring.interval(prediction, level) for "
+                         "those of each output.")  # fmt: skip
+
+    def entropy(self) -> Tensor:
+        raise InputError("the entropy of a prediction is not known in closed form. Average -log_prob over samples.")
+
+
+class Gaussian(Joint):
     r"""Normal over the outputs, or over their logarithms, with full covariance: y_j = w_j or exp(w_j), w ~ N(loc, C).
 
     C = basis^T S basis + rest^T rest + diag(diagonal), so wide outputs cost nothing until `covariance_matrix` is asked
@@ -203,7 +220,7 @@ class Correlated(Distribution):
         return torch.distributions.MultivariateNormal(self._mean, scale_tril=self._triangle).log_prob(value)
 
 
-class Exact(Distribution):
+class Exact(Joint):
     """A prediction without error: the output y `[..., m]` of a true simulator, so that every tool applies to both.
 
     >>> Exact(torch.ones(3, dtype=torch.float64)).variance

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from emulate.distributions import fitting
+from emulate.distributions import Joint, fitting
 from emulate.errors import InputError, nearest
 from emulate.space import Space
 
@@ -181,7 +181,7 @@ def checked(outside: Any) -> None:
         )
 
 
-class Widened(Distribution):
+class Widened(Joint):
     """A prediction with its variance times `factor` `[...]`: y = mean + sqrt(factor) (y' - mean), whatever y' is.
 
     >>> from torch.distributions import Independent, Normal

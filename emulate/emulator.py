@@ -47,8 +47,9 @@ def fit(recipe: Recipe, runs: Runs, *, seed: int, fidelities: Mapping[str, Runs]
     """Fit a recipe to the finished runs; same recipe, runs and seed, same bits.
 
     `fidelities` are runs of cheaper versions of the simulator by name, for recipes that read them. Failed runs are left
-    out and counted in the provenance. Warns (`DoubtWarning`) of Jacobians that the values contradict. Raises `CampaignError` when too few runs finished, `InputError` when the recipe
-    reads Jacobians or fidelities that are not there.
+    out and counted in the provenance. Warns (`DoubtWarning`) of Jacobians that the values contradict. Raises
+    `CampaignError` when too few runs finished, `InputError` when the recipe reads Jacobians or fidelities that are not
+    there.
 
     >>> from emulate.emulators.polynomial import Polynomial
     >>> from emulate.runs import Field

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from emulate.distributions import fitting, logarithms
+from emulate.distributions import Joint, fitting, logarithms
 
 _NODES, _SEED = 1024, 0  # points that stand for a p(z) which brings none of its own
 
 
-class Pushforward(Distribution):
+class Pushforward(Joint):
     r"""y_j = w_j or exp(w_j), w = centre + z basis + e, z ~ p(z) of any shape, e what the components z leave out.
 
     With p = m components nothing is left out, e = 0, and ln p(w) = ln p(z) - ln|det basis| is exact. With p < m, e is

@@ -587,3 +587,28 @@ def test_findings_cannot_be_added_to_what_is_no_emulator(tmp_path):
     with pytest.raises(StoreError):
         loading.keep(tmp_path, FOUND, {})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("settings", [None, "x", 3, ["a"]])
+def test_settings_without_names_are_refused(folder, settings):
+    rewrite(folder, lambda b: b["recipe"].update(settings=settings))
+    assert refused(folder) == (f"{folder} is no whole emulator: the settings of its recipe must be named. Got {settings!r}. "
+                               "Train it again.")  # fmt: skip
+
+
+@pytest.mark.parametrize("path", [None, 3, ["runs"]])
+def test_what_is_no_path_is_refused(path):
+    assert refused(path, InputError) == (f"load must be given a folder or a URI. Got {path!r}; give the path that `save` "
+                                         "returned.")  # fmt: skip
+
+
+def test_a_path_that_no_disk_knows_is_not_found():
+    assert refused("a\0b", InputError).startswith("there is no emulator at a\0b: the folder does not exist.")
+
+
+def test_weights_of_which_no_number_comes_are_refused(folder):
+    tensors = load_tensors((folder / "weights.safetensors").read_bytes())
+    tensors["core.variance"] = -1e6 * tensors["core.variance"]
+    replace_weights(folder, save_tensors(tensors))
+    assert refused(folder) == (f"the weights in {folder} do not fit the recipe 'polynomial': a prediction in the middle of the box "
+                               "has a mean that is no number, or a variance that is none or below 0. Train it again.")  # fmt: skip

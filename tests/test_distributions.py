@@ -1,5 +1,7 @@
 """Predictions against scipy's multivariate normal, the lognormal's closed form, and torch's gradients of samples."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -153,3 +155,12 @@ def test_a_value_that_is_no_tensor_is_told_what_to_give():
         assert str(caught.value) == (
             f"log_prob must be given a tensor of numbers. Got {met}; make one by torch.as_tensor(y, dtype=torch.float64)."
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"), [("cdf", "Call emulate.pit(prediction, y)"), ("icdf", "Call emulate.scoring.interval")]
+)
+def test_functions_of_one_number_say_where_those_of_each_output_are(name, advice):
+    for p in (prediction()[0], Exact(normal(0, 5, M))):
+        with pytest.raises(InputError, match=f"^a prediction of all outputs has no .*{re.escape(advice)}"):
+            getattr(p, name)(normal(0, 5, M))

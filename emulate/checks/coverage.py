@@ -59,13 +59,16 @@ class Coverage(Check):
         if not judged.any():
             said = (f"Nothing to calibrate: errors and error bars at {n} held-out runs are all below "
                     f"{number(self.negligible)} standard deviations of their field.")  # fmt: skip
-            return tuple(Finding(f"coverage.{x}", 1.0, None, None, said, "calibration") for x in ("interval", "size", "joint"))
+            return tuple(
+                Finding(f"coverage.{x}", 1.0, None, None, said, "calibration") for x in ("interval", "size", "joint")
+            )
         inside = (residual.abs() <= _Z * sd)[:, judged].double().mean(1)  # [n], share of the outputs
         squared, rank = _mahalanobis(evidence.emulator, theta, y, judged)
         joint = torch.as_tensor(chi2.cdf(squared.numpy(), rank.numpy()))
         joint = (joint <= 0.95).double()  # [n], 0 or 1
         ratio = torch.where(residual == 0, 0.0, residual / sd)  # an exact prediction that is right
         size = float(ratio[:, judged].square().mean().sqrt())
+        wide = " The error bars are too wide." if size < self.least(n) else ""
         failed = len(evidence.held_out) - n
         more = f" {count(failed, 'held-out run')} failed and had nothing to judge." if failed else ""
         return (
@@ -74,8 +77,7 @@ class Coverage(Check):
                           f"stated standard deviations (root mean square).{self._verdict(inside, size)}{more}"),
             self._finding("size", n, min(size, _LARGE), f"Errors at {n} held-out runs are {number(size)} times the stated "
                           f"standard deviations (root mean square); an honest emulator gives less than "
-                          f"{number(self.least(n))} in at most {percent(self.chance)} of such sets."
-                          f"{' The error bars are too wide.' if size < self.least(n) else ''}"),
+                          f"{number(self.least(n))} in at most {percent(self.chance)} of such sets.{wide}"),
             self._finding("joint", n, float(joint.mean()), f"{_share(joint)} of {n} held-out runs lie inside the "
                           f"emulator's joint 95 % region of all outputs; the squared Mahalanobis distance per degree "
                           f"of freedom is {number((squared / rank).mean())} (1 when calibrated).{more}"),

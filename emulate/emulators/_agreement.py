@@ -19,7 +19,7 @@ from torch import Tensor
 from emulate.emulators._derivatives import Evidence, Seen, covariance, nuggets
 from emulate.runs import Runs
 
-_CHANCE = 1e-3  # of a false alarm in any output and parameter, for each of the two regressions
+_CHANCE = 3e-4  # of a false alarm in any output and parameter, for each of the two regressions
 _MARGIN = 0.25  # share of what the slopes say that may be wrong
 _SMALL = 0.1  # of the standard deviation of an output: a smaller contradiction is not told
 _SIZE = 300  # runs x parameters that are looked at

@@ -147,7 +147,9 @@ def test_the_upper_bounds_are_those_of_the_binomial_and_the_chi_square_law(n):
     assert wide.mean() > 0.002 or n > 100, "no looser than it says"
 
 
-@pytest.mark.parametrize(("n", "m", "c"), [(20, 1, 1.0), (40, 1, 1.0), (40, 6, 1.0), (40, 1, 1.6), (40, 6, 1.6), (20, 1, 2.0)])
+@pytest.mark.parametrize(
+    ("n", "m", "c"), [(20, 1, 1.0), (40, 1, 1.0), (40, 6, 1.0), (40, 1, 1.6), (40, 6, 1.6), (20, 1, 2.0)]
+)
 def test_an_honest_emulator_is_seldom_called_too_wide_and_a_shy_one_nearly_always(n, m, c):
     """Of 200 sets of held-out runs of one output, or of six that err half together; c: stated over true errors."""
     rng, root = np.random.default_rng(n + m), np.eye(M)[:, :m] + 0.5 * np.ones((M, m))

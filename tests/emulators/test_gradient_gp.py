@@ -491,7 +491,9 @@ def doubted(f, u: Tensor, change) -> list[str]:
     """What `fit` warns of, of Jacobians that `change` makes of the true ones."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        emulate.fit(GradientGP(kernel="rbf", mean="linear", starts=1), table(f, u, jacobian=change(rows_of(f, u))), seed=0)
+        emulate.fit(
+            GradientGP(kernel="rbf", mean="linear", starts=1), table(f, u, jacobian=change(rows_of(f, u))), seed=0
+        )
     return [str(w.message) for w in caught if issubclass(w.category, DoubtWarning)]
 
 
