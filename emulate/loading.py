@@ -82,16 +82,17 @@ def _runs(tensors: dict[str, Tensor], d: int) -> tuple[Tensor | None, Tensor | N
 
 
 def _try(emulator: Emulator) -> None:
-    """One prediction: tensors of wrong shapes show themselves here and not in an analysis."""
+    """Predictions of a point and of a batch: tensors of wrong shapes show themselves here and not in an analysis."""
     middle = emulator.space.from_unit(torch.full((emulator.space.d,), 0.5, dtype=torch.float64))
-    with torch.no_grad():
-        mean, variance = emulator.moments(middle)
-    if mean.shape != (emulator.outputs.size,) or variance.shape != mean.shape:
-        raise ValueError(f"a prediction has the shape {tuple(mean.shape)} and the outputs have {emulator.outputs.size}")
-    if mean.isnan().any() or not (variance >= 0).all():
-        raise ValueError(
-            "a prediction in the middle of the box has a mean that is no number, or a variance that is none or below 0"
-        )
+    for batch in ((), (5, 3)):
+        with torch.no_grad():
+            mean, variance = emulator.moments(middle.expand(*batch, -1))
+        if mean.shape != (*batch, emulator.outputs.size) or variance.shape != mean.shape:
+            raise ValueError(f"a prediction of {list(batch)} points has the shape {list(mean.shape)} and the outputs have "
+                             f"{emulator.outputs.size}")  # fmt: skip
+        if mean.isnan().any() or not (variance >= 0).all():
+            raise ValueError("a prediction in the middle of the box has a mean that is no number, or a variance that is none or "
+                             "below 0")  # fmt: skip
 
 
 def _fetched(path_or_uri: str | os.PathLike) -> Path:

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from emulate import registry
-from emulate.comparison import Fold, Scores, choose, deal_runs, failed, leave_out, places, too_few
+from emulate.comparison import Fold, Scores, choose, deal_runs, failed, leave_out, too_few
 from emulate.errors import EmulateError, InputError, StoreError
 from emulate.keys import canonical
-from emulate.runs import Outputs, Runs
+from emulate.runs import Outputs, Runs, places
 from emulate.space import Space
 from pipelines import files
 from pipelines.costs import span
@@ -131,7 +131,7 @@ def read_runs(path: Path) -> Runs:
 def compare(bench: "Workbench", runs: Runs, fidelities: Mapping[str, Runs]) -> dict[str, Scores]:
     """Scores of every emulator of the study on the same folds, by name; those without any have a note that says why."""
     study, finished = bench.study, runs.finished()
-    folds = min(study.train.folds, len(set(places(finished).tolist())))
+    folds = min(study.train.folds, len(set(places(finished.theta).tolist())))
     if folds < 2:
         return {}
     jobs, notes = _jobs(bench, finished, fidelities, folds)

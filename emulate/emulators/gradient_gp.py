@@ -14,6 +14,7 @@ from emulate.costs import Cost
 from emulate.emulators._agreement import doubt
 from emulate.emulators._derivatives import KERNELS, Evidence, Seen, covariance, determined, radial, trend
 from emulate.emulators._kernels import MEANS, basis
+from emulate.emulators._places import dealt
 from emulate.emulators._threads import calm
 from emulate.errors import InputError
 from emulate.runs import Runs
@@ -262,8 +263,8 @@ def _left_out(outside: Tensor, residual: Tensor, variance: Tensor, n: int) -> tu
 
 def _inflation(fit: _Fit, noisy: bool) -> Tensor:
     """Mean square of the standardised residuals of runs that neither the process nor its lengths saw, and its error, `[c]`."""
-    seen, n, square = fit.seen, len(fit.seen.u), []
-    for out in (torch.arange(n) % _FOLDS == i for i in range(min(_FOLDS, n))):
+    seen, fold, square = fit.seen, dealt(fit.seen.u, _FOLDS), []
+    for out in (fold == i for i in fold.unique()):
         inside, left = seen.select(~out), seen.select(out)
         if determined(inside.u, seen.mean):
             p = _Fitted(_joined([_fit(inside, noisy, fit.x, steps=_SHORT)]))(left.u)

@@ -11,6 +11,7 @@ from torch.distributions import Normal
 from emulate.contracts import Core, Recipe
 from emulate.emulators._kernels import MEANS, basis, basis_slopes, determined
 from emulate.emulators._networks import Chain, hidden, named, new_layers, output, unnamed
+from emulate.emulators._places import shuffled
 from emulate.emulators._threads import calm
 from emulate.emulators._training import Noises, Pace, Values, learn
 from emulate.errors import InputError
@@ -146,7 +147,7 @@ class MLP(Recipe):
 
     def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int, slopes: Tensor | None = None) -> Core:
         generator = torch.Generator().manual_seed(seed)
-        fold = torch.randperm(len(u), generator=generator) % self.members
+        fold = shuffled(u, generator, least=self.members) % self.members
         seen = ((fold - torch.arange(self.members)[:, None]) % self.members >= _BLIND).to(u.dtype)  # [members, n]
         sobolev = float(slopes is not None) if self.sobolev == "auto" else float(self.sobolev)
         if sobolev and slopes is None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from emulate.contracts import Core, Recipe
+from emulate.emulators._places import dealt
 from emulate.emulators.flow import Flow
 from emulate.emulators.gp import GP
 from emulate.emulators.mlp import MLP
@@ -120,8 +121,8 @@ def _left_out(recipe: Recipe, core: Core, u: Tensor, z: Tensor, noisy: bool, see
     """p(z) of each run by a fit that has not seen it."""
     if core.left_out is not None:
         return Normal(core.left_out.mean.detach(), core.left_out.variance.sqrt().detach(), validate_args=False)
-    mean, variance, fold = torch.zeros_like(z), torch.ones_like(z), torch.arange(len(u)) % _FOLDS
-    for i in range(_FOLDS):
+    mean, variance, fold = torch.zeros_like(z), torch.ones_like(z), dealt(u, _FOLDS)
+    for i in fold.unique():
         out = fold == i
         with torch.enable_grad():
             part = _train(recipe, u[~out], z[~out], noisy, seed)
