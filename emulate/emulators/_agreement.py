@@ -53,7 +53,7 @@ def doubt(runs: Runs) -> str:
     others = len({(f.output, f.parameter) for f in found}) - 1
     name, of = parts[worst.output], "the parameters" if worst.parameter == _ALL else runs.space.names[worst.parameter]
     what = (f"{name} changes with {of} {worst.factor:.2g} +- {worst.error:.1g} times as much as its Jacobian says"
-            if math.isfinite(worst.factor) else f"{name} changes with {of} where its Jacobian does not say so")  # fmt: skip
+            if math.isfinite(worst.factor) else f"{name} changes with {of} otherwise than its Jacobian says")  # fmt: skip
     more = f", and {others} more of outputs and parameters" if others else ""
     return (f"Jacobians must agree with the values of the runs. Got values that contradict them: {what}{more}; look at its "
             "unit, sign and order, or train on the values alone.")  # fmt: skip
