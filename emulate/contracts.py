@@ -162,6 +162,11 @@ class Recipe(Entry, ABC):
         faster than its runs overrides it, so that this can be said before."""
         return None
 
+    def doubt(self, runs: Runs) -> str:
+        """What in the finished runs speaks against what this recipe takes from them, as one sentence; nothing where all is
+        well. `fit` warns of it. A recipe that reads more than theta and y may override it."""
+        return ""
+
     @abstractmethod
     def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int) -> Core:
         """u `[n, d]`, z `[n, p]` (mean 0, unit variance, uncorrelated), float64; `noisy`: a stochastic simulator."""

@@ -10,6 +10,7 @@ from torch.distributions import Normal
 
 from emulate.contracts import Core, Recipe
 from emulate.emulators._places import dealt
+from emulate.emulators.flow import Flow
 from emulate.emulators.gp import GP
 from emulate.emulators.mlp import MLP
 from emulate.errors import InputError
@@ -75,6 +76,10 @@ class Residual(Recipe):
             if "coarse" in recipe.takes or recipe.needs_slopes:
                 raise InputError(f"residual.{name}: must be a recipe that needs the runs alone. Got "
                                  f"{recipe.entry_name()!r}, which reads more; choose gp, mlp or polynomial.")  # fmt: skip
+            if isinstance(recipe, Flow):
+                raise InputError(f"residual.{name}: must be a recipe that is told by its mean and variance, which are all that is "
+                                 "kept. Got 'flow', whose shape would be lost and whose mean takes a thousand points each "
+                                 "time; choose gp, mlp or polynomial, or a flow of its own.")  # fmt: skip
 
     def minimum_runs(self, d: int) -> int:
         # the folds leave four fifths of the runs to the first
