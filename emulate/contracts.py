@@ -19,6 +19,7 @@ from scipy import special
 from torch import Tensor
 from torch.distributions import Distribution, Normal
 
+from emulate import conformal
 from emulate.costs import Cost
 from emulate.distributions import Correlated
 from emulate.errors import InputError
@@ -143,11 +144,15 @@ class Recipe(Entry, ABC):
 
     log: bool | Literal["auto"] = True  # work on ln y of fields that are positive by nature; auto: where it is better
     truncation: float = 1e-10  # share of the standardised variance that the dropped PCA components may hold together
-    calibrate: bool = True  # scale the predictive variance by leave-one-out or held-out residuals
+    calibrate: bool | Literal["conformal"] = True  # scale error bars by left-out runs; conformal: and by held-out ones
 
     @abstractmethod
     def minimum_runs(self, d: int) -> int:
         """The least number of finished runs that this recipe accepts for d parameters."""
+
+    def least_runs(self, d: int) -> int:
+        """`minimum_runs`, and those that `calibrate: conformal` holds out beside."""
+        return self.minimum_runs(d) + (conformal.FEWEST if self.calibrate == "conformal" else 0)
 
     def quick(self) -> "Recipe":
         """A recipe that is trained faster and errs alike: what chooses the transform where `log` is "auto"."""
@@ -157,6 +162,11 @@ class Recipe(Entry, ABC):
         """What `train` takes with n runs, d parameters and p components; None where nobody knows. A recipe that grows
         faster than its runs overrides it, so that this can be said before."""
         return None
+
+    def doubt(self, runs: Runs) -> str:
+        """What in the finished runs speaks against what this recipe takes from them, as one sentence; nothing where all is
+        well. `fit` warns of it. A recipe that reads more than theta and y may override it."""
+        return ""
 
     @abstractmethod
     def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int) -> Core:

@@ -11,6 +11,7 @@ from torch.distributions import Normal
 from emulate.contracts import Core, Recipe
 from emulate.emulators._kernels import MEANS, basis, basis_slopes, determined
 from emulate.emulators._networks import Chain, hidden, named, new_layers, output, unnamed
+from emulate.emulators._places import shuffled
 from emulate.emulators._threads import calm
 from emulate.emulators._training import Noises, Pace, Values, learn
 from emulate.errors import InputError
@@ -83,9 +84,11 @@ class _Fitted(Core):
         """Of the values, scaled and with their trend, and of the heads; made again when the weights move to a device."""
         if self._made is None or self._made[0] is not self.beta:
             *inner, (weight, bias) = self._layers()
-            d, one = weight.new_zeros(inner[0][0].shape[1]), torch.eye(inner[0][0].shape[1])
-            tilt = basis_slopes(torch.cat([d[None], one.to(d)]), self._trend).mT  # [1 + d, d, k]: affine in u
-            c, *h = (tilt @ self.beta[:, None]).mT.unbind(1)
+            corner = torch.eye(inner[0][0].shape[1], dtype=weight.dtype, device=weight.device)
+            corners = torch.cat(
+                [torch.zeros_like(corner[:1]), corner]
+            )  # slopes of a parabola are affine: these tell all
+            c, *h = (basis_slopes(corners, self._trend).mT @ self.beta[:, None]).mT.unbind(1)
             affine = c, torch.stack(h, 1) - c[:, None]
             values = Chain([*inner, (weight * self.scale, bias * self.scale)], affine)
             self._made = self.beta, values, Chain(self._layers("head_")) if self._heads else None
@@ -146,7 +149,7 @@ class MLP(Recipe):
 
     def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int, slopes: Tensor | None = None) -> Core:
         generator = torch.Generator().manual_seed(seed)
-        fold = torch.randperm(len(u), generator=generator) % self.members
+        fold = shuffled(u, generator, least=self.members) % self.members
         seen = ((fold - torch.arange(self.members)[:, None]) % self.members >= _BLIND).to(u.dtype)  # [members, n]
         sobolev = float(slopes is not None) if self.sobolev == "auto" else float(self.sobolev)
         if sobolev and slopes is None:

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from emulate.contracts import Core, Recipe
+from emulate.emulators._places import dealt
+from emulate.emulators.flow import Flow
 from emulate.emulators.gp import GP
 from emulate.emulators.mlp import MLP
 from emulate.errors import InputError
@@ -74,6 +76,10 @@ class Residual(Recipe):
             if "coarse" in recipe.takes or recipe.needs_slopes:
                 raise InputError(f"residual.{name}: must be a recipe that needs the runs alone. Got "
                                  f"{recipe.entry_name()!r}, which reads more; choose gp, mlp or polynomial.")  # fmt: skip
+            if isinstance(recipe, Flow):
+                raise InputError(f"residual.{name}: must be a recipe that is told by its mean and variance, which are all that is "
+                                 "kept. Got 'flow', whose shape would be lost and whose mean takes a thousand points each "
+                                 "time; choose gp, mlp or polynomial, or a flow of its own.")  # fmt: skip
 
     def minimum_runs(self, d: int) -> int:
         # the folds leave four fifths of the runs to the first
@@ -115,8 +121,8 @@ def _left_out(recipe: Recipe, core: Core, u: Tensor, z: Tensor, noisy: bool, see
     """p(z) of each run by a fit that has not seen it."""
     if core.left_out is not None:
         return Normal(core.left_out.mean.detach(), core.left_out.variance.sqrt().detach(), validate_args=False)
-    mean, variance, fold = torch.zeros_like(z), torch.ones_like(z), torch.arange(len(u)) % _FOLDS
-    for i in range(_FOLDS):
+    mean, variance, fold = torch.zeros_like(z), torch.ones_like(z), dealt(u, _FOLDS)
+    for i in fold.unique():
         out = fold == i
         with torch.enable_grad():
             part = _train(recipe, u[~out], z[~out], noisy, seed)
