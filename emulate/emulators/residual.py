@@ -57,7 +57,7 @@ class Residual(Recipe):
     component, w is the share of m2, between 0 and 1, that has the least squared error on runs that `then` has not seen
     either: where nothing is left to learn, w = 0 and the first recipe stays as it is. The variance is v1 + w^2 v2;
     `calibrate` scales it to the mean squared error of those runs where w > 0. Both recipes work on the z of this one: their
-    own `log` and `truncation` have no effect.
+    own `log` and `truncation` have no effect, and their `calibrate: conformal` counts as true.
 
     >>> Residual(first=GP(mean="linear"), then=MLP(members=4)).minimum_runs(2)
     10
