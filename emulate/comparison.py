@@ -287,7 +287,7 @@ class Comparison:
 
 def too_few(recipe: Recipe, finished: Runs, fold: np.ndarray) -> str:
     """Why a recipe cannot be fitted without the largest fold, or nothing."""
-    least, left = recipe.minimum_runs(finished.space.d), len(finished) - int(np.bincount(fold).max())
+    least, left = recipe.least_runs(finished.space.d), len(finished) - int(np.bincount(fold).max())
     return f"needs {least} runs, and a fold leaves {left}" if left < least else ""
 
 

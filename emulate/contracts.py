@@ -18,6 +18,7 @@ from annotated_types import Ge
 from torch import Tensor
 from torch.distributions import Distribution, Normal
 
+from emulate import conformal
 from emulate.costs import Cost
 from emulate.distributions import Correlated
 from emulate.errors import InputError
@@ -142,11 +143,15 @@ class Recipe(Entry, ABC):
 
     log: bool | Literal["auto"] = True  # work on ln y of fields that are positive by nature; auto: where it is better
     truncation: float = 1e-10  # share of the standardised variance that the dropped PCA components may hold together
-    calibrate: bool = True  # scale the predictive variance by leave-one-out or held-out residuals
+    calibrate: bool | Literal["conformal"] = True  # scale error bars by left-out runs; conformal: and by held-out ones
 
     @abstractmethod
     def minimum_runs(self, d: int) -> int:
         """The least number of finished runs that this recipe accepts for d parameters."""
+
+    def least_runs(self, d: int) -> int:
+        """`minimum_runs`, and those that `calibrate: conformal` holds out beside."""
+        return self.minimum_runs(d) + (conformal.FEWEST if self.calibrate == "conformal" else 0)
 
     def quick(self) -> "Recipe":
         """A recipe that is trained faster and errs alike: what chooses the transform where `log` is "auto"."""

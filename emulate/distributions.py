@@ -99,6 +99,10 @@ class Gaussian(Distribution):
         """The mean `[..., m]` and covariance `[..., m, m]` of y: the Gaussian with the same first two moments."""
         return self.mean, self.covariance_matrix
 
+    def standard(self, value: Tensor) -> Tensor:
+        """(w - loc) / sd `[..., m]` of y `[..., m]`, output by output: standard normal if the prediction is right."""
+        return (logarithms(value, self.log)[0] - self.loc) / self._w_variance.sqrt()
+
     def rsample(self, sample_shape=(), *, generator: torch.Generator | None = None) -> Tensor:
         """Differentiable draws `[*sample_shape, ..., m]`; give a seeded `generator` for draws that can be repeated."""
 

@@ -24,9 +24,10 @@ class OutputTransform(torch.nn.Module):
 
     The components are those of the singular value decomposition of (w - centre) / scale. The last ones go, as long as
     together they hold no more than `truncation` of the variance (Heitmann et al. 2006 emulate spectra this way). Their
-    variance, and what tenfold held-out runs show outside the span of the kept ones, is added to every prediction.
+    variance, and what tenfold held-out runs show outside the span of the kept ones, is added to every prediction. Standard
+    deviations of w are multiplied by `widening`, where there is one.
 
-    Shapes: log bool `[m]`, centre, scale and unseen `[m]`, basis `[p, m]`, inverse `[m, p]`, rest `[q, m]`.
+    Shapes: log bool `[m]`, centre, scale, unseen and widening `[m]`, basis `[p, m]`, inverse `[m, p]`, rest `[q, m]`.
 
     >>> from emulate.runs import Field
     >>> y = np.array([[1000.0], [1001.0], [1002.0]])
@@ -39,6 +40,7 @@ class OutputTransform(torch.nn.Module):
         super().__init__()
         for name in ("log", "centre", "scale", "basis", "inverse", "rest", "unseen"):
             self.register_buffer(name, state[name].clone(memory_format=torch.contiguous_format))
+        self.register_buffer("widening", state.get("widening"))
         self._any_log = bool(self.log.any())
         self._any_rest = len(self.rest) > 0
         self._varies = bool(self.basis.any())  # where nothing does, z says nothing, whatever its distribution
@@ -106,9 +108,16 @@ class OutputTransform(torch.nn.Module):
         spread = prediction.scale_tril if full else prediction.variance
         relative = (spread.mT @ self.basis / self.scale).square().sum(-2).mean(-1) if full else spread @ self._share
         diagonal = self.unseen + _FLOOR * relative[..., None] * self.scale.square()
-        return Gaussian(self.centre + prediction.mean @ self.basis, spread, self.basis, diagonal,
-                        self.rest if self._any_rest else None, self.log if self._any_log else None,
+        basis, rest = self.basis, self.rest
+        if self.widening is not None:
+            basis, rest, diagonal = basis * self.widening, rest * self.widening, diagonal * self.widening.square()
+        return Gaussian(self.centre + prediction.mean @ self.basis, spread, basis, diagonal,
+                        rest if self._any_rest else None, self.log if self._any_log else None,
                         getattr(prediction, "mix", None))  # fmt: skip
+
+    def widened(self, widening: Tensor) -> "OutputTransform":
+        """The same with standard deviations of w times `widening` `[m]`."""
+        return OutputTransform({**self.state_dict(), "widening": widening})
 
     def push_slopes(self, prediction: Distribution, mean: Tensor, variance: Tensor) -> Tensor:
         """d E[y] / du `[..., m, d]` of a Normal or Correlated z with d mean / du and d variance / du `[..., p, d]`.
@@ -123,7 +132,8 @@ class OutputTransform(torch.nn.Module):
             c, sd = len(mix), prediction.stddev[..., : len(mix), None]
             weight = weight.expand(*sd.shape[:-2], *weight.shape).clone()
             weight[..., :c, :] += self.basis[:c] * ((mix @ mix.mT) @ (sd * self.basis[:c]) / sd - self.basis[:c])
-        by_log = by_loc + (variance.mT @ (0.5 * self.log * weight)).mT  # nothing where w is y itself
+        weight = 0.5 * self.log * (weight if self.widening is None else weight * self.widening.square())
+        by_log = by_loc + (variance.mT @ weight).mT  # nothing where w is y itself
         return by_log.mul_(torch.where(self.log, self.push(prediction).mean, 1.0)[..., None])
 
 

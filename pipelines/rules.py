@@ -152,7 +152,7 @@ def _emulators(s: Study) -> Iterator[str]:
     if s.train.within is not None and not folds:
         yield "train.within: is only read with folds. Got train.folds: 0; raise it, or take this out."
     for name, recipe in s.emulators.items():
-        least = recipe.minimum_runs(s.space.d)
+        least = recipe.least_runs(s.space.d)
         if s.design.runs < least:
             yield (f"design.runs: must be at least {least}, for emulators.{name} needs that many with {s.space.d} "
                    f"parameters. Got {s.design.runs}.")  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from emulate import conformal
 from emulate.comparison import Scores
 from emulate.errors import EmulateError, InputError
 from emulate.runs import Runs
@@ -109,7 +110,13 @@ class _Fits:
             self.histories[name] = emulator.history
             for key in emulator.history[0]:
                 bench.journal.append("series", scope, name=key, values=[epoch[key] for epoch in emulator.history])
-        bench.note(f"{name}: {recipe.entry_name()} fitted to all runs", watch.seconds)
+        bench.note(f"{name}: {recipe.entry_name()} fitted{_by(emulator)}", watch.seconds)
+
+
+def _by(emulator: Any) -> str:
+    """By which runs, and what those held out said of its error bars, where a recipe asks for that."""
+    widening = emulator.transform.widening
+    return " to all runs" if widening is None else f"; {conformal.words(widening, emulator.provenance['held_out'])}"
 
 
 def cost(recipe: Any, runs: Runs) -> str:

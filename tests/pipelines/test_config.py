@@ -453,6 +453,16 @@ def test_overrides_lie_over_the_file_in_order():
     assert load_raw("study.yaml", ["name=other"])["folder"] == Path("runs/other")
 
 
+def test_runs_that_are_held_out_for_error_bars_count_before_the_first_run():
+    spec = "emulators.third={use: polynomial, degree: 4, calibrate: conformal}"
+    assert load_study("study.yaml", [spec, "design.runs=40"]).emulators["third"].calibrate == "conformal"
+    assert overridden(spec, "design.runs=34") == ("--set design.runs=34: design.runs: must be at least 35, for "
+                                                  "emulators.third needs that many with 2 parameters. Got 34.")  # fmt: skip
+    assert overridden("emulators.third={use: polynomial, calibrate: folds}").endswith(
+        "emulators.third.calibrate: must be true or false or must be 'conformal'. Got 'folds'."
+    )
+
+
 def test_secrets_of_the_tracking_server_are_not_written_down():
     study = load_study("study.yaml", ["tracking.uri=https://ada:lovelace@lab.org"])
     assert study.tracking.uri == "https://ada:lovelace@lab.org"
