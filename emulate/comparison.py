@@ -29,7 +29,7 @@ import torch
 from emulate.checks.gradient import relative_error
 from emulate.contracts import Jacobians, Recipe
 from emulate.emulator import Emulator, demand, fit
-from emulate.errors import EmulateError, ExtrapolationWarning, InputError
+from emulate.errors import DoubtWarning, EmulateError, ExtrapolationWarning, InputError
 from emulate.runs import Runs, places
 
 _Z = 1.959963984540054  # the central 95 % of a Gaussian lies within this many standard deviations
@@ -145,7 +145,9 @@ def leave_out(recipe: Recipe, finished: Runs, out: np.ndarray, *, seed: int,
         hidden = set(map(tuple, finished.theta[out].tolist()))
         cheap = {name: runs.select(np.array([tuple(t) not in hidden for t in runs.theta.tolist()], bool))
                  for name, runs in (fidelities or {}).items()}  # fmt: skip
-        emulator = fit(recipe, finished.select(~out), seed=seed, fidelities=cheap)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DoubtWarning)  # the fit to all runs says it
+            emulator = fit(recipe, finished.select(~out), seed=seed, fidelities=cheap)
         seconds = time.monotonic() - began
         return replace(judge(emulator, finished.select(out), finished), seconds=seconds)
     except Exception as e:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from emulate.distributions import Joint, fitting
 from emulate.errors import InputError, nearest
 from emulate.runs import places
 from emulate.space import Space
@@ -182,7 +183,7 @@ def checked(outside: Any) -> None:
         )
 
 
-class Widened(Distribution):
+class Widened(Joint):
     """A prediction with its variance times `factor` `[...]`: y = mean + sqrt(factor) (y' - mean), whatever y' is.
 
     >>> from torch.distributions import Independent, Normal
@@ -226,5 +227,6 @@ class Widened(Distribution):
             return self.mean + self._stretch * (self.inner.sample(sample_shape, **keywords) - self.mean)
 
     def log_prob(self, value: Tensor) -> Tensor:
+        value = fitting(self, value)
         inner = self.inner.log_prob(self.mean + (value - self.mean) / self._stretch)
         return inner - 0.5 * self.event_shape.numel() * self.factor.log()

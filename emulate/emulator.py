@@ -22,7 +22,7 @@ from emulate import artefact, conformal
 from emulate.contracts import Core, Finding, Recipe, rows_of
 from emulate.distributions import Gaussian
 from emulate.domain import Domain, Outside, Widened, checked
-from emulate.errors import CampaignError, ExtrapolationWarning, InputError, nearest
+from emulate.errors import CampaignError, DoubtWarning, ExtrapolationWarning, InputError, nearest
 from emulate.runs import Outputs, Runs, places
 from emulate.space import Space
 from emulate.transforms import OutputTransform
@@ -49,8 +49,9 @@ def fit(recipe: Recipe, runs: Runs, *, seed: int, fidelities: Mapping[str, Runs]
 
     `fidelities` are runs of cheaper versions of the simulator by name, for recipes that read them. Failed runs are left
     out and counted in the provenance. With `calibrate: conformal` a fifth of the runs, drawn by the seed, is held out and
-    scales the error bars; see `emulate.conformal`. Raises `CampaignError` when too few runs finished, `InputError` when the recipe
-    reads Jacobians or fidelities that are not there.
+    scales the error bars; see `emulate.conformal`. Warns (`DoubtWarning`) of Jacobians that the values contradict. Raises
+    `CampaignError` when too few runs finished, `InputError` when the recipe reads Jacobians or fidelities that are not
+    there.
 
     >>> from emulate.emulators.polynomial import Polynomial
     >>> from emulate.runs import Field
@@ -63,6 +64,8 @@ def fit(recipe: Recipe, runs: Runs, *, seed: int, fidelities: Mapping[str, Runs]
     demand(recipe, runs, seed)
     finished = runs.finished()
     learnt, held_out = _split(recipe, finished, len(runs) - len(finished), seed)
+    if said := recipe.doubt(learnt):
+        warnings.warn(f"{recipe.entry_name()}: {said}", DoubtWarning, stacklevel=2)
     transform, trained = _trained(recipe, learnt, _coarse(recipe, runs, fidelities or {}), seed=seed)
     state = {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in trained.state_dict().items()}
     core = recipe.rebuild(state)  # as `load` does: strides and alignment change the last bits of a product

@@ -25,6 +25,7 @@ from emulate.keys import canonical
 from emulate.runs import Outputs, Runs, places
 from emulate.space import Space
 from pipelines import files
+from pipelines.costs import span
 from pipelines.study import plain
 from pipelines.terminal import count, duration
 from pipelines.typeset import with_error
@@ -140,7 +141,7 @@ def compare(bench: "Workbench", runs: Runs, fidelities: Mapping[str, Runs]) -> d
     scores, late = {}, [n for n in jobs if n not in names or n in out_of_time]
     for name in study.emulators:
         if name in late:
-            scores[name] = Scores((), f"not tried: the {duration(study.train.within)} of train.within were over")
+            scores[name] = Scores((), f"not tried: the {span(study.train.within)} of train.within were over")
         elif name in notes:
             scores[name] = Scores((), f"not compared: {notes[name]}")
         else:

@@ -178,7 +178,7 @@ def _gradient(s: Study) -> Iterator[str]:
     for path, gradient in (("validate.gradient", s.validate.gradient), ("simulate.jacobians", s.simulate.jacobians)):
         if gradient is None:
             continue
-        if gradient.needs_graph and not s.simulator.differentiable:
+        if "graph" in gradient.needs and not s.simulator.differentiable:
             yield (f"{path}.use: {gradient.entry_name()} must have a simulator that carries a torch graph. "
                    f"{simulator} carries none; use finite_difference.")  # fmt: skip
         if gradient.entry_name() == OWN and not has_own(s.simulator):

@@ -14,7 +14,7 @@ from emulate.errors import InputError, nearest
 from emulate.runs import Runs, places
 from emulate.store import RunStore, run_seed
 from emulate.units import describe
-from pipelines import files, underway
+from pipelines import files, positive, underway
 from pipelines.journal import Journal
 from pipelines.pace import Remaining
 from pipelines.study import SETS
@@ -42,6 +42,7 @@ class Workbench(ExitStack):
         self.study, self.terminal = study, terminal
         self.folder: Path = study.folder
         self.journal = Journal(self.folder / "journal.jsonl")
+        self.crossed = False  # whether it was said that a field declared positive is not
 
     @cached_property
     def store(self) -> RunStore:
@@ -161,12 +162,13 @@ class Workbench(ExitStack):
             return
         describe(self.store, self.study.simulator_of(fidelity))
         with self.terminal.bar(what + with_jacobians(todo), total=len(todo), left=False) as tick:
-            remaining = Remaining(self.study.cluster.workers)
+            remaining, look = Remaining(self.study.cluster.workers), positive.lookout(self, todo, fidelity)
 
             def progress(done: int, failed: int, total: int, seconds: float, lengths: Sequence[float]) -> None:
                 remaining.ran(lengths)
                 remaining.saw(done, total, seconds)
                 tick(done, total, remaining.note(failed, underway.listing(self.store)))
+                look()
 
             self.executor.campaign(
                 todo,

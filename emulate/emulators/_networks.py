@@ -14,7 +14,7 @@ from torch import Tensor
 Layer = tuple[Tensor, ...]
 _SMALL = 0.3  # scale of the first weights: the ensemble starts near its trend
 _NAMES = ("weight", "bias", "alpha", "gamma")
-_CACHE = 2**18  # numbers between two products of a chain
+_CACHE = 2**19  # numbers between two products of a chain
 _STRETCH = math.sqrt(12)  # points of the unit cube leave it with unit variance
 
 

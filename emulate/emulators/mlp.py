@@ -84,9 +84,11 @@ class _Fitted(Core):
         """Of the values, scaled and with their trend, and of the heads; made again when the weights move to a device."""
         if self._made is None or self._made[0] is not self.beta:
             *inner, (weight, bias) = self._layers()
-            d, one = weight.new_zeros(inner[0][0].shape[1]), torch.eye(inner[0][0].shape[1])
-            tilt = basis_slopes(torch.cat([d[None], one.to(d)]), self._trend).mT  # [1 + d, d, k]: affine in u
-            c, *h = (tilt @ self.beta[:, None]).mT.unbind(1)
+            corner = torch.eye(inner[0][0].shape[1], dtype=weight.dtype, device=weight.device)
+            corners = torch.cat(
+                [torch.zeros_like(corner[:1]), corner]
+            )  # slopes of a parabola are affine: these tell all
+            c, *h = (basis_slopes(corners, self._trend).mT @ self.beta[:, None]).mT.unbind(1)
             affine = c, torch.stack(h, 1) - c[:, None]
             values = Chain([*inner, (weight * self.scale, bias * self.scale)], affine)
             self._made = self.beta, values, Chain(self._layers("head_")) if self._heads else None

@@ -10,6 +10,7 @@ from torch.distributions import Normal
 
 from emulate.contracts import Core, Recipe
 from emulate.emulators._places import dealt
+from emulate.emulators.flow import Flow
 from emulate.emulators.gp import GP
 from emulate.emulators.mlp import MLP
 from emulate.errors import InputError
@@ -56,7 +57,7 @@ class Residual(Recipe):
     component, w is the share of m2, between 0 and 1, that has the least squared error on runs that `then` has not seen
     either: where nothing is left to learn, w = 0 and the first recipe stays as it is. The variance is v1 + w^2 v2;
     `calibrate` scales it to the mean squared error of those runs where w > 0. Both recipes work on the z of this one: their
-    own `log` and `truncation` have no effect.
+    own `log` and `truncation` have no effect, and their `calibrate: conformal` counts as true.
 
     >>> Residual(first=GP(mean="linear"), then=MLP(members=4)).minimum_runs(2)
     10
@@ -75,6 +76,10 @@ class Residual(Recipe):
             if "coarse" in recipe.takes or recipe.needs_slopes:
                 raise InputError(f"residual.{name}: must be a recipe that needs the runs alone. Got "
                                  f"{recipe.entry_name()!r}, which reads more; choose gp, mlp or polynomial.")  # fmt: skip
+            if isinstance(recipe, Flow):
+                raise InputError(f"residual.{name}: must be a recipe that is told by its mean and variance, which are all that is "
+                                 "kept. Got 'flow', whose shape would be lost and whose mean takes a thousand points each "
+                                 "time; choose gp, mlp or polynomial, or a flow of its own.")  # fmt: skip
 
     def minimum_runs(self, d: int) -> int:
         # the folds leave four fifths of the runs to the first

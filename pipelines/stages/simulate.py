@@ -7,7 +7,7 @@ import numpy as np
 from emulate import outlook
 from emulate.errors import CampaignError, InputError
 from emulate.runs import Runs
-from pipelines import fidelities, files, forecasts, hindsight, rounds, tables
+from pipelines import fidelities, files, forecasts, hindsight, positive, rounds, tables
 from pipelines.stages import design
 from pipelines.workbench import EXTRA, SETS, Workbench, warn_of_unread, with_jacobians
 
@@ -50,6 +50,7 @@ def run(bench: Workbench) -> str:
     if study.guide:
         sets["training"] = rounds.grow(bench, sets["training"])
     both = bench.runs(sets)
+    positive.tell(bench, both)
     by_set = _by_set(bench, sets, both)
     _write(bench, by_set)
     short = _short(bench, by_set)
