@@ -92,7 +92,7 @@ class Conditional(Gradient):
     0.3989422804
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("graph", "sites")
+    needs: ClassVar[tuple[str, ...]] = ("graph",)  # and draws by name, where f decides hard
 
     site: str = ""  # the place of the draw that is integrated, such as "z" or "z[9]"; empty: the only one that can be
     grid: Annotated[int, Ge(9)] = 61  # points at which margins are looked at for changes of sign
