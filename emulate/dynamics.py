@@ -30,7 +30,7 @@ class Trajectory:
     >>> decay = Trajectory(lambda theta: torch.ones_like(theta), lambda theta, y, k, noise: y - 0.1 * theta * y**2, 10,
     ...                    lambda theta, y: y)
     >>> decay(torch.tensor([1.0], dtype=torch.float64), Noise(0))
-    tensor([0.4818], dtype=torch.float64)
+    tensor([0.4817], dtype=torch.float64)
     """
 
     start: Callable[[Tensor], Tensor]
@@ -105,7 +105,7 @@ class ODE:
 
     >>> decay = ODE(lambda theta, y, t: -theta * y**2, torch.ones_like, 1.0, 10, lambda theta, y: y, scheme="euler")
     >>> decay(torch.tensor([1.0], dtype=torch.float64))
-    tensor([0.4818], dtype=torch.float64)
+    tensor([0.4817], dtype=torch.float64)
     """
 
     rhs: Callable[[Tensor, Tensor, float], Tensor]

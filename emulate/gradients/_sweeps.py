@@ -1,20 +1,20 @@
 """What adjoints of step-by-step simulations share: the sweep back through the stored states."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from emulate.dynamics import Trajectory
 from emulate.noise import Noise
+from emulate.replication import Replicates, each
 
 
-@dataclass(frozen=True)
-class Swept:
-    """y `[m]`; dy/dtheta `[m, d]`; windows `[w, m, d]` that it is the sum of, the last steps first; growth `[w]`: the
-    adjoint's norm at the begin of each window over its largest one from the outputs there, 0 where no output is."""
+class Swept(NamedTuple):
+    """y `[m]`; slope `[m, d]`: dy/dtheta; windows `[w, m, d]` that it is the sum of, the last steps first; growth `[w]`: the
+    norm that an adjoint of norm 1 at the end of a window has at its begin, NaN where none was sent along."""
 
     y: Tensor
     slope: Tensor
@@ -22,7 +22,7 @@ class Swept:
     growth: Tensor
 
 
-def sweep(f: Trajectory, theta: Tensor, noise: Noise, *, length: int = 0, spinup: int = 0,
+def sweep(f: Trajectory, theta: Tensor, noise: Noise, *, length: int = 0, spinup: int = 0, probe: bool = False,
           moved: Callable[[Tensor], Tensor] | None = None) -> Swept:  # fmt: skip
     """Forward, keeping states; then backward by the vector-Jacobian product of one step at a time.
 
@@ -30,7 +30,8 @@ def sweep(f: Trajectory, theta: Tensor, noise: Noise, *, length: int = 0, spinup
     dy/dtheta = sum_k lambda_k dstep_k/dtheta + dreadout/dtheta + lambda_0 dstart/dtheta.
 
     length: steps after which, counted from the end, lambda is set to zero; 0: never. spinup: steps before the first,
-    keyed as steps of their own, that carry no derivative, nor does then the start. moved: changes the start.
+    numbered below 0, that carry no derivative, nor does then the start. moved: changes the start. probe: send an adjoint
+    of norm 1 along, to see it grow.
     """
     begin = f.start(theta).detach()
     begin = begin if moved is None else moved(begin)
@@ -47,23 +48,23 @@ def sweep(f: Trajectory, theta: Tensor, noise: Noise, *, length: int = 0, spinup
 
     y, pull = torch.func.vjp(read, theta, *(states[k] for k in seen))
     direct, *outputs = rows(pull, torch.eye(len(y), dtype=y.dtype))
-    given = dict(zip(seen, outputs))
-    windows, growth = [], []
-    adjoint, slope, top = torch.zeros_like(outputs[0]), torch.zeros_like(direct), y.new_zeros(())
+    m, given = len(y), dict(zip(seen, outputs))
+    blank = torch.zeros_like(outputs[0])
+    if probe:
+        unit = torch.full_like(blank[:1], blank[0].numel() ** -0.5)
+        blank, given = torch.cat([blank, unit]), {k: torch.cat([of, 0 * unit]) for k, of in given.items()}
+    windows, growth, adjoint, slope = [], [], blank, torch.zeros_like(direct)
     for k in range(f.steps, 0, -1):
-        if k in given:
-            adjoint = adjoint + given[k]
-            top = torch.maximum(top, adjoint.norm())
+        adjoint = adjoint + given[k] if k in given else adjoint
         _, pull = torch.func.vjp(lambda t, s, k=k: f.step(t, s, k - 1, marks[k - 1].resumed()), theta, states[k - 1])
         of_theta, adjoint = rows(pull, adjoint)
-        slope = slope + of_theta
+        slope = slope + of_theta[:m]
         if length and k > 1 and (f.steps - k + 1) % length == 0:
             windows.append(slope)
-            growth.append(_ratio(adjoint, top))
-            adjoint, slope, top = torch.zeros_like(adjoint), torch.zeros_like(slope), torch.zeros_like(top)
-    growth.append(_ratio(adjoint, top))
-    if 0 in given:
-        adjoint = adjoint + given[0]
+            growth.append(adjoint[m:].norm())
+            adjoint, slope = blank, torch.zeros_like(slope)
+    growth.append(adjoint[m:].norm() if probe else y.new_full((), torch.nan))
+    adjoint = adjoint[:m] + (given[0][:m] if 0 in given else 0)
     if not spinup:
         _, pull = torch.func.vjp(f.start, theta)
         slope = slope + rows(pull, adjoint)[0]
@@ -72,8 +73,19 @@ def sweep(f: Trajectory, theta: Tensor, noise: Noise, *, length: int = 0, spinup
     return Swept(y, parts.sum(0), parts, torch.stack(growth))
 
 
-def _ratio(adjoint: Tensor, top: Tensor) -> Tensor:
-    return torch.where(top > 0, adjoint.norm() / torch.where(top > 0, top, 1.0), 0.0)
+def replicated(run: Callable[[Noise], Swept], seed: int, n: int) -> Replicates:
+    """The sweeps of n replicates, at least 2; of one where nothing is drawn, for all were the same."""
+    one = each(run, seed, 1)
+    if not one.record.opaque and not one.record.shapes:
+        return one
+    made = each(run, seed, max(n, 2))
+    return Replicates(made.answer, made.record, made.calls + one.calls, made.alone)
+
+
+def told(growth: Tensor, steps: int) -> dict[str, float]:
+    """`growth`, the geometric mean over windows and replicates, and `exponent`, its logarithm for each step, as diagnostics."""
+    exponent = float(growth.clamp(min=1e-300).log().mean()) / steps
+    return {"growth": math.exp(exponent * steps), "exponent": exponent}
 
 
 def rows(pull: Callable[[Tensor], Any], adjoint: Tensor) -> tuple[Tensor, ...]:

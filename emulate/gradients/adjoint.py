@@ -3,17 +3,15 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from emulate.contracts import Estimate, Gradient
 from emulate.dynamics import trajectory
 from emulate.gradients._averages import averaged
-from emulate.gradients._sweeps import sweep
+from emulate.gradients._sweeps import replicated, sweep
 from emulate.gradients.pathwise import Continuous
 from emulate.meter import Meter
-from emulate.noise import Noise
-from emulate.replication import each, lift
+from emulate.replication import lift
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +36,8 @@ class Adjoint(Gradient):
 
     def estimate(self, f: Any, theta: Tensor, *, seed: int, n: int = 1) -> Estimate:
         f, theta = trajectory(lift(f), "adjoint"), theta.detach().double()
-
-        def run(noise: Noise) -> tuple[Tensor, Tensor]:
-            made = sweep(f, theta, noise.again(Continuous("adjoint")))
-            return made.y, made.slope
-
         with Meter() as meter:
-            made = each(run, seed, max(n, 2))
-        values, slopes = made.answer
+            made = replicated(lambda noise: sweep(f, theta, noise.again(Continuous("adjoint"))), seed, n)
+        values, slopes = made.answer.y, made.answer.slope
         return averaged(values[:n], slopes[:n], random=made.random(values), calls=made.calls, meter=meter,
                         diagnostics={"steps": f.steps, "alone": made.alone})  # fmt: skip
