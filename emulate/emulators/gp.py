@@ -13,7 +13,7 @@ from emulate.contracts import Core, Recipe
 from emulate.costs import Cost, affordable, steps
 from emulate.distributions import Correlated
 from emulate.emulators import _calibration as calibration
-from emulate.emulators._evidence import ROUGH, Evidence, factors
+from emulate.emulators._evidence import ROUGH, Evidence, Factors, factors
 from emulate.emulators._kernels import KERNELS, MEANS, basis, basis_slopes, columns_of, determined, kernel, slopes
 from emulate.emulators._threads import SMALL, calm
 from emulate.errors import InputError
@@ -24,6 +24,8 @@ _MANY, _SOME = 300, 200  # with more runs than the first, the search begins on s
 _ROUNDING = 1e-20  # variance of z that sums of thousands of float64 products have, where the trend explains everything
 _ROWS, _CACHE = 256, 2**18  # a batch is worked off in parts of that many points, or of so many numbers that fit a cache
 _FEW = 4  # points below which BLAS adds the products of a variance in another order than for a batch
+import os
+STEPS = int(os.environ.get("STEPS", 6))
 _EACH = ("variance", "weights", "beta")  # of every component; the rest of a fit is that of its kernel
 _SHARED = ("length", "order", "eta", "inverse", "q", "r_inverse")
 
@@ -255,7 +257,7 @@ def _joined(u: Tensor, kernel: str, mean: str, fits: list[_Fit]) -> dict[str, Te
     return {**state, "group": torch.repeat_interleave(sizes), "points": u.contiguous(), "choice": choice}
 
 
-def _fit(u: Tensor, z: Tensor, name: str, mean: str, noisy: bool, starts: list[np.ndarray], steps: int = 200) -> _Fit:
+def _fit(u: Tensor, z: Tensor, name: str, mean: str, noisy: bool, starts: list[np.ndarray], steps: int = 50) -> _Fit:
     d, some = u.shape[-1], _part(len(u))
     if len(some) < len(u) and len(starts) > 1:
         starts = [Evidence(u[some], z[some], name, mean, noisy=noisy).climb(starts, steps)]
@@ -263,8 +265,9 @@ def _fit(u: Tensor, z: Tensor, name: str, mean: str, noisy: bool, starts: list[n
     length, eta = torch.from_numpy(np.exp(x[:d])), float(np.exp(x[-1]))
     order = torch.tensor(x[d] if len(x) > d + 1 else 0.0, dtype=u.dtype)
     h, k = basis(u, mean), kernel(u, columns_of(u), length, order, name)
-    while (f := factors(k, eta, h, z)) is None:
+    while (f := factors((k + eta * torch.eye(len(u), dtype=k.dtype)).numpy(), h.numpy(), z.numpy())) is None:
         eta *= 10  # rounding differs a little from that of the search
+    f = Factors(*map(torch.from_numpy, f))
     inverse = torch.linalg.solve_triangular(f.lower, torch.eye(len(u), dtype=u.dtype), upper=False)
     r_inverse = torch.linalg.inv(f.r)
     outside = inverse - f.q @ (f.q.T @ inverse)  # P = outside^T outside
@@ -283,7 +286,7 @@ def _blind(
 ) -> list[Tensor] | None:
     """Residuals and variances `[n, p]` of runs by folds whose process, and its lengths, never saw them."""
     n = len(u)
-    folds, steps = (10, 12) if n <= _MANY else (5, 6)
+    folds, steps = (10, STEPS) if n <= _MANY else (5, STEPS)
     fold = torch.arange(n) % min(folds, n)
     residual, spread = (torch.empty(n, sum(z.shape[1] for z in parts), dtype=u.dtype) for _ in range(2))
     for out in (fold == i for i in fold.unique()):
