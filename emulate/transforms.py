@@ -140,8 +140,10 @@ def _kept(values: Tensor, truncation: float) -> int:
 
 def _unseen(x: Tensor, p: int) -> Tensor:
     """Variance `[m]` outside the span of p components, on runs left out of finding them, beyond that of runs left in."""
-    n = len(x)
+    n, m = x.shape
     folds = torch.arange(n) % min(n, _FOLDS)
+    if p == m <= n - int((folds == 0).sum()):
+        return torch.zeros_like(x[0])  # whatever the fold, its components are a basis
     outside, inside = torch.zeros_like(x), torch.zeros_like(x[0])
     for fold in folds.unique():
         out = folds == fold

@@ -38,8 +38,8 @@ NUGGET_PRIOR = (math.log(1e-8), 20.0)
 ROUGH = math.log(1e-4)  # ln(eta) of a start: from a tiny one alone, short lengths take what is below the runs' distance
 NOISE = (math.log(1e-9), math.log(1e4))  # bounds of ln(eta) where the noise is fitted
 NOISE_PRIOR = (math.log(1e-2), 3.0)
-_AHEAD = 5  # steps from every start, before the best alone goes on
-_ENOUGH = 0.05  # nats that a step must promise: the evidence cannot tell less
+_AHEAD = 8  # steps from every start, before the best alone goes on
+_ENOUGH = 0.1  # nats that a step must promise: the evidence cannot tell less
 _FAR = 2.0  # the longest step of any x
 
 
@@ -50,6 +50,18 @@ class Factors(NamedTuple):
     white: np.ndarray  # L^-1 z [n, c]
     residual: np.ndarray  # (1 - Q Q^T) L^-1 z [n, c]
     variance: np.ndarray  # s^2 [c]
+
+    def without(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Residuals and variances `[b, c]` of rows `[n]` (of bool) by the others: P_bb^-1 (P z)_b, and the diagonal of P_bb^-1
+        times the s^2 of the others."""
+        from scipy.linalg import lapack
+
+        white, _ = lapack.dtrtrs(self.lower, np.eye(len(rows))[:, rows], lower=1)
+        white = white - self.q @ (self.q.T @ white)
+        spread, pz = np.linalg.inv(white.T @ white), white.T @ self.residual
+        residual, free = spread @ pz, len(rows) - self.q.shape[1]
+        variance = (free * self.variance - (residual * pz).sum(0)) / (free - len(pz))
+        return residual, spread.diagonal()[:, None] * variance.clip(1e-20)
 
 
 def factors(c: np.ndarray, h: np.ndarray, z: np.ndarray) -> Factors | None:
@@ -83,13 +95,27 @@ class Evidence:
         priors = [LENGTH_PRIOR] * self.d + [ORDER_PRIOR] * order + [NOISE_PRIOR if noisy else NUGGET_PRIOR]
         (self.low, self.high), (self.centre, self.width) = np.array(bounds).T, np.array(priors).T
 
-    def __call__(self, x: np.ndarray) -> tuple[float, Callable[[], tuple[np.ndarray, np.ndarray]]]:
-        """The value, and what finds its gradient and the information; infinite where C is not positive definite."""
+    def factors(self, x: np.ndarray) -> Factors:
+        """Those at x; with a larger eta where C is not positive definite in float64 without."""
+        while (f := self._factors(self.covariance(x[:-1])[0], math.exp(x[-1]))) is None:
+            x = np.append(x[:-1], x[-1] + 1)
+        return f
+
+    def _factors(self, k: np.ndarray, eta: float) -> Factors | None:
         from scipy.linalg import lapack
 
-        eta, (k, rates) = math.exp(x[-1]), self.covariance(x[:-1])
         k[self.diagonal] += eta
-        f = factors(lapack.dtpttr(len(self.z), k, uplo="L")[0], self.h, self.z)
+        return factors(lapack.dtpttr(len(self.z), k, uplo="L")[0], self.h, self.z)
+
+    def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        """The value and its gradient."""
+        value, derivatives = self.at(x)
+        return value, derivatives()[0]
+
+    def at(self, x: np.ndarray) -> tuple[float, Callable[[], tuple[np.ndarray, np.ndarray]]]:
+        """The value, infinite where C is not positive definite in float64, and what finds its gradient and information."""
+        eta, (k, rates) = math.exp(x[-1]), self.covariance(x[:-1])
+        f = self._factors(k, eta)
         if f is None:
             return math.inf, lambda: (np.zeros_like(x), np.eye(len(x)))
         free = len(self.z) - self.h.shape[1]
@@ -136,9 +162,9 @@ class Evidence:
 
     def _path(self, x: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
         """-ln E and x at a start and after every step downhill, damped as by Levenberg (1944) and within the bounds."""
-        value, derivatives = self(x := x.clip(self.low, self.high))
+        value, derivatives = self.at(x := x.clip(self.low, self.high))
         while value == math.inf and x[-1] < self.high[-1]:
-            value, derivatives = self(x := (x + np.eye(len(x))[-1]).clip(self.low, self.high))
+            value, derivatives = self.at(x := np.append(x[:-1], x[-1] + 1).clip(self.low, self.high))
         yield value, x
         damping = 1.0
         while True:
@@ -153,7 +179,7 @@ class Evidence:
                 promised = -(gradient + 0.5 * information @ (new - x)) @ (new - x)
                 if promised < _ENOUGH:
                     return
-                lower, derivatives = self(new)
+                lower, derivatives = self.at(new)
                 gain = value - lower
                 damping *= 4 if gain < 0.25 * promised else 0.25 if gain > 0.75 * promised else 1
             value, x = lower, new
@@ -166,6 +192,11 @@ class Evidence:
         x[: self.d] = start[: self.d]
         x[-1] = start[-1] if len(start) > self.d else x[-1]
         return x
+
+
+def packed(whole: Tensor) -> np.ndarray:
+    """What is symmetric `[n, n]`, in the form of the kernels here."""
+    return whole.numpy()[np.triu_indices(len(whole))]
 
 
 def _squares(u: np.ndarray) -> np.ndarray:

@@ -20,12 +20,11 @@ from emulate.errors import InputError
 
 Kernel = Literal["auto", "rbf", "matern52", "matern32", "additive"]
 _LEADING = 3  # components on which "auto" compares
+_FOLDS = 5
 _MANY, _SOME = 300, 200  # with more runs than the first, the search begins on so many of them
 _ROUNDING = 1e-20  # variance of z that sums of thousands of float64 products have, where the trend explains everything
 _ROWS, _CACHE = 256, 2**18  # a batch is worked off in parts of that many points, or of so many numbers that fit a cache
 _FEW = 4  # points below which BLAS adds the products of a variance in another order than for a batch
-import os
-STEPS = int(os.environ.get("STEPS", 6))
 _EACH = ("variance", "weights", "beta")  # of every component; the rest of a fit is that of its kernel
 _SHARED = ("length", "order", "eta", "inverse", "q", "r_inverse")
 
@@ -202,7 +201,7 @@ class GP(Recipe):
         rivals += [(k, None) for k in ("matern52", "additive")[: v.shape[-1]]] if self.kernel == "auto" else []
         for rival in rivals:
             kernel, mean = (a or b for a, b in zip(rival, best))
-            found = [_fit(v, x, kernel, mean, noisy, [_lengths(f.x, v.shape[-1]), *starts[:2]])
+            found = [_fit(v, x, kernel, mean, noisy, [_lengths(f.x, v.shape[-1]), starts[0]])
                      for x, f in zip(parts, best[2], strict=True)]  # fmt: skip
             gain = sum(
                 new.log_density - old.log_density for new, old in zip(found, best[2], strict=True)
@@ -232,6 +231,7 @@ class _Fit(NamedTuple):
     left_out: Tensor  # [n, c], residual of every run left out in turn
     spread: Tensor  # [n, c], its variance
     state: dict[str, Tensor]
+    evidence: Evidence
 
     @property
     def log_density(self) -> np.ndarray:
@@ -257,28 +257,24 @@ def _joined(u: Tensor, kernel: str, mean: str, fits: list[_Fit]) -> dict[str, Te
     return {**state, "group": torch.repeat_interleave(sizes), "points": u.contiguous(), "choice": choice}
 
 
-def _fit(u: Tensor, z: Tensor, name: str, mean: str, noisy: bool, starts: list[np.ndarray], steps: int = 50) -> _Fit:
-    d, some = u.shape[-1], _part(len(u))
+def _fit(u: Tensor, z: Tensor, name: str, mean: str, noisy: bool, starts: list[np.ndarray]) -> _Fit:
+    some = _part(len(u))
     if len(some) < len(u) and len(starts) > 1:
-        starts = [Evidence(u[some], z[some], name, mean, noisy=noisy).climb(starts, steps)]
-    x = Evidence(u, z, name, mean, noisy=noisy).climb(starts, steps)
-    length, eta = torch.from_numpy(np.exp(x[:d])), float(np.exp(x[-1]))
-    order = torch.tensor(x[d] if len(x) > d + 1 else 0.0, dtype=u.dtype)
-    h, k = basis(u, mean), kernel(u, columns_of(u), length, order, name)
-    while (f := factors((k + eta * torch.eye(len(u), dtype=k.dtype)).numpy(), h.numpy(), z.numpy())) is None:
-        eta *= 10  # rounding differs a little from that of the search
-    f = Factors(*map(torch.from_numpy, f))
+        starts = [Evidence(u[some], z[some], name, mean, noisy=noisy).climb(starts)]
+    evidence, d = Evidence(u, z, name, mean, noisy=noisy), u.shape[-1]
+    x = evidence.climb(starts)
+    f = Factors(*map(torch.from_numpy, evidence.factors(x)))
     inverse = torch.linalg.solve_triangular(f.lower, torch.eye(len(u), dtype=u.dtype), upper=False)
     r_inverse = torch.linalg.inv(f.r)
     outside = inverse - f.q @ (f.q.T @ inverse)  # P = outside^T outside
-    precision = outside.square().sum(0)
-    left_out, spread = (outside.T @ f.residual) / precision[:, None], f.variance / precision[:, None]
-    weights = torch.linalg.solve_triangular(f.lower.T, f.residual, upper=True)
-    state = {"variance": f.variance, "weights": weights.T.contiguous(),
-             "beta": (r_inverse @ (f.q.T @ f.white)).T.contiguous(), "length": length, "order": order,
-             "eta": torch.tensor(eta, dtype=u.dtype), "inverse": inverse, "q": f.q.contiguous(),
+    precision = outside.square().sum(0)[:, None]
+    weights, beta = f.residual.T @ inverse, (r_inverse @ (f.q.T @ f.white)).T
+    state = {"variance": f.variance, "weights": weights.contiguous(), "beta": beta.contiguous(),
+             "length": torch.from_numpy(np.exp(x[:d])),
+             "order": torch.tensor(x[d] if len(x) > d + 1 else 0.0, dtype=u.dtype),
+             "eta": torch.tensor(np.exp(x[-1]), dtype=u.dtype), "inverse": inverse, "q": f.q.contiguous(),
              "r_inverse": r_inverse}  # fmt: skip
-    return _Fit(x, left_out, spread, state)
+    return _Fit(x, outside.T @ f.residual / precision, f.variance / precision, state, evidence)
 
 
 def _blind(
@@ -286,13 +282,12 @@ def _blind(
 ) -> list[Tensor] | None:
     """Residuals and variances `[n, p]` of runs by folds whose process, and its lengths, never saw them."""
     n = len(u)
-    folds, steps = (10, STEPS) if n <= _MANY else (5, STEPS)
-    fold = torch.arange(n) % min(folds, n)
+    fold = torch.arange(n) % min(_FOLDS, n)
     residual, spread = (torch.empty(n, sum(z.shape[1] for z in parts), dtype=u.dtype) for _ in range(2))
     for out in (fold == i for i in fold.unique()):
         if not determined(u[~out], mean):
             return None
-        found = [_fit(u[~out], z[~out], kernel, mean, noisy, [f.x], steps) for z, f in zip(parts, fits, strict=True)]
-        p = _Fitted(_joined(u[~out], kernel, mean, found))(u[out])
-        residual[out], spread[out] = torch.cat([z[out] for z in parts], 1) - p.mean, p.variance
+        at = (Evidence(u[~out], z[~out], kernel, mean, noisy=noisy).climb([f.x]) for z, f in zip(parts, fits))
+        each = [f.evidence.factors(x).without(out.numpy()) for x, f in zip(at, fits)]
+        residual[out], spread[out] = (torch.from_numpy(np.concatenate(some, 1)) for some in zip(*each))
     return [residual, spread]

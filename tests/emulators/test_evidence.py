@@ -51,7 +51,7 @@ def log_evidence(data, kernel, mean):
     pull = (x - evidence.centre) / evidence.width
     free = N - basis(u, mean).shape[1]
     k = correlations(u, columns_of(u), LENGTH, ORDER, kernel)
-    s2 = float(factors(k, ETA, basis(u, mean), z[:, None]).variance)
+    s2 = float(factors((k + ETA * torch.eye(N)).numpy(), basis(u, mean).numpy(), z[:, None].numpy()).variance[0])
     return -(evidence(x)[0] - 0.5 * float(pull @ pull)) - 0.5 * free * (1 + math.log(2 * math.pi)), s2
 
 
