@@ -13,15 +13,15 @@ from emulate.contracts import Core, Recipe
 from emulate.costs import Cost, affordable, steps
 from emulate.distributions import Correlated
 from emulate.emulators import _calibration as calibration
-from emulate.emulators._evidence import ROUGH, Evidence, Factors, factors
+from emulate.emulators._evidence import ROUGH, Evidence, Factors
 from emulate.emulators._kernels import KERNELS, MEANS, basis, basis_slopes, columns_of, determined, kernel, slopes
 from emulate.emulators._threads import SMALL, calm
 from emulate.errors import InputError
 
 Kernel = Literal["auto", "rbf", "matern52", "matern32", "additive"]
 _LEADING = 3  # components on which "auto" compares
-_FOLDS = 5
-_MANY, _SOME = 300, 200  # with more runs than the first, the search begins on so many of them
+_FOLDS = 5  # by which error bars are scaled
+_MANY, _SOME = 600, 500  # with more runs than the first, the search begins on so many of them
 _ROUNDING = 1e-20  # variance of z that sums of thousands of float64 products have, where the trend explains everything
 _ROWS, _CACHE = 256, 2**18  # a batch is worked off in parts of that many points, or of so many numbers that fit a cache
 _FEW = 4  # points below which BLAS adds the products of a variance in another order than for a batch
@@ -117,7 +117,7 @@ class GP(Recipe):
     r"""Exact Gaussian process for each component: the first choice for smooth simulators, up to a thousand runs.
 
     z = h(u)^T beta + g(u), g ~ GP(0, s^2 [k + eta delta]), one length per parameter. Lengths and eta maximise the
-    marginal likelihood under weak priors by L-BFGS from several starts; beta is integrated out and s^2 profiled.
+    marginal likelihood under weak priors by Newton's steps from several starts; beta is integrated out and s^2 profiled.
     Prediction (universal kriging; Rasmussen and Williams 2006, eq. 2.42) with C = L L^T, L^-1 H = Q R, v = L^-1 k(u):
 
         mean = k^T C^-1 (z - H beta) + h^T beta,    variance = s^2 (1 - |v|^2 + |R^-T h - Q^T v|^2 + eta)
@@ -131,10 +131,10 @@ class GP(Recipe):
     Components come in the order of their variance: from the ninth on (`kernels`) they share lengths and eta, which maximise
     the sum of their likelihoods, so that a spectrum costs little more than eight numbers.
 
-    `calibrate` leaves each tenth of the runs out in turn, lengths and all, and scales the standard deviations so that
-    intervals of 80, 90 and 95 % would have held so many of them; components err together as they did there. Over 98 fits
-    of seven functions, 80 and 100 runs, intervals of 95 % then hold 94 % of new points, without it 89 %. Those of one fit
-    scatter: half of the fits lie between 91 and 98 %.
+    `calibrate` leaves each fifth of the runs out in turn, lengths and all, and scales the standard deviations so that
+    intervals of 80, 90 and 95 % would have held so many of them; components err together as they did there. Over 96 fits
+    of four functions, 100 runs, intervals of 95 % then hold 95 % of new points. Those of one fit scatter: half of the fits lie
+    between 94 and 98 %.
 
     >>> GP(mean="quadratic").minimum_runs(2)
     8
@@ -159,11 +159,11 @@ class GP(Recipe):
         return self if self == quicker else quicker
 
     def cost(self, n: int, d: int, p: int) -> Cost:
-        """About 70 steps for each kernel, folds included, and the choice by a few hundred runs; n^2 numbers of each kernel
-        are kept."""
+        """About 25 steps for each kernel, folds included, and 100 for the choice, which some hundred runs make; n^2 numbers of
+        each kernel are kept."""
         kernels = min(p, self.kernels + 1)
-        seconds = 70 * kernels * steps(n, d) + 400 * min(p, _LEADING) * steps(min(n, _MANY), d)
-        return Cost(seconds, 8 * n**2 * (16 + d / 2 + 2 * kernels), "use svgp, or a network such as mlp")
+        seconds = 25 * kernels * steps(n, d) + 100 * min(p, _LEADING) * steps(min(n, _MANY), d)
+        return Cost(seconds, 8 * n**2 * (16 + d + 2 * kernels), "use svgp, or a network such as mlp")
 
     def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int) -> Core:
         affordable("gp", self.cost(*u.shape, z.shape[1]), f"{len(u)} runs")
