@@ -39,7 +39,7 @@ ROUGH = math.log(1e-4)  # ln(eta) of a start: from a tiny one alone, short lengt
 NOISE = (math.log(1e-9), math.log(1e4))  # bounds of ln(eta) where the noise is fitted
 NOISE_PRIOR = (math.log(1e-2), 3.0)
 _AHEAD = 8  # steps from every start, before the best alone goes on
-_ENOUGH = 0.1  # nats that a step must promise: the evidence cannot tell less
+_ENOUGH = 0.05  # nats that a step must promise: the evidence cannot tell less
 _FAR = 2.0  # the longest step of any x
 
 
