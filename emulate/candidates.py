@@ -9,35 +9,48 @@ from emulate.contracts import Recipe
 _EXACT, _MOST = 1500, 4000  # runs beyond which an exact Gaussian process costs more than a network, or too much
 
 _POLYNOMIALS = {f"polynomial-{k}": {"use": "polynomial", "degree": k} for k in (1, 2, 3, 4)}
-_PROCESSES = {
-    "gp-constant": {"use": "gp", "kernel": "rbf", "mean": "constant"},
-    "gp-quadratic": {"use": "gp", "kernel": "rbf", "mean": "quadratic"},
-    "gp-matern": {"use": "gp", "kernel": "matern52", "mean": "linear"},
+_PROCESSES = {  # the first choice first, then what it may have passed over
     "gp": {"use": "gp"},
+    "gp-matern": {"use": "gp", "kernel": "matern52", "mean": "linear"},
+    "gp-quadratic": {"use": "gp", "kernel": "rbf", "mean": "quadratic"},
 }
 _SPARSE = {"svgp": {"use": "svgp"}}
 _GRADIENTS = {"gradient-gp": {"use": "gradient_gp"}}
+_NOISY = {"noisy-gp": {"use": "noisy_gp"}}
 _NETWORKS = {
     "mlp": {"use": "mlp"},
     "mlp-wide": {"use": "mlp", "width": 128},
     "residual": {"use": "residual"},
 }
+_FLOWS = {"flow": {"use": "flow"}}
 
 
-def candidates(n: int, d: int, *, positive: bool, jacobians: bool = False) -> dict[str, Recipe]:
+def candidates(n: int, d: int, *, jacobians: bool = False, stochastic: bool = False,
+               fidelities: Mapping[str, int] | None = None) -> dict[str, Recipe]:  # fmt: skip
     """Recipes for n runs over d parameters by name, cheapest first.
 
-    `positive` says that some outputs are positive by nature: then a process on y itself is tried beside that on ln y.
-    `jacobians` says that the runs carry theirs. Recipes that need more than n runs are left out, and exact processes
-    beyond a few thousand, where one fit takes longer than a search should.
+    `jacobians` says that the runs carry theirs, `stochastic` that runs at one point differ: then a noise that depends on
+    the parameters is tried, and a flow. `fidelities` are other versions of the simulator with their numbers of runs: each
+    that has more runs than the n is tried beside them. Recipes that need more than n runs are left out, and exact
+    processes beyond a few thousand, where one fit takes longer than a search should.
 
-    >>> list(candidates(9, 1, positive=False))[:3]
+    >>> list(candidates(9, 1))[:3]
     ['polynomial-1', 'polynomial-2', 'polynomial-3']
+    >>> "multifidelity-coarse" in candidates(9, 1, fidelities={"coarse": 90})
+    True
     """
-    plain: Mapping[str, Any] = {"gp-not-log": {"use": "gp", "log": False}} if positive else {}
-    processes = {**_PROCESSES, **plain, **(_GRADIENTS if jacobians else {})} if n <= _MOST else {}
-    exact_first = {**_POLYNOMIALS, **processes, **_NETWORKS}
-    specs = exact_first if n <= _EXACT else {**_POLYNOMIALS, **_SPARSE, **_NETWORKS, **processes}
+    first, *others = _PROCESSES.items()
+    both = {f"multifidelity-{name}": {"use": "multifidelity", "fidelities": [name], "low": _low(m)}
+            for name, m in (fidelities or {}).items() if m > n}  # fmt: skip
+    known = {**both, **(_GRADIENTS if jacobians else {}), **(_NOISY if stochastic else {})}
+    processes = dict([first, *known.items(), *others]) if n <= _MOST else {}
+    last = {**_NETWORKS, **(_FLOWS if stochastic else {})}
+    specs = {**_POLYNOMIALS, **processes, **last} if n <= _EXACT else {**_POLYNOMIALS, **_SPARSE, **last, **processes}
     there = registry.names("emulators")
     made = {name: registry.build("emulators", spec) for name, spec in specs.items() if spec["use"] in there}
     return {name: recipe for name, recipe in made.items() if recipe.minimum_runs(d) <= n}
+
+
+def _low(m: int) -> Mapping[str, Any]:
+    """What learns a fidelity of m runs."""
+    return {"use": "gp"} if m <= _EXACT else {"use": "svgp"}
