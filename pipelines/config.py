@@ -153,7 +153,7 @@ def _split_design(section: Any) -> tuple[Any, Any]:
     """The keys that say how many points, and those of the design itself."""
     if not isinstance(section, Mapping):
         return ({}, section) if isinstance(section, str) else (section, {})
-    own = ("runs", "held_out")  # fidelities hold built entries, and are read apart
+    own = ("runs", "held_out", "replicates")  # fidelities hold built entries, and are read apart
     rest = {k: v for k, v in section.items() if k not in (*own, "fidelities")}
     return {k: section[k] for k in own if k in section}, rest
 
@@ -162,7 +162,7 @@ def _design(spec: Any) -> Any:
     spec = {"use": "sobol", **spec} if isinstance(spec, Mapping) else {"use": spec}
     if isinstance(spec["use"], str):
         cls = _find("designs", spec["use"], "design")
-        allowed = ("use", "runs", "held_out", "fidelities", *(f.name for f in fields(cls) if f.init))
+        allowed = ("use", "runs", "held_out", "replicates", "fidelities", *(f.name for f in fields(cls) if f.init))
         if unknown := [k for k in spec if k not in allowed]:
             raise InputError("\n".join(f"design.{k}: this key is not known. Keys allowed here: {', '.join(allowed)}"
                                        f".{nearest(k, allowed)}" for k in unknown))  # fmt: skip
@@ -273,7 +273,8 @@ def _emulators(source: Source, read: StudyFile | None, simulator: Any, fidelitie
         stochastic = False
     n, jacobians = read.design.runs, read.simulate.jacobians not in (None, "none")
     found = candidates(n - -(-n // folds), simulator.space.d, jacobians=jacobians, stochastic=stochastic,
-                       fidelities={name: f.runs for name, f in fidelities.items() if f})  # fmt: skip
+                       replicates=read.design.replicates,
+                       fidelities={name: f.runs for name, f in fidelities.items() if f and f.runs > n})  # fmt: skip
     if not found:
         source.note(f"design.runs: must be more, for no recipe can be tried on {n} runs with {simulator.space.d} parameters "
                     "when a fold is left out. Run more points, or name an emulator.")  # fmt: skip

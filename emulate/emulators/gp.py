@@ -15,6 +15,7 @@ from emulate.distributions import Correlated
 from emulate.emulators import _calibration as calibration
 from emulate.emulators._evidence import ROUGH, Evidence, factors
 from emulate.emulators._kernels import KERNELS, MEANS, basis, basis_slopes, columns_of, determined, kernel, slopes
+from emulate.emulators._places import dealt
 from emulate.emulators._threads import SMALL, calm
 from emulate.errors import InputError
 
@@ -284,7 +285,7 @@ def _blind(
     """Residuals and variances `[n, p]` of runs by folds whose process, and its lengths, never saw them."""
     n = len(u)
     folds, steps = (10, 12) if n <= _MANY else (5, 6)
-    fold = torch.arange(n) % min(folds, n)
+    fold = dealt(u, folds)
     residual, spread = (torch.empty(n, sum(z.shape[1] for z in parts), dtype=u.dtype) for _ in range(2))
     for out in (fold == i for i in fold.unique()):
         if not determined(u[~out], mean):

@@ -14,6 +14,7 @@ from torch.distributions import Distribution, MultivariateNormal
 from emulate.contracts import Core, Recipe
 from emulate.emulators import _calibration as calibration
 from emulate.emulators._coupling import nodes, regress, triangle
+from emulate.emulators._places import dealt
 from emulate.emulators.gp import GP
 from emulate.errors import CampaignError, InputError
 
@@ -173,7 +174,7 @@ class MultiFidelity(Recipe):
         if not self.calibrate:
             with torch.no_grad():
                 return level, level(u, *unseen)
-        fold, off, sd = torch.arange(len(u)) % _FOLDS, torch.empty_like(z), torch.empty_like(z)
+        fold, off, sd = dealt(u, _FOLDS), torch.empty_like(z), torch.empty_like(z)
         folds = range(int(fold.max()) + 1)
         mean, root = torch.empty_like(z), z.new_empty(*z.shape, z.shape[1])
         parts = [self._couple(u[fold != i], known[0][fold != i], z[fold != i], noisy, seed) for i in folds]
