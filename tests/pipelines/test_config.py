@@ -350,6 +350,13 @@ def test_a_graph_is_asked_for_where_there_is_none(here, monkeypatch):
     assert study.gradient_spec("jacobian")["use"] == "finite_difference"
 
 
+def test_a_method_that_must_see_the_draws_of_a_simulator_is_refused_in_a_study(here):
+    assert overridden("validate.gradient.use=score") == (
+        "--set validate.gradient.use=score: validate.gradient.use: score must see the sites of a simulator, which a "
+        "study hides from it. Got linear_gaussian; use reverse here, and score in Python."
+    )
+
+
 WAYS = "must be none, auto, or a way to differentiate such as {use: reverse}. "
 
 
