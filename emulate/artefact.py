@@ -1,7 +1,8 @@
 """An emulator's folder: `emulator.json` and `weights.safetensors`, both under sha256. Data only: no pickle, no code.
 
-Written beside its place and renamed into it, so a folder is whole or absent. What checks found later comes into a third
-file, `findings.json`, with a sha256 of its own and that of the emulator it speaks of; the other two stay as they are.
+Written beside its place and renamed into it, so a folder is whole or absent; a reader waits while one is replaced. What
+checks found later comes into a third file, `findings.json`, with a sha256 of its own and that of the emulator it speaks of;
+the other two stay as they are.
 """
 
 import hashlib
@@ -9,6 +10,7 @@ import json
 import math
 import os
 import shutil
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ DOCUMENT, WEIGHTS, FINDINGS = "emulator.json", "weights.safetensors", "findings.
 FORMAT, VERSION = "emulate.emulator", 1
 VERDICT = "emulate.findings"
 _TRIES = 5
+_PATIENCE, _NAP = 2.0, 0.005  # seconds to wait for a folder that is being replaced, and between two looks
 _AGAIN = "copy or train it again"
 
 
@@ -63,41 +66,88 @@ def read(path: str | os.PathLike, *, kind: str = FORMAT) -> tuple[dict[str, Any]
 
     Raises `InputError` when there is no such folder, `StoreError` when it is not a whole emulator of this format.
     """
+    return read_whole(path, kind=kind)[:2]
+
+
+def read_whole(path: str | os.PathLike, *,
+               kind: str = FORMAT) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:  # fmt: skip
+    """What `read` gives and what `write_verdict` wrote, or nothing: of one and the same emulator, whoever puts another in
+    its place meanwhile. `StoreError` when the verdict is damaged or speaks of another emulator."""
     path = Path(path)
-    if not path.exists():
-        hint = f" A registered model is named models:/{path}." if "@" in path.name else ""
-        raise InputError(f"there is no emulator at {path}: the folder does not exist. Check the path.{hint}")
-    if path.is_file():
-        raise StoreError(f"{path} is a file, and an emulator is a folder. Give the folder that `save` wrote; other "
-                         "programs' files are never opened.")  # fmt: skip
-    if not (path / DOCUMENT).is_file():
-        raise StoreError(f"{path} is no emulator: it holds no {DOCUMENT}. Give the folder that `save` wrote.")
-    for _ in range(_TRIES):  # another process may put a new emulator in this place between the two files
-        body = _body(path / DOCUMENT, kind)
-        try:
-            return _whole(path, body)
-        except StoreError:
-            if not (path / DOCUMENT).is_file() or _body(path / DOCUMENT, kind) == body:
-                raise
-    return _whole(path, body)
-
-
-def _whole(path: Path, body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The weights that belong to a document, beside it."""
+    found = _found(path)
+    body = _body(path / DOCUMENT, kind, found[DOCUMENT])
     if not isinstance(body.get("weights"), dict) or "sha256" not in body["weights"]:
         raise StoreError(f"{path / DOCUMENT} names no weights; {_AGAIN}.")
-    try:
-        weights = (path / WEIGHTS).read_bytes()
-    except OSError as e:
-        raise StoreError(f"{path / WEIGHTS} cannot be read: {e.strerror}; {_AGAIN}.") from e
+    weights = found[WEIGHTS]
+    if isinstance(weights, OSError):
+        raise StoreError(f"{path / WEIGHTS} cannot be read: {weights.strerror}; {_AGAIN}.") from weights
     if hashlib.sha256(weights).hexdigest() != body["weights"]["sha256"]:
         raise StoreError(f"{path / WEIGHTS} is damaged: its sha256 is not the one in {DOCUMENT}; {_AGAIN}.")
-    return body, _tensors(path / WEIGHTS, weights)
+    return body, _tensors(path / WEIGHTS, weights), _verdict_of(path, found, body)
 
 
-def _body(file: Path, kind: str) -> dict[str, Any]:
+def _found(path: Path) -> dict[str, bytes | OSError]:
+    """The files of an emulator's folder by name, all of one emulator.
+
+    A folder is replaced by two renames, between which there is none, and the old one is removed then: what was read while
+    the folder kept its place is whole. Else it is read again, as long as one that is being replaced lies beside it.
+    """
+    began = time.monotonic()
+    while True:
+        found = _look(path)
+        if found is not None:
+            break
+        if time.monotonic() - began > _PATIENCE or not (_under_way(path) or path.exists()):
+            hint = f" A registered model is named models:/{path}." if "@" in path.name else ""
+            raise InputError(f"there is no emulator at {path}: the folder does not exist. Check the path.{hint}")
+        time.sleep(_NAP)
+    if isinstance(found[DOCUMENT], FileNotFoundError):
+        raise StoreError(f"{path} is no emulator: it holds no {DOCUMENT}. Give the folder that `save` wrote.")
+    return found
+
+
+def _look(path: Path) -> dict[str, bytes | OSError] | None:
+    """The files, or why one cannot be read; None where there is no folder, or no more when all was read."""
     try:
-        document = json.loads(file.read_bytes())
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, ValueError):  # a name with a NUL is nobody's
+        return None
+    except NotADirectoryError:
+        raise StoreError(f"{path} is a file, and an emulator is a folder. Give the folder that `save` wrote; other "
+                         "programs' files are never opened.") from None  # fmt: skip
+    except OSError as e:
+        raise StoreError(f"{path} cannot be read: {e.strerror}; mend its permissions, or copy it.") from e
+    try:
+        found = {name: _content(folder, name) for name in (DOCUMENT, WEIGHTS, FINDINGS)}
+        return found if os.path.samestat(os.fstat(folder), os.stat(path)) else None
+    except FileNotFoundError:
+        return None
+    finally:
+        os.close(folder)
+
+
+def _content(folder: int, name: str) -> bytes | OSError:
+    """A file in an open folder."""
+    try:
+        with open(os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder), "rb") as file:
+            return file.read()
+    except OSError as e:
+        return e
+
+
+def _under_way(path: Path) -> bool:
+    """Whether a new or an old emulator of that name lies beside it."""
+    try:
+        return any(p.name.startswith(f".{path.name}.") for p in path.parent.iterdir())
+    except OSError:
+        return False
+
+
+def _body(file: Path, kind: str, content: bytes | OSError) -> dict[str, Any]:
+    try:
+        if isinstance(content, OSError):
+            raise content
+        document = json.loads(content)
     except (OSError, ValueError, RecursionError) as e:
         raise StoreError(f"{file} cannot be read as JSON: {e}; {_AGAIN}.") from e
     if not isinstance(document, dict) or document.get("format") != kind:
@@ -119,7 +169,7 @@ def _body(file: Path, kind: str) -> dict[str, Any]:
 def write_verdict(path: str | os.PathLike, verdict: dict[str, Any]) -> None:
     """Write what checks found of an emulator into its folder, in place of what stood there; any JSON, any float."""
     path = Path(path)
-    of = _digest(_body(path / DOCUMENT, FORMAT))
+    of = _digest(_body(path / DOCUMENT, FORMAT, _found(path)[DOCUMENT]))
     try:
         disk.replace(path / FINDINGS, _verdict(of, verdict))
     except OSError as e:
@@ -128,13 +178,11 @@ def write_verdict(path: str | os.PathLike, verdict: dict[str, Any]) -> None:
         ) from e
 
 
-def read_verdict(path: str | os.PathLike) -> dict[str, Any]:
-    """What `write_verdict` wrote, or nothing; `StoreError` when it is damaged or speaks of another emulator."""
-    path = Path(path)
-    if not (path / FINDINGS).exists():
+def _verdict_of(path: Path, found: dict[str, bytes | OSError], emulator: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(found[FINDINGS], FileNotFoundError):
         return {}
-    body = _body(path / FINDINGS, VERDICT)
-    if body.get("emulator") != _digest(_body(path / DOCUMENT, FORMAT)):
+    body = _body(path / FINDINGS, VERDICT, found[FINDINGS])
+    if body.get("emulator") != _digest(emulator):
         raise StoreError(f"{path / FINDINGS} speaks of another emulator than the one beside it. Run `emulate validate "
                          "--force`, or delete the file.")  # fmt: skip
     return _told(body.get("verdict"))

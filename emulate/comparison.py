@@ -29,8 +29,8 @@ import torch
 from emulate.checks.gradient import relative_error
 from emulate.contracts import Jacobians, Recipe
 from emulate.emulator import Emulator, demand, fit
-from emulate.errors import EmulateError, ExtrapolationWarning, InputError
-from emulate.runs import Runs
+from emulate.errors import DoubtWarning, EmulateError, ExtrapolationWarning, InputError
+from emulate.runs import Runs, places
 
 _Z = 1.959963984540054  # the central 95 % of a Gaussian lies within this many standard deviations
 _LEVEL = 0.1, 1.0  # nats per run by which an emulator may lose and is level with the best: always, never beyond
@@ -53,15 +53,9 @@ def deal(n: int, folds: int, *, seed: int) -> np.ndarray:
     return fold
 
 
-def places(runs: Runs) -> np.ndarray:
-    """The number `[n]` of the place where each run lies, in order of appearance: replicates share one."""
-    _, first, which = np.unique(runs.theta, axis=0, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[which.reshape(-1)]
-
-
 def deal_runs(runs: Runs, folds: int, *, seed: int) -> np.ndarray:
     """The fold `[n]` of each run; runs at the same parameters stay together, or one would tell of the other."""
-    place = places(runs)
+    place = places(runs.theta)
     return deal(int(place.max(initial=-1)) + 1, folds, seed=seed)[place]
 
 
@@ -151,7 +145,9 @@ def leave_out(recipe: Recipe, finished: Runs, out: np.ndarray, *, seed: int,
         hidden = set(map(tuple, finished.theta[out].tolist()))
         cheap = {name: runs.select(np.array([tuple(t) not in hidden for t in runs.theta.tolist()], bool))
                  for name, runs in (fidelities or {}).items()}  # fmt: skip
-        emulator = fit(recipe, finished.select(~out), seed=seed, fidelities=cheap)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DoubtWarning)  # the fit to all runs says it
+            emulator = fit(recipe, finished.select(~out), seed=seed, fidelities=cheap)
         seconds = time.monotonic() - began
         return replace(judge(emulator, finished.select(out), finished), seconds=seconds)
     except Exception as e:
@@ -293,7 +289,7 @@ class Comparison:
 
 def too_few(recipe: Recipe, finished: Runs, fold: np.ndarray) -> str:
     """Why a recipe cannot be fitted without the largest fold, or nothing."""
-    least, left = recipe.minimum_runs(finished.space.d), len(finished) - int(np.bincount(fold).max())
+    least, left = recipe.least_runs(finished.space.d), len(finished) - int(np.bincount(fold).max())
     return f"needs {least} runs, and a fold leaves {left}" if left < least else ""
 
 

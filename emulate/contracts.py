@@ -15,10 +15,13 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import torch
 from annotated_types import Ge
+from scipy import special
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Normal
 
+from emulate import conformal
 from emulate.costs import Cost
+from emulate.distributions import Correlated
 from emulate.errors import InputError
 from emulate.runs import Outputs, Runs
 from emulate.space import Space
@@ -102,6 +105,11 @@ class Core(torch.nn.Module, ABC):
         """d mean / du and d variance / du at u `[N, d]`, both `[N, p, d]`. A core that knows a cheaper way overrides it."""
         return rows_of(lambda x: self(x).mean, u), rows_of(lambda x: self(x).variance, u)
 
+    def tangent(self, u: Tensor) -> tuple[Distribution, tuple[Tensor, Tensor] | None]:
+        """p(z | u) with its `slopes`; without where it is no Gaussian. A core that finds both in one pass overrides it."""
+        p = self(u)
+        return p, self.slopes(u) if isinstance(p, Normal | Correlated) else None
+
 
 def rows_of(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """df/dx `[..., m, d]` of a batched f(x `[..., d]`) `[..., m]`.
@@ -136,11 +144,15 @@ class Recipe(Entry, ABC):
 
     log: bool | Literal["auto"] = True  # work on ln y of fields that are positive by nature; auto: where it is better
     truncation: float = 1e-10  # share of the standardised variance that the dropped PCA components may hold together
-    calibrate: bool = True  # scale the predictive variance by leave-one-out or held-out residuals
+    calibrate: bool | Literal["conformal"] = True  # scale error bars by left-out runs; conformal: and by held-out ones
 
     @abstractmethod
     def minimum_runs(self, d: int) -> int:
         """The least number of finished runs that this recipe accepts for d parameters."""
+
+    def least_runs(self, d: int) -> int:
+        """`minimum_runs`, and those that `calibrate: conformal` holds out beside."""
+        return self.minimum_runs(d) + (conformal.FEWEST if self.calibrate == "conformal" else 0)
 
     def quick(self) -> "Recipe":
         """A recipe that is trained faster and errs alike: what chooses the transform where `log` is "auto"."""
@@ -151,6 +163,11 @@ class Recipe(Entry, ABC):
         faster than its runs overrides it, so that this can be said before."""
         return None
 
+    def doubt(self, runs: Runs) -> str:
+        """What in the finished runs speaks against what this recipe takes from them, as one sentence; nothing where all is
+        well. `fit` warns of it. A recipe that reads more than theta and y may override it."""
+        return ""
+
     @abstractmethod
     def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int) -> Core:
         """u `[n, d]`, z `[n, p]` (mean 0, unit variance, uncorrelated), float64; `noisy`: a stochastic simulator."""
@@ -160,12 +177,16 @@ class Recipe(Entry, ABC):
         """The core whose `state_dict` is `state`, ready to predict; what `load` calls."""
 
 
-Function = Callable[[Tensor, int], Tensor]  # (theta [d], seed) -> y [m]: a simulator's run, an emulator's mean
-
-
 @dataclass(frozen=True)
 class Estimate:
-    """A derivative with its error bar and its price. value `[m]`, gradient and standard_error `[m, d]`."""
+    """A derivative of E[y] with its error bar and its price.
+
+    value `[m]`, gradient `[m, d]` = dE[y]/dtheta, standard_error `[m, d]` of the gradient (0: exact to rounding; NaN: one
+    replicate of something random, which says nothing of its own scatter); covariance `[m, d, d]` of each output's
+    gradient; bias_bound `[m, d]` what the method itself may be wrong by however many replicates there are (0: unbiased;
+    NaN: unknown). calls of f; seconds; peak_memory in bytes above the start, NaN where the system does not tell;
+    replicates that the standard error rests on, 0 where it does not rest on any.
+    """
 
     value: Tensor
     gradient: Tensor
@@ -173,17 +194,44 @@ class Estimate:
     calls: int
     seconds: float
     diagnostics: dict[str, Any] = field(default_factory=dict)
+    covariance: Tensor | None = None
+    bias_bound: Tensor | None = None
+    peak_memory: float = float("nan")
+    replicates: int = 0
+
+    def __post_init__(self) -> None:
+        if self.covariance is None:
+            object.__setattr__(self, "covariance", torch.diag_embed(self.standard_error.square()))
+        if self.bias_bound is None:
+            object.__setattr__(self, "bias_bound", torch.zeros_like(self.gradient))
+
+    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """Lower and upper ends `[m, d]` of the central confidence interval: Student's with replicates - 1 degrees of
+        freedom, and the bias bound on both sides."""
+        if not 0 < level < 1:
+            raise InputError(f"level must be a probability between 0 and 1, such as 0.95. Got {level}.")
+        dof = self.replicates - 1
+        reach = special.stdtrit(dof, 0.5 + level / 2) if dof > 0 else special.ndtri(0.5 + level / 2)
+        half = float(reach) * self.standard_error + self.bias_bound
+        return self.gradient - half, self.gradient + half
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gradient(Entry, ABC):
-    """How to differentiate E[f(theta)]: an argument, never a property of the thing differentiated."""
+    """How to differentiate E[f(theta)]: an argument, never a property of the thing differentiated.
 
-    needs_graph: ClassVar[bool] = False  # f must carry a torch graph
+    What a method needs of f is said by `needs`: "graph", f carries torch's derivatives (`forward`, `reverse`);
+    "sites", f draws through `noise.draw`, so that its random sites are seen (`score`); "dynamics", f is an
+    `emulate.dynamics.Trajectory` (`adjoint`); "complex", f takes complex theta. It refuses any other f in a sentence.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    exact: ClassVar[bool] = False  # the derivative of a run is exact to rounding; else it has an error of its own
 
     @abstractmethod
-    def estimate(self, f: Function, theta: Tensor, *, seed: int, n: int = 1) -> Estimate:
-        """dy/dtheta at theta `[d]`, averaged over n seeds keyed from `seed`."""
+    def estimate(self, f: Any, theta: Tensor, *, seed: int, n: int = 1) -> Estimate:
+        """dE[y]/dtheta at theta `[d]`, averaged over n replicates keyed from `seed`; f is whatever
+        `emulate.replication.lift` takes: f(theta), f(theta, seed), f(theta, noise), a simulator, an emulator."""
 
 
 @dataclass(frozen=True, kw_only=True)

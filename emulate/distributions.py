@@ -18,7 +18,40 @@ def logarithms(y: Tensor, log: Tensor | None) -> tuple[Tensor, Tensor | float, T
     return torch.where(log, ln, y), ln.sum(-1), ((y > 0) | ~log).all(-1)
 
 
-class Gaussian(Distribution):
+def fitting(prediction: Distribution, value: Tensor) -> Tensor:
+    """The value of which a density is asked, or a sentence: outputs along its last axis, batch that broadcasts."""
+    if not isinstance(value, Tensor) or not (value.is_floating_point() or value.dtype == torch.int64):
+        met = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+        raise InputError(f"log_prob must be given a tensor of numbers. Got {met}; make one by torch.as_tensor(y, "
+                         "dtype=torch.float64).")  # fmt: skip
+    batch, (m,) = prediction.batch_shape, prediction.event_shape
+    lead, own = value.shape[:-1], batch[max(0, len(batch) - value.ndim + 1) :]
+    lead = lead[max(0, len(lead) - len(own)) :]
+    if value.ndim and value.shape[-1] == m and all(a == b or 1 in (a, b) for a, b in zip(lead, own, strict=True)):
+        return value
+    allowed = f"[..., {', '.join(map(str, (*batch, m)))}]"
+    raise InputError(f"log_prob must be given outputs of shape {allowed}, the {m} outputs last, after the shape of the "
+                     f"points that were predicted. Got {list(value.shape)}.")  # fmt: skip
+
+
+class Joint(Distribution):
+    """What predictions of several outputs share: distribution functions are those of each output, and live elsewhere."""
+
+    arg_constraints = {}
+
+    def cdf(self, value: Tensor) -> Tensor:
+        raise InputError("a prediction of all outputs has no distribution function of one number. Call emulate.pit(prediction, y) "
+                         "for that of each output.")  # fmt: skip
+
+    def icdf(self, value: Tensor) -> Tensor:
+        raise InputError("a prediction of all outputs has no quantiles. Call emulate.scoring.interval(prediction, level) for "
+                         "those of each output.")  # fmt: skip
+
+    def entropy(self) -> Tensor:
+        raise InputError("the entropy of a prediction is not known in closed form. Average -log_prob over samples.")
+
+
+class Gaussian(Joint):
     r"""Normal over the outputs, or over their logarithms, with full covariance: y_j = w_j or exp(w_j), w ~ N(loc, C).
 
     C = basis^T S basis + rest^T rest + diag(diagonal), so wide outputs cost nothing until `covariance_matrix` is asked
@@ -99,6 +132,10 @@ class Gaussian(Distribution):
         """The mean `[..., m]` and covariance `[..., m, m]` of y: the Gaussian with the same first two moments."""
         return self.mean, self.covariance_matrix
 
+    def standard(self, value: Tensor) -> Tensor:
+        """(w - loc) / sd `[..., m]` of y `[..., m]`, output by output: standard normal if the prediction is right."""
+        return (logarithms(value, self.log)[0] - self.loc) / self._w_variance.sqrt()
+
     def rsample(self, sample_shape=(), *, generator: torch.Generator | None = None) -> Tensor:
         """Differentiable draws `[*sample_shape, ..., m]`; give a seeded `generator` for draws that can be repeated."""
 
@@ -122,7 +159,7 @@ class Gaussian(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """ln p(y) of y `[..., m]` in physical units; -inf where a positive output is not above 0."""
-        w, jacobian, inside = logarithms(value, self.log)
+        w, jacobian, inside = logarithms(fitting(self, value), self.log)
         sd = self._w_variance.sqrt()  # unit diagonal first: outputs may differ by twenty decades
         factor = torch.linalg.cholesky(self._w_covariance / (sd[..., :, None] * sd[..., None, :]))
         x = ((w - self.loc) / sd)[..., None]
@@ -187,7 +224,7 @@ class Correlated(Distribution):
         return torch.distributions.MultivariateNormal(self._mean, scale_tril=self._triangle).log_prob(value)
 
 
-class Exact(Distribution):
+class Exact(Joint):
     """A prediction without error: the output y `[..., m]` of a true simulator, so that every tool applies to both.
 
     >>> Exact(torch.ones(3, dtype=torch.float64)).variance

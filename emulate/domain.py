@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from emulate.distributions import Joint, fitting
 from emulate.errors import InputError, nearest
+from emulate.runs import places
 from emulate.space import Space
 
 Outside = Literal["box", "warn", "refuse", "inflate", "ignore"]
@@ -132,7 +134,8 @@ class Domain:
         if self.design is None:
             raise InputError("this emulator must know where its runs lie. Got one that was saved before that was kept; "
                              "train it again, or ask with outside = \"box\".")  # fmt: skip
-        runs = self.design
+        place = places(self.design.detach().cpu().numpy())
+        runs = self.design[np.unique(place, return_index=True)[1]]  # replicates are one run: they fill no hole
         if len(runs) > _MOST:  # a stride would take a corner of a Sobol sequence
             keep = torch.randperm(len(runs), generator=torch.Generator().manual_seed(0))[:_MOST]
             runs = runs[keep.sort().values.to(runs.device)]
@@ -180,7 +183,7 @@ def checked(outside: Any) -> None:
         )
 
 
-class Widened(Distribution):
+class Widened(Joint):
     """A prediction with its variance times `factor` `[...]`: y = mean + sqrt(factor) (y' - mean), whatever y' is.
 
     >>> from torch.distributions import Independent, Normal
@@ -224,5 +227,6 @@ class Widened(Distribution):
             return self.mean + self._stretch * (self.inner.sample(sample_shape, **keywords) - self.mean)
 
     def log_prob(self, value: Tensor) -> Tensor:
+        value = fitting(self, value)
         inner = self.inner.log_prob(self.mean + (value - self.mean) / self._stretch)
         return inner - 0.5 * self.event_shape.numel() * self.factor.log()

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Normal
+from torch.distributions import Distribution
 
-from emulate import artefact
+from emulate import artefact, conformal
 from emulate.contracts import Core, Finding, Recipe, rows_of
-from emulate.distributions import Correlated
+from emulate.distributions import Gaussian
 from emulate.domain import Domain, Outside, Widened, checked
-from emulate.errors import CampaignError, ExtrapolationWarning, InputError, nearest
-from emulate.runs import Outputs, Runs
+from emulate.errors import CampaignError, DoubtWarning, ExtrapolationWarning, InputError, nearest
+from emulate.runs import Outputs, Runs, places
 from emulate.space import Space
 from emulate.transforms import OutputTransform
 
@@ -49,8 +49,10 @@ def fit(recipe: Recipe, runs: Runs, *, seed: int, fidelities: Mapping[str, Runs]
     """Fit a recipe to the finished runs; same recipe, runs and seed, same bits.
 
     `fidelities` are runs of cheaper versions of the simulator by name, for recipes that read them. Failed runs are left
-    out and counted in the provenance. Raises `CampaignError` when too few runs finished, `InputError` when the recipe
-    reads Jacobians or fidelities that are not there.
+    out and counted in the provenance. With `calibrate: conformal` a fifth of the runs, drawn by the seed, is held out and
+    scales the error bars; see `emulate.conformal`. Warns (`DoubtWarning`) of Jacobians that the values contradict. Raises
+    `CampaignError` when too few runs finished, `InputError` when the recipe reads Jacobians or fidelities that are not
+    there.
 
     >>> from emulate.emulators.polynomial import Polynomial
     >>> from emulate.runs import Field
@@ -62,17 +64,42 @@ def fit(recipe: Recipe, runs: Runs, *, seed: int, fidelities: Mapping[str, Runs]
     """
     demand(recipe, runs, seed)
     finished = runs.finished()
-    d, n, least = runs.space.d, len(finished), recipe.minimum_runs(runs.space.d)
-    if n < least:
-        raise CampaignError(f"{recipe.entry_name()} must have at least {least} finished runs for {d} parameters. Got {n} "
-                            f"({len(runs) - n} failed); run more points, or choose a recipe that needs fewer.")  # fmt: skip
-    transform, trained = _trained(recipe, finished, _coarse(recipe, runs, fidelities or {}), seed=seed)
+    learnt, held_out = _split(recipe, finished, len(runs) - len(finished), seed)
+    if said := recipe.doubt(learnt):
+        warnings.warn(f"{recipe.entry_name()}: {said}", DoubtWarning, stacklevel=2)
+    transform, trained = _trained(recipe, learnt, _coarse(recipe, runs, fidelities or {}), seed=seed)
     state = {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in trained.state_dict().items()}
     core = recipe.rebuild(state)  # as `load` does: strides and alignment change the last bits of a product
     core.history = trained.history
-    design = runs.space.scaled(torch.from_numpy(finished.theta))
     provenance = _provenance(recipe, runs, finished, seed)
+    if held_out is not None:
+        transform = transform.widened(_widening(recipe, core, transform, held_out))
+        provenance["held_out"] = len(held_out)
+    design = runs.space.scaled(torch.from_numpy(finished.theta))
     return Emulator(runs.space, runs.outputs, recipe, core, transform, provenance, design, _hashes(finished))
+
+
+def _split(recipe: Recipe, finished: Runs, failed: int, seed: int) -> tuple[Runs, Runs | None]:
+    """The runs to learn from, and those held out for `calibrate: conformal`."""
+    split = recipe.calibrate == "conformal"
+    learnt, scored = conformal.held_out(finished.theta, seed) if split else (range(len(finished)), ())
+    if len(finished) < recipe.least_runs(finished.space.d) or len(learnt) < recipe.minimum_runs(finished.space.d):
+        apart = f", {conformal.FEWEST} of them held out at places of their own" if split else ""
+        other = "calibrate: true, or a recipe that needs fewer" if split else "a recipe that needs fewer"
+        raise CampaignError(f"{recipe.entry_name()} must have at least {recipe.least_runs(finished.space.d)} finished runs for "
+                            f"{finished.space.d} parameters{apart}. Got {len(finished)} ({failed} failed); run more points, "
+                            f"or choose {other}.")  # fmt: skip
+    return (finished.select(learnt), finished.select(scored)) if split else (finished, None)
+
+
+@torch.no_grad()
+def _widening(recipe: Recipe, core: Core, transform: OutputTransform, held_out: Runs) -> Tensor:
+    """By how much the runs held out say that error bars are to be multiplied, `[m]`."""
+    prediction = transform.push(core(held_out.space.scaled(torch.from_numpy(held_out.theta))))
+    if not isinstance(prediction, Gaussian):
+        raise InputError(f"calibrate: conformal scales the error bars of a normal prediction. Got one of another shape from "
+                         f"{recipe.entry_name()}; set calibrate: true, or choose another recipe.")  # fmt: skip
+    return conformal.widening(prediction.standard(torch.from_numpy(held_out.y)))
 
 
 def _trained(recipe: Recipe, finished: Runs, coarse: tuple[Runs, ...], *,
@@ -93,7 +120,9 @@ def _trained(recipe: Recipe, finished: Runs, coarse: tuple[Runs, ...], *,
         return _trained(replace(recipe, log=core.left_out is None or transform.logged), finished, coarse, seed=seed)
     for log in (True, False) if both else (bool(recipe.log),):
         known = _pooled(finished, coarse, log)
-        transform = OutputTransform.fit(finished.outputs, known, log=log, truncation=recipe.truncation)
+        own = places(finished.theta)
+        place = np.append(own, own.max() + 1 + np.arange(len(known) - len(own)))  # pooled runs come after the own
+        transform = OutputTransform.fit(finished.outputs, known, log=log, truncation=recipe.truncation, place=place)
         given = {"slopes": None if slopes is None else transform.slopes(y, slopes),
                  "coarse": tuple(_components(recipe, finished, transform, cheap, log) for cheap in coarse)}  # fmt: skip
         with torch.enable_grad():
@@ -161,7 +190,7 @@ def _provenance(recipe: Recipe, runs: Runs, finished: Runs, seed: int) -> dict[s
     }
 
 
-_version = cache(version)  # reading a package's metadata takes as long as a small fit's first steps
+_version = cache(version)  # reading the metadata of packages takes as long as some steps of a small fit
 
 
 def _names(runs: Runs) -> tuple[str, ...]:
@@ -283,18 +312,17 @@ class Emulator(torch.nn.Module):
         self._watch(theta, "box")
         flat = theta.reshape(-1, self.space.d)
         u = self.space.scaled(flat)
-        prediction = self.core(u)
-        if not isinstance(prediction, Normal | Correlated):
+        prediction, slopes = self.core.tangent(u)
+        if slopes is None:
             block = 8 if hasattr(type(prediction), "nodes") else 512  # a mean over nodes holds 30 MiB for each point
             rows = [
                 rows_of(lambda t: self.transform.push(self.core(self.space.scaled(t))).mean, t)
                 for t in flat.split(block)
             ]
             return torch.cat(rows).reshape(*theta.shape[:-1], self.outputs.size, self.space.d)
-        slopes = self.transform.push_slopes(prediction, *self.core.slopes(u))
-        return (slopes * self.space.stretch(flat)[:, None, :]).reshape(
-            *theta.shape[:-1], self.outputs.size, self.space.d
-        )
+        stretch = self.space.stretch(flat)[:, None, :]
+        pushed = self.transform.push_slopes(prediction, *(slope * stretch for slope in slopes))
+        return pushed.reshape(*theta.shape[:-1], self.outputs.size, self.space.d)
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write the folder that `emulate.load` reads: JSON and safetensors, no code."""

@@ -42,6 +42,10 @@ class ExtrapolationWarning(UserWarning):
     """An emulator was asked outside the box it was trained in."""
 
 
+class DoubtWarning(UserWarning):
+    """What an emulator is fitted to contradicts itself."""
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """The tail of a sentence about an unknown name: ` Did you mean "sobol"?`, or nothing when none is near."""
     close = difflib.get_close_matches(str(name), list(allowed), n=1, cutoff=0.6)

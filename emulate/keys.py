@@ -23,17 +23,21 @@ PRODUCTS = ("y", "jacobian", "tangent")
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def run_seed(study_seed: int, theta: Sequence[float], *, stochastic: bool = True) -> int:
-    """The seed of the run at theta `[d]`: it depends on nothing else, so order and number of workers do not matter.
+def run_seed(study_seed: int, theta: Sequence[float], *, stochastic: bool = True, replicate: int = 0) -> int:
+    """The seed of a run at theta `[d]`: it depends on nothing else, so order and number of workers do not matter.
 
-    The first 63 bits of sha256(study seed, theta as float64); 0 for a simulator that is not stochastic.
+    The first 63 bits of sha256(study seed, replicate, theta as float64); 0 for a simulator that is not stochastic. A first
+    run (replicate 0) has the seed that it had before there were others, so adding replicates runs nothing again.
 
-    >>> run_seed(1, [0.5, 0.0]) == run_seed(1, [0.5, -0.0])
+    >>> run_seed(1, [0.5, 0.0]) == run_seed(1, [0.5, -0.0]) != run_seed(1, [0.5, 0.0], replicate=1)
     True
     """
     if not stochastic:
         return 0
-    digest = hashlib.sha256(f"run:{int(study_seed)}:".encode() + "".join(map(_hex, theta)).encode()).digest()
+    if replicate < 0:
+        raise InputError(f"replicate must be at least 0, the number of a run at one point. Got {replicate}.")
+    which = f"replicate:{int(replicate)}:" if replicate else ""
+    digest = hashlib.sha256(f"run:{int(study_seed)}:{which}{''.join(map(_hex, theta))}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 

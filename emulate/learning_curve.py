@@ -71,7 +71,7 @@ def trials(recipe: "Recipe", runs: "Runs", score: Callable[[Any], Sequence[float
     from emulate.emulator import fit
 
     finished = runs.finished()
-    n, least = len(finished), recipe.minimum_runs(runs.space.d)
+    n, least = len(finished), recipe.least_runs(runs.space.d)
     parts = [(size, part) for size in sizes(n, least) for part in stretches(n, size, most)]
     if len({size for size, _ in parts}) < 3:
         raise CampaignError(f"a learning curve must have three sizes of at least {least} runs, the least that "

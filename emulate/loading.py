@@ -32,8 +32,8 @@ def load(path_or_uri: str | os.PathLike, *, recipe: type[Recipe] | None = None) 
     Raises `InputError` when there is none, `StoreError` when the folder is damaged or not an emulator.
     """
     folder = _fetched(path_or_uri)
-    body, tensors = artefact.read(folder)
-    findings, scores = _verdict(folder)
+    body, tensors, told = artefact.read_whole(folder)
+    findings, scores = _verdict(folder, told)
     try:
         use, settings = body["recipe"]["use"], body["recipe"]["settings"]
         space, outputs = Space.from_dict(body["space"]), Outputs.from_dict(body["outputs"])
@@ -41,6 +41,9 @@ def load(path_or_uri: str | os.PathLike, *, recipe: type[Recipe] | None = None) 
         transform = OutputTransform(_part(tensors, "transform."))
     except _MISFIT as e:
         raise StoreError(f"{folder} is no whole emulator: {e!r} is missing or wrong. Train it again.") from e
+    if not isinstance(settings, Mapping):
+        raise StoreError(f"{folder} is no whole emulator: the settings of its recipe must be named. Got {settings!r:.60}. Train "
+                         "it again.")  # fmt: skip
     _refuse_foreign(settings)
     built = registry.validate(_recipe(use, recipe), settings, path=f"{folder}: recipe")
     try:
@@ -59,8 +62,7 @@ def keep(path: str | os.PathLike, findings: Iterable[Finding], scores: Mapping[s
     artefact.write_verdict(path, {"findings": [vars(f) for f in findings], "scores": dict(scores)})
 
 
-def _verdict(folder: Path) -> tuple[tuple[Finding, ...], dict[str, float]]:
-    told = artefact.read_verdict(folder)
+def _verdict(folder: Path, told: dict[str, Any]) -> tuple[tuple[Finding, ...], dict[str, float]]:
     try:
         return tuple(Finding(**f) for f in told.get("findings", ())), dict(told.get("scores", {}))
     except _MISFIT as e:
@@ -70,7 +72,9 @@ def _verdict(folder: Path) -> tuple[tuple[Finding, ...], dict[str, float]]:
 def _runs(tensors: dict[str, Tensor], d: int) -> tuple[Tensor | None, Tensor | None]:
     """The places and the hashes of the runs; emulators that were saved before these were kept hold none."""
     design, taught = tensors.get("design"), tensors.get("taught")
-    if design is not None and (design.ndim != 2 or design.shape[1] != d or not design.is_floating_point()):
+    if design is not None and (
+        design.ndim != 2 or design.shape[1] != d or not len(design) or not design.is_floating_point()
+    ):
         raise ValueError(f"design has the shape {tuple(design.shape)} for {d} parameters")
     if taught is not None and (taught.dtype != torch.uint8 or taught.ndim != 2 or taught.shape[1] != 32):
         raise ValueError(f"taught has the shape {tuple(taught.shape)} and must be [runs, 32]")
@@ -78,15 +82,24 @@ def _runs(tensors: dict[str, Tensor], d: int) -> tuple[Tensor | None, Tensor | N
 
 
 def _try(emulator: Emulator) -> None:
-    """One prediction: tensors of wrong shapes show themselves here and not in an analysis."""
+    """Predictions of a point and of a batch: tensors of wrong shapes show themselves here and not in an analysis."""
     middle = emulator.space.from_unit(torch.full((emulator.space.d,), 0.5, dtype=torch.float64))
-    with torch.no_grad():
-        mean, variance = emulator.moments(middle)
-    if mean.shape != (emulator.outputs.size,) or variance.shape != mean.shape:
-        raise ValueError(f"a prediction has the shape {tuple(mean.shape)} and the outputs have {emulator.outputs.size}")
+    for batch in ((), (5, 3)):
+        with torch.no_grad():
+            mean, variance = emulator.moments(middle.expand(*batch, -1))
+        if mean.shape != (*batch, emulator.outputs.size) or variance.shape != mean.shape:
+            raise ValueError(f"a prediction of {list(batch)} points has the shape {list(mean.shape)} and the outputs have "
+                             f"{emulator.outputs.size}")  # fmt: skip
+        if mean.isnan().any() or not (variance >= 0).all():
+            raise ValueError("a prediction in the middle of the box has a mean that is no number, or a variance that is none or "
+                             "below 0")  # fmt: skip
 
 
 def _fetched(path_or_uri: str | os.PathLike) -> Path:
+    if not isinstance(path_or_uri, str | os.PathLike):
+        raise InputError(
+            f"load must be given a folder or a URI. Got {path_or_uri!r:.60}; give the path that `save` returned."
+        )
     match = re.match(r"([a-z][a-z0-9+.-]+):", str(path_or_uri))  # two letters at least: C: is a drive
     if not match or Path(path_or_uri).exists():
         return Path(path_or_uri)

@@ -47,7 +47,8 @@ def export(emulator: Emulator, path: str | os.PathLike) -> Path:
     """
     path = Path(path)
     if path.suffix != ".pt2":
-        raise InputError(f"the path of an exported emulator must end in .pt2. Got {path}; call it {path.name}.pt2.")
+        stem = path.stem if path.suffix[1:].isalpha() else path.name  # of "v1.2" nothing is taken off
+        raise InputError(f"the path of an exported emulator must end in .pt2. Got {path}; call it {stem}.pt2.")
     theta = emulator.space.from_unit(torch.full((2, emulator.space.d), 0.5, dtype=torch.float64))
     some = {"theta": {0: torch.export.Dim("n", min=1)}}
     try:

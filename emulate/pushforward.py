@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from emulate.distributions import logarithms
+from emulate.distributions import Joint, fitting, logarithms
 
 _NODES, _SEED = 1024, 0  # points that stand for a p(z) which brings none of its own
 
 
-class Pushforward(Distribution):
+class Pushforward(Joint):
     r"""y_j = w_j or exp(w_j), w = centre + z basis + e, z ~ p(z) of any shape, e what the components z leave out.
 
     With p = m components nothing is left out, e = 0, and ln p(w) = ln p(z) - ln|det basis| is exact. With p < m, e is
@@ -98,7 +98,7 @@ class Pushforward(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """ln p(y) of y `[..., m]` in physical units; -inf where a positive output is not above 0."""
-        w, jacobian, inside = logarithms(value, self.log)
+        w, jacobian, inside = logarithms(fitting(self, value), self.log)
         z = (w - self.centre) @ self._back
         density = self.z.log_prob(z) + self._volume - jacobian
         if not self._whole:

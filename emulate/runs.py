@@ -204,12 +204,15 @@ class Runs:
         return self.select(~self.ok)
 
     def split(self, fraction: float, *, seed: int) -> tuple["Runs", "Runs"]:
-        """Two tables: all but `fraction` of the rows, and that fraction, by a seeded permutation."""
+        """Two tables: all but `fraction` of the places, and that fraction, by a seeded permutation; runs at the same
+        parameters stay together, or one would tell of the other."""
         if not 0 < fraction < 1:
             raise InputError(f"split: fraction must be between 0 and 1. Got {fraction}.")
-        order = np.random.default_rng(seed).permutation(len(self))
-        cut = max(1, round(fraction * len(self)))
-        return self.select(np.sort(order[cut:])), self.select(np.sort(order[:cut]))
+        place = places(self.theta)
+        n = int(place.max(initial=-1)) + 1
+        order = np.random.default_rng(seed).permutation(n)
+        out = np.isin(place, order[: max(1, round(fraction * n))])
+        return self.select(~out), self.select(out)
 
     def to_pandas(self) -> "pandas.DataFrame":
         """One row per run, one column per parameter and output; Jacobians are left to `to_xarray`."""
@@ -241,6 +244,16 @@ class Runs:
             data[name] = (("run", "output", "parameter"), getattr(self, name))
             coordinates |= {"output": list(self.outputs.labels), "parameter": list(self.space.names)}
         return xarray.Dataset(data, coordinates)
+
+
+def places(theta: np.ndarray) -> np.ndarray:
+    """The number `[n]` of the place where each run lies, of theta `[n, d]`, in order of appearance: replicates share one.
+
+    >>> places(np.array([[0.5], [0.1], [0.5]])).tolist()
+    [0, 1, 0]
+    """
+    _, first, which = np.unique(theta, axis=0, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[which.reshape(-1)]
 
 
 def _require(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:

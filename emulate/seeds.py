@@ -9,5 +9,9 @@ def replicates(seed: int, n: int) -> tuple[int, ...]:
     >>> replicates(7, 3)[:2] == replicates(7, 2)
     True
     """
-    keyed = (int(np.random.SeedSequence([seed, i]).generate_state(1)[0]) for i in range(1, n))
-    return (seed, *keyed)
+    return tuple(replicate(seed, i) for i in range(n))
+
+
+def replicate(seed: int, i: int) -> int:
+    """The seed of replicate i: `seed` itself for i = 0."""
+    return int(np.random.SeedSequence([seed, i]).generate_state(1)[0]) if i else seed

@@ -30,8 +30,8 @@ def _numbers(values: Any, name: str) -> Tensor:
     """float64 from anything that numpy reads as real numbers."""
     try:
         given = np.asarray(values)
-        if given.dtype.kind == "c":
-            raise TypeError("a complex number is not real")
+        if given.dtype.kind in "cmM":
+            raise TypeError("a complex number is not real" if given.dtype.kind == "c" else "a time has no unit here")
         return torch.as_tensor(np.array(given, dtype=np.float64))
     except (TypeError, ValueError) as e:
         raise InputError(f"{name} must be real numbers. Got {str(values)[:60]!r} ({e}); give an array [n, d], or one value "
@@ -260,7 +260,13 @@ class Space:
         _need(not missing, f"theta must name every one of {', '.join(self.names)}. Missing: {', '.join(missing)}.")
         columns = [_real(v, n) if isinstance(v, Tensor) else _numbers(v, n)
                    for n, v in ((n, values[n]) for n in self.names)]  # fmt: skip
-        return torch.stack(torch.broadcast_tensors(*(c.to(torch.float64) for c in columns)), -1)
+        try:
+            shape = torch.broadcast_shapes(*(c.shape for c in columns))
+        except RuntimeError:
+            met = ", ".join(f"{tuple(c.shape)} of {n}" for n, c in zip(self.names, columns, strict=True))
+            raise InputError(f"theta must have a value of each parameter for every point, or one for all. Got the shapes {met}; "
+                             "give arrays of one length.") from None  # fmt: skip
+        return torch.stack([c.to(torch.float64).expand(shape) for c in columns], -1)
 
     def unpack(self, theta: Tensor) -> dict[str, Tensor]:
         """theta `[..., d]` as a dict of named values `[...]`."""

@@ -24,9 +24,10 @@ class OutputTransform(torch.nn.Module):
 
     The components are those of the singular value decomposition of (w - centre) / scale. The last ones go, as long as
     together they hold no more than `truncation` of the variance (Heitmann et al. 2006 emulate spectra this way). Their
-    variance, and what tenfold held-out runs show outside the span of the kept ones, is added to every prediction.
+    variance, and what tenfold held-out runs show outside the span of the kept ones, is added to every prediction. Standard
+    deviations of w are multiplied by `widening`, where there is one.
 
-    Shapes: log bool `[m]`, centre, scale and unseen `[m]`, basis `[p, m]`, inverse `[m, p]`, rest `[q, m]`.
+    Shapes: log bool `[m]`, centre, scale, unseen and widening `[m]`, basis `[p, m]`, inverse `[m, p]`, rest `[q, m]`.
 
     >>> from emulate.runs import Field
     >>> y = np.array([[1000.0], [1001.0], [1002.0]])
@@ -39,14 +40,16 @@ class OutputTransform(torch.nn.Module):
         super().__init__()
         for name in ("log", "centre", "scale", "basis", "inverse", "rest", "unseen"):
             self.register_buffer(name, state[name].clone(memory_format=torch.contiguous_format))
+        self.register_buffer("widening", state.get("widening"))
         self._any_log = bool(self.log.any())
         self._any_rest = len(self.rest) > 0
         self._varies = bool(self.basis.any())  # where nothing does, z says nothing, whatever its distribution
         self._share = (self.basis / self.scale).square().mean(-1)  # of the mean variance that one unit of z_j makes
 
     @staticmethod
-    def fit(outputs: Outputs, y: np.ndarray, *, log: bool, truncation: float) -> "OutputTransform":
-        """The transform of finished runs y `[n, m]`.
+    def fit(outputs: Outputs, y: np.ndarray, *, log: bool, truncation: float,
+            place: np.ndarray | None = None) -> "OutputTransform":  # fmt: skip
+        """The transform of finished runs y `[n, m]`; `place` `[n]` numbers the places where they lie, if some share one.
 
         Raises `InputError` when a field declared positive holds a value that is not.
         """
@@ -63,7 +66,7 @@ class OutputTransform(torch.nn.Module):
         x = torch.where(constant, 0.0, (w - centre) / scale)
         values, vectors = _components(x)
         p = _kept(values, truncation)
-        unseen = torch.where(constant, 1.0, _unseen(x, p)) * scale.square()
+        unseen = torch.where(constant, 1.0, _unseen(x, p, place)) * scale.square()
         share = values.sqrt()[:, None] * vectors
         last = int((values > 0).sum())
         unit = torch.where(values > 0, values, 1.0).sqrt()  # all outputs constant: one component that is 0 everywhere
@@ -105,16 +108,23 @@ class OutputTransform(torch.nn.Module):
         spread = prediction.scale_tril if full else prediction.variance
         relative = (spread.mT @ self.basis / self.scale).square().sum(-2).mean(-1) if full else spread @ self._share
         diagonal = self.unseen + _FLOOR * relative[..., None] * self.scale.square()
-        return Gaussian(self.centre + prediction.mean @ self.basis, spread, self.basis, diagonal,
-                        self.rest if self._any_rest else None, self.log if self._any_log else None,
+        basis, rest = self.basis, self.rest
+        if self.widening is not None:
+            basis, rest, diagonal = basis * self.widening, rest * self.widening, diagonal * self.widening.square()
+        return Gaussian(self.centre + prediction.mean @ self.basis, spread, basis, diagonal,
+                        rest if self._any_rest else None, self.log if self._any_log else None,
                         getattr(prediction, "mix", None))  # fmt: skip
+
+    def widened(self, widening: Tensor) -> "OutputTransform":
+        """The same with standard deviations of w times `widening` `[m]`."""
+        return OutputTransform({**self.state_dict(), "widening": widening})
 
     def push_slopes(self, prediction: Distribution, mean: Tensor, variance: Tensor) -> Tensor:
         """d E[y] / du `[..., m, d]` of a Normal or Correlated z with d mean / du and d variance / du `[..., p, d]`.
 
         The mean of exp(w) is exp(loc + v / 2), so the variance has a part in it.
         """
-        by_loc = self.basis.mT @ mean
+        by_loc = (mean.mT @ self.basis).mT  # one product for all points
         if not self._any_log:
             return by_loc
         weight = self.basis.square() + _FLOOR * self._share[:, None] * self.scale.square()  # dv / d variance
@@ -122,8 +132,9 @@ class OutputTransform(torch.nn.Module):
             c, sd = len(mix), prediction.stddev[..., : len(mix), None]
             weight = weight.expand(*sd.shape[:-2], *weight.shape).clone()
             weight[..., :c, :] += self.basis[:c] * ((mix @ mix.mT) @ (sd * self.basis[:c]) / sd - self.basis[:c])
-        by_log = self.push(prediction).mean[..., None] * (by_loc + 0.5 * (weight.mT @ variance))
-        return torch.where(self.log[:, None], by_log, by_loc)
+        weight = 0.5 * self.log * (weight if self.widening is None else weight * self.widening.square())
+        by_log = by_loc + (variance.mT @ weight).mT  # nothing where w is y itself
+        return by_log.mul_(torch.where(self.log, self.push(prediction).mean, 1.0)[..., None])
 
 
 def _components(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,11 +149,11 @@ def _kept(values: Tensor, truncation: float) -> int:
     return max(1, int((tail > truncation * tail[0]).sum()))
 
 
-def _unseen(x: Tensor, p: int) -> Tensor:
+def _unseen(x: Tensor, p: int, place: np.ndarray | None) -> Tensor:
     """Variance `[m]` outside the span of p components, on runs left out of finding them, beyond that of runs left in."""
-    n, m = x.shape
-    folds = torch.arange(n) % min(n, _FOLDS)
-    if p == m <= n - int((folds == 0).sum()):
+    place = torch.arange(len(x)) if place is None or place.max() < 1 else torch.from_numpy(place)
+    folds = place % min(int(place.max()) + 1, _FOLDS)
+    if p == x.shape[1] <= len(x) - int(folds.bincount().max()):
         return torch.zeros_like(x[0])  # whatever the fold, its components are a basis
     outside, inside = torch.zeros_like(x), torch.zeros_like(x[0])
     for fold in folds.unique():

@@ -205,6 +205,8 @@ def status(study: StudyFile, set_: Overrides = None,
     rows = [(s.stage, s.status, duration(s.seconds) if s.seconds is not None else "", s.why) for s in states]
     terminal.table(f"{loaded.name} in {loaded.folder}", ("stage", "status", "took", ""), rows)
     terminal.say(engine.stored(loaded))
+    if said := engine.planned(loaded):
+        terminal.say(said)
     if said := rounds.status(loaded):
         terminal.say(said)
     failures.show_under_way(loaded, terminal)

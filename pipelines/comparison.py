@@ -19,12 +19,13 @@ import numpy as np
 import torch
 
 from emulate import registry
-from emulate.comparison import Fold, Scores, choose, deal_runs, failed, leave_out, places, too_few
+from emulate.comparison import Fold, Scores, choose, deal_runs, failed, leave_out, too_few
 from emulate.errors import EmulateError, InputError, StoreError
 from emulate.keys import canonical
-from emulate.runs import Outputs, Runs
+from emulate.runs import Outputs, Runs, places
 from emulate.space import Space
 from pipelines import files
+from pipelines.costs import span
 from pipelines.study import plain
 from pipelines.terminal import count, duration
 from pipelines.typeset import with_error
@@ -130,7 +131,7 @@ def read_runs(path: Path) -> Runs:
 def compare(bench: "Workbench", runs: Runs, fidelities: Mapping[str, Runs]) -> dict[str, Scores]:
     """Scores of every emulator of the study on the same folds, by name; those without any have a note that says why."""
     study, finished = bench.study, runs.finished()
-    folds = min(study.train.folds, len(set(places(finished).tolist())))
+    folds = min(study.train.folds, len(set(places(finished.theta).tolist())))
     if folds < 2:
         return {}
     jobs, notes = _jobs(bench, finished, fidelities, folds)
@@ -140,7 +141,7 @@ def compare(bench: "Workbench", runs: Runs, fidelities: Mapping[str, Runs]) -> d
     scores, late = {}, [n for n in jobs if n not in names or n in out_of_time]
     for name in study.emulators:
         if name in late:
-            scores[name] = Scores((), f"not tried: the {duration(study.train.within)} of train.within were over")
+            scores[name] = Scores((), f"not tried: the {span(study.train.within)} of train.within were over")
         elif name in notes:
             scores[name] = Scores((), f"not compared: {notes[name]}")
         else:

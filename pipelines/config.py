@@ -51,10 +51,12 @@ def load_study(path: Path | str, overrides: Iterable[str] = ()) -> Study:
         keep(_name, read.name, "name")
     space = keep(read_space, data["parameters"]) if "parameters" in data else None
     simulator = keep(_simulator, data.get("simulator"), space, "parameters" in data)
+    made = keep(_design, design)
+    fidelities = _fidelities(source, space) if simulator else {}
     parts = {
-        "design": keep(_design, design),
-        "fidelities": _fidelities(source, space) if simulator else {},
-        "emulators": _emulators(source, read, simulator),
+        "design": made,
+        "fidelities": fidelities,
+        "emulators": _emulators(source, read, simulator, fidelities),
         "checks": _entries(source, "checks"),
         "likelihood": keep(_entry, "likelihoods", source, "infer.likelihood", "gaussian"),
         "sampler": keep(_entry, "samplers", source, "infer.sampler", "hmc"),
@@ -151,7 +153,7 @@ def _split_design(section: Any) -> tuple[Any, Any]:
     """The keys that say how many points, and those of the design itself."""
     if not isinstance(section, Mapping):
         return ({}, section) if isinstance(section, str) else (section, {})
-    own = ("runs", "held_out")  # fidelities hold built entries, and are read apart
+    own = ("runs", "held_out", "replicates")  # fidelities hold built entries, and are read apart
     rest = {k: v for k, v in section.items() if k not in (*own, "fidelities")}
     return {k: section[k] for k in own if k in section}, rest
 
@@ -160,7 +162,7 @@ def _design(spec: Any) -> Any:
     spec = {"use": "sobol", **spec} if isinstance(spec, Mapping) else {"use": spec}
     if isinstance(spec["use"], str):
         cls = _find("designs", spec["use"], "design")
-        allowed = ("use", "runs", "held_out", "fidelities", *(f.name for f in fields(cls) if f.init))
+        allowed = ("use", "runs", "held_out", "replicates", "fidelities", *(f.name for f in fields(cls) if f.init))
         if unknown := [k for k in spec if k not in allowed]:
             raise InputError("\n".join(f"design.{k}: this key is not known. Keys allowed here: {', '.join(allowed)}"
                                        f".{nearest(k, allowed)}" for k in unknown))  # fmt: skip
@@ -256,7 +258,7 @@ def _widths(space: "Space") -> tuple[float, ...]:
     return tuple(((high - low) / 0.8).tolist())
 
 
-def _emulators(source: Source, read: StudyFile | None, simulator: Any) -> dict[str, Any]:
+def _emulators(source: Source, read: StudyFile | None, simulator: Any, fidelities: Mapping[str, Any]) -> dict[str, Any]:
     """The recipes that the study names; for `auto` those that its runs allow when a fold is left out."""
     if source.data["emulators"] != AUTO:
         return _entries(source, "emulators")
@@ -266,11 +268,13 @@ def _emulators(source: Source, read: StudyFile | None, simulator: Any) -> dict[s
 
     folds = max(2, _folds(read, 2))
     try:
-        positive = bool(simulator.outputs.positive.any())
+        stochastic = bool(simulator.stochastic)
     except Exception:  # a simulator that is not ready is told by its own rule
-        positive = False
+        stochastic = False
     n, jacobians = read.design.runs, read.simulate.jacobians not in (None, "none")
-    found = candidates(n - -(-n // folds), simulator.space.d, positive=positive, jacobians=jacobians)
+    found = candidates(n - -(-n // folds), simulator.space.d, jacobians=jacobians, stochastic=stochastic,
+                       replicates=read.design.replicates,
+                       fidelities={name: f.runs for name, f in fidelities.items() if f and f.runs > n})  # fmt: skip
     if not found:
         source.note(f"design.runs: must be more, for no recipe can be tried on {n} runs with {simulator.space.d} parameters "
                     "when a fold is left out. Run more points, or name an emulator.")  # fmt: skip

@@ -27,7 +27,7 @@ class Own:
     ('simulator', {})
     """
 
-    needs_graph: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ()
 
     @staticmethod
     def entry_name() -> str:

@@ -288,6 +288,12 @@ def locked(folder: Path) -> bool:
     return False
 
 
+def planned(study: Any) -> str:
+    """One sentence on the runs of a study that repeats its points, nothing for others."""
+    whole = stages.load("design").total(study)
+    return f"Its design: {whole}." if whole else ""
+
+
 def stored(study: Any) -> str:
     """One sentence on the run store, readable while another process writes to it."""
     path = study.folder / "store"

@@ -8,6 +8,7 @@ points that both ran: the ratio of the outputs and their correlation over the de
 of Kennedy and O'Hagan (2000), where rho near 1 and a high correlation leave little for delta.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ class Agreement:
     columns: np.ndarray  # [k], where the values stand in the study's own y
     own: np.ndarray  # [n, k]
     other: np.ndarray  # [n, k]
+    points: int  # n, or fewer where points were run several times
 
     @property
     def positive(self) -> np.ndarray:
@@ -71,7 +73,7 @@ class Agreement:
         names = [self.outputs.labels[c] for c in self.columns]
         values = zip(names, self.positive, self.middle.T, self.correlation, strict=True)
         return {
-            "points": len(self.own),
+            "points": self.points,
             "outputs": {
                 name: {
                     "correlation": float(r),
@@ -83,14 +85,24 @@ class Agreement:
 
 
 def agreement(own: Runs, other: Runs) -> Agreement | None:
-    """What both have: fields of one name, at the coordinates of both. None where that is nothing, or too few points."""
+    """What both have: fields of one name, at the coordinates of both. None where that is nothing, or too few points.
+
+    Where both are stochastic, runs of a point are paired by their seed, which fidelities share."""
     mine, theirs = _shared_columns(own.outputs, other.outputs)
-    rows = {tuple(t): i for i, t in enumerate(own.theta.tolist()) if own.ok[i]}
-    pairs = [(rows[k], j) for j, t in enumerate(other.theta.tolist()) if other.ok[j] and (k := tuple(t)) in rows]
-    if not len(mine) or len(pairs) < _FEW:
+    seeded = own.stochastic and other.stochastic
+    rows = defaultdict(list)
+    for i in np.flatnonzero(own.ok):
+        rows[_at(own, i, seeded)].append(i)
+    pairs = [(i, j) for j in np.flatnonzero(other.ok) for i in rows.get(_at(other, j, seeded), ())]
+    points = len({tuple(own.theta[i]) for i, _ in pairs})
+    if not len(mine) or points < _FEW:
         return None
     i, j = np.array(pairs).T
-    return Agreement(own.outputs, mine, own.y[i][:, mine], other.y[j][:, theirs])
+    return Agreement(own.outputs, mine, own.y[i][:, mine], other.y[j][:, theirs], points)
+
+
+def _at(runs: Runs, i: int, seeded: bool) -> tuple[float, ...]:
+    return (*runs.theta[i].tolist(), int(runs.seed[i]) if seeded else 0)
 
 
 def _shared_columns(own: Outputs, other: Outputs) -> tuple[np.ndarray, np.ndarray]:
@@ -108,8 +120,9 @@ def forecast(bench: Workbench) -> str:
     """The part of a plan: `; coarse: 256 to do, 0 stored`."""
     said = ""
     for name, theta in design.fidelities(bench).items():
-        todo = len(bench.missing(bench.tasks(theta, fidelity=name)))
-        said += f"; {name}: {todo} to do, {len(theta) - todo} stored"
+        asked = {t.key: t for t in bench.tasks({name: theta})}
+        todo = len(bench.missing(asked.values()))
+        said += f"; {name}: {todo} to do, {len(asked) - todo} stored"
     return said
 
 
@@ -117,9 +130,8 @@ def campaigns(bench: Workbench) -> dict[str, Runs]:
     """Make the runs of every fidelity that are not stored, and read them; nothing but the store is written."""
     made = {}
     for name in bench.study.fidelities:
-        theta = bench.points(name)
-        bench.campaign(theta, f"simulate {name}", fidelity=name)
-        made[name] = bench.runs(theta, fidelity=name)
+        bench.campaign({name: bench.points(name)}, f"simulate {name}")
+        made[name] = bench.runs_of(name)
     return made
 
 

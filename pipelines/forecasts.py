@@ -49,7 +49,7 @@ class Part:
 
 def of_fidelities(bench: Workbench) -> dict[str, Iterable[Task]]:
     """The runs of every fidelity that the study asks for."""
-    return {name: bench.tasks(theta, fidelity=name) for name, theta in design.fidelities(bench).items()}
+    return {name: bench.tasks({name: theta}) for name, theta in design.fidelities(bench).items()}
 
 
 def parts(bench: Workbench, asked: Mapping[str, Iterable[Task]]) -> list[Part]:
@@ -103,10 +103,9 @@ def command(study: "Study", terminal: "Terminal", *, pilot: int = 0) -> int:
 
     with Workbench(study, terminal) as bench:
         sets = design.points(bench)
-        theta = np.concatenate(list(sets.values()))
         if pilot:
             _pilot(bench, sets, pilot)
-        own = bench.tasks(theta, training=sets["training"])
+        own = bench.tasks(sets)
         known = parts(bench, {"": own, **of_fidelities(bench)})
         fitted, made = models(bench, known), quote(bench, known)
         rows = [(p.words, str(len(p.theta)), str(len(p.todo)), _spread(p.seconds)) for p in known]

@@ -27,7 +27,7 @@ def command(study: "Study", terminal: "Terminal", *, target: float, name: str = 
     one_thread()
     with Workbench(study, terminal) as bench:
         name = chosen(bench, name)
-        training, held_out = (bench.runs(bench.points(which)) for which in ("training", "held_out"))
+        training, held_out = map(bench.runs_of, ("training", "held_out"))
         held_out = held_out.finished()
         if len(held_out) < 2:
             raise CampaignError(f"a learning curve must have 2 held-out runs at least. Got {len(held_out)} that finished;"

@@ -143,9 +143,15 @@ def _question(study: Mapping[str, Any], inferred: Mapping[str, Any] | None) -> s
     design = study.get("design") or {}
     return (
         f"Which values of {', '.join(names) or 'the parameters'} of the simulator {simulator} explain {observation}? "
-        f"The answer comes through an emulator that is trained on {design.get('runs', 'some')} runs of the simulator "
+        f"The answer comes through an emulator that is trained on {_trained(design)} of the simulator "
         f"and held against {design.get('held_out', 'some')} others."
     )
+
+
+def _trained(design: Mapping[str, Any]) -> str:
+    """`64 runs`, or `256 runs at 64 points`."""
+    runs, each = design.get("runs"), design.get("replicates", 1)
+    return f"{runs or 'some'} runs" if not runs or each == 1 else f"{runs * each} runs at {runs} points"
 
 
 # -- tables ----------------------------------------------------------------------------------------------------------

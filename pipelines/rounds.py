@@ -55,7 +55,7 @@ def grow(bench: Workbench, theta: np.ndarray) -> np.ndarray:
             break
         theta = np.concatenate([theta, np.array(latest["theta"])])
         bench.write_points(EXTRA, {"training": theta[designed:]}, start=designed)
-        bench.campaign(theta, f"simulate round {latest['round'] + 1}")
+        bench.campaign({"training": theta}, f"simulate round {latest['round'] + 1}")
     files.write_json(bench.folder / ROUNDS, {"aim": design.aim, "target": design.target, "rounds": found})
     if not bench.terminal.quiet:
         _tell(bench, found)
@@ -104,7 +104,7 @@ def figures(bench: Workbench) -> dict[str, tuple["Figure", str]]:
 
 def _round(bench: Workbench, theta: np.ndarray, more: int, k: int, digest: str) -> dict[str, Any]:
     watch, design = Stopwatch(), bench.study.design.entry
-    runs = bench.runs(theta)
+    runs = bench.runs({"training": theta})
     with bench.terminal.bar(f"round {k}: fit and choose"):
         ahead = _look(bench, runs)
         error, chosen, expected = ahead.error, np.empty((0, bench.study.space.d)), None
@@ -135,7 +135,7 @@ def _digest(bench: Workbench, theta: np.ndarray, more: int) -> str:
     """Of all that the points of a round depend on. The code is left out: points once chosen stay where they are."""
     asked = bench.study.section("simulate")["active"]
     asked = asked | {"design": {k: v for k, v in asked["design"].items() if k not in ("budget", "batch")}}
-    runs = [(t.key, bench.store.failed(t.key)) for t in bench.tasks(theta, training=theta)]
+    runs = [(t.key, bench.store.failed(t.key)) for t in bench.tasks({"training": theta})]
     material = json.dumps([bench.study.seed, asked, more, runs], sort_keys=True, default=str)
     return hashlib.sha256(material.encode()).hexdigest()
 

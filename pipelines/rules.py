@@ -17,12 +17,14 @@ from pipelines.study import CLUSTERS, ITSELF, SETS, Study
 if TYPE_CHECKING:
     from emulate.contracts import Simulator
 
+_MOST = 1_000_000  # training runs that a plan holds
+
 
 def broken(study: Study) -> Iterator[str]:
     """The sentences of all rules that the study breaks."""
     unable = list(_simulator(study))
     yield from unable
-    able = () if unable else (_fidelities, _noise)
+    able = () if unable else (_fidelities, _noise, _replicates)
     for rule in (_sizes, _region, _until, _active, _emulators, _gradient, _observation, *able, _surroundings):
         yield from rule(study)
 
@@ -77,6 +79,22 @@ def _sizes(s: Study) -> Iterator[str]:
     if s.check.importance_runs > draws:
         yield (f"check.importance_runs: must be at most infer.draws x infer.chains = {draws}. "
                f"Got {s.check.importance_runs}; raise infer.draws or lower this.")  # fmt: skip
+
+
+def _replicates(s: Study) -> Iterator[str]:
+    """Runs are repeated where they differ, and where nothing counts single runs."""
+    r, n = s.design.replicates, s.design.runs
+    if r == 1:
+        return
+    if not s.simulator.stochastic:
+        yield (f"design.replicates: must be 1 for a simulator that is not stochastic, whose runs at one point are all the "
+               f"same. Got {r} with {s.simulator.entry_name()}; take it out, or raise design.runs.")  # fmt: skip
+    if n * r > _MOST:
+        yield (f"design.replicates: must leave at most {_MOST} runs. Got {r} at each of design.runs = {n} points; lower one "
+               "of them.")  # fmt: skip
+    if hasattr(s.design.entry, "look"):
+        yield (f"design.replicates: must be 1 with {s.design.entry.entry_name()}, which weighs every run alone against "
+               f"design.budget. Got {r}; take it out, or use another design.")  # fmt: skip
 
 
 def _region(s: Study) -> Iterator[str]:
@@ -134,7 +152,7 @@ def _emulators(s: Study) -> Iterator[str]:
     if s.train.within is not None and not folds:
         yield "train.within: is only read with folds. Got train.folds: 0; raise it, or take this out."
     for name, recipe in s.emulators.items():
-        least = recipe.minimum_runs(s.space.d)
+        least = recipe.least_runs(s.space.d)
         if s.design.runs < least:
             yield (f"design.runs: must be at least {least}, for emulators.{name} needs that many with {s.space.d} "
                    f"parameters. Got {s.design.runs}.")  # fmt: skip
@@ -144,8 +162,10 @@ def _emulators(s: Study) -> Iterator[str]:
                 yield (f"emulators.{name}.fidelities: must be among those of design.fidelities, {there}. Got {shown(word)}"
                        f"; add it there, or mend the name.{nearest(word, s.fidelities)}")  # fmt: skip
         try:
-            price = recipe.cost(s.design.runs, s.space.d, min(s.simulator.outputs.size, s.design.runs))
-            affordable(f"emulators.{name}", price, f"design.runs = {s.design.runs}")
+            n, each = s.design.runs * s.design.replicates, s.design.replicates
+            price = recipe.cost(n, s.space.d, min(s.simulator.outputs.size, n))
+            times = f" x design.replicates = {each}" if each > 1 else ""
+            affordable(f"emulators.{name}", price, f"design.runs = {s.design.runs}{times}")
         except InputError as e:
             yield str(e)
         if recipe.needs_slopes and s.simulate.jacobians is None:
@@ -158,9 +178,12 @@ def _gradient(s: Study) -> Iterator[str]:
     for path, gradient in (("validate.gradient", s.validate.gradient), ("simulate.jacobians", s.simulate.jacobians)):
         if gradient is None:
             continue
-        if gradient.needs_graph and not s.simulator.differentiable:
+        if "graph" in gradient.needs and not s.simulator.differentiable:
             yield (f"{path}.use: {gradient.entry_name()} must have a simulator that carries a torch graph. "
                    f"{simulator} carries none; use finite_difference.")  # fmt: skip
+        if inner := [need for need in ("sites", "dynamics") if need in gradient.needs]:
+            yield (f"{path}.use: {gradient.entry_name()} must see the {inner[0]} of a simulator, which a study hides from it. "
+                   f"Got {simulator}; use {automatic(s.simulator)} here, and {gradient.entry_name()} in Python.")  # fmt: skip
         if gradient.entry_name() == OWN and not has_own(s.simulator):
             yield (f"{path}.use: {OWN} must have a simulator with a `jacobian` of its own. {simulator} has none; "
                    f"use {automatic(s.simulator)}.")  # fmt: skip

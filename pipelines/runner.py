@@ -181,7 +181,7 @@ class Runner:
         self._greet(time.monotonic() + _START)
 
     def _greet(self, deadline: float) -> None:
-        name = self._spec.get("use")
+        name, served = self._spec.get("use"), self._guard is not None
         try:
             self._begin(deadline)
             found = self._exchange(self._spec, deadline)
@@ -189,7 +189,10 @@ class Runner:
             if isinstance(e, _Ended):
                 self._life.over(_CLOSE)
             end = self._end()
+            guard_fell = served and self._guard is None
             self.close()
+            if isinstance(e, _Ended) and guard_fell:
+                return self._start()  # a guard that had served before was killed from outside: a new one, once
             if isinstance(e, _Ended):
                 how = f"it held {in_words(end.held)}, more than simulate.memory" if end.held else _how(end.code)
                 raise CampaignError(f"the simulator {name!r} ended its process while it was built ({how}). "

@@ -101,7 +101,7 @@ def measured(bench: Workbench, emulator: "Emulator", samples: int, *, pairs: boo
 def _held_out(bench: Workbench) -> "Runs | None":
     """The finished held-out runs that are stored, None before the design stage."""
     there = (bench.folder / "design" / "points.csv").exists() and (bench.folder / "store" / "store.json").exists()
-    return bench.runs(bench.points("held_out")).finished() if there else None
+    return bench.runs_of("held_out").finished() if there else None
 
 
 def leading(outputs: "Outputs") -> list[str]:

@@ -3,8 +3,6 @@
 import re
 import time
 
-import numpy as np
-
 from emulate.errors import CampaignError, InputError
 from emulate.units import describe
 from pipelines import walltime
@@ -62,8 +60,8 @@ def run(study, share: tuple[int, int], terminal: Terminal, limit: float | None =
 
 def _asked(bench: Workbench) -> dict[str, Tasks]:
     """The runs of the study's own simulator, then those of every fidelity."""
-    own = bench.tasks(np.concatenate([bench.points(which) for which in SETS]))
-    return {"": own, **{name: bench.tasks(bench.points(name), fidelity=name) for name in bench.study.fidelities}}
+    own = bench.tasks({which: bench.points(which) for which in SETS})
+    return {"": own, **{name: bench.tasks({name: bench.points(name)}) for name in bench.study.fidelities}}
 
 
 def _make(bench: Workbench, executor: Executor, part: Tasks, what: str, fidelity: str, ends: float | None) -> int:

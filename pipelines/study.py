@@ -42,8 +42,9 @@ class DesignPart(Section):
     """Where to run the simulator: the design with its settings, and how many points."""
 
     entry: Any = "sobol"  # designs; its `use` and settings stand beside runs and held_out
-    runs: Annotated[int, Ge(1), Le(1_000_000)] = 64  # runs to train on
-    held_out: Annotated[int, Ge(1), Le(1_000_000)] = 20  # runs that no emulator sees in training
+    runs: Annotated[int, Ge(1), Le(1_000_000)] = 64  # points to train on, each run once, or `replicates` times
+    held_out: Annotated[int, Ge(1), Le(1_000_000)] = 20  # runs that no emulator sees in training, one at each point
+    replicates: Annotated[int, Ge(1), Le(100_000)] = 1  # runs at each point to train on, with other seeds; for noise
     fidelities: Any = None  # cheaper or dearer versions of the simulator by a name of your choice: {runs, with}
 
 
@@ -227,6 +228,13 @@ class Study:
             return ""
         return self.design.entry.emulator or next((n for n in self.emulators if n != self.train.baseline), "")
 
+    def replicates_of(self, which: str) -> int:
+        """How often each point of a set is run: points to train on, and those of a fidelity that is stochastic, as often as
+        the study says. Held-out points once: coverage and CRPS are judged by independent runs, and runs at one point share
+        the emulator's error there."""
+        repeated = which == "training" or (which in self.fidelities and self.simulator_of(which).stochastic)
+        return self.design.replicates if repeated else 1
+
     def simulator_of(self, fidelity: str = "") -> "Simulator":
         """The simulator of a fidelity, the study's own without one."""
         return self.fidelities[fidelity].simulator if fidelity else self.simulator
@@ -274,6 +282,7 @@ class Study:
             if self.fidelities:
                 part["fidelities"] = {n: {"runs": f.runs, **self._versioned(n)} for n, f in self.fidelities.items()}
             part |= {"require": self.simulate.require, "jacobians": self.gradient_spec("tangent")}
+            part |= {"replicates": self.design.replicates} if self.design.replicates > 1 else {}
             if self.guide:
                 part["active"] = {"design": whole["design"], "emulator": whole["emulators"].get(self.guide)}
                 if self.design.entry.aim == "posterior":

@@ -44,6 +44,11 @@ class Tasks(Sequence[Task]):
             keys[i] = np.frombuffer(bytes.fromhex(key), np.uint8)
         return cls(theta, seeds, keys, which, asked)
 
+    @property
+    def theta(self) -> np.ndarray:
+        """theta `[n, d]` of every run."""
+        return self._theta
+
     def __len__(self) -> int:
         return len(self._keys)
 

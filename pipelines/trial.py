@@ -35,7 +35,7 @@ def run(study: "Study", terminal: Terminal, index: int, *, verbose: bool) -> boo
     with Workbench(study, terminal) as bench, Runner(study.simulator_spec, limits=limits,
                                                      hear=_echo if verbose else None) as runner:  # fmt: skip
         theta = design.points(bench)["training"]
-        task = bench.tasks(theta[index : index + 1], training=theta)[0]
+        task = bench.tasks({"training": theta[index : index + 1]})[0]
         _ask(study, terminal, index, task)
         warn_of_unread(study, terminal)
         record = question(task, runner)
@@ -48,7 +48,9 @@ def run(study: "Study", terminal: Terminal, index: int, *, verbose: bool) -> boo
 
 def _ask(study: "Study", terminal: Terminal, index: int, task: Task) -> None:
     limits, path = study.simulate.limits, study.folder / "store"
-    terminal.say(f"training point {index} of {study.design.runs}, seed {task.seed}, key {task.key[:SHORT]} in {path}")
+    first = f", the first of its {r} runs" if (r := study.replicates_of("training")) > 1 else ""
+    point = f"training point {index} of {study.design.runs}{first}"
+    terminal.say(f"{point}, seed {task.seed}, key {task.key[:SHORT]} in {path}")
     pairs = zip(study.space.parameters, task.theta, strict=True)
     terminal.table("", ("parameter", "value", "unit"), [(p.name, f"{x:.8g}", p.unit) for p, x in pairs])
     memory = f"{in_words(limits.memory)} of memory" if limits.memory else "no limit of memory"

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from emulate.errors import InputError, nearest
-from emulate.runs import Runs
+from emulate.runs import Runs, places
 from emulate.store import RunStore, run_seed
 from emulate.units import describe
-from pipelines import files, underway
+from pipelines import files, positive, underway
 from pipelines.journal import Journal
 from pipelines.pace import Remaining
 from pipelines.study import SETS
@@ -31,6 +31,7 @@ __all__ = ["EXTRA", "FIDELITIES", "SETS", "Workbench", "one_thread", "warn_of_un
 
 EXTRA = "simulate/extra.csv"  # training points beside those of the design
 FIDELITIES = "design/fidelities.csv"  # points of the simulator's other fidelities; there when the study has any
+Points = np.ndarray | Mapping[str, np.ndarray]  # theta `[n, d]` to run once each, or points by their set
 
 
 class Workbench(ExitStack):
@@ -41,6 +42,7 @@ class Workbench(ExitStack):
         self.study, self.terminal = study, terminal
         self.folder: Path = study.folder
         self.journal = Journal(self.folder / "journal.jsonl")
+        self.crossed = False  # whether it was said that a field declared positive is not
 
     @cached_property
     def store(self) -> RunStore:
@@ -58,6 +60,9 @@ class Workbench(ExitStack):
         return int.from_bytes(key[:4], "big")
 
     # -- points and runs ---------------------------------------------------------------------------------------------
+    #
+    # A point is the unit of a study: files of points, folds and what is held out know nothing of replicates. `planned` alone
+    # turns points into runs, so that whoever plans, makes, counts, reads or forgets them means the same ones.
 
     def points(self, which: str) -> np.ndarray:
         """theta `[n, d]` of a fidelity, or of the training or the held-out points: those of the design stage, and the
@@ -87,54 +92,83 @@ class Workbench(ExitStack):
         files.write_csv(self.folder / name, ["set", "index", *self.study.space.names], rows)
         return len(rows)
 
-    def seeds(self, theta: np.ndarray, fidelity: str = "") -> np.ndarray:
-        """One seed per run, keyed by its parameters, the same at every fidelity; 0 for a deterministic simulator."""
-        stochastic = self.study.simulator_of(fidelity).stochastic
-        return np.array([run_seed(self.study.seed, t, stochastic=stochastic) for t in theta], dtype=np.int64)
+    def planned(self, points: Points, fidelity: str = "") -> tuple[np.ndarray, np.ndarray]:
+        """theta `[n, d]` and the replicate `[n]` of every run, the runs of a point one after the other.
 
-    def runs(self, theta: np.ndarray, product: str = "y", fidelity: str = "") -> Runs:
+        An array is run once, replicate 0, and so are points of a name that is no set of the study. Points of a set are run
+        `Study.replicates_of` it; a point that stands in a set twice, as in a file written by hand, goes on counting where
+        the simulator is stochastic, for the same run twice would look like one without noise.
+        """
+        if not isinstance(points, Mapping):
+            return points, np.zeros(len(points), np.int64)
+        stochastic = self.study.simulator_of(fidelity).stochastic
+        theta, replicate = [], []
+        for which, some in points.items():
+            r, own = self.study.replicates_of(which), which in (*SETS, *self.study.fidelities)
+            before = _met_before(some) if stochastic and own else np.zeros(len(some), np.int64)
+            theta.append(np.repeat(some, r, axis=0) if r > 1 else some)
+            replicate.append((r * before[:, None] + np.arange(r)).ravel())
+        return np.concatenate(theta), np.concatenate(replicate)
+
+    def seeds(self, theta: np.ndarray, replicate: np.ndarray, fidelity: str = "") -> np.ndarray:
+        """One seed per run, keyed by its parameters and replicate, the same at every fidelity; 0 if nothing is random."""
+        stochastic, pairs = self.study.simulator_of(fidelity).stochastic, zip(theta, replicate.tolist(), strict=True)
+        seeds = [run_seed(self.study.seed, t, stochastic=stochastic, replicate=k) for t, k in pairs]
+        return np.array(seeds, dtype=np.int64)
+
+    def runs(self, points: Points, product: str = "y", fidelity: str = "") -> Runs:
         """The stored runs at these points, finished and failed; with their Jacobians where all were run with one."""
-        keys = [t.key for t in self.tasks(theta, product, fidelity=fidelity)]
-        return self.store.rows(self.study.simulator_of(fidelity), theta, keys)
+        asked = self.tasks(points, product, fidelity)
+        simulator = self.study.simulator_of(self._fidelity(points, fidelity))
+        return self.store.rows(simulator, asked.theta, list(asked.keys()))
 
     def runs_of(self, which: str) -> Runs:
         """The stored runs of a fidelity of the study, or its "training" or "held_out" runs, finished and failed."""
         allowed = (*SETS, *self.study.fidelities)
         if which not in allowed:
             raise InputError(f"runs must be those of {', '.join(allowed)}. Got {which!r}.{nearest(which, allowed)}")
-        return self.runs(self.points(which), fidelity="" if which in SETS else which)
+        return self.runs({which: self.points(which)})
 
-    def tasks(self, theta: np.ndarray, product: str = "y", training: np.ndarray | None = None,
-              fidelity: str = "") -> Tasks:  # fmt: skip
-        """What makes these runs. A training point is run once, with its Jacobian if the study asks for those, whoever
-        needs its y; `training` are the training points where the design stage has not written them yet. Runs of a
-        fidelity carry none."""
-        study, which = self.study, np.zeros(len(theta), np.uint8)
-        asked = [(product, study.gradient_spec(product))]
+    def tasks(self, points: Points, product: str = "y", fidelity: str = "") -> Tasks:
+        """What makes the runs at these points; `fidelity` where an array of points is not for the study's own simulator.
+
+        A training point is run with its Jacobian if the study asks for those, whoever needs its y, and training points
+        are those given where the design stage has not written them yet. Runs of a fidelity carry none.
+        """
+        study, fidelity = self.study, self._fidelity(points, fidelity)
+        theta, replicate = self.planned(points, fidelity)
+        which, asked = np.zeros(len(theta), np.uint8), [(product, study.gradient_spec(product))]
         if product == "y" and study.simulate.jacobians is not None and not fidelity:
             asked.append(("tangent", study.gradient_spec("tangent")))
-            with_jacobian = set(map(tuple, (self.points("training") if training is None else training).tolist()))
+            given = points.get("training") if isinstance(points, Mapping) else None
+            with_jacobian = set(map(tuple, (self.points("training") if given is None else given).tolist()))
             which[:] = [t in with_jacobian for t in map(tuple, theta.tolist())]
-        return Tasks.of(study.simulator_of(fidelity), theta, self.seeds(theta, fidelity), which, asked)
+        return Tasks.of(study.simulator_of(fidelity), theta, self.seeds(theta, replicate, fidelity), which, asked)
+
+    def _fidelity(self, points: Points, fidelity: str) -> str:
+        named = points if isinstance(points, Mapping) else ()
+        return fidelity or next((name for name in named if name in self.study.fidelities), "")
 
     def missing(self, tasks: Iterable[Task]) -> Sequence[Task]:
         """Those that are not in the store, each once, without making a store."""
         there = (self.folder / "store" / "store.json").exists()
         return missing(tasks, self.store if there else None)
 
-    def campaign(self, theta: np.ndarray, what: str, product: str = "y", fidelity: str = "") -> None:
+    def campaign(self, points: Points, what: str, product: str = "y", fidelity: str = "") -> None:
         """Run what is not in the store yet, with a bar; every run is committed when it ends."""
-        todo = self.missing(self.tasks(theta, product, fidelity=fidelity))
+        fidelity = self._fidelity(points, fidelity)
+        todo = self.missing(self.tasks(points, product, fidelity))
         if not todo:
             return
         describe(self.store, self.study.simulator_of(fidelity))
         with self.terminal.bar(what + with_jacobians(todo), total=len(todo), left=False) as tick:
-            remaining = Remaining(self.study.cluster.workers)
+            remaining, look = Remaining(self.study.cluster.workers), positive.lookout(self, todo, fidelity)
 
             def progress(done: int, failed: int, total: int, seconds: float, lengths: Sequence[float]) -> None:
                 remaining.ran(lengths)
                 remaining.saw(done, total, seconds)
                 tick(done, total, remaining.note(failed, underway.listing(self.store)))
+                look()
 
             self.executor.campaign(
                 todo,
@@ -176,6 +210,16 @@ class Workbench(ExitStack):
 
     def note(self, text: str, seconds: float | None = None) -> None:
         self.terminal.say(f"  {text}" + (f" ({duration(seconds)})" if seconds is not None else ""))
+
+
+def _met_before(theta: np.ndarray) -> np.ndarray:
+    """How often each of the points `[n, d]` stands in a row before its own, `[n]`."""
+    place = places(theta)
+    order = np.argsort(place, kind="stable")
+    first = np.searchsorted(place[order], place[order])
+    before = np.empty(len(theta), np.int64)
+    before[order] = np.arange(len(theta)) - first
+    return before
 
 
 def warn_of_unread(study: "Study", terminal: Terminal) -> None:

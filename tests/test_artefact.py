@@ -8,6 +8,7 @@ import pickle
 import re
 import shutil
 import sys
+import threading
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,17 +255,55 @@ def test_a_write_that_fails_leaves_what_was_there(emulator, folder, call, monkey
 
 
 def test_a_folder_that_is_replaced_while_it_is_read_is_read_again(folder, monkeypatch):
-    whole, other, calls = artefact._whole, emulate.fit(Polynomial(degree=1), laws.runs(), seed=0), []
+    content, other, calls = artefact._content, emulate.fit(Polynomial(degree=1), laws.runs(), seed=0), []
 
-    def replaced(path, body):
-        calls.append(path)
-        if len(calls) == 1:  # the document is read, its weights are not
-            other.save(path)
-        return whole(path, body)
+    def replaced(at, name):
+        calls.append(name)
+        if len(calls) == 2:  # the document is read, its weights are not
+            other.save(folder)
+        return content(at, name)
 
-    monkeypatch.setattr(artefact, "_whole", replaced)
+    monkeypatch.setattr(artefact, "_content", replaced)
     assert emulate.load(folder).recipe == other.recipe
-    assert len(calls) == 2
+    assert calls == ["emulator.json", "weights.safetensors", "findings.json"] * 2
+
+
+def test_readers_find_an_emulator_while_another_process_replaces_it_again_and_again(emulator, folder, tmp_path):
+    """Each with the weights and the findings that belong to it; one writer, three readers."""
+    line = emulate.fit(Polynomial(degree=1), laws.runs(), seed=0)
+    for one, passed in ((emulator, True), (line, False)):
+        one.findings, one.scores = FOUND, {"mine": float(passed)}
+    over, faults, seen = threading.Event(), [], []
+
+    def read():
+        while not over.is_set():
+            try:
+                found = emulate.load(folder)
+                assert found.scores["mine"] == float(found.recipe == emulator.recipe)
+                seen.append(found.recipe)
+            except Exception as e:
+                faults.append(e)
+
+    emulator.save(folder)
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    try:
+        for i in range(30):
+            (line, emulator)[i % 2].save(folder)
+    finally:
+        over.set()
+        for reader in readers:
+            reader.join()
+        emulator.findings, emulator.scores = (), {}
+    assert faults == []
+    assert len(set(map(repr, seen))) == 2
+
+
+def test_a_writer_that_was_killed_between_two_renames_keeps_nobody_waiting_for_long(folder, monkeypatch):
+    folder.rename(folder.with_name(f".{folder.name}.0123"))
+    monkeypatch.setattr(artefact, "_PATIENCE", 0.05)
+    assert refused(folder, InputError).startswith(f"there is no emulator at {folder}: the folder does not exist.")
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -548,3 +587,28 @@ def test_findings_cannot_be_added_to_what_is_no_emulator(tmp_path):
     with pytest.raises(StoreError):
         loading.keep(tmp_path, FOUND, {})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("settings", [None, "x", 3, ["a"]])
+def test_settings_without_names_are_refused(folder, settings):
+    rewrite(folder, lambda b: b["recipe"].update(settings=settings))
+    assert refused(folder) == (f"{folder} is no whole emulator: the settings of its recipe must be named. Got {settings!r}. "
+                               "Train it again.")  # fmt: skip
+
+
+@pytest.mark.parametrize("path", [None, 3, ["runs"]])
+def test_what_is_no_path_is_refused(path):
+    assert refused(path, InputError) == (f"load must be given a folder or a URI. Got {path!r}; give the path that `save` "
+                                         "returned.")  # fmt: skip
+
+
+def test_a_path_that_no_disk_knows_is_not_found():
+    assert refused("a\0b", InputError).startswith("there is no emulator at a\0b: the folder does not exist.")
+
+
+def test_weights_of_which_no_number_comes_are_refused(folder):
+    tensors = load_tensors((folder / "weights.safetensors").read_bytes())
+    tensors["core.variance"] = -1e6 * tensors["core.variance"]
+    replace_weights(folder, save_tensors(tensors))
+    assert refused(folder) == (f"the weights in {folder} do not fit the recipe 'polynomial': a prediction in the middle of the box "
+                               "has a mean that is no number, or a variance that is none or below 0. Train it again.")  # fmt: skip

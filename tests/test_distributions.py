@@ -1,13 +1,17 @@
 """Predictions against scipy's multivariate normal, the lognormal's closed form, and torch's gradients of samples."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
-from torch.distributions import LowRankMultivariateNormal
+from torch.distributions import Independent, Laplace, LowRankMultivariateNormal
 
 from emulate.distributions import Exact, Gaussian
+from emulate.domain import Widened
 from emulate.errors import InputError
+from emulate.pushforward import Pushforward
 
 M, P, Q = 4, 3, 2
 LOG = torch.tensor([True, False, True, False])
@@ -120,3 +124,43 @@ def test_an_exact_prediction_is_its_value():
         p.log_prob(y)
     assert str(caught.value) == ("an exact prediction has no density: its variance is 0. Use a likelihood, which adds the "
                                  "observation's noise.")  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "pushforward", "widened"])
+def test_a_value_of_another_shape_is_told_the_shapes_that_are_allowed(kind):
+    p, _ = prediction(batch=(2, 5))
+    if kind == "widened":
+        p = Widened(p, torch.ones(2, 5, dtype=torch.float64))
+    if kind == "pushforward":
+        z = Independent(Laplace(normal(1, 2, 5, P), 1.0), 1)
+        p = Pushforward(z, normal(2, M), normal(3, P, M), torch.ones(M, dtype=torch.float64))
+    for shape in ((), (3,), (5, 1), (3, M), (2, 4, M), (7, 1, 5, 3)):
+        with pytest.raises(InputError) as caught:
+            p.log_prob(normal(0, *shape))
+        assert str(caught.value) == (
+            "log_prob must be given outputs of shape [..., 2, 5, 4], the 4 outputs last, after the shape of the points "
+            f"that were predicted. Got {list(shape)}."
+        )
+    for shape in ((M,), (1, M), (5, M), (2, 1, M), (2, 5, M), (7, 2, 5, M)):
+        y = normal(0, *shape)
+        torch.testing.assert_close(p.log_prob(y), p.log_prob(y.expand(*shape[:-3], 2, 5, M).contiguous()))
+
+
+def test_a_value_that_is_no_tensor_is_told_what_to_give():
+    p, _ = prediction()
+    truths = torch.ones(5, M, dtype=torch.bool)
+    for value, met in ((np.zeros(M), "ndarray"), ([0.0] * M, "list"), ("y", "str"), (truths, "a tensor of torch.bool")):
+        with pytest.raises(InputError) as caught:
+            p.log_prob(value)
+        assert str(caught.value) == (
+            f"log_prob must be given a tensor of numbers. Got {met}; make one by torch.as_tensor(y, dtype=torch.float64)."
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"), [("cdf", "Call emulate.pit(prediction, y)"), ("icdf", "Call emulate.scoring.interval")]
+)
+def test_functions_of_one_number_say_where_those_of_each_output_are(name, advice):
+    for p in (prediction()[0], Exact(normal(0, 5, M))):
+        with pytest.raises(InputError, match=f"^a prediction of all outputs has no .*{re.escape(advice)}"):
+            getattr(p, name)(normal(0, 5, M))

@@ -48,7 +48,7 @@ def wide(z, log=LOG) -> Pushforward:
 
 
 def test_with_all_components_it_is_the_change_of_variables_of_scipy():
-    basis, centre = random(3, 3, seed=1), tensor(3.0, -1.0, 0.5)[0]
+    basis, centre = random(3, 3, seed=1), tensor(3.0, -1.0, 0.5)
     log, df = torch.tensor([True, False, True]), 4.0
     z = Independent(StudentT(torch.full((3,), df, dtype=torch.float64)), 1)
     y = Pushforward(z, centre, basis, torch.zeros(3, dtype=torch.float64), None, log)

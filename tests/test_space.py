@@ -153,3 +153,19 @@ def test_wrong_input_is_answered_with_a_sentence(make, sentence):
     with pytest.raises(InputError) as met:
         make()
     assert str(met.value) == sentence
+
+
+def test_named_values_of_unlike_lengths_are_told_by_name():
+    space = Space((Parameter("a", Uniform(0.0, 1.0)), Parameter("b", Uniform(0.0, 1.0))))
+    with pytest.raises(InputError) as caught:
+        space.pack({"a": [0.1, 0.2], "b": [0.1, 0.2, 0.3]})
+    assert str(caught.value) == (
+        "theta must have a value of each parameter for every point, or one for all. Got the shapes (2,) of a, (3,) of b; give "
+        "arrays of one length."
+    )
+
+
+def test_times_are_no_numbers():
+    space = Space((Parameter("a", Uniform(0.0, 1.0)),))
+    with pytest.raises(InputError, match=r"theta must be real numbers\. Got .* \(a time has no unit here\)"):
+        space.pack(np.array(["2020-01-01"], dtype="datetime64[D]"))

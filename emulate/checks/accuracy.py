@@ -18,7 +18,8 @@ class Accuracy(Check):
 
     Of positive fields the error is |prediction / truth - 1|, of the others |prediction - truth| / s, with s the field's
     standard deviation over the held-out runs (root mean square over its outputs). A run's error is the largest over its
-    outputs, so the curve as a whole is that good, not its average point.
+    outputs, so the curve as a whole is that good, not its average point. Of a stochastic simulator a held-out run is one
+    draw: its scatter about the mean is in the error, however often the training points were run.
 
     >>> Accuracy(fields=("pk",)).p99
     0.004

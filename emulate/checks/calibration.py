@@ -39,6 +39,10 @@ class Calibration(Check):
     `crps`: 1 - CRPS / CRPS of predicting each run by the others, averaged over outputs; `sharpness`: mean width of the 95 %
     intervals over that of the outputs (3.92 standard deviations over the runs). Both are advice.
 
+    Of a stochastic simulator all of them judge the distribution of a single run, the noise and what is not known of the
+    mean together. Runs at one place share the error of the mean and are not independent: a study holds out each point once,
+    and so should a table of one's own.
+
     >>> Calibration().region
     0.9
     """

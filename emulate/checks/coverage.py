@@ -1,18 +1,22 @@
 """Do the emulator's own error bars tell the truth?"""
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
-from annotated_types import Ge, Gt, Le
-from scipy.stats import chi2
+from annotated_types import Ge, Gt, Le, Lt
+from scipy.optimize import brentq
+from scipy.special import betainc
+from scipy.stats import chi2, norm
 from torch import Tensor
 
 from emulate.checks._negligible import matters
 from emulate.checks._words import count, number, percent
 from emulate.contracts import Check, Evidence, Finding
 
-_Z = 1.959963984540054  # the central 95 % of a Gaussian lies within this many standard deviations
+_LEVEL, _Z = 0.95, 1.959963984540054  # the central 95 % of a Gaussian lies within this many standard deviations
+_LARGE = 1e300  # infinite errors are too narrow bars, which the interval tells
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +29,13 @@ class Coverage(Check):
     Outputs whose errors and stated errors are negligible in every run, as where the simulator is a polynomial and the
     emulator is one too, need no calibration and are left out.
 
-    >>> Coverage().low, Coverage(low=0.93).low
-    (0.9, 0.93)
+    >>> Coverage().widest(20), Coverage().widest(400), round(Coverage().least(20), 3)
+    (1.0, 0.99, 0.643)
     """
 
     low: Annotated[float, Ge(0), Le(1)] = 0.90  # smallest share that passes: below, the error bars are too narrow
-    high: Annotated[float, Ge(0), Le(1)] = 0.99  # largest share that passes: above, they are too wide
+    high: Annotated[float, Ge(0), Le(1)] = 0.99  # largest share that passes with many runs: above, they are too wide
+    chance: Annotated[float, Gt(0), Lt(1)] = 0.01  # largest probability with which either upper bound fails by chance
     minimum: Annotated[int, Gt(1)] = 5  # least number of held-out runs
     negligible: Annotated[float, Ge(0)] = 1e-6  # error that needs no calibration, in standard deviations of its field
 
@@ -42,51 +47,73 @@ class Coverage(Check):
         runs = evidence.held_out.finished()
         n = len(runs)
         if n < self.minimum:
-            return self._unsaid(f"{n} held-out runs finished, and the check needs at least {self.minimum}.")
+            return self._unsaid(f"{n} held-out runs finished, and the check needs at least {self.minimum}.", n)
         theta, y = torch.as_tensor(runs.theta), torch.as_tensor(runs.y)
         with torch.no_grad():
             prediction = evidence.emulator.predict(theta)
         residual, sd = y - prediction.mean, prediction.variance.sqrt()
         lost = int((~(torch.isfinite(residual) & torch.isfinite(sd)).all(1)).sum())
         if lost:
-            return self._unsaid(f"the emulator's mean or variance is not finite at {lost} of {n} held-out runs.")
+            return self._unsaid(f"the emulator's mean or variance is not finite at {lost} of {n} held-out runs.", n)
         judged = matters(runs, residual, sd, self.negligible)
         if not judged.any():
             said = (f"Nothing to calibrate: errors and error bars at {n} held-out runs are all below "
                     f"{number(self.negligible)} standard deviations of their field.")  # fmt: skip
-            return tuple(Finding(f"coverage.{x}", 1.0, None, None, said, "calibration") for x in ("interval", "joint"))
+            return tuple(
+                Finding(f"coverage.{x}", 1.0, None, None, said, "calibration") for x in ("interval", "size", "joint")
+            )
         inside = (residual.abs() <= _Z * sd)[:, judged].double().mean(1)  # [n], share of the outputs
         squared, rank = _mahalanobis(evidence.emulator, theta, y, judged)
         joint = torch.as_tensor(chi2.cdf(squared.numpy(), rank.numpy()))
         joint = (joint <= 0.95).double()  # [n], 0 or 1
-        size = (residual / sd)[:, judged].square().mean().sqrt()
+        ratio = torch.where(residual == 0, 0.0, residual / sd)  # an exact prediction that is right
+        size = float(ratio[:, judged].square().mean().sqrt())
+        wide = " The error bars are too wide." if size < self.least(n) else ""
         failed = len(evidence.held_out) - n
         more = f" {count(failed, 'held-out run')} failed and had nothing to judge." if failed else ""
         return (
-            self._finding("interval", float(inside.mean()), f"{_share(inside)} of the outputs of {n} held-out runs lie "
+            self._finding("interval", n, float(inside.mean()), f"{_share(inside)} of the outputs of {n} held-out runs lie "
                           f"inside the emulator's central 95 % interval; the errors are {number(size)} times the "
                           f"stated standard deviations (root mean square).{self._verdict(inside, size)}{more}"),
-            self._finding("joint", float(joint.mean()), f"{_share(joint)} of {n} held-out runs lie inside the "
+            self._finding("size", n, min(size, _LARGE), f"Errors at {n} held-out runs are {number(size)} times the stated "
+                          f"standard deviations (root mean square); an honest emulator gives less than "
+                          f"{number(self.least(n))} in at most {percent(self.chance)} of such sets.{wide}"),
+            self._finding("joint", n, float(joint.mean()), f"{_share(joint)} of {n} held-out runs lie inside the "
                           f"emulator's joint 95 % region of all outputs; the squared Mahalanobis distance per degree "
                           f"of freedom is {number((squared / rank).mean())} (1 when calibrated).{more}"),
         )  # fmt: skip
 
-    def _verdict(self, inside: Tensor, size: Tensor) -> str:
+    def widest(self, n: int) -> float:
+        """The largest share of the outputs of n runs that passes."""
+
+        def fewer(missed: float) -> float:  # P(at most so many runs miss), as in `regions.chance` for a fraction
+            return 1 - float(betainc(missed + 1, n - missed, 1 - _LEVEL))
+
+        if fewer(0.0) > self.chance:
+            return 1.0
+        missed = brentq(lambda k: fewer(k) - self.chance, 0.0, n * (1 - _LEVEL))
+        return max(self.high, 1 - missed / n)
+
+    def least(self, n: int) -> float:
+        """The smallest root mean square of the errors at n runs, over stated standard deviations, that passes."""
+        shy = _Z / float(norm.ppf(0.5 + 0.5 * self.high))
+        return min(shy, float(chi2.ppf(self.chance, n) / n) ** 0.5)
+
+    def _verdict(self, inside: Tensor, size: float) -> str:
         share, n = float(inside.mean()), len(inside)
+        if share > self.high and (share > self.widest(n) or size < self.least(n)):
+            return " The error bars are too wide."
         if share > self.high:
-            chance = self.high**n  # where the outputs of a run miss together
-            plain = chance < 0.05 or float(size) ** 2 < 1 - 3 * (2 / n) ** 0.5  # errors too small for a chi-square of n
-            few = (f" But {n} runs are few: where {percent(self.high)} of all runs lie inside, {percent(chance)} of such "
-                   "sets show none outside. Hold out more runs to know.")  # fmt: skip
-            return " The error bars are too wide." + ("" if plain else few)
+            return f" That is more than {percent(self.high)}, but no more than chance may give of {n} runs."
         return " The error bars are too narrow, or the mean is off." if share < self.low else ""
 
-    def _unsaid(self, reason: str) -> tuple[Finding, ...]:
-        return tuple(self._finding(name, float("nan"), f"Cannot say: {reason}") for name in ("interval", "joint"))
+    def _unsaid(self, reason: str, n: int) -> tuple[Finding, ...]:
+        return tuple(self._finding(x, n, math.nan, f"Cannot say: {reason}") for x in ("interval", "size", "joint"))
 
-    def _finding(self, name: str, value: float, sentence: str) -> Finding:
-        blocking = name == "interval"
-        return Finding(f"coverage.{name}", value, self.low, self.high, sentence, "calibration", blocking)
+    def _finding(self, name: str, n: int, value: float, sentence: str) -> Finding:
+        n = max(n, 1)
+        low, high = (self.least(n), None) if name == "size" else (self.low, self.widest(n))
+        return Finding(f"coverage.{name}", value, low, high, sentence, "calibration", blocking=name != "joint")
 
 
 def _share(inside: Tensor) -> str:

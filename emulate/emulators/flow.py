@@ -14,6 +14,7 @@ from torch.distributions import Distribution
 
 from emulate.contracts import Core, Recipe
 from emulate.emulators._kernels import MEANS, basis, determined
+from emulate.emulators._places import parted
 from emulate.emulators._threads import calm
 
 _LN_2PI = math.log(2 * math.pi)
@@ -23,6 +24,7 @@ _SLOPE = 1e-3  # least and, inverted, greatest slope of a spline
 _SMALL = 0.1  # scale of the first weights of the last layers: a flow starts near the Gaussian
 _FLOOR = 1e-10  # no direction of z has less than this share of the mean residual variance
 _PRIOR = 5.0  # held-out runs that the prior tau = 1 is worth
+_PLACES = 10  # places with runs from which whole places are held out
 _CLIP = 5.0  # norm that a gradient is cut to
 _AT_ONCE = 2**21  # numbers that the splines of one block of nodes may hold
 
@@ -200,9 +202,8 @@ class Flow(Recipe):
         core, history = _Fitted(self, state), []
         with calm(min(self.batch, len(u))):
             for i in range(self.members):
-                order = torch.randperm(len(u), generator=generator)
-                cut = max(2, round(self.held_out * len(u)))
-                learner = _Learner(self, core, i, u, x, order[cut:], order[:cut], generator)
+                seen, out = parted(u, self.held_out, generator, least=_PLACES)
+                learner = _Learner(self, core, i, u, x, seen, out, generator)
                 history += learner.run()
         core.history = tuple(history)
         return core

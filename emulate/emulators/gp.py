@@ -15,6 +15,7 @@ from emulate.distributions import Correlated
 from emulate.emulators import _calibration as calibration
 from emulate.emulators._evidence import ROUGH, Evidence, Factors
 from emulate.emulators._kernels import KERNELS, MEANS, basis, basis_slopes, columns_of, determined, kernel, slopes
+from emulate.emulators._places import dealt
 from emulate.emulators._threads import SMALL, calm
 from emulate.errors import InputError
 
@@ -280,8 +281,8 @@ def _blind(
     u: Tensor, parts: list[Tensor], kernel: str, mean: str, noisy: bool, fits: list[_Fit]
 ) -> list[Tensor] | None:
     """Residuals and variances `[n, p]` of runs by folds whose process, and its lengths, never saw them."""
-    fold = np.arange(len(u)) % min(_FOLDS, len(u))
-    folds = [fold == i for i in range(max(fold) + 1)]
+    fold = dealt(u, _FOLDS).numpy()
+    folds = [fold == i for i in np.unique(fold)]
     if not all(determined(u[~out], mean) for out in folds):
         return None
     residual, spread = ([np.empty(z.shape) for z in parts] for _ in range(2))

@@ -11,10 +11,13 @@ from torch.distributions import Normal
 
 from emulate.contracts import Core, Recipe
 from emulate.costs import Cost
+from emulate.emulators._agreement import doubt
 from emulate.emulators._derivatives import KERNELS, Evidence, Seen, covariance, determined, radial, trend
 from emulate.emulators._kernels import MEANS, basis
+from emulate.emulators._places import dealt
 from emulate.emulators._threads import calm
 from emulate.errors import InputError
+from emulate.runs import Runs
 
 _LEADING = 3  # components on which "auto" compares
 _FOLDS = 5
@@ -109,11 +112,11 @@ class GradientGP(Recipe):
 
     The values have a nugget, and the slopes by each parameter one of their own, which is always fitted, in units of their
     prior variance, and may be large: Jacobians of finite differences, or of a function with kinks, are trusted as far as
-    the runs bear them out, and wrong ones are left aside. (With one nugget for all of them 50 runs of the borehole had an
-    error of 0.39 % and not 0.11 %: where one slope is steep at the edge of the box, it spoiled the others.) "auto" takes
-    the kernel and mean with the highest log density of the values of runs that are left out whole, with their slopes, in
-    closed form; a richer one must win by two standard errors. The slopes of matern32 have no derivative, so it is not
-    offered. `calibrate` is that of `gp`.
+    the runs bear them out, and wrong ones are left aside; where the values contradict them, as in another unit, `fit` warns.
+    (With one nugget for all of them 50 runs of the borehole had an error of 0.39 % and not 0.11 %: where one slope is steep
+    at the edge of the box, it spoiled the others.) "auto" takes the kernel and mean with the highest log density of the
+    values of runs that are left out whole, with their slopes, in closed form; a richer one must win by two standard errors.
+    The slopes of matern32 have no derivative, so it is not offered. `calibrate` is that of `gp`.
 
     Cost: some hundred steps for each of the first `kernels` components, each of which solves one system of N = n (1 + d)
     numbers; N^2 numbers of each are kept for the variance. `most` is there lest a fit takes hours and a file a gigabyte.
@@ -138,6 +141,9 @@ class GradientGP(Recipe):
     def cost(self, n: int, d: int, p: int) -> Cost:
         size, kernels = n * (1 + d), min(p, self.kernels + 1)
         return Cost(65 * kernels * 1e-10 * size**3, 8 * size**2 * (8 + kernels), "use gp, which reads the values alone")
+
+    def doubt(self, runs: Runs) -> str:
+        return doubt(runs) if runs.jacobian is not None else ""
 
     def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int, slopes: Tensor) -> Core:
         noisy = noisy if self.noise == "auto" else self.noise == "fitted"
@@ -257,8 +263,8 @@ def _left_out(outside: Tensor, residual: Tensor, variance: Tensor, n: int) -> tu
 
 def _inflation(fit: _Fit, noisy: bool) -> Tensor:
     """Mean square of the standardised residuals of runs that neither the process nor its lengths saw, and its error, `[c]`."""
-    seen, n, square = fit.seen, len(fit.seen.u), []
-    for out in (torch.arange(n) % _FOLDS == i for i in range(min(_FOLDS, n))):
+    seen, fold, square = fit.seen, dealt(fit.seen.u, _FOLDS), []
+    for out in (fold == i for i in fold.unique()):
         inside, left = seen.select(~out), seen.select(out)
         if determined(inside.u, seen.mean):
             p = _Fitted(_joined([_fit(inside, noisy, fit.x, steps=_SHORT)]))(left.u)

@@ -9,11 +9,14 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from emulate.contracts import Core, Recipe
+from emulate.emulators._agreement import doubt
 from emulate.emulators._kernels import MEANS, basis, basis_slopes, determined
-from emulate.emulators._networks import hidden, hidden_slopes, named, new_layers, output, unnamed
+from emulate.emulators._networks import Chain, hidden, named, new_layers, output, unnamed
+from emulate.emulators._places import shuffled
 from emulate.emulators._threads import calm
 from emulate.emulators._training import Noises, Pace, Values, learn
 from emulate.errors import InputError
+from emulate.runs import Runs
 
 _FULL = 5000  # runs up to which every step sees all of them, by L-BFGS; beyond, minibatches by Adam
 _BLIND = 2  # folds that a member does not see, so that every run has two members that are blind to it
@@ -30,6 +33,7 @@ class _Fitted(Core):
         self._names = tuple(state)
         self._trend = MEANS[int(self.trend)]
         self._heads = "head_weight0" in state
+        self._made: tuple[Tensor, Chain, Chain | None] | None = None
 
     def forward(self, u: Tensor) -> Normal:
         flat = u.reshape(-1, u.shape[-1])
@@ -45,20 +49,52 @@ class _Fitted(Core):
         return output(hidden(u, inner), last) * self.scale + basis(u, self._trend) @ self.beta
 
     def slopes(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Forwards through all members and parameters in one pass: d is small, p may be large."""
-        *inner, last = self._layers()
-        x, t = hidden_slopes(u, inner)
-        each = output(x, last) * self.scale + basis(u, self._trend) @ self.beta
-        t = (t @ last[0][:, None]) * self.scale[:, None] + basis_slopes(u, self._trend).movedim(-1, 0) @ self.beta[
-            :, None
-        ]
-        mean = t.mean(0)
-        variance = 2 * ((each - each.mean(0))[:, None] * t).mean(0)
-        if self._heads:
-            *inner, last = self._layers("head_")
-            x, t = hidden_slopes(u, inner)
-            variance = variance + (output(x, last).exp()[:, None] * (t @ last[0][:, None])).mean(0)
-        return mean.permute(1, 2, 0), (self.inflation * variance).permute(1, 2, 0)
+        return self.tangent(u)[1]
+
+    @torch.no_grad()
+    def tangent(self, u: Tensor) -> tuple[Normal, tuple[Tensor, Tensor]]:
+        """One pass through all members for the values and their slopes."""
+        values, noises = self._chains
+        rows, p = values.rows, self.beta.shape[-1]
+        mean, variance = (u.new_empty(len(u), p) for _ in range(2))
+        by_mean, by_variance = (u.new_empty(len(u), values.k, values.q) for _ in range(2))
+        room = values.room(u)
+        across = -1 if values.back else -2  # where the parameters stand in a slope
+
+        for i in range(0, len(u), rows):
+            part = slice(i, i + rows)
+            each, slope = values(u[part], room)
+            each.baddbmm_(basis(u[part], self._trend).expand(len(each), -1, -1), self.beta)
+            torch.mean(each, 0, out=mean[part])
+            torch.mean(slope, 0, out=by_mean[part])
+            each -= mean[part]
+            torch.mean(slope.mul_(each.unsqueeze(across)), 0, out=by_variance[part])
+            torch.mean(each.square_(), 0, out=variance[part])
+            if noises is None:
+                variance[part] += self.residual
+            else:
+                each, slope = noises(u[part], room)
+                each.exp_()
+                variance[part] += each.mean(0)
+                by_variance[part] += slope.mul_((each / 2).unsqueeze(across)).mean(0)
+        by_variance *= 2 * self.inflation.unsqueeze(across)
+        told = Normal(mean, (self.inflation * variance).sqrt(), validate_args=False)
+        return told, (by_mean, by_variance) if values.back else (by_mean.mT, by_variance.mT)
+
+    @property
+    def _chains(self) -> tuple[Chain, Chain | None]:
+        """Of the values, scaled and with their trend, and of the heads; made again when the weights move to a device."""
+        if self._made is None or self._made[0] is not self.beta:
+            *inner, (weight, bias) = self._layers()
+            corner = torch.eye(inner[0][0].shape[1], dtype=weight.dtype, device=weight.device)
+            corners = torch.cat(
+                [torch.zeros_like(corner[:1]), corner]
+            )  # slopes of a parabola are affine: these tell all
+            c, *h = (basis_slopes(corners, self._trend).mT @ self.beta[:, None]).mT.unbind(1)
+            affine = c, torch.stack(h, 1) - c[:, None]
+            values = Chain([*inner, (weight * self.scale, bias * self.scale)], affine)
+            self._made = self.beta, values, Chain(self._layers("head_")) if self._heads else None
+        return self._made[1:]
 
     def _noise(self, u: Tensor) -> Tensor:
         *inner, last = self._layers("head_")
@@ -113,9 +149,12 @@ class MLP(Recipe):
     def minimum_runs(self, d: int) -> int:
         return max(2 * self.members, {"linear": 2 * (1 + d), "quadratic": (d + 1) * (d + 2)}.get(self.trend, 0))
 
+    def doubt(self, runs: Runs) -> str:
+        return doubt(runs) if runs.jacobian is not None and self.sobolev != 0 else ""
+
     def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int, slopes: Tensor | None = None) -> Core:
         generator = torch.Generator().manual_seed(seed)
-        fold = torch.randperm(len(u), generator=generator) % self.members
+        fold = shuffled(u, generator, least=self.members) % self.members
         seen = ((fold - torch.arange(self.members)[:, None]) % self.members >= _BLIND).to(u.dtype)  # [members, n]
         sobolev = float(slopes is not None) if self.sobolev == "auto" else float(self.sobolev)
         if sobolev and slopes is None:

@@ -61,8 +61,8 @@ class NoisyGP(Recipe):
 
     Where fewer than eight places have two runs, the noise is read from the residuals of a process with one noise (Goldberg,
     Williams and Bishop 1998; Kersting et al. 2007), which needs many runs. The prediction is that of a single run, noise
-    included. Repeat a design's points with other seeds for `Runs.of`: five to ten runs each, at ten places per parameter.
-    A fit costs k^3 for each of p components, so it is for some hundred places.
+    included. Repeat points with other seeds, by `design.replicates` of a study or in a table for `Runs.of`: five to ten
+    runs each, at ten places per parameter. A fit costs k^3 for each of p components, so it is for some hundred places.
 
     >>> NoisyGP().minimum_runs(3)
     3

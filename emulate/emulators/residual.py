@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from emulate.contracts import Core, Recipe
+from emulate.emulators._places import dealt
+from emulate.emulators.flow import Flow
 from emulate.emulators.gp import GP
 from emulate.emulators.mlp import MLP
 from emulate.errors import InputError
@@ -31,9 +33,14 @@ class _Fitted(Core):
         return _sum(a, b, self.weight, self.inflation)
 
     def slopes(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        (mean, variance), (rest, noise) = self.first.slopes(u), self.then.slopes(u)
+        return self.tangent(u)[1]
+
+    def tangent(self, u: Tensor) -> tuple[Normal, tuple[Tensor, Tensor]]:
+        (a, first), (b, then) = self.first.tangent(u), self.then.tangent(u)
+        (mean, variance), (rest, noise) = first or self.first.slopes(u), then or self.then.slopes(u)
         w = self.weight[:, None]
-        return mean + w * rest, self.inflation[:, None] * (variance + w.square() * noise)
+        slopes = mean + w * rest, self.inflation[:, None] * (variance + w.square() * noise)
+        return _sum(a, b, self.weight, self.inflation), slopes
 
 
 def _sum(a, b, weight: Tensor, inflation: Tensor) -> Normal:
@@ -50,7 +57,7 @@ class Residual(Recipe):
     component, w is the share of m2, between 0 and 1, that has the least squared error on runs that `then` has not seen
     either: where nothing is left to learn, w = 0 and the first recipe stays as it is. The variance is v1 + w^2 v2;
     `calibrate` scales it to the mean squared error of those runs where w > 0. Both recipes work on the z of this one: their
-    own `log` and `truncation` have no effect.
+    own `log` and `truncation` have no effect, and their `calibrate: conformal` counts as true.
 
     >>> Residual(first=GP(mean="linear"), then=MLP(members=4)).minimum_runs(2)
     10
@@ -69,6 +76,10 @@ class Residual(Recipe):
             if "coarse" in recipe.takes or recipe.needs_slopes:
                 raise InputError(f"residual.{name}: must be a recipe that needs the runs alone. Got "
                                  f"{recipe.entry_name()!r}, which reads more; choose gp, mlp or polynomial.")  # fmt: skip
+            if isinstance(recipe, Flow):
+                raise InputError(f"residual.{name}: must be a recipe that is told by its mean and variance, which are all that is "
+                                 "kept. Got 'flow', whose shape would be lost and whose mean takes a thousand points each "
+                                 "time; choose gp, mlp or polynomial, or a flow of its own.")  # fmt: skip
 
     def minimum_runs(self, d: int) -> int:
         # the folds leave four fifths of the runs to the first
@@ -110,8 +121,8 @@ def _left_out(recipe: Recipe, core: Core, u: Tensor, z: Tensor, noisy: bool, see
     """p(z) of each run by a fit that has not seen it."""
     if core.left_out is not None:
         return Normal(core.left_out.mean.detach(), core.left_out.variance.sqrt().detach(), validate_args=False)
-    mean, variance, fold = torch.zeros_like(z), torch.ones_like(z), torch.arange(len(u)) % _FOLDS
-    for i in range(_FOLDS):
+    mean, variance, fold = torch.zeros_like(z), torch.ones_like(z), dealt(u, _FOLDS)
+    for i in fold.unique():
         out = fold == i
         with torch.enable_grad():
             part = _train(recipe, u[~out], z[~out], noisy, seed)

@@ -1,18 +1,19 @@
 """Central differences with common random numbers, for whatever can only be run."""
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Gt
 from torch import Tensor
 
-from emulate.contracts import Estimate, Function, Gradient
-from emulate.errors import InputError
-from emulate.seeds import replicates
+from emulate.contracts import Estimate, Gradient
+from emulate.gradients._averages import lengths
+from emulate.meter import Meter
+from emulate.noise import Noise
+from emulate.replication import lift
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,31 +42,22 @@ class FiniteDifference(Gradient):
     step: Annotated[float, Gt(0)] = 0.01  # h as a share of the scale; large enough to stand above noise
     scale: tuple[float, ...] = ()  # typical size of each parameter, in its unit; empty: |theta|, or 1 where theta is 0
 
-    def estimate(self, f: Function, theta: Tensor, *, seed: int, n: int = 1) -> Estimate:
-        began = time.perf_counter()
-        theta = theta.detach().double()
-        h = self.step * self._scale(theta)
-        seeds = replicates(seed, max(n, 2))
-        with torch.no_grad():
-            runs = [_stencil(lambda t, s=s: f(t, s).double(), theta, h) for s in seeds[:n]]
+    def estimate(self, f: Any, theta: Tensor, *, seed: int, n: int = 1) -> Estimate:
+        f, theta = lift(f), theta.detach().double()
+        h = self.step * lengths(self.scale, theta)
+        with Meter() as meter, torch.no_grad():
+            runs = [_stencil(lambda t, i=i: f(t, Noise(seed, i)).double(), theta, h) for i in range(n)]
             value, near, far, fourth, rounding = (torch.stack(of) for of in zip(*runs, strict=True))
-            constant = n > 1 or torch.equal(f(theta, seeds[1]).double(), value[0])
+            constant = n > 1 or torch.equal(f(theta, Noise(seed, 1)).double(), value[0])
         gradient = (4 * near - far) / 3
         noise = 0.95**2 / 70 * fourth.mean(0).square().mean(1, keepdim=True) + rounding.mean(0)[:, None].square()
-        stencil = (near - far).mean(0).square() + noise / h**2
+        bias = (near - far).mean(0).abs()
+        stencil = bias.square() + noise / h**2
         scatter = gradient.var(0) / n if n > 1 else torch.full_like(gradient[0], 0.0 if constant else math.nan)
-        calls = n * (1 + 4 * len(theta)) + (n == 1)
         figures = {"step": h.tolist(), "stencil_error": stencil.sqrt().amax(0).tolist()}
-        return Estimate(value.mean(0), gradient.mean(0), (stencil + scatter).sqrt(), calls, time.perf_counter() - began,
-                        figures)  # fmt: skip
-
-    def _scale(self, theta: Tensor) -> Tensor:
-        if not self.scale:
-            return torch.where(theta == 0, 1.0, theta.abs())
-        scale = torch.tensor(self.scale, dtype=theta.dtype)
-        if scale.shape != theta.shape or not (torch.isfinite(scale) & (scale > 0)).all():
-            raise InputError(f"scale must be {len(theta)} numbers above 0, one for each parameter. Got {self.scale}.")
-        return scale
+        return Estimate(value.mean(0), gradient.mean(0), (stencil + scatter).sqrt(), n * (1 + 4 * len(theta)) + (n == 1),
+                        meter.seconds, figures, bias_bound=bias, peak_memory=meter.peak_memory,
+                        replicates=n if n > 1 else 0)  # fmt: skip
 
 
 def _stencil(f: Callable[[Tensor], Tensor], theta: Tensor, h: Tensor) -> tuple[Tensor, ...]:

@@ -1,16 +1,17 @@
 """Reverse mode: the exact derivative of whatever carries a torch graph."""
 
 import math
-import time
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from emulate.contracts import Estimate, Function, Gradient
+from emulate.contracts import Estimate, Gradient
 from emulate.errors import InputError
-from emulate.seeds import replicates
+from emulate.meter import Meter
+from emulate.noise import Noise
+from emulate.replication import Program, lift
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,28 +29,29 @@ class Reverse(Gradient):
             [0., 4.]], dtype=torch.float64)
     """
 
-    needs_graph: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("graph",)
+    exact: ClassVar[bool] = True
 
-    def estimate(self, f: Function, theta: Tensor, *, seed: int, n: int = 1) -> Estimate:
-        began = time.perf_counter()
-        seeds = replicates(seed, max(n, 2))
-        values, gradients = zip(*(_differentiate(f, theta, s) for s in seeds[:n]), strict=True)
-        value, gradient = torch.stack(values), torch.stack(gradients)
-        if n == 1:
-            with torch.no_grad():
-                constant = torch.equal(f(theta.detach(), seeds[1]).to(value), value[0])
-            error = torch.full_like(gradient[0], 0.0 if constant else math.nan)
-        else:
-            error = gradient.std(0) / math.sqrt(n)
-        figures = {"backward_passes": n * value.shape[1]}
-        seconds = time.perf_counter() - began
-        return Estimate(value.mean(0), gradient.mean(0), error, max(n, 2), seconds, figures)
+    def estimate(self, f: Any, theta: Tensor, *, seed: int, n: int = 1) -> Estimate:
+        f = lift(f)
+        with Meter() as meter:
+            values, gradients = zip(*(_differentiate(f, theta, Noise(seed, i)) for i in range(n)), strict=True)
+            value, gradient = torch.stack(values), torch.stack(gradients)
+            if n == 1:
+                with torch.no_grad():
+                    constant = torch.equal(f(theta.detach(), Noise(seed, 1)).to(value), value[0])
+                error = torch.full_like(gradient[0], 0.0 if constant else math.nan)
+            else:
+                error = gradient.std(0) / math.sqrt(n)
+        return Estimate(value.mean(0), gradient.mean(0), error, max(n, 2), meter.seconds,
+                        {"backward_passes": n * value.shape[1]}, peak_memory=meter.peak_memory,
+                        replicates=n if n > 1 else 0)  # fmt: skip
 
 
-def _differentiate(f: Function, theta: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+def _differentiate(f: Program, theta: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
     theta = theta.detach().clone().requires_grad_()
     with torch.enable_grad():
-        y = f(theta, seed)
+        y = f(theta, noise)
         outputs = y.unbind()
     if not y.requires_grad:
         raise InputError("f must carry a torch graph from theta to its output. Got an output without one; use "

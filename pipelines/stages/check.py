@@ -11,7 +11,7 @@ from emulate.feasibility import Feasibility
 from emulate.posterior import Posterior
 from pipelines import files, hindsight
 from pipelines.stages.infer import load_observation, surrogate
-from pipelines.workbench import Workbench
+from pipelines.workbench import SETS, Workbench
 
 SENTENCE = "hold the posterior against the true simulator's"
 READS = ("design", "simulate", "train", "validate", "infer")
@@ -24,11 +24,10 @@ def run(bench: Workbench) -> str:
     observed = load_observation(bench)
     weighted = _weighted(bench, emulator, observed.data)
     recovery = _recovery(bench, emulator)
-    sets = [bench.points("training"), bench.points("held_out")]
-    known = bench.runs(
-        np.concatenate([*sets, *(t.numpy() for t in (weighted.theta, weighted.failed) if t is not None)])
-    )
-    evidence = Evidence(emulator, bench.runs(sets[1]).finished(), weighted=weighted, recovery=recovery, truth=observed.truth,
+    sets = {which: bench.points(which) for which in SETS}
+    draws = np.concatenate([t.numpy() for t in (weighted.theta, weighted.failed) if t is not None])
+    known = bench.runs(sets | {"draws": draws})
+    evidence = Evidence(emulator, bench.runs_of("held_out").finished(), weighted=weighted, recovery=recovery, truth=observed.truth,
                         feasibility=Feasibility.fit(known, seed=bench.seed("feasibility")))  # fmt: skip
     checks = [c for c in study.checks.values() if c.stage == "check"]
     findings = [f.to_dict() for c in checks for f in c.find(evidence)]
@@ -82,7 +81,7 @@ def _recovery(bench: Workbench, emulator: Emulator, chains: int = 6, draws: int 
     exact posterior in any coordinates.
     """
     study = bench.study
-    made = bench.runs(bench.points("held_out"))
+    made = bench.runs_of("held_out")
     last = int((np.cumsum(made.ok) < study.check.recovery).sum()) + 1  # as many as it takes, the failed ones counted
     tried = made.select(slice(last))
     held_out, failed = tried.finished(), torch.from_numpy(tried.theta[~tried.ok])

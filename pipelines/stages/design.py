@@ -1,9 +1,15 @@
 """design: parameter space -> points to run, training and held out."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 
+from pipelines.terminal import count
 from pipelines.workbench import FIDELITIES, SETS, Workbench
+
+if TYPE_CHECKING:
+    from pipelines.study import Study
 
 SENTENCE = "choose the points to run"
 READS = ()
@@ -80,9 +86,28 @@ def run(bench: Workbench) -> str:
             "design": design.entry_name(),
             "runs": study.design.runs,
             "held_out": study.design.held_out,
+            **({"replicates": study.design.replicates} if study.design.replicates > 1 else {}),
             "seed": study.seed,
             **{f"runs_{name}": f.runs for name, f in study.fidelities.items()},
         },
     )
-    said = f"{written} points: {study.design.runs} to train on, {study.design.held_out} held out"
-    return said + "".join(f", {f.runs} of {name}" for name, f in study.fidelities.items())
+    said = f"{written} points: {study.design.runs} to train on{times(study, 'training')}"
+    said += f", {study.design.held_out} held out"
+    return said + "".join(f", {f.runs} of {name}{times(study, name)}" for name, f in study.fidelities.items())
+
+
+def times(study: "Study", which: str) -> str:
+    """` x 4 replicates`, where the points of a set are run more than once."""
+    return f" x {r} replicates" if (r := study.replicates_of(which)) > 1 else ""
+
+
+def total(study: "Study") -> str:
+    """`64 points x 4 replicates and 16 held out: 272 runs`, for a study that repeats its points; else nothing."""
+    if study.design.replicates == 1:
+        return ""
+    sizes = {"training": study.design.runs, "held_out": study.design.held_out}
+    sizes |= {name: f.runs for name, f in study.fidelities.items()}
+    parts = [f"{count(sizes['training'], 'point')}{times(study, 'training')}", f"{sizes['held_out']} held out",
+             *(f"{sizes[name]} of {name}{times(study, name)}" for name in study.fidelities)]  # fmt: skip
+    runs = sum(n * study.replicates_of(which) for which, n in sizes.items())
+    return f"{', '.join(parts[:-1])} and {parts[-1]}: {count(runs, 'run')}"

@@ -7,7 +7,7 @@ import numpy as np
 from emulate import outlook
 from emulate.errors import CampaignError, InputError
 from emulate.runs import Runs
-from pipelines import fidelities, files, forecasts, hindsight, rounds, tables
+from pipelines import fidelities, files, forecasts, hindsight, positive, rounds, tables
 from pipelines.stages import design
 from pipelines.workbench import EXTRA, SETS, Workbench, warn_of_unread, with_jacobians
 
@@ -23,10 +23,11 @@ _LOOKS = 10  # points that are looked at for each that may be tried
 def forecast(bench: Workbench) -> str:
     """How many runs are to do and how many are stored, without writing anything."""
     sets = design.points(bench)
-    asked = {t.key: t for t in bench.tasks(np.concatenate(list(sets.values())), training=sets["training"])}
+    asked = {t.key: t for t in bench.tasks(sets)}
     todo = bench.missing(asked.values())
     said = f"{len(todo)} runs to do{with_jacobians(todo)}, {len(asked) - len(todo)} stored" + fidelities.forecast(bench)
     said += rounds.forecast(bench)
+    said += f" ({whole})" if (whole := design.total(bench.study)) else ""
     return said + forecasts.sentence(bench, {"": asked.values(), **forecasts.of_fidelities(bench)})
 
 
@@ -42,15 +43,14 @@ def run(bench: Workbench) -> str:
     bench.write_points(EXTRA, {})
     (bench.folder / SKIPPED).unlink(missing_ok=True)
     sets = {which: bench.points(which) for which in SETS}
-    theta = np.concatenate(list(sets.values()))
-    bench.campaign(theta, "simulate")
+    _apart(bench, sets)
+    bench.campaign(sets, "simulate")
     if study.simulate.until is not None:
         sets["training"] = _more(bench, sets["training"])
-        theta = np.concatenate(list(sets.values()))
     if study.guide:
         sets["training"] = rounds.grow(bench, sets["training"])
-        theta = np.concatenate(list(sets.values()))
-    both = bench.runs(theta)
+    both = bench.runs(sets)
+    positive.tell(bench, both)
     by_set = _by_set(bench, sets, both)
     _write(bench, by_set)
     short = _short(bench, by_set)
@@ -96,10 +96,18 @@ def run(bench: Workbench) -> str:
     return f"{both.ok.sum()} of {len(both)} runs finished{with_jacobian}, {np.nanmedian(both.seconds):.2g} s each"
 
 
+def _apart(bench: Workbench, sets: dict[str, np.ndarray]) -> None:
+    """Complain about a point of both sets: its first run would be trained on and held out."""
+    if both := set(map(tuple, sets["training"].tolist())).intersection(map(tuple, sets["held_out"].tolist())):
+        at = ", ".join(f"{n} = {x:.6g}" for n, x in zip(bench.study.space.names, min(both), strict=True))
+        raise InputError(f"{bench.folder / 'design' / 'points.csv'} must hold out other points than those to train on. Got "
+                         f"{at} in both; take it out of one, or run `emulate design --force`.")  # fmt: skip
+
+
 def _forget(bench: Workbench) -> None:
     """Take failed runs out of the store, so that they are made again."""
-    for tasks in (bench.tasks(np.concatenate([bench.points(which) for which in SETS])),
-                  *(bench.tasks(bench.points(name), fidelity=name) for name in bench.study.fidelities)):  # fmt: skip
+    for tasks in (bench.tasks({which: bench.points(which) for which in SETS}),
+                  *(bench.tasks({name: bench.points(name)}) for name in bench.study.fidelities)):  # fmt: skip
         for task in tasks:
             if bench.store.failed(task.key):
                 bench.store.forget(task.key)
@@ -108,15 +116,16 @@ def _forget(bench: Workbench) -> None:
 def _more(bench: Workbench, theta: np.ndarray) -> np.ndarray:
     """Go on with the design until enough training runs finished, or the most points were tried; all points `[n, d]`.
 
-    The points are the same for the same failures, however the runs are made. They are written before they are run, so
-    that the same command goes on from there.
+    A new point brings as many runs as the study repeats a point. The points are the same for the same failures, however
+    the runs are made. They are written before they are run, so that the same command goes on from there.
     """
     simulate, designed, passed = bench.study.simulate, len(theta), []
-    most, looked = math.ceil(simulate.most * max(simulate.until, designed)), designed
+    each = bench.study.replicates_of("training")
+    most, looked = math.ceil(simulate.most * max(math.ceil(simulate.until / each), designed)), designed
     while True:
         tried = len(theta)
-        missing = simulate.until - sum(not bench.store.failed(t.key) for t in bench.tasks(theta))
-        more = min(missing, most - tried)
+        missing = simulate.until - sum(not bench.store.failed(t.key) for t in bench.tasks({"training": theta}))
+        more = min(math.ceil(missing / each), most - tried)
         if more <= 0:
             return theta
         if not np.array_equal(design.first(bench, "training", designed), theta[:designed]):
@@ -135,7 +144,7 @@ def _more(bench: Workbench, theta: np.ndarray) -> np.ndarray:
                    f"at most {most}")  # fmt: skip
         theta, looked = np.concatenate([theta, step.theta]), step.looked
         bench.write_points(EXTRA, {"training": theta[designed:]}, start=designed)
-        bench.campaign(theta, "simulate more points")
+        bench.campaign({"training": theta}, "simulate more points")
 
 
 def _next(bench: Workbench, theta: np.ndarray, looked: int, more: int, most: int) -> outlook.Next:
@@ -146,15 +155,16 @@ def _next(bench: Workbench, theta: np.ndarray, looked: int, more: int, most: int
 
     if not (least := bench.study.simulate.skip):
         return outlook.Next(sequence(looked + more)[looked:], theta[:0], np.empty(0), looked + more)
-    return outlook.worthwhile(sequence, looked, more, bench.runs(theta), least=least, most=_LOOKS * most,
+    return outlook.worthwhile(sequence, looked, more, bench.runs({"training": theta}), least=least, most=_LOOKS * most,
                               seed=bench.seed("feasibility"))  # fmt: skip
 
 
 def _by_set(bench: Workbench, sets: dict[str, np.ndarray], both: Runs) -> dict[str, Runs]:
     """The runs by set; read again only where one set carries Jacobians, which a table has for all its runs or none."""
     if bench.study.simulate.jacobians is not None:
-        return {which: bench.runs(t) for which, t in sets.items()}
-    rows = np.split(np.arange(len(both)), np.cumsum([len(t) for t in sets.values()])[:-1])
+        return {which: bench.runs({which: t}) for which, t in sets.items()}
+    sizes = [len(t) * bench.study.replicates_of(which) for which, t in sets.items()]
+    rows = np.split(np.arange(len(both)), np.cumsum(sizes)[:-1])
     return {which: both.select(r) for which, r in zip(sets, rows, strict=True)}
 
 

@@ -2,16 +2,19 @@
 
 import shutil
 import traceback
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from emulate import conformal
 from emulate.comparison import Scores
-from emulate.errors import EmulateError, InputError
+from emulate.errors import DoubtWarning, EmulateError, InputError
 from emulate.runs import Runs
 from emulate.transforms import OutputTransform
-from pipelines import comparison, files
-from pipelines.terminal import Stopwatch, count, duration
+from pipelines import comparison, files, positive
+from pipelines.costs import span
+from pipelines.terminal import Stopwatch, count
 from pipelines.workbench import Workbench
 
 SENTENCE = "compare the emulators on folds of the runs, and fit them"
@@ -27,13 +30,14 @@ def forecast(bench: Workbench) -> str:
     if not folds:
         return f"fit {count(n, 'emulator')}"
     if within is not None:
-        return f"try up to {count(n, 'emulator')} on {count(folds, 'fold')} within {duration(within)}, fit the best"
+        return f"try up to {count(n, 'emulator')} on {count(folds, 'fold')} within {span(within)}, fit the best"
     return f"fit {count(n, 'emulator')} on {count(folds, 'fold')} and to all runs: {n * (folds + 1)} fits"
 
 
 def run(bench: Workbench) -> str:
     study = bench.study
-    runs: Runs = bench.runs(bench.points("training"))
+    runs: Runs = bench.runs_of("training")
+    positive.refuse(bench, runs)
     fidelities = {n: bench.runs_of(n) for r in study.emulators.values() for n in getattr(r, "fidelities", ())}
     scores = comparison.compare(bench, runs, fidelities) if study.train.folds else {}
     if scores:
@@ -96,8 +100,14 @@ class _Fits:
         bench.journal.append("params", scope, params={"emulator": recipe.entry_name(), **recipe.settings()})
         if said := cost(recipe, self.runs):
             bench.note(f"{name}: {said}")
-        with bench.terminal.bar(f"train {name}"):
+        with bench.terminal.bar(f"train {name}"), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", DoubtWarning)
             emulator = fit(recipe, self.runs, seed=bench.seed(scope), fidelities=self.fidelities)
+        for warning in caught:
+            if issubclass(warning.category, DoubtWarning):
+                bench.terminal.warn(f"{name}: {str(warning.message).split(': ', 1)[1]}")
+            else:
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
         emulator.save(bench.folder / "emulators" / name)
         self.made[name] = {
             "recipe": {"use": recipe.entry_name(), **recipe.settings()},
@@ -109,7 +119,13 @@ class _Fits:
             self.histories[name] = emulator.history
             for key in emulator.history[0]:
                 bench.journal.append("series", scope, name=key, values=[epoch[key] for epoch in emulator.history])
-        bench.note(f"{name}: {recipe.entry_name()} fitted to all runs", watch.seconds)
+        bench.note(f"{name}: {recipe.entry_name()} fitted{_by(emulator)}", watch.seconds)
+
+
+def _by(emulator: Any) -> str:
+    """By which runs, and what those held out said of its error bars, where a recipe asks for that."""
+    widening = emulator.transform.widening
+    return " to all runs" if widening is None else f"; {conformal.words(widening, emulator.provenance['held_out'])}"
 
 
 def cost(recipe: Any, runs: Runs) -> str:

@@ -19,7 +19,7 @@ WRITES = ("validate/findings.json", "validate/champion.json", "validate/jacobian
 
 def run(bench: Workbench) -> str:
     study = bench.study
-    made = bench.runs(bench.points("held_out"))
+    made = bench.runs_of("held_out")
     held_out = made.finished()
     if not len(held_out):
         raise CampaignError(

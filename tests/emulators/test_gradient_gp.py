@@ -1,6 +1,8 @@
 """The process with slopes against gpytorch's, against runs that are really left out, and against `gp` at equal runs."""
 
 import math
+import re
+import warnings
 
 import gpytorch
 import numpy as np
@@ -11,11 +13,12 @@ from torch import Tensor
 
 import emulate
 from emulate.contracts import Core, rows_of
+from emulate.emulators._agreement import _doubts
 from emulate.emulators._derivatives import KERNELS, Evidence, Seen, covariance, determined, nuggets, radial, trend
 from emulate.emulators._kernels import MEANS, basis, columns_of, correlation, exponents
 from emulate.emulators.gp import GP
 from emulate.emulators.gradient_gp import GradientGP, _fit
-from emulate.errors import InputError
+from emulate.errors import DoubtWarning, InputError
 from emulate.runs import Field, Outputs, Runs
 from emulate.simulators.nbody import NBody
 from emulate.space import Parameter, Space, Uniform
@@ -482,3 +485,63 @@ def test_the_nbody_spectrum_takes_a_third_of_the_runs():
     print(f"\non average {means.round(2)} times (96 at most): rms, median, gradient")
     assert means.max() >= 3
     assert means.min() >= 2.5
+
+
+def doubted(f, u: Tensor, change) -> list[str]:
+    """What `fit` warns of, of Jacobians that `change` makes of the true ones."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        emulate.fit(
+            GradientGP(kernel="rbf", mean="linear", starts=1), table(f, u, jacobian=change(rows_of(f, u))), seed=0
+        )
+    return [str(w.message) for w in caught if issubclass(w.category, DoubtWarning)]
+
+
+def one_in_another_unit(jacobian: Tensor) -> Tensor:
+    return torch.cat([jacobian[:, :, :1], 1000 * jacobian[:, :, 1:2], jacobian[:, :, 2:]], -1)
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (lambda j: 0 * j, r"y0 changes with the parameters otherwise than its Jacobian says, and 1 more of outputs and parameters"),
+    (lambda j: 2 * j, r"y\d changes with x\d 0\.5 \+- \S+ times as much as its Jacobian says, and \d more of .*"),
+    (one_in_another_unit, r"y\d changes with x1 (0\.001 \+- \S+ times as much as|otherwise than) its Jacobian says.*"),
+    (torch.neg, r"y\d changes with x\d -1 \+- \S+ times as much as its Jacobian says.*"),
+])  # fmt: skip
+def test_jacobians_that_the_values_contradict_are_told_in_one_sentence(change, said):
+    (found,) = doubted(waves, sobol(28, 3, 1), change)
+    assert re.fullmatch("gradient_gp: Jacobians must agree with the values of the runs. Got values that contradict them: "
+                        f"{said}; look at its unit, sign and order, or train on the values alone.", found), found  # fmt: skip
+
+
+def test_an_output_in_another_unit_is_named():
+    def change(j):
+        return torch.stack([j[:, 0], j[:, 1] / 100], 1)
+
+    (found,) = doubted(waves, sobol(28, 3, 1), change)
+    assert "y1 changes with x" in found
+    assert "y0" not in found
+
+
+def coarse(u: Tensor) -> Tensor:
+    """Far too few runs for its waves."""
+    return torch.stack([torch.sin(12 * u[..., 0]) * torch.cos(9 * u[..., 1]), (u[..., 0] - 0.4).abs()], -1)
+
+
+@pytest.mark.parametrize(("seeds", "noise"), [
+    (1, (0.0, 0.0)), (1, (0.3, 1.0)),
+    *(pytest.param(12, noise, marks=pytest.mark.slow) for noise in ((0.0, 0.0), (0.3, 0.0), (0.0, 0.5), (0.3, 2.0))),
+])  # fmt: skip
+def test_honest_jacobians_are_never_doubted(seeds, noise):
+    """Few runs, coarse ones, kinks; noise of values and slopes in units of their scatter. 576 tables with -m slow: none."""
+    alarms, tried = [], 0
+    for seed in range(seeds):
+        for f, d in ((waves, 3), (borehole, 8), (coarse, 2), (lambda u: u.sum(-1, keepdim=True), 3)):
+            for n in (5, 9, 20):
+                u, g = sobol(n, d, seed), torch.Generator().manual_seed(seed)
+                z, s = f(u), rows_of(f, u)
+                errors = (x.std(0) * torch.randn(x.shape, generator=g, dtype=x.dtype) for x in (z, s))
+                z, s = (x + size * e for x, size, e in zip((z, s), noise, errors, strict=True))
+                alarms += _doubts(u, z, s, True)
+                tried += 1
+    assert tried == 12 * seeds
+    assert alarms == []

@@ -8,6 +8,7 @@ import torch
 
 import emulate
 from emulate.contracts import Core
+from emulate.emulators import _networks
 from emulate.emulators._kernels import MEANS, basis
 from emulate.emulators.mlp import MLP, _variance
 from emulate.emulators.polynomial import Polynomial
@@ -227,14 +228,46 @@ def test_training_stops_when_no_member_gets_better():
     assert short == long[: len(short)]
 
 
-@pytest.mark.parametrize("setting", [{}, {"activation": "learned"}, {"heads": "variance"}, {"trend": "constant"}])
-def test_closed_slopes_are_those_of_autograd(setting):
-    u, x = sobol(60, 3, 0), torch.from_numpy(sobol(7, 3, 5))
-    y = np.sin(4 * u[:, 0]) * np.exp(u[:, 1]) + u[:, 2] ** 3
-    runs = table(u, np.stack([y, y**2 + u[:, 0]], 1))
-    core = emulate.fit(MLP(members=3, epochs=3, width=8, **setting), runs, seed=0).core
-    for closed, slow in zip(core.slopes(x), Core.slopes(core, x), strict=True):
-        torch.testing.assert_close(closed, slow, rtol=1e-9, atol=1e-11)
+@pytest.fixture(scope="module")
+def lessons():
+    """u `[60, 3]` and z, dz/du of one and of five outputs: fewer than parameters, and more."""
+    x = torch.from_numpy(sobol(60, 3, 0)).requires_grad_()
+    waves = [torch.sin(4 * x[:, 0]) * torch.exp(x[:, 1]) + x[:, 2] ** 3, x.prod(1), *torch.cos(3 * x).T]
+    slopes = torch.stack([torch.autograd.grad(w.sum(), x, retain_graph=True)[0] for w in waves], 1)
+    return {p: (x.detach(), torch.stack(waves[:p], 1).detach(), slopes[:, :p]) for p in (1, 5)}
+
+
+@pytest.mark.parametrize("p", [1, 5])
+@pytest.mark.parametrize("setting", [{}, {"activation": "learned"}, {"heads": "variance"}, {"trend": "constant"},
+                                     {"layers": 1}, {"layers": 4, "trend": "linear"}, {"sobolev": 1.0},
+                                     {"activation": "learned", "heads": "variance", "layers": 3}])  # fmt: skip
+def test_closed_slopes_are_those_of_autograd(lessons, setting, p):
+    u, z, slopes = lessons[p]
+    recipe = MLP(members=3, epochs=2, width=8, **setting)
+    core = recipe.train(u, z, noisy=False, seed=0, slopes=slopes if "sobolev" in setting else None)
+    none = [core.tangent(u[:0])[0].mean, *core.slopes(u[:0])]
+    assert [t.shape for t in none] == [(0, p), (0, p, 3), (0, p, 3)]
+    for n in (1, 7, 90):
+        x = torch.from_numpy(sobol(90, 3, 5)[:n])
+        told, closed = core.tangent(x)
+        twin = core(x)
+        torch.testing.assert_close(told.mean, twin.mean, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(told.variance, twin.variance, rtol=1e-12, atol=1e-12)
+        for ours, slow in zip(closed, Core.slopes(core, x), strict=True):
+            torch.testing.assert_close(ours, slow, rtol=1e-12, atol=1e-12 * float(slow.abs().max()))
+
+
+@pytest.mark.parametrize("p", [1, 5])
+def test_slopes_of_many_points_are_those_of_each(lessons, p, monkeypatch):
+    """In pieces of a few points each, the last of which is shorter; after the weights were put elsewhere too."""
+    u, z, _ = lessons[p]
+    core = MLP(members=3, epochs=2, width=8, heads="variance").train(u, z, noisy=False, seed=0)
+    whole = core.slopes(u)
+    monkeypatch.setattr(_networks, "_CACHE", 2**9)
+    core._apply(torch.clone)
+    assert core._chains[0].rows < 30
+    for one, other in zip(whole, core.slopes(u), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13)
 
 
 def test_the_learned_activation_is_that_of_its_formula():

@@ -327,12 +327,17 @@ def test_all_stages_run_where_an_emulator_was_not_fitted(made, emulators, more):
     assert "report: write the report" in said
     fitted = files.read_json(folder / "out" / "train" / "summary.json")["emulators"]
     assert len(fitted) < len(found(folder)["emulators"])
+    if "train.within=0.001" in more:
+        notes = {r["note"] for r in found(folder)["emulators"].values()}
+        assert notes == {"", "not tried: the 0.001 s of train.within were over"}
 
 
 def test_the_plan_counts_the_fits(made):
     folder = made(PLAIN)
     assert "fit 2 emulators on 5 folds and to all runs: 12 fits" in emulate(
         folder, "train", "study.yaml", "--force", "--dry-run")[1]  # fmt: skip
+    assert "try up to 2 emulators on 5 folds within 0.001 s, fit the best" in emulate(
+        folder, "train", "study.yaml", "--force", "--dry-run", "--set", "train.within=0.001")[1]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ def test_paths_are_relative_to_the_study(here):
         ("use: sobol, ", "use: sobel, ", "7: design.use: there is no entry 'sobel' in designs; there are "
          f"{', '.join(registry.names('designs'))}, or \"package.module:Class\". Did you mean \"sobol\"?"),
         ("runs: 32", "rums: 32", "7: design.rums: this key is not known. Keys allowed here: use, runs, "
-         'held_out, fidelities. Did you mean "runs"?'),
+         'held_out, replicates, fidelities. Did you mean "runs"?'),
         ("runs: 32", "runs: many", "7: design.runs: must be a whole number. Got 'many'."),
         ("runs: 32", "runs: 3", f"7: design.runs: must be at least {LEAST}, for emulators.quadratic needs that "
          f"many with 2 parameters. Got 3.\n7: design.runs: must be at least {LEAST}, for emulators.second needs that "
@@ -334,20 +334,27 @@ def test_a_file_that_is_no_study(text, said):
 
 
 def test_a_graph_is_asked_for_where_there_is_none(here, monkeypatch):
-    (here / "lab.py").write_text(
+    (here / "closed_lab.py").write_text(
         "from dataclasses import dataclass\nfrom emulate.simulators.linear_gaussian import LinearGaussian\n"
         "from typing import ClassVar\n"
         "@dataclass(frozen=True, kw_only=True)\nclass Closed(LinearGaussian):\n"
         "    differentiable: ClassVar[bool] = False\n"
     )
     monkeypatch.syspath_prepend(str(here))
-    change = "simulator.use=lab:Closed"
+    change = "simulator.use=closed_lab:Closed"
     assert overridden(change) == (
-        "study.yaml:14: validate.gradient.use: reverse must have a simulator that carries a torch graph. lab:Closed "
+        "study.yaml:14: validate.gradient.use: reverse must have a simulator that carries a torch graph. closed_lab:Closed "
         "carries none; use finite_difference."
     )
     study = load_study("study.yaml", [change, "validate.gradient=auto"])
     assert study.gradient_spec("jacobian")["use"] == "finite_difference"
+
+
+def test_a_method_that_must_see_the_draws_of_a_simulator_is_refused_in_a_study(here):
+    assert overridden("validate.gradient.use=score") == (
+        "--set validate.gradient.use=score: validate.gradient.use: score must see the sites of a simulator, which a "
+        "study hides from it. Got linear_gaussian; use reverse here, and score in Python."
+    )
 
 
 WAYS = "must be none, auto, or a way to differentiate such as {use: reverse}. "
@@ -422,7 +429,7 @@ def test_a_simulator_without_parameters_of_its_own_asks_for_them(here, monkeypat
     ("override", "said"),
     [
         ("design.rums=3", "--set design.rums=3: design.rums: this key is not known. Keys allowed here: use, runs, "
-         'held_out, fidelities. Did you mean "runs"?'),
+         'held_out, replicates, fidelities. Did you mean "runs"?'),
         ("desing.runs=3", f"--set desing.runs=3: desing: this key is not known. {TOP} Did you mean \"design\"?"),
         ("emulators.secnd.log=true", "--set emulators.secnd.log=true: study.yaml has no emulators.secnd; it has "
          'quadratic, second. Did you mean "second"?'),
@@ -451,6 +458,16 @@ def test_overrides_lie_over_the_file_in_order():
     assert study.emulators["third"].calibrate is False
     assert study.space.parameters[1].prior.sd == 2.0
     assert load_raw("study.yaml", ["name=other"])["folder"] == Path("runs/other")
+
+
+def test_runs_that_are_held_out_for_error_bars_count_before_the_first_run():
+    spec = "emulators.third={use: polynomial, degree: 4, calibrate: conformal}"
+    assert load_study("study.yaml", [spec, "design.runs=40"]).emulators["third"].calibrate == "conformal"
+    assert overridden(spec, "design.runs=34") == ("--set design.runs=34: design.runs: must be at least 35, for "
+                                                  "emulators.third needs that many with 2 parameters. Got 34.")  # fmt: skip
+    assert overridden("emulators.third={use: polynomial, calibrate: folds}").endswith(
+        "emulators.third.calibrate: must be true or false or must be 'conformal'. Got 'folds'."
+    )
 
 
 def test_secrets_of_the_tracking_server_are_not_written_down():

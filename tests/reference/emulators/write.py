@@ -5,7 +5,8 @@
 A folder that stands there already is left as it is: it says what a version wrote, and is never made again. What lies in
 `v1/` was written by emulate 0.1.0: `gp_each` before components of a GP shared kernels (4ae28ea), the
 others before an emulator kept the places of its runs (5bf2717). `v1_design` came after that: places of the runs, no
-hashes, and the mlp before it had heads. `v1_taught` has hashes. In `v1_correlated` the components of the gp err together.
+hashes, and the mlp before it had heads. `v1_taught` has hashes. In `v1_correlated` the components of the gp err together;
+in `v1_conformal` runs held out scale the error bars.
 """
 
 import json
@@ -31,6 +32,7 @@ SETTINGS = {
     "gp_each": {"use": "gp"},
     "mlp": {"members": 3, "width": 4, "layers": 1, "epochs": 5},
     "polynomial": {},
+    "polynomial_conformal": {"use": "polynomial", "calibrate": "conformal"},
     "noisy_gp": {},
     "svgp": {"inducing": 6, "kernels": 1},
     "flow": {"transforms": 1, "width": 4, "layers": 1, "bins": 4, "epochs": 2, "points": 16},
@@ -45,7 +47,7 @@ SETTINGS = {
         "high": {"use": "gp", "kernels": 1, "kernel": "rbf", "mean": "constant", "starts": 1},
     },
 }
-RUNS = {"gradient_gp": 6, "flow": 24, "residual": 24}  # 14 for the others
+RUNS = {"polynomial_conformal": 40, "gradient_gp": 6, "flow": 24, "residual": 24}  # 14 for the others
 
 
 def truth(theta: torch.Tensor) -> torch.Tensor:
