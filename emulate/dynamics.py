@@ -29,7 +29,7 @@ class Trajectory:
     >>> decay = Trajectory(lambda theta: torch.ones_like(theta), lambda theta, y, k, noise: y - 0.1 * theta * y**2, 10,
     ...                    lambda theta, y: y)
     >>> decay(torch.tensor([1.0], dtype=torch.float64), Noise(0))
-    tensor([0.4818], dtype=torch.float64)
+    tensor([0.4817], dtype=torch.float64)
     """
 
     start: Callable[[Tensor], Tensor]
