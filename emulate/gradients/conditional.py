@@ -1,4 +1,4 @@
-"""Conditional Monte Carlo: one draw integrated exactly, its jumps included; for programs with hard decisions marked by `noise.above`."""
+"""Conditional Monte Carlo: one draw integrated exactly, jumps included, where decisions are marked by `noise.above`."""
 
 import math
 from collections.abc import Callable
@@ -150,7 +150,9 @@ class Conditional(Gradient):
     def _moved(f: Program, theta: Tensor, noise: Noise, at: Place) -> Tensor:
         """Which decisions `[k]` depend on the draw at a place."""
         given = _Given(f, theta, at)
-        margins = torch.stack([given.run(noise, torch.tensor(x, dtype=torch.float64))[1] for x in (-2.1, -0.6, 0.7, 1.9)])
+        margins = torch.stack(
+            [given.run(noise, torch.tensor(x, dtype=torch.float64))[1] for x in (-2.1, -0.6, 0.7, 1.9)]
+        )
         return (margins != margins[0]).any(0)
 
     def _count(self, margins: Tensor) -> tuple[int, float]:
@@ -171,7 +173,9 @@ class Conditional(Gradient):
         flat = inner.any(0) & torch.tensor(given.reads)
         k = margins.shape[1]
         changes = _changes(margins)
-        cell, order = torch.sort(torch.where(changes, torch.arange(len(z) - 1)[:, None], len(z)).reshape(-1), stable=True)
+        cell, order = torch.sort(
+            torch.where(changes, torch.arange(len(z) - 1)[:, None], len(z)).reshape(-1), stable=True
+        )
         used, which = (cell < len(z))[:roots], torch.arange(k) == (order % k)[:roots, None]  # [r], [r, k]
         cell = cell[:roots].clamp(max=len(z) - 2)
         low, high = torch.where(used, z[cell], EDGE), torch.where(used, z[cell + 1], EDGE)
@@ -190,7 +194,9 @@ class Conditional(Gradient):
         off = root.new_zeros(0)
         if roots:
             sides = _over(lambda x: given.run(noise, x)[1] > 0, (left + right) / 2)
-            jump = _over(lambda x, a, b: given.run(noise, x, a)[0] - given.run(noise, x, b)[0], root, sides[:-1], sides[1:])
+            jump = _over(
+                lambda x, a, b: given.run(noise, x, a)[0] - given.run(noise, x, b)[0], root, sides[:-1], sides[1:]
+            )
             of_theta, of_z, margin = _over(lambda x, one: given.slopes(noise, x, one), root, which)
             dz = -of_theta / torch.where(used & (of_z != 0), of_z, 1.0)[:, None]
             weight = torch.where(used, _phi(root), 0.0)
@@ -218,7 +224,9 @@ class _Given:
     def __init__(self, f: Program, theta: Tensor, at: Place, reads: tuple[bool, ...] | None = None) -> None:
         self.f, self.theta, self.at, self.reads = f, theta, at, reads
 
-    def run(self, noise: Noise, z: Tensor, forced: Tensor | None = None, theta: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def run(
+        self, noise: Noise, z: Tensor, forced: Tensor | None = None, theta: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """y `[m]` and the margins `[k]` of all decisions."""
         treatment = _Conditioned(self.at, z, forced)
         y = self.f(self.theta if theta is None else theta, noise.again(treatment))

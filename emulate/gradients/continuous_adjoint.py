@@ -60,8 +60,8 @@ def _solve(f: ODE, theta: Tensor) -> Tensor:
         begin, end = (k - 1) * h, k * h
         path = _hermite(begin, h, *((s, f.rhs(theta, s, t)) for s, t in ((states[k - 1], begin), (states[k], end))))
 
-        def pulled(t: float, of: Tensor, path: Callable = path) -> tuple[Tensor, ...]:
-            return rows(torch.func.vjp(lambda p, s: f.rhs(p, s, t), theta, path(t))[1], of)
+        def pulled(at: float, of: Tensor, path: Callable = path) -> tuple[Tensor, ...]:
+            return rows(torch.func.vjp(lambda p, y: f.rhs(p, y, at), theta, path(at))[1], of)
 
         before = scheme.step(lambda t, of, pulled=pulled: -pulled(t, of)[1], end, adjoint, -h)
         across = _hermite(begin, h, (before, -pulled(begin, before)[1]), (adjoint, -pulled(end, adjoint)[1]))
@@ -71,7 +71,9 @@ def _solve(f: ODE, theta: Tensor) -> Tensor:
     return slope + rows(torch.func.vjp(f.start, theta)[1], adjoint)[0]
 
 
-def _hermite(begin: float, h: float, left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> Callable[[float], Tensor]:
+def _hermite(
+    begin: float, h: float, left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]
+) -> Callable[[float], Tensor]:
     """The cubic through values and slopes at both ends of a step."""
 
     def at(t: float) -> Tensor:

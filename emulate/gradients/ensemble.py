@@ -25,7 +25,8 @@ class Ensemble(Gradient):
     window of Lea, Allen & Haine (2000). Its length decides: the response of the climate takes a few Lyapunov times to come,
     and the adjoint grows meanwhile, so that the scatter between members gets heavy tails and the mean converges slower than
     n^-1/2 (Eyink, Haine & Lea 2004). `growth`: the norm that an adjoint of norm 1 at the end has at the start, geometric
-    mean over members; `exponent`: its logarithm for each step; `largest`: the share of the greatest member in the sum of |slopes|, which says whether the error can be believed.
+    mean over members; `exponent`: its logarithm for each step; `largest`: the share of the greatest member in the sum of
+    |slopes|, which says whether the error can be believed.
 
     Without spread and spin-up it is unbiased for dE[f]/dtheta, the starts being those that f's own noise makes. With them
     the derivative is that of a window on the attractor, whose distance to dE[f]/dtheta is not known: the bias bound is NaN,
@@ -58,12 +59,12 @@ class Ensemble(Gradient):
         with Meter() as meter:
             made = replicated(run, seed, n)
         values, slopes, _, growth = made.answer
-        values, slopes = values[:n], slopes[:n]
+        random, values, slopes = made.random(values), values[:n], slopes[:n]
         share = slopes.abs().amax(0) / slopes.abs().sum(0).clamp(min=1e-300)
         figures = {**told(growth, f.steps), "largest": float(share.max()), "alone": made.alone}
         other = bool(self.spread or self.spinup)
         if other:
             figures["bias"] = (f"unknown: the response of the climate that takes longer than {f.steps} steps is left out; "
                                "compare several")  # fmt: skip
-        return averaged(values, slopes, random=made.random(values) or bool(self.spread), calls=made.calls, meter=meter,
+        return averaged(values, slopes, random=random or bool(self.spread), calls=made.calls, meter=meter,
                         bias_bound=torch.full_like(slopes[0], torch.nan) if other else None, diagnostics=figures)  # fmt: skip

@@ -42,7 +42,9 @@ class Smooth(Gradient):
     (3.03, 0.045)
     """
 
-    width: Annotated[float, Gt(0)] = 0.02  # s, as a share of the scale: bias grows as its square, scatter of jumps as 1 / s
+    width: Annotated[float, Gt(0)] = (
+        0.02  # s, as a share of the scale: bias grows as its square, scatter of jumps as 1 / s
+    )
     scale: tuple[float, ...] = ()  # typical size of each parameter, in its unit; empty: |theta|, or 1 where theta is 0
     rule: Literal["auto", "directions", "quadrature"] = "auto"
 
@@ -55,7 +57,9 @@ class Smooth(Gradient):
             random = probe.random(values)
             quadrature = self.rule == "quadrature" or (self.rule == "auto" and not random and len(theta) <= MOST)
             if quadrature and len(theta) > MOST:
-                raise InputError(f"quadrature must have at most {MOST} parameters. Got {len(theta)}; use rule directions.")
+                raise InputError(
+                    f"quadrature must have at most {MOST} parameters. Got {len(theta)}; use rule directions."
+                )
             run = _quadrature if quadrature else _directions
             count = 1 if quadrature and not random else max(n, 2)
             made = each(lambda noise: run(f, theta, sizes, noise), seed, count)
@@ -83,7 +87,9 @@ def _directions(f: Program, theta: Tensor, sizes: Tensor, noise: Noise) -> tuple
     for widening in (1.0, math.sqrt(2.0)):
         moves = [f(theta + sign * widening * step, noise.again()) for step in steps for sign in (1, -1)]
         y = torch.stack(moves).reshape(d, 2, -1)
-        made.append(torch.einsum("km,kd->md", y[:, 0] - y[:, 1], q.T / sizes / z[:, d:].norm(dim=1)[:, None]) / 2 / widening)
+        made.append(
+            torch.einsum("km,kd->md", y[:, 0] - y[:, 1], q.T / sizes / z[:, d:].norm(dim=1)[:, None]) / 2 / widening
+        )
     return torch.stack(made), torch.tensor(4 * d)
 
 

@@ -46,13 +46,20 @@ class Window(Gradient):
     def estimate(self, f: Any, theta: torch.Tensor, *, seed: int, n: int = 1) -> Estimate:
         f, theta = trajectory(lift(f), "window"), theta.detach().double()
         with Meter() as meter:
-            made = replicated(lambda noise: sweep(f, theta, noise.again(Continuous("window")), length=self.length,
-                                            probe=True), seed, n)
+            made = replicated(
+                lambda noise: sweep(f, theta, noise.again(Continuous("window")), length=self.length, probe=True),
+                seed,
+                n,
+            )
         values, slopes, windows, growth = made.answer
         count, cut = windows.shape[1], windows.shape[1] > 1
         seen = {min((f.steps - k) // self.length, count - 1) for k in f.at or (f.steps,)}
         random = made.random(values)
-        figures = {"windows": count, **told(growth[:, :-1] if cut else growth, min(self.length, f.steps)), "alone": made.alone}
+        figures = {
+            "windows": count,
+            **told(growth[:, :-1] if cut else growth, min(self.length, f.steps)),
+            "alone": made.alone,
+        }
         if cut:
             figures["bias"] = (f"unknown: what theta does to an output more than {self.length} steps later is left out; "
                                "compare several lengths")  # fmt: skip
@@ -60,4 +67,6 @@ class Window(Gradient):
         values, slopes = values[:n], slopes[:n]
         if len(slopes) == 1 and count >= FEWEST and len(seen) == count:
             values, slopes, random = values.expand(count, -1), windows[0] * count, True
-        return averaged(values, slopes, random=random, calls=made.calls, meter=meter, bias_bound=bias, diagnostics=figures)
+        return averaged(
+            values, slopes, random=random, calls=made.calls, meter=meter, bias_bound=bias, diagnostics=figures
+        )
