@@ -35,7 +35,7 @@ def lorenz(steps: int, h: float = 0.01) -> Trajectory:
         x, y, z = s.unbind()
         return torch.stack([10 * (y - x), x * (theta[0] - z) - y, x * y - 8 / 3 * z])
 
-    start = torch.tensor([-8.0, -8.0, 27.0], dtype=torch.float64)
+    start = torch.tensor([5.0, 9.0, 15.0], dtype=torch.float64)
     ode = ODE(rhs, lambda theta: start + 0 * theta[0], h * steps, steps, lambda theta, s: s)
     return Trajectory(
         ode.start, ode.discretised.step, steps, lambda theta, s: s[:, 2].mean(), tuple(range(1, steps + 1))

@@ -80,7 +80,7 @@ def test_the_interval_holds_the_option_along_a_path():
 def test_intervals_cover_as_often_as_they_say():
     held = []
     for seed in range(1000):
-        low, high = Conditional(site="z[1]").estimate(halves, at(SPOT, VOLATILITY), seed=seed, n=200).interval(0.95)
+        low, high = Conditional(site="z[1]").estimate(halves, at(SPOT, VOLATILITY), seed=seed, n=100).interval(0.95)
         held.append((low <= at(DELTA, VEGA)) & (at(DELTA, VEGA) <= high))
     share = torch.stack(held).double().mean(0)[0]
     print(f"\ncoverage of delta and vega {share.tolist()}, to be in 0.92 to 0.98")
