@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 
 from emulate.distributions import Joint, fitting
 from emulate.errors import InputError, nearest
+from emulate.runs import places
 from emulate.space import Space
 
 Outside = Literal["box", "warn", "refuse", "inflate", "ignore"]
@@ -133,7 +134,8 @@ class Domain:
         if self.design is None:
             raise InputError("this emulator must know where its runs lie. Got one that was saved before that was kept; "
                              "train it again, or ask with outside = \"box\".")  # fmt: skip
-        runs = self.design
+        place = places(self.design.detach().cpu().numpy())
+        runs = self.design[np.unique(place, return_index=True)[1]]  # replicates are one run: they fill no hole
         if len(runs) > _MOST:  # a stride would take a corner of a Sobol sequence
             keep = torch.randperm(len(runs), generator=torch.Generator().manual_seed(0))[:_MOST]
             runs = runs[keep.sort().values.to(runs.device)]

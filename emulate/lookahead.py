@@ -25,6 +25,7 @@ from emulate.transforms import OutputTransform
 _SHARE, _COMPONENTS = 0.999, 16  # components are read until they hold so much of the variance, and no more than that
 _NUGGET = 1e-9  # of a component's variance, below which a point has nothing left to teach
 _NUMBERS = 2**23  # of a batch of covariances, 64 MiB
+_EVEN = 0.5  # runs like the mean of all, so that a few left-out runs do not say too much
 _EDGE = 2.0**-52
 
 
@@ -42,7 +43,8 @@ class Lookahead:
     """Candidates and targets in the unit cube, with what emulator error at a target costs.
 
     candidates `[c, d]`, targets `[t, d]`; weight `[t, p]`: what a unit of variance of component j costs at target t, over
-    t; worth `[c]`: probability that a run there finishes. `error` is the root of the mean cost: see `look`.
+    t; worth `[c]`: probability that a run there finishes; doubt `[t]`: by how much more than the emulator says it errs
+    near a target, see `doubt`. `error` is the root of the mean cost: see `look`.
     """
 
     emulator: Emulator
@@ -50,6 +52,7 @@ class Lookahead:
     targets: Tensor
     weight: Tensor
     worth: Tensor
+    doubt: Tensor | None = None
 
     @property
     def error(self) -> float:
@@ -60,7 +63,7 @@ class Lookahead:
     def choose(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """u `[n, d]` to run in parallel, and the error `[n + 1]` to expect before and after each."""
         found = greedy(self.emulator.core, self._scaled(self.candidates), self._scaled(self.targets), self.weight, n,
-                       worth=self.worth, near=_spacing(self.emulator.design))  # fmt: skip
+                       worth=self.worth, doubt=self.doubt, near=_spacing(self.emulator.design))  # fmt: skip
         return self.candidates[found.rows].numpy(), found.variance.clamp_min(0).sqrt().numpy()
 
     def _scaled(self, u: Tensor) -> Tensor:
@@ -79,7 +82,8 @@ def look(emulator: Emulator, *, posterior: Posterior | None = None, feasibility:
 
     the standard deviation that emulator error gives ln p(data | theta) where the residuals are as large as C + V says: at
     0.1 the posterior's density is known to a tenth. With C alone in the inverse, far points of which nothing is known
-    would outweigh the posterior. Candidates are a Sobol sequence over the prior,
+    would outweigh the posterior. Over the prior, runs that were left out weigh the targets in the choice (`doubt`), not in
+    the error. Candidates are a Sobol sequence over the prior,
     half of them draws of the posterior where that is aimed at. `feasibility` weighs both by the probability that a run
     finishes. Components that err together count as if they did not.
     """
@@ -100,16 +104,19 @@ def look(emulator: Emulator, *, posterior: Posterior | None = None, feasibility:
     if feasibility is not None:
         worth, finish = (feasibility.probability(space.from_unit(part)) for part in (pool, aimed))
         share = finish / finish.sum().clamp_min(_EDGE)
-    return Lookahead(emulator, pool, aimed, weight * share[:, None], worth)
+    scaled = space.scaled(space.from_unit(aimed))
+    more = doubt(emulator, scaled, weight[0]) if posterior is None else None
+    return Lookahead(emulator, pool, aimed, weight * share[:, None], worth, more)
 
 
 @torch.no_grad()
 def greedy(core: Core, candidates: Tensor, targets: Tensor, weight: Tensor, n: int, *,
-           worth: Tensor | None = None, near: float = 0.1) -> Batch:  # fmt: skip
-    """n candidates, each the one that takes most off sum_tj weight_tj var_j(t), given those before it.
+           worth: Tensor | None = None, doubt: Tensor | None = None, near: float = 0.1) -> Batch:  # fmt: skip
+    """n candidates, each the one that takes most off sum_tj doubt_t weight_tj var_j(t), given those before it.
 
-    Points in the core's coordinates: candidates `[c, d]`, targets `[t, d]`; weight `[t, p]`; worth `[c]` multiplies what
-    a candidate takes off. No point is taken twice. Of components those are read that hold nearly all of the cost.
+    Points in the core's coordinates: candidates `[c, d]`, targets `[t, d]`; weight `[t, p]`; doubt `[t]` only chooses, the
+    variance of the batch is without it; worth `[c]` multiplies what a candidate takes off. No point is taken twice. Of
+    components those are read that hold nearly all of the cost.
     """
     cost = (weight * _variance(core, targets)[0].T).sum(0)
     order = cost.argsort(descending=True)
@@ -119,10 +126,13 @@ def greedy(core: Core, candidates: Tensor, targets: Tensor, weight: Tensor, n: i
     v, noise = (part[few] for part in _variance(core, candidates))
     floor, free = _NUGGET * v.amax(1, keepdim=True), torch.ones(len(candidates), dtype=torch.bool)
     worth = torch.ones_like(v[0]) if worth is None else worth
+    told = a if doubt is None else a * doubt
     rows, variance, chosen = [], [total], []
     for _ in range(min(n, len(candidates))):
-        gain = (torch.einsum("pt,ptc->pc", a, c.square()) / (v + noise + floor)).sum(0)
+        gain = (torch.einsum("pt,ptc->pc", told, c.square()) / (v + noise + floor)).sum(0)
         row = int(torch.where(free, gain * worth, -torch.inf).argmax())
+        off = torch.einsum("pt,pt->p", a, c[:, :, row].square()) / (v + noise + floor)[:, row]
+        variance.append(variance[-1] - off.sum())
         column = covariance(core, candidates, candidates[row : row + 1], near=near)[few][..., 0]
         for g in chosen:
             column = column - g * g[:, row : row + 1]
@@ -133,8 +143,29 @@ def greedy(core: Core, candidates: Tensor, targets: Tensor, weight: Tensor, n: i
         free[row] = False
         chosen.append(g)
         rows.append(row)
-        variance.append(variance[-1] - gain[row])
     return Batch(torch.tensor(rows, dtype=torch.long), torch.stack(variance))
+
+
+@torch.no_grad()
+def doubt(emulator: Emulator, targets: Tensor, weight: Tensor) -> Tensor | None:
+    """By how much the squared errors of runs near each target `[t, d]` exceed the variance that they were given, `[t]`.
+
+    Each run is left out in turn, in closed form (Dubrule 1983): residual w_i / P_ii of variance s^2 / P_ii, both summed
+    over the components by `weight` `[p]`. A process with one length is as unsure where the function does nothing as where
+    it turns; the runs it missed know better (Liu, Cai and Ong 2017). The sums are taken over a Gaussian about the target
+    whose width is the distance between runs, with a share of the mean over all. None where a core does not keep its runs.
+    """
+    core, design = emulator.core, emulator.design
+    kept = all(hasattr(core, name) for name in ("points", "inverse", "q", "group"))
+    if not kept or design is None or not len(design) == len(core.points) == core.inverse.shape[-1]:
+        return None
+    outside = core.inverse - core.q @ (core.q.mT @ core.inverse)  # P = outside^T outside
+    precision = outside.square().sum(-2)[core.group]  # [p, n]
+    precision = precision.clamp_min(_NUGGET * precision.mean())  # of a run that alone fixes a trend nothing is left
+    missed = weight @ (core.weights / precision).square()
+    expected = weight @ (core.variance[:, None] / precision)
+    share = (-0.5 * (torch.cdist(targets, core.points) / _spacing(design)).square()).exp()
+    return (share @ missed + _EVEN * missed.mean()) / (share @ expected + _EVEN * expected.mean())
 
 
 def covariance(core: Core, a: Tensor, b: Tensor, *, near: float) -> Tensor:

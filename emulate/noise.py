@@ -108,6 +108,12 @@ class Noise:
         other.record, other.treatment = self.record, treatment or Treatment()
         return other
 
+    def resumed(self) -> "Noise":
+        """The same noise from here on: what is run again with it comes to the same places. Take it before the first run."""
+        other = self.again(self.treatment)
+        other._visits = self._visits.copy()
+        return other
+
     @property
     def draws(self) -> int:
         """How many places this run came to so far."""

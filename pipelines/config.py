@@ -51,10 +51,12 @@ def load_study(path: Path | str, overrides: Iterable[str] = ()) -> Study:
         keep(_name, read.name, "name")
     space = keep(read_space, data["parameters"]) if "parameters" in data else None
     simulator = keep(_simulator, data.get("simulator"), space, "parameters" in data)
+    made = keep(_design, design)
+    fidelities = _fidelities(source, space) if simulator else {}
     parts = {
-        "design": keep(_design, design),
-        "fidelities": _fidelities(source, space) if simulator else {},
-        "emulators": _emulators(source, read, simulator),
+        "design": made,
+        "fidelities": fidelities,
+        "emulators": _emulators(source, read, simulator, fidelities),
         "checks": _entries(source, "checks"),
         "likelihood": keep(_entry, "likelihoods", source, "infer.likelihood", "gaussian"),
         "sampler": keep(_entry, "samplers", source, "infer.sampler", "hmc"),
@@ -256,7 +258,7 @@ def _widths(space: "Space") -> tuple[float, ...]:
     return tuple(((high - low) / 0.8).tolist())
 
 
-def _emulators(source: Source, read: StudyFile | None, simulator: Any) -> dict[str, Any]:
+def _emulators(source: Source, read: StudyFile | None, simulator: Any, fidelities: Mapping[str, Any]) -> dict[str, Any]:
     """The recipes that the study names; for `auto` those that its runs allow when a fold is left out."""
     if source.data["emulators"] != AUTO:
         return _entries(source, "emulators")
@@ -266,12 +268,13 @@ def _emulators(source: Source, read: StudyFile | None, simulator: Any) -> dict[s
 
     folds = max(2, _folds(read, 2))
     try:
-        positive = bool(simulator.outputs.positive.any())
+        stochastic = bool(simulator.stochastic)
     except Exception:  # a simulator that is not ready is told by its own rule
-        positive = False
+        stochastic = False
     n, jacobians = read.design.runs, read.simulate.jacobians not in (None, "none")
-    found = candidates(n - -(-n // folds), simulator.space.d, positive=positive, jacobians=jacobians,
-                       replicates=read.design.replicates)  # fmt: skip
+    found = candidates(n - -(-n // folds), simulator.space.d, jacobians=jacobians, stochastic=stochastic,
+                       replicates=read.design.replicates,
+                       fidelities={name: f.runs for name, f in fidelities.items() if f and f.runs > n})  # fmt: skip
     if not found:
         source.note(f"design.runs: must be more, for no recipe can be tried on {n} runs with {simulator.space.d} parameters "
                     "when a fold is left out. Run more points, or name an emulator.")  # fmt: skip

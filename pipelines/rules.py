@@ -181,6 +181,9 @@ def _gradient(s: Study) -> Iterator[str]:
         if "graph" in gradient.needs and not s.simulator.differentiable:
             yield (f"{path}.use: {gradient.entry_name()} must have a simulator that carries a torch graph. "
                    f"{simulator} carries none; use finite_difference.")  # fmt: skip
+        if inner := [need for need in ("sites", "dynamics") if need in gradient.needs]:
+            yield (f"{path}.use: {gradient.entry_name()} must see the {inner[0]} of a simulator, which a study hides from it. "
+                   f"Got {simulator}; use {automatic(s.simulator)} here, and {gradient.entry_name()} in Python.")  # fmt: skip
         if gradient.entry_name() == OWN and not has_own(s.simulator):
             yield (f"{path}.use: {OWN} must have a simulator with a `jacobian` of its own. {simulator} has none; "
                    f"use {automatic(s.simulator)}.")  # fmt: skip

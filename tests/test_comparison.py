@@ -212,8 +212,20 @@ def test_candidates_need_no_more_than_the_runs_there_are():
     from emulate.candidates import candidates
 
     for n, d in ((3, 1), (10, 3), (60, 4), (9000, 8)):
-        made = candidates(n, d, positive=True, jacobians=True)
+        made = candidates(n, d, jacobians=True, stochastic=True, fidelities={"coarse": 9})
         assert made
         assert all(r.minimum_runs(d) <= n for r in made.values())
-    assert "gp" not in candidates(9000, 8, positive=True)
-    assert not candidates(1, 5, positive=False)
+    assert "gp" not in candidates(9000, 8)
+    assert not candidates(1, 5)
+
+
+def test_candidates_are_those_that_the_runs_can_teach():
+    from emulate.candidates import candidates
+
+    def more(**known) -> set[str]:
+        return set(candidates(60, 4, **known)) - set(candidates(60, 4))
+
+    assert more(jacobians=True) == {"gradient-gp"}
+    assert more(stochastic=True) == {"noisy-gp", "flow"}
+    assert more(fidelities={"coarse": 200, "same": 60}) == {"multifidelity-coarse"}
+    assert candidates(60, 4, fidelities={"coarse": 5000})["multifidelity-coarse"].low.entry_name() == "svgp"

@@ -94,6 +94,13 @@ def test_one_run_alone_fills_no_hole():
     assert bool(Domain(box(2), runs).thin(torch.tensor([[0.9, 0.89]], dtype=torch.float64)))
 
 
+def test_a_run_that_is_repeated_fills_no_hole():
+    runs, x = design("sobol", 32, 2), design("random", 50, 2)
+    many = runs[torch.randint(32, (300,), generator=torch.Generator().manual_seed(1)).unique().repeat(7)]
+    once = torch.from_numpy(np.unique(many.numpy(), axis=0))
+    assert torch.equal(Domain(box(2), many).remoteness(x), Domain(box(2), once).remoteness(x))
+
+
 @pytest.mark.parametrize("d", [1, 2, 3, 4])
 def test_a_grid_is_no_hole(d):
     axis = torch.linspace(0, 1, 4, dtype=torch.float64)

@@ -11,7 +11,7 @@ from emulate.emulators.gp import GP
 from emulate.emulators.polynomial import Polynomial
 from emulate.feasibility import Feasibility
 from emulate.likelihoods.gaussian import Gaussian
-from emulate.lookahead import covariance, greedy, look
+from emulate.lookahead import covariance, doubt, greedy, look
 from emulate.posterior import Posterior
 from emulate.runs import Field, Outputs, Runs
 from emulate.space import LogUniform, Normal, Parameter, Space, Uniform
@@ -141,6 +141,47 @@ def test_over_the_prior_the_error_is_that_of_the_mean_in_units_of_the_spread():
     noise = e.core.noise @ e.transform.basis.square()
     spread = (w._w_variance - e.transform.unseen - noise).clamp_min(0) / e.transform.scale.square()
     assert look(e, seed=1, targets=2000).error == pytest.approx(float(spread.mean().sqrt()), rel=0.03)
+
+
+def test_doubt_is_what_runs_left_out_one_by_one_were_missed_by():
+    """Universal kriging without each run in turn, solved anew in numpy, against the closed form; targets so far away that
+    all runs weigh alike there."""
+    e = gp(14, mean="linear", calibrate=False)
+    core, u = e.core, e.design.numpy()
+    z, n = e.transform.to_z(torch.from_numpy(simulate(SPACE, Sobol().points(14, 2, seed=3)).y)).numpy(), len(u)
+    weight = torch.rand(len(core.group), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    missed = expected = 0.0
+    for j, w in enumerate(weight.tolist()):
+        length, eta = core.length[int(core.group[j])].numpy(), float(core.eta[int(core.group[j])])
+        k = np.exp(-0.5 * (((u[:, None] - u) / length) ** 2).sum(-1)) + eta * np.eye(n)
+        h = np.concatenate([np.ones((n, 1)), 2 * u - 1], 1)
+        for i in range(n):
+            o = np.arange(n) != i
+            system = np.block([[k[o][:, o], h[o]], [h[o].T, np.zeros((3, 3))]])
+            side = np.concatenate([k[o, i], h[i]])
+            share = np.linalg.solve(system, side)
+            missed += w * (z[i, j] - share[: n - 1] @ z[o, j]) ** 2
+            expected += w * float(core.variance[j]) * (1 + eta - share @ side)
+    near = torch.cdist(e.design, e.design).fill_diagonal_(torch.inf).amin(1).median()
+    far = torch.full((1, 2), 50.0, dtype=torch.float64) * float(near)
+    assert float(doubt(e, far, weight)[0]) == pytest.approx(missed / expected, rel=1e-4)
+    assert doubt(fit(Polynomial(), simulate(SPACE, Sobol().points(14, 2, seed=3)), seed=0), far, weight) is None
+
+
+def test_over_the_prior_points_go_where_left_out_runs_were_missed():
+    """A peak that fills a hundredth of the box, on a plane: the variance of the process knows nothing of where it is."""
+    space, u = (
+        Space((Parameter("a", Uniform(0.0, 1.0)), Parameter("b", Uniform(0.0, 1.0)))),
+        Sobol().points(60, 2, seed=3),
+    )
+    y = u.sum(1, keepdims=True) + np.exp(-((u - [0.7, 0.3]) ** 2).sum(1, keepdims=True) / (2 * 0.08**2))
+    e = fit(GP(kernel="matern52", mean="linear"), Runs.of(space, Outputs((Field("y"),)), u, y), seed=0)
+    away = np.linalg.norm(Active().points(12, 2, seed=2, emulator=e) - [0.7, 0.3], axis=1)
+    assert (away < 0.25).sum() >= 6
+    ahead = look(e, seed=2)
+    found = greedy(e.core, ahead.candidates, ahead.targets, ahead.weight, 4)
+    torch.testing.assert_close(found.variance[0], torch.tensor(ahead.error**2, dtype=torch.float64))
+    assert ahead.choose(4)[1][0] == pytest.approx(ahead.error)
 
 
 def posterior(e, data: torch.Tensor, sd: float) -> Posterior:

@@ -22,7 +22,7 @@ class Active(Design):
     not ask for their answers (see `emulate.lookahead`). `aim` says which error:
 
     - "prior": the mean square of the emulator's error over the prior; `target` is its root in units of the spread of the
-      outputs over the runs, 0.01 for 1 %.
+      outputs over the runs, 0.01 for 1 %. Points go where left-out runs were missed by more than the emulator says.
     - "posterior": the error over the posterior of the study's observation, by its noise; `target` is the standard
       deviation of ln p(data | theta) that the emulator's error makes, 0.1 for a density known to a tenth.
 

@@ -9,12 +9,14 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from emulate.contracts import Core, Recipe
+from emulate.emulators._agreement import doubt
 from emulate.emulators._kernels import MEANS, basis, basis_slopes, determined
 from emulate.emulators._networks import Chain, hidden, named, new_layers, output, unnamed
 from emulate.emulators._places import shuffled
 from emulate.emulators._threads import calm
 from emulate.emulators._training import Noises, Pace, Values, learn
 from emulate.errors import InputError
+from emulate.runs import Runs
 
 _FULL = 5000  # runs up to which every step sees all of them, by L-BFGS; beyond, minibatches by Adam
 _BLIND = 2  # folds that a member does not see, so that every run has two members that are blind to it
@@ -146,6 +148,9 @@ class MLP(Recipe):
 
     def minimum_runs(self, d: int) -> int:
         return max(2 * self.members, {"linear": 2 * (1 + d), "quadratic": (d + 1) * (d + 2)}.get(self.trend, 0))
+
+    def doubt(self, runs: Runs) -> str:
+        return doubt(runs) if runs.jacobian is not None and self.sobolev != 0 else ""
 
     def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int, slopes: Tensor | None = None) -> Core:
         generator = torch.Generator().manual_seed(seed)

@@ -86,7 +86,7 @@ def _moments(p: Distribution) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True, kw_only=True)
 class MultiFidelity(Recipe):
-    r"""Cheap runs carry the shape and a few costly ones correct it: several times less time for the same error.
+    r"""Cheap runs carry the shape and a few costly ones correct it: up to three times less time for the same error.
 
     The autoregressive model of Kennedy and O'Hagan (2000) in the recursive form of Le Gratiet and Garnier (2014), of all
     components together. From the cheapest of `fidelities` to the study's own simulator, level after level,
@@ -100,7 +100,10 @@ class MultiFidelity(Recipe):
     coupling "nonlinear" e(u, x) reads the leading `inputs` components of x too, as Perdikaris et al. (2017) let it, and
     V_x is carried through by cubature.
 
-    It pays where fidelities correlate, which simulate/fidelities.json tells. `calibrate` scales V_e by the errors at runs
+    It pays where fidelities correlate, which simulate/fidelities.json tells, and most for a moderate error: P(k) of 64^3
+    particles to 0.14 %, from 4 runs and 32 of 32^3, costs a third of what it costs from runs of 64^3 alone; 0.05 % cost
+    three fifths, and less than 0.04 % cost more. Those of 32^3 had a third of the steps: that changes P(k) by less than
+    the resolution does, and as smoothly. `calibrate` scales V_e by the errors at runs
     of five folds, which neither A nor e has seen, and finds which components err together. `low` and `high` work on the z
     of this recipe: their own `log` and `truncation` have no effect.
 

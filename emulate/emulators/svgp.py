@@ -69,7 +69,8 @@ class SVGP(Recipe):
     likelihood of `part` runs in closed form; inducing points are runs, each the one that the others before it explain least
     (Burt, Rasmussen and van der Wilk 2020); eta maximises the density of every run left out in turn, in closed form too.
     So nothing is drawn in minibatches, and a fit costs n m^2 for every kernel and component. `calibrate` is that of `gp`,
-    by the runs left out.
+    by the runs left out, one at a time: the other runs of its point stay, and of repeated runs the error bars know the noise
+    but less of the mean between the points.
 
     With `exact` the mean is that of the exact process of all runs with those lengths and eta, by conjugate gradients before
     which the inducing points stand (Gardner et al. 2018), on a GPU where `device` says so: for functions of which some

@@ -1,4 +1,8 @@
-"""Runs that an active design needs for a posterior of given error, against a Sobol sequence; printed with its spread."""
+"""Runs that an active design needs for a given error, of a posterior or over the prior, against a Sobol sequence; printed
+with the spread.
+
+    pytest -m benchmark -s tests/benchmarks/test_active.py
+"""
 
 import numpy as np
 import pytest
@@ -93,3 +97,60 @@ def test_a_third_of_the_runs_is_saved_at_equal_posterior_error():
         print(f"{name:18s} median {middle:.3g}, 10 % to 90 % {low:.3g} to {high:.3g}")
     assert np.median(active) <= 0.7 * np.median(sobol)
     assert np.median(share) <= 0.7
+
+
+# -- over the prior --------------------------------------------------------------------------------------------------
+
+PRIOR = Space((Parameter("a", Uniform(0.0, 1.0)), Parameter("b", Uniform(0.0, 1.0))))
+ROUGH = GP(kernel="matern52", mean="quadratic", starts=1, calibrate=False, log=False)
+NEW = torch.quasirandom.SobolEngine(2, scramble=True, seed=999).draw(2000, dtype=torch.float64).numpy()
+
+
+def peak(u: np.ndarray) -> np.ndarray:
+    """A narrow peak on a smooth ground: it fills a fiftieth of the box."""
+    return np.sin(3 * u[:, 0]) + u[:, 1] ** 2 + 2 * np.exp(-((u - [0.7, 0.3]) ** 2).sum(1) / (2 * 0.08**2))
+
+
+def front(u: np.ndarray) -> np.ndarray:
+    """A steep front across the box."""
+    return np.tanh((u[:, 0] + 0.4 * u[:, 1] - 0.8) / 0.06) + 0.5 * u[:, 1]
+
+
+def smooth(u: np.ndarray) -> np.ndarray:
+    return np.sin(3 * u[:, 0]) * np.exp(u[:, 1]) + u[:, 1] ** 2
+
+
+def runs_for(f, bound: float, recipe: GP, first: int, seed: int, *, active: bool) -> int:
+    """Runs from which on the error, over the standard deviation of f, keeps the bound twice in a row."""
+    design, before = Active(aim="prior", batch=4), None
+    u = design.points(first, 2, seed=seed)
+    while len(u) <= 160:
+        e = fit(recipe, Runs.of(PRIOR, Outputs((Field("y"),)), u, f(u)[:, None]), seed=seed)
+        off = e.predict(NEW, outside="ignore").mean[:, 0].numpy() - f(NEW)
+        good = bool(np.sqrt((off**2).mean()) <= bound * f(NEW).std())
+        if good and before is not None:
+            return before
+        before = len(u) if good else None
+        more = design.points(4, 2, seed=1000 * seed + len(u), emulator=e) if active else None
+        u = np.concatenate([u, more]) if active else Sobol().points(len(u) + 4, 2, seed=seed)
+    return 160
+
+
+@pytest.mark.timeout(3600)
+def test_runs_saved_over_the_prior():
+    """Medians over 10 designs: much where the structure is local, nothing where the function is as smooth everywhere."""
+    torch.set_num_threads(1)
+    cases = {"peak": (peak, 0.05, ROUGH, 16), "front": (front, 0.05, ROUGH, 16),
+             "smooth": (smooth, 1e-3, GP(kernel="rbf", starts=1, calibrate=False, log=False), 6)}  # fmt: skip
+    share = {}
+    for name, (f, bound, recipe, first) in cases.items():
+        active, sobol = (np.array([runs_for(f, bound, recipe, first, seed, active=a) for seed in range(10)])
+                         for a in (True, False))  # fmt: skip
+        share[name] = float(np.median(active / sobol))
+        print(f"\n{name}: runs to an error of {bound:g}: active {active.tolist()}, Sobol {sobol.tolist()}")
+        for label, x in (("active", active), ("Sobol", sobol), ("active over Sobol", active / sobol)):
+            low, middle, high = np.quantile(x, [0.1, 0.5, 0.9])
+            print(f"{label:18s} median {middle:.3g}, 10 % to 90 % {low:.3g} to {high:.3g}", flush=True)
+    assert share["peak"] <= 0.7
+    assert share["front"] <= 0.9
+    assert share["smooth"] <= 1.2

@@ -334,20 +334,27 @@ def test_a_file_that_is_no_study(text, said):
 
 
 def test_a_graph_is_asked_for_where_there_is_none(here, monkeypatch):
-    (here / "lab.py").write_text(
+    (here / "closed_lab.py").write_text(
         "from dataclasses import dataclass\nfrom emulate.simulators.linear_gaussian import LinearGaussian\n"
         "from typing import ClassVar\n"
         "@dataclass(frozen=True, kw_only=True)\nclass Closed(LinearGaussian):\n"
         "    differentiable: ClassVar[bool] = False\n"
     )
     monkeypatch.syspath_prepend(str(here))
-    change = "simulator.use=lab:Closed"
+    change = "simulator.use=closed_lab:Closed"
     assert overridden(change) == (
-        "study.yaml:14: validate.gradient.use: reverse must have a simulator that carries a torch graph. lab:Closed "
+        "study.yaml:14: validate.gradient.use: reverse must have a simulator that carries a torch graph. closed_lab:Closed "
         "carries none; use finite_difference."
     )
     study = load_study("study.yaml", [change, "validate.gradient=auto"])
     assert study.gradient_spec("jacobian")["use"] == "finite_difference"
+
+
+def test_a_method_that_must_see_the_draws_of_a_simulator_is_refused_in_a_study(here):
+    assert overridden("validate.gradient.use=score") == (
+        "--set validate.gradient.use=score: validate.gradient.use: score must see the sites of a simulator, which a "
+        "study hides from it. Got linear_gaussian; use reverse here, and score in Python."
+    )
 
 
 WAYS = "must be none, auto, or a way to differentiate such as {use: reverse}. "

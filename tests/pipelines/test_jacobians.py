@@ -44,7 +44,7 @@ class Knows(LinearGaussian):
 STUDY = """
 name: line
 seed: 5
-simulator: {use: 'lab:Knows', outputs_count: 4}
+simulator: {use: 'jacobians_lab:Knows', outputs_count: 4}
 design: {use: sobol, runs: 16, held_out: 8}
 simulate: {jacobians: auto, require: 0.5}
 cluster: {use: serial}
@@ -59,7 +59,7 @@ A = np.cos(np.outer(np.arange(1, 5), np.arange(1, 3)))
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    (tmp_path / "lab.py").write_text(LAB)
+    (tmp_path / "jacobians_lab.py").write_text(LAB)
     (tmp_path / "study.yaml").write_text(STUDY)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -166,7 +166,7 @@ def test_without_jacobians_nothing_changes(here):
     with bench(none) as b:
         assert b.runs(b.points("training")).jacobian is None
     assert "Jacobian" not in emulate("status", "study.yaml", "--set", none)[1]
-    with bench() as b, pytest.raises(CampaignError, match=r"^16 of 16 runs of lab:Knows are not in "):
+    with bench() as b, pytest.raises(CampaignError, match=r"^16 of 16 runs of jacobians_lab:Knows are not in "):
         b.runs(b.points("training"))
 
 

@@ -20,7 +20,7 @@ from emulate.keys import run_seed
 from emulate.runs import Field, Outputs, Runs, places
 from emulate.space import Parameter, Space, Uniform
 from emulate.store import RunStore
-from pipelines import engine, fidelities, shard
+from pipelines import engine, fidelities, files, shard, stages
 from pipelines.cli import app
 from pipelines.config import load_study
 from pipelines.stages import design, simulate
@@ -276,22 +276,23 @@ def test_splits_of_runs_that_are_not_repeated_stay_as_they_were():
     np.testing.assert_array_equal(runs.split(0.25, seed=3)[1].theta, runs.theta[np.sort(rest[:10])])
 
 
-@pytest.mark.parametrize("recipe", [
+LEFT_OUT = (
     {"use": "gp", "kernel": "rbf", "mean": "constant", "starts": 1},
-    {"use": "mlp", "members": 5, "width": 8, "epochs": 3},
-    {"use": "polynomial"},
+    {"use": "mlp", "members": 5, "epochs": 10, "trend": "constant"},
     {"use": "noisy_gp", "starts": 1},
-], ids=lambda r: r["use"])  # fmt: skip
-def test_error_bars_are_those_of_points_that_were_not_run(recipe):
-    """A function that no run tells of its neighbours: 30 independent levels, each run eight times with little noise.
-    An emulator that left out runs and kept their replicates would promise the noise, 0.01, instead of the levels, 1."""
+    {"use": "residual", "first": {"use": "polynomial", "degree": 1}, "then": {"use": "noisy_gp", "starts": 1}},
+)
+
+
+@pytest.mark.parametrize("spec", LEFT_OUT, ids=lambda s: s["use"])
+def test_error_bars_come_from_points_that_were_left_out_with_all_their_runs(spec):
+    """30 independent levels of spread 1, each run eight times with a noise of 0.01. Nothing tells one level of another, so
+    who left out a run alone errs by 0.01, and who left out its point by 1: replicates in both parts made it 0.011."""
     rng = np.random.default_rng(1)
-    theta, level = np.repeat(rng.uniform(0, 1, (30, 1)), 8, 0), np.repeat(rng.standard_normal(30), 8)
-    space = Space((Parameter("a", Uniform(0, 1)),))
-    runs = Runs.of(space, Outputs((Field("y"),)), theta, level + 0.01 * rng.standard_normal(240), stochastic=True)
-    e = emulate.fit(emulate.build("emulators", recipe), runs, seed=1)
-    new = torch.rand(200, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    assert float(e.predict(new).variance.sqrt().median()) > 0.3
+    u, level = np.repeat(rng.uniform(-0.5, 0.5, (30, 4)), 8, 0), np.repeat(rng.standard_normal(30), 8)
+    z = torch.from_numpy(level + 0.01 * rng.standard_normal(240))[:, None]
+    core = emulate.build("emulators", spec).train(torch.from_numpy(u), (z - z.mean()) / z.std(), noisy=True, seed=1)
+    assert (core.left_out.mean - (z - z.mean()) / z.std()).square().mean().sqrt() > 0.8
 
 
 # -- noise -----------------------------------------------------------------------------------------------------------
@@ -341,3 +342,11 @@ def test_a_study_and_a_table_of_ones_own_give_the_same_emulator(measured):
     theta = torch.from_numpy((runs.theta[:-8:8] + runs.theta[8::8]) / 2)
     for name in ("mean", "variance"):
         assert torch.equal(getattr(e.predict(theta), name), getattr(again.predict(theta), name))
+
+
+@pytest.mark.slow
+def test_the_config_runs_to_its_end_and_passes(tmp_path):
+    changes = [f"output={tmp_path / 'noise'}", "cluster.use=serial", "tracking.uri=off"]
+    assert engine.run(load_study(Path(__file__).parents[2] / "configs" / "noise.yaml", changes), stages.ORDER, QUIET)
+    verdict = files.read_json(tmp_path / "noise" / "check" / "findings.json")["emulators"]["noisy"]
+    assert {f["name"]: f["passed"] for f in verdict if f["blocking"]} == {"recovery.inside": True}

@@ -111,12 +111,14 @@ def test_a_loop_that_was_stopped_anywhere_goes_on_with_the_same_points(monkeypat
     run(output="whole")
     campaign, calls = Workbench.campaign, []
 
-    def stopped(self, theta, what, *args, **more):
+    def stopped(self, points, what, *args, **more):
         calls.append(what)
         if what == "simulate round 2":
-            campaign(self, theta[:-1], what, *args, **more)  # one run of the batch is not made
+            campaign(
+                self, {"training": points["training"][:-1]}, what, *args, **more
+            )  # one run of the batch is not made
             raise KeyboardInterrupt
-        campaign(self, theta, what, *args, **more)
+        campaign(self, points, what, *args, **more)
 
     monkeypatch.setattr(Workbench, "campaign", stopped)
     with pytest.raises(KeyboardInterrupt):
