@@ -18,12 +18,13 @@ from emulate.replication import Program
 _STEPS = {"argmax", "argmin", "argsort", "bucketize", "ceil", "eq", "floor", "floor_divide", "fmod", "frac", "ge",
           "greater", "greater_equal", "gt", "heaviside", "histc", "isclose", "item", "le", "less", "less_equal", "lt", "ne",
           "not_equal", "numpy", "remainder", "round", "searchsorted", "sgn", "sign", "signbit", "tolist", "trunc",
-          "bool", "float", "index", "int", "mod", "floordiv"}  # fmt: skip
+          "bool", "float", "index", "int", "mod", "floordiv", "detach", "tensor", "new_tensor"}  # fmt: skip
+_OURS = ("torch.distributions", "emulate.noise", "emulate.families", "emulate.gradients")
 
 
 class Watch(TorchFunctionMode):
     """Notes in `seen` what a program asks of a number that carries a derivative, and that has none to give: `>`, `if`,
-    `float`, `round` ... What distributions ask of their own arguments does not count."""
+    `float`, `round`, `detach` ... What distributions ask of their own arguments does not count."""
 
     def __init__(self, seen: set[str]) -> None:
         super().__init__()
@@ -33,7 +34,7 @@ class Watch(TorchFunctionMode):
         name = getattr(func, "__name__", "").strip("_")
         if name in _STEPS and any(carries(a) for a in args):
             asked_by = sys._getframe(1).f_globals.get("__name__", "")
-            if not asked_by.startswith(("torch.distributions", "emulate.noise", "emulate.families")):
+            if not asked_by.startswith(_OURS):
                 self.seen.add(name)
         return func(*args, **(kwargs or {}))
 

@@ -107,7 +107,8 @@ class MeasureValued(Gradient):
                 for i in range(x.numel()):
                     here = torch.arange(x.numel()).reshape(x.shape) == i
                     ys = [f(theta, noise.again(_Placed(place, torch.where(here, to, x)))) for to in placed]
-                    slope = slope + ((ys[0] - (ys[1] if len(ys) > 1 else y)) * weight.reshape(-1)[i])[:, None] * chain[i]
+                    change = (ys[0] - (ys[1] if len(ys) > 1 else y)) * weight.reshape(-1)[i]
+                    slope = slope + change[:, None] * chain[i]
             return y, slope
 
         with Meter() as meter:
