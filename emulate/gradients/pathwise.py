@@ -16,19 +16,22 @@ from emulate.noise import Noise, Place, Treatment
 from emulate.replication import each, lift
 
 
-class _Continuous(Treatment):
+class Continuous(Treatment):
     """The plain program; it refuses what a path cannot pass, where theta would be lost without a word."""
+
+    def __init__(self, method: str = "pathwise") -> None:
+        self.method = method
 
     def draw(self, place: Place, distribution: Distribution, u: Tensor) -> Tensor:
         if discrete(distribution) and moves(distribution):
-            raise InputError(f"pathwise must have draws that are continuous in theta. Got {type(distribution).__name__} at "
-                             f"the site {place}, whose parameters depend on theta; use enumerate, score, measure_valued or "
+            raise InputError(f"{self.method} must have draws that are continuous in theta. Got {type(distribution).__name__} "
+                             f"at the site {place}, whose parameters depend on theta; use enumerate, score, measure_valued or "
                              "mixed.")  # fmt: skip
         return inverse(distribution, u)
 
     def above(self, place: Place, margin: Tensor) -> Tensor:
         if carries(margin):
-            raise InputError(f"pathwise must have no hard decision on theta. Got one at the site {place}, whose derivative "
+            raise InputError(f"{self.method} must have no hard decision on theta. Got one at the site {place}, whose derivative "
                              "is zero almost everywhere; use conditional, score, smooth or common_random_numbers.")  # fmt: skip
         return super().above(place, margin)
 
@@ -56,7 +59,7 @@ class Pathwise(Gradient):
         f, theta = lift(f), theta.detach().double()
 
         def run(t: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-            y = f(t, noise.again(_Continuous()))
+            y = f(t, noise.again(Continuous()))
             return y, y
 
         with Meter() as meter:
