@@ -94,9 +94,9 @@ class SVGP(Recipe):
         return 2 + {"linear": 1 + d, "quadratic": (d + 1) * (d + 2) // 2}.get(self.mean, 1)
 
     def cost(self, n: int, d: int, p: int) -> Cost:
-        """About 60 steps of the search for each kernel, then the factors of n x m, for two lengths or three."""
+        """As long as 10 steps of a search for each kernel, then the factors of n x m, for two lengths or three."""
         kernels, m, part = min(p, self.kernels + 1), min(self.inducing, n), min(self.part, n)
-        seconds = kernels * (60 * steps(part, d) + 3 * products(6 * n * m**2))
+        seconds = kernels * (10 * steps(part, d) + 3 * products(6 * n * m**2))
         held = 8 * (5 * n * m + (8 + d / 2) * part**2 + (2 * kernels + 4) * m**2)
         return Cost(seconds, held, "lower inducing, or use a network such as mlp")
 

@@ -13,7 +13,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor, kernels
 
 import emulate
 from emulate.emulators import _kernels
-from emulate.emulators._evidence import Evidence, factors
+from emulate.emulators._evidence import Evidence, Factors, factors
 from emulate.emulators._kernels import KERNELS, MEANS, STATIONARY, basis, columns_of, correlation, exponents
 from emulate.emulators.gp import GP
 from emulate.errors import InputError
@@ -340,7 +340,7 @@ def test_the_evidence_is_that_of_gpytorch():
     length, eta = torch.tensor([0.6, 1.2], dtype=torch.float64), 1e-2
     h = basis(u, "constant")
     k = correlation(exponents(u, columns_of(u), length), "rbf")
-    f = factors(k, eta, h, z[:, None])
+    f = Factors(*map(torch.from_numpy, factors((k + eta * torch.eye(20)).numpy(), h.numpy(), z[:, None].numpy())))
     beta = float(f.q[:, 0] @ f.white[:, 0] / f.r[0, 0])
 
     class Model(gpytorch.models.ExactGP):
