@@ -74,7 +74,9 @@ def _cumprod(x: Tensor, dim: int) -> Tensor:
     return torch.stack(y, dim)
 
 
-def _var(x: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: float | None = None) -> Tensor:
+def _var(
+    x: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: float | None = None
+) -> Tensor:
     if isinstance(dim, bool):
         dim, unbiased = None, dim
     dims = tuple(range(x.ndim)) if dim is None else dim
@@ -85,7 +87,9 @@ def _var(x: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = Fals
 
 def _norm(x: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, **_: Any) -> Tensor:
     if isinstance(ord, str) or (dim is None and x.ndim > 1 and ord not in (None, 2)):
-        raise NotImplementedError(f"forward takes norms of vectors alone; write the norm {ord!r} by sums or eigenvalues")
+        raise NotImplementedError(
+            f"forward takes norms of vectors alone; write the norm {ord!r} by sums or eigenvalues"
+        )
     dims = tuple(range(x.ndim)) if dim is None else dim
     p = 2.0 if ord is None else float(ord)
     if math.isinf(p):
@@ -137,7 +141,10 @@ def _pad(x: Tensor, pad: Any, mode: str = "constant", value: float | None = None
     for i, (low, high) in enumerate(zip(before, pad[1::2])):
         dim = x.ndim - 1 - i
         x = x.narrow(dim, max(-low, 0), x.shape[dim] - max(-low, 0) - max(-high, 0))
-        ends = [torch.full([*x.shape[:dim], max(k, 0), *x.shape[dim + 1 :]], value or 0.0, dtype=x.dtype) for k in (low, high)]
+        ends = [
+            torch.full([*x.shape[:dim], max(k, 0), *x.shape[dim + 1 :]], value or 0.0, dtype=x.dtype)
+            for k in (low, high)
+        ]
         x = torch.cat([ends[0], x, ends[1]], dim)
     return x
 

@@ -12,6 +12,8 @@ from emulate import derived_rules, rules
 from emulate.errors import InputError
 
 _TAGS = itertools.count()
+_TO_NUMBERS = ("__float__", "__int__", "__index__", "__complex__", "__array__")
+_OF_THE_OBJECT = {"hash": object.__hash__, "repr": lambda x: x.__repr__(), "format": lambda x: x.__repr__()}
 
 
 class Dual(Tensor):
@@ -37,10 +39,14 @@ class Dual(Tensor):
         return f"Dual({self.primal}, {self.tangent}, tag={self.tag})"
 
     @classmethod
-    def __torch_function__(cls, func: Callable, types: Iterable[type], args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(
+        cls, func: Callable, types: Iterable[type], args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         name, kwargs = _name(func), kwargs or {}
-        if name in ("hash", "repr"):
-            return object.__hash__(args[0]) if name == "hash" else args[0].__repr__()
+        if name in _OF_THE_OBJECT:
+            return _OF_THE_OBJECT[name](args[0])
+        if kwargs.get("out") is not None:
+            raise _no_rule(f"{name}(out=...)")
         if name in derived_rules.DERIVED:
             return derived_rules.DERIVED[name](*args, **kwargs)
         leaves, spec = pytree.tree_flatten((args, kwargs))
@@ -59,7 +65,7 @@ class Dual(Tensor):
         if isinstance(y, Tensor) and not (y.is_floating_point() or y.is_complex()):
             return y
         slopes = rule(y, primals, tangents, call, spec)
-        return pytree.tree_map(lambda p, t: Dual(p, t, tag) if t is not None else p, y, slopes,
+        return pytree.tree_map(lambda p, t: p if t is None else Dual(p, t.to(p.dtype), tag), y, slopes,
                                is_leaf=lambda x: x is None)  # fmt: skip
 
     @classmethod
@@ -70,6 +76,8 @@ class Dual(Tensor):
 def _name(func: Callable) -> str:
     """`exp` of torch.exp and Tensor.exp, `ndtri` of torch.special.ndtri, `T` of the property, `add` of `__add__`."""
     name = getattr(func, "__name__", str(func))
+    if name in _TO_NUMBERS:
+        return name
     if name in ("__get__", "__set__"):
         name = func.__self__.__name__ if name == "__get__" else "an assignment to an attribute"
     return name.removeprefix("special_").strip("_") if name.startswith("__") or not name.endswith("_") else name
@@ -84,10 +92,10 @@ def _rule(func: Callable, name: str) -> rules.Rule:
 
 
 def _no_rule(name: str) -> InputError:
-    if name in ("item", "float", "int", "complex", "tolist", "numpy", "array", "index") or "local_scalar" in name:
+    if name in ("item", "tolist", "numpy", *_TO_NUMBERS) or "local_scalar" in name:
         return InputError(f"forward must see a tensor wherever theta goes. Got {name}, which makes a plain number of it and "
                           "loses the derivative; stay in torch, detach it first, or use finite_difference.")  # fmt: skip
-    if name.endswith("_") or name in ("setitem", "iadd", "isub", "imul", "itruediv", "idiv", "ipow"):
+    if name.endswith(("_", "(out=...)")) or name in ("setitem", "iadd", "isub", "imul", "itruediv", "idiv", "ipow"):
         return InputError(f"forward must have nothing written in place of a tensor. Got {name}; write x = x + y, build by "
                           "torch.stack or torch.where, or use reverse.")  # fmt: skip
     return InputError(f"forward must have a rule for every operation on theta. Got {name}, which has none; write it by "

@@ -22,7 +22,9 @@ SQRT_PI = math.sqrt(math.pi)
 def linear(y: Any, x: list, t: list, call: Callable, spec: Any) -> Any:
     """dy = call(dx): linear in all tensors of numbers together."""
     k, moved = _directions(t), [i for i, v in enumerate(x) if _number(v)]
-    given = [t[i] if t[i] is not None else torch.zeros(k, *x[i].shape, dtype=x[i].dtype, device=x[i].device) for i in moved]
+    given = [
+        t[i] if t[i] is not None else torch.zeros(k, *x[i].shape, dtype=x[i].dtype, device=x[i].device) for i in moved
+    ]
     return _each_direction(lambda *v: call(_put(x, moved, v)), given)
 
 
@@ -30,6 +32,12 @@ def multilinear(y: Any, x: list, t: list, call: Callable, spec: Any) -> Tensor:
     """dy = sum_i call(.., dx_i, ..): linear in every tensor by itself."""
     parts = [_each_direction(lambda v, i=i: call(_put(x, [i], [v])), [t[i]]) for i in range(len(x)) if t[i] is not None]
     return sum(parts[1:], parts[0])
+
+
+def _convolution(y: Tensor, x: list, t: list, call: Callable, spec: Any) -> Tensor:
+    if any(_number(v) for v in x[2:]):
+        raise InputError("forward must meet convolutions without a bias. Got one with a bias; add it afterwards.")
+    return multilinear(y, x, t, call, spec)
 
 
 def _put(x: list, at: list[int], values: Any) -> list:
@@ -92,7 +100,10 @@ def _picked(y: Any, x: list, t: list, call: Callable, spec: Any) -> Any:
 def _extreme(y: Tensor, x: list, t: list, call: Callable, spec: Any) -> Tensor:
     """amax and amin: ties share alike, as in torch."""
     args, kwargs = pytree.tree_unflatten(x, spec)
-    dim, keep = args[1] if len(args) > 1 else kwargs.get("dim", ()), kwargs.get("keepdim", args[2] if len(args) > 2 else False)
+    dim, keep = (
+        args[1] if len(args) > 1 else kwargs.get("dim", ()),
+        kwargs.get("keepdim", args[2] if len(args) > 2 else False),
+    )
     dims = tuple(range(x[0].ndim)) if dim in ((), [], None) else tuple(dim) if isinstance(dim, list | tuple) else (dim,)
     whole = y if keep else y.reshape([1 if i in [d % x[0].ndim for d in dims] else s for i, s in enumerate(x[0].shape)])
     ties = (x[0] == whole).to(y.dtype)
@@ -241,6 +252,45 @@ _UNARY: dict[str, Callable] = {
 _SAME = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh",
          "expit": "sigmoid", "gammaln": "lgamma", "psi": "digamma"}  # fmt: skip
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# values with their indices
+PICKED = _words("""
+sort topk median kthvalue cummax cummin
+""")
+
+# in every tensor by itself
+MULTILINEAR = _words("""
+matmul mm bmm mv dot vdot inner outer ger kron einsum tensordot  trapezoid trapz linalg_vecdot
+linalg_matmul linalg_multi_dot cumulative_trapezoid rmatmul cross linalg_cross
+""")
+
+# in all tensors together
+LINEAR = _words("""
+neg negative positive pos sum mean cumsum nansum trace diagonal diag diag_embed linalg_diagonal tril triu diff getitem
+unbind split split_with_sizes chunk tensor_split view view_as reshape reshape_as flatten unflatten ravel squeeze
+unsqueeze expand expand_as broadcast_to repeat repeat_interleave tile permute transpose swapaxes swapdims t T mT H mH
+adjoint movedim moveaxis flip fliplr flipud roll rot90 narrow select index_select gather take_along_dim take unfold
+clone contiguous to type double float half atleast_1d atleast_2d atleast_3d cat concat concatenate stack hstack vstack
+dstack column_stack block_diag index_add scatter_add real imag conj resolve_conj view_as_real view_as_complex
+masked_select deg2rad rad2deg meshgrid type_as complex sum_to_size
+""")
+
+# what has no derivative, or asks for no number
+CONSTANT = _words("""
+lt le gt ge eq ne greater less greater_equal less_equal not_equal equal isclose allclose isnan isinf isfinite isneginf
+isposinf signbit sign sgn floor ceil round trunc fix floor_divide floordiv argmax argmin argsort searchsorted
+bucketize bool int nonzero any all logical_and logical_or logical_not count_nonzero unique histc heaviside is_nonzero
+detach data zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_tensor
+new_empty size shape dim ndim ndimension numel nelement len stride dtype device layout is_floating_point is_complex
+is_contiguous requires_grad is_leaf grad grad_fn is_cuda is_sparse is_quantized is_meta is_mkldnn element_size
+itemsize nbytes get_device result_type is_conj is_neg is_tensor names long is_same_size can_cast is_nested
+is_inference is_signed
+""")
+
 RULES: dict[str, Rule] = {
     **{name: pointwise(slope) for name, slope in _UNARY.items()},
     **{other: pointwise(_UNARY[name]) for other, name in _SAME.items()},
@@ -277,30 +327,8 @@ RULES: dict[str, Rule] = {
     "amin": _extreme,
     "max": _max,
     "min": _max,
-    **dict.fromkeys(("sort", "topk", "median", "kthvalue", "cummax", "cummin"), _picked),
-    **dict.fromkeys(("matmul", "mm", "bmm", "mv", "dot", "vdot", "inner", "outer", "ger", "kron", "einsum", "tensordot", "conv1d",
-                     "conv2d", "trapezoid", "trapz", "linalg_vecdot", "linalg_matmul", "linalg_multi_dot", "cumulative_trapezoid", "rmatmul", "cross",
-                     "linalg_cross"),
-                    multilinear),
-    **dict.fromkeys(("neg", "negative", "positive", "pos", "sum", "mean", "cumsum", "nansum", "trace", "diagonal", "diag", "diag_embed",
-                     "linalg_diagonal", "tril", "triu", "diff", "getitem", "unbind", "split", "split_with_sizes", "chunk", "tensor_split",
-                     "view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "ravel", "squeeze", "unsqueeze", "expand", "expand_as",
-                     "broadcast_to", "repeat", "repeat_interleave", "tile", "permute", "transpose", "swapaxes", "swapdims", "t", "T", "mT",
-                     "H", "mH", "adjoint", "movedim", "moveaxis", "flip", "fliplr", "flipud", "roll", "rot90", "narrow", "select",
-                     "index_select", "gather", "take_along_dim", "take", "unfold", "clone", "contiguous", "to", "type", "double", "float", "half",
-                     "atleast_1d", "atleast_2d", "atleast_3d", "cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack",
-                     "column_stack", "block_diag", "index_add", "scatter_add", "real", "imag", "conj", "resolve_conj", "view_as_real",
-                     "view_as_complex", "masked_select", "deg2rad", "rad2deg", "meshgrid", "type_as", "complex", "sum_to_size"), linear),
-}  # fmt: skip
-
-CONSTANT = {
-    "lt", "le", "gt", "ge", "eq", "ne", "greater", "less", "greater_equal", "less_equal", "not_equal", "equal", "isclose", "allclose",
-    "isnan", "isinf", "isfinite", "isneginf", "isposinf", "signbit", "sign", "sgn", "floor", "ceil", "round", "trunc", "fix",
-    "floor_divide", "floordiv", "argmax", "argmin", "argsort", "searchsorted", "bucketize", "bool", "nonzero", "any", "all",
-    "logical_and", "logical_or", "logical_not", "count_nonzero", "unique", "histc", "heaviside", "is_nonzero",
-    "detach", "data", "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "new_zeros", "new_ones",
-    "new_full", "new_tensor", "new_empty", "size", "shape", "dim", "ndim", "ndimension", "numel", "nelement", "len", "stride",
-    "dtype", "device", "layout", "is_floating_point", "is_complex", "is_contiguous", "requires_grad", "is_leaf", "grad", "grad_fn",
-    "is_cuda", "is_sparse", "is_quantized", "is_meta", "is_mkldnn", "element_size", "itemsize", "nbytes", "get_device", "result_type",
-    "is_conj", "is_neg", "is_tensor", "names", "long", "is_same_size", "can_cast", "is_nested", "is_inference", "is_signed",
-}  # fmt: skip
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
+    **dict.fromkeys(PICKED, _picked),
+    **dict.fromkeys(MULTILINEAR, multilinear),
+    **dict.fromkeys(LINEAR, linear),
+}
