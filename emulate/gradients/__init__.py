@@ -3,4 +3,20 @@
 Contract: `emulate.contracts.Gradient`. What it is given: `emulate.replication.lift`; its randomness: `emulate.noise`.
 Smallest entries to imitate: `reverse.py` (exact), `common_random_numbers.py` (random).
 Tests: `tests/contracts/test_gradients.py` holds every entry of this folder to the room's laws.
+
+The one call, imported on first use: `gradients.estimate`.
 """
+
+import importlib
+from typing import Any
+
+_HOMES = {"estimation": ("choose", "estimate")}
+
+__all__ = ["choose", "estimate"]
+
+
+def __getattr__(name: str) -> Any:
+    for module, held in _HOMES.items():
+        if name in held:
+            return getattr(importlib.import_module(f"emulate.{module}"), name)
+    raise AttributeError(f"module 'emulate.gradients' has no attribute {name!r}; it has {', '.join(__all__)}")
