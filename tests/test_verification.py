@@ -90,7 +90,7 @@ def test_a_right_derivative_leaves_a_remainder_of_second_order(seed, jacobian):
 def test_a_wrong_derivative_leaves_one_of_first_order(seed, wrong):
     f = taylor_test(curved, THETA, seed=seed, jacobian=wrong(slope()))
     assert not f.passed
-    assert f.value == pytest.approx(1, abs=0.1)
+    assert f.value == pytest.approx(1, abs=0.3)
     assert "must fall as h^2" in f.sentence
 
 
@@ -211,7 +211,7 @@ def test_a_simulator_in_single_precision_is_held_to_it():
     assert f.high == pytest.approx(1e-12 * 2**29)
     assert f.passed, f
     assert dot_product_test(curved, THETA, precision="float32").high == f.high
-    with pytest.raises(InputError, match="precision must be float32 or float64. Got 'half'."):
+    with pytest.raises(InputError, match=r"precision must be float32 or float64\. Got 'half'."):
         dot_product_test(curved, THETA, precision="half")
 
 
