@@ -55,10 +55,10 @@ def hidden(theta: Tensor, seed: int) -> Tensor:
 
 
 def named(theta: Tensor, noise: Noise) -> Tensor:
-    """The same expectations, from draws that are seen and that depend on theta."""
+    """The same expectations, from draws that are seen and that depend on theta, as do the slopes of their paths."""
     x = noise.draw("x", Normal(theta[0], 0.2))
     y = noise.draw("y", Normal(x * theta[1], 0.5))
-    return torch.stack([x, y])
+    return torch.stack([x * noise.draw("factor", Normal(1.0, 0.2)), y])
 
 
 NOISY_SLOPE = torch.tensor([[1.0, 0.0], [-1.3, 0.7]], dtype=torch.float64)
