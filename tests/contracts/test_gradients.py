@@ -55,10 +55,10 @@ def hidden(theta: Tensor, seed: int) -> Tensor:
 
 
 def named(theta: Tensor, noise: Noise) -> Tensor:
-    """The same expectations, from draws that are seen and that depend on theta."""
+    """The same expectations, from draws that are seen and that depend on theta, as do the slopes of their paths."""
     x = noise.draw("x", Normal(theta[0], 0.2))
     y = noise.draw("y", Normal(x * theta[1], 0.5))
-    return torch.stack([x, y])
+    return torch.stack([x * noise.draw("factor", Normal(1.0, 0.2)), y])
 
 
 NOISY_SLOPE = torch.tensor([[1.0, 0.0], [-1.3, 0.7]], dtype=torch.float64)
@@ -91,7 +91,7 @@ def test_a_closed_form_lies_within_the_claimed_error(gradient):
 
 def test_a_linear_map_is_differentiated_exactly(gradient):
     matrix = torch.tensor([[1.0, 2.0], [-3.0, 0.5], [0.0, 7.0]], dtype=torch.float64)
-    e = gradient.estimate(lambda t, s: matrix @ t, THETA, seed=1)
+    e = gradient.estimate(lambda t, s: matrix.to(t.dtype) @ t, THETA, seed=1)
     torch.testing.assert_close(e.gradient, matrix, rtol=1e-9, atol=1e-9)
     assert e.standard_error.max() < 1e-9
 
