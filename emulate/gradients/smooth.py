@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -42,6 +42,8 @@ class Smooth(Gradient):
     >>> round(float(e.gradient), 10), round(float(e.bias_bound), 10)
     (3.03, 0.06)
     """
+
+    draws: ClassVar[bool] = True
 
     width: Annotated[float, Gt(0)] = (
         0.02  # s, as a share of the scale: bias grows as its square, scatter of jumps as 1 / s

@@ -185,3 +185,13 @@ REFUSED = [
 def test_what_one_draw_cannot_tell_is_refused(f, settings, sentence):
     with pytest.raises(InputError, match=sentence):
         Conditional(**settings).estimate(f, at(0.5), seed=1, n=20)
+
+
+def test_a_jump_that_is_not_marked_leaves_the_bias_unknown():
+    def f(theta: Tensor, noise: Noise) -> Tensor:
+        z = theta[0] + noise.draw("z", Normal(0.0, 1.0))
+        return noise.above("hit", z) + (z > 1)
+
+    e = Conditional().estimate(f, at(0.5), seed=1)
+    assert e.bias_bound.isnan().all()
+    assert e.diagnostics["reads"] == ["gt"]
