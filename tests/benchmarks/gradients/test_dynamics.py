@@ -49,6 +49,8 @@ def plotted(panels: dict[str, tuple[list[tuple[int, dict[str, float]]], float]],
         for name in METHODS:
             axes.loglog([n for n, _ in rows], [abs(row[name] - truth) for _, row in rows], "o-", label=name)
         axes.set(title=title, xlabel="steps", ylabel="error of the derivative")
+        axes.set_xticks([n for n, _ in rows], [str(n) for n, _ in rows])
+        axes.minorticks_off()
         axes.legend()
     figure.savefig(path, dpi=120)
     print(f"plot: {path}")
