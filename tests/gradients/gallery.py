@@ -52,7 +52,9 @@ CASES: list[Case] = []
 DIFFERENCES = ("common_random_numbers", "finite_difference", "smooth")
 
 
-def case(theta: tuple[float, ...], trouble: str, *methods: str, also: tuple[str, ...] = (), site: str = "", output: int = 0):
+def case(
+    theta: tuple[float, ...], trouble: str, *methods: str, also: tuple[str, ...] = (), site: str = "", output: int = 0
+):
     """Puts a program into the gallery under its own name."""
 
     def put(f: Callable[..., Any]) -> Callable[..., Any]:
@@ -311,7 +313,7 @@ def poisson_count(theta, noise):
     return noise.draw("count", Poisson(theta[0])) ** 2
 
 
-@case((0.6,), "discrete choice", "enumerate", "score", site="tries")
+@case((0.6,), "discrete choice", "enumerate", "score", site="tries or branch")
 def discrete_program(theta, noise):
     n = noise.draw("tries", Binomial(10, theta[0]))
     b = noise.draw("branch", Bernoulli(theta[0]))
@@ -491,7 +493,7 @@ def item_in_the_middle(theta, noise):
 def weights_without_graph(theta, noise):
     with torch.no_grad():
         w = torch.softmax(theta * torch.arange(3.0, dtype=torch.float64), 0)
-    return (w * (theta + noise.draw("z", N01))).sum()
+    return (w * (theta + noise.draw("z", Normal(torch.arange(3.0, dtype=torch.float64), 1.0)))).sum()
 
 
 @case((0.9, 2.0), "detached graph", *DIFFERENCES)
@@ -515,7 +517,9 @@ def detached_scale(theta, noise):
 def _halves() -> tuple[list[Case], list[Case]]:
     tuned, held = [], []
     for trouble in dict.fromkeys(c.trouble for c in CASES):
-        of = sorted((c for c in CASES if c.trouble == trouble), key=lambda c: hashlib.sha256(c.name.encode()).hexdigest())
+        of = sorted(
+            (c for c in CASES if c.trouble == trouble), key=lambda c: hashlib.sha256(c.name.encode()).hexdigest()
+        )
         tuned += of[::2]
         held += of[1::2]
     return tuned, held
