@@ -37,8 +37,8 @@ class Program:
 
     def __call__(self, theta: Tensor, noise: Noise) -> Tensor:
         y = self.call(theta, noise)
-        if isinstance(y, float | int | np.ndarray | np.generic):
-            y = torch.as_tensor(y, dtype=torch.float64)
+        if isinstance(y, float | int | complex | np.ndarray | np.generic):
+            y = torch.as_tensor(y, dtype=torch.complex128 if np.iscomplexobj(y) else torch.float64)
         if not isinstance(y, Tensor) or y.ndim > 1:
             met = f"shape {list(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
             raise InputError(f"f must return one number or a vector [m]. Got {met}.")

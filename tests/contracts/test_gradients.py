@@ -91,7 +91,7 @@ def test_a_closed_form_lies_within_the_claimed_error(gradient):
 
 def test_a_linear_map_is_differentiated_exactly(gradient):
     matrix = torch.tensor([[1.0, 2.0], [-3.0, 0.5], [0.0, 7.0]], dtype=torch.float64)
-    e = gradient.estimate(lambda t, s: matrix @ t, THETA, seed=1)
+    e = gradient.estimate(lambda t, s: matrix.to(t.dtype) @ t, THETA, seed=1)
     torch.testing.assert_close(e.gradient, matrix, rtol=1e-9, atol=1e-9)
     assert e.standard_error.max() < 1e-9
 
