@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from emulate.contracts import Estimate, Evidence, Finding
     from emulate.emulator import Emulator, fit
     from emulate.errors import EmulateError, ExtrapolationWarning
+    from emulate.estimation import estimate
     from emulate.loading import load
     from emulate.posterior import Posterior
     from emulate.registry import build, find, names
@@ -29,6 +30,7 @@ _HOMES = {
     "contracts": ("Estimate", "Evidence", "Finding"),
     "emulator": ("Emulator", "fit"),
     "errors": ("EmulateError", "ExtrapolationWarning"),
+    "estimation": ("estimate",),
     "loading": ("load",),
     "posterior": ("Posterior",),
     "registry": ("build", "find", "names"),
@@ -44,7 +46,7 @@ __all__ = [  # noqa: RUF022  (by subject)
     "names", "find", "build",
     "fit", "compare", "load", "Emulator",
     "crps", "pit", "sharpness", "energy_score",
-    "Posterior", "Estimate", "Evidence", "Finding",
+    "Posterior", "estimate", "Estimate", "Evidence", "Finding",
     "EmulateError", "ExtrapolationWarning",
 ]  # fmt: skip
 

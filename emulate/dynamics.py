@@ -1,8 +1,9 @@
 """A simulation that goes step by step, told in parts: what reverse modes with bounded memory and adjoints are built on."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ class Trajectory:
     >>> decay = Trajectory(lambda theta: torch.ones_like(theta), lambda theta, y, k, noise: y - 0.1 * theta * y**2, 10,
     ...                    lambda theta, y: y)
     >>> decay(torch.tensor([1.0], dtype=torch.float64), Noise(0))
-    tensor([0.4818], dtype=torch.float64)
+    tensor([0.4817], dtype=torch.float64)
     """
 
     start: Callable[[Tensor], Tensor]
@@ -64,9 +65,78 @@ class Trajectory:
         return state
 
 
+@dataclass(frozen=True)
+class Scheme:
+    """An explicit Runge-Kutta scheme by its table (Butcher 1964): slope i is taken at t + c_i h from
+    y + h sum_j a_ij k_j, and the step is h sum_i b_i k_i. at, weights: a quadrature over one step, of the same order."""
+
+    a: tuple[tuple[float, ...], ...]
+    b: tuple[float, ...]
+    at: tuple[float, ...]
+    weights: tuple[float, ...]
+
+    def step(self, slope: Callable[[float, Tensor], Tensor], t: float, y: Tensor, h: float) -> Tensor:
+        """y at t + h from y at t, with dy/dt = slope(t, y); h may be negative."""
+        k: list[Tensor] = []
+        for row in self.a:
+            k.append(slope(t + h * sum(row), y + h * _weighted(row, k) if k else y))
+        return y + h * _weighted(self.b, k)
+
+
+def _weighted(by: tuple[float, ...], k: list[Tensor]) -> Any:
+    return sum(w * k_i for w, k_i in zip(by, k) if w)
+
+
+SCHEMES = {
+    "euler": Scheme(((),), (1.0,), (0.0, 1.0), (1 / 2, 1 / 2)),
+    "rk4": Scheme(((), (1 / 2,), (0.0, 1 / 2), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6), (0.0, 1 / 2, 1.0),
+                  (1 / 6, 2 / 3, 1 / 6)),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ODE:
+    """y `[m]` = readout(theta, state(horizon)), d state/dt = rhs(theta, state, t), state(0) = start(theta).
+
+    rhs: theta `[d]`, state, t -> d state/dt, of the state's shape. start, readout: as of a `Trajectory`. horizon: the
+    time integrated to, in the unit of t; steps: how many of equal length. scheme: `euler` or `rk4`.
+
+    It is a callable f(theta), so that every estimator takes it; `discretised` are its steps.
+
+    >>> decay = ODE(lambda theta, y, t: -theta * y**2, torch.ones_like, 1.0, 10, lambda theta, y: y, scheme="euler")
+    >>> decay(torch.tensor([1.0], dtype=torch.float64))
+    tensor([0.4817], dtype=torch.float64)
+    """
+
+    rhs: Callable[[Tensor, Tensor, float], Tensor]
+    start: Callable[[Tensor], Tensor]
+    horizon: float
+    steps: int
+    readout: Callable[[Tensor, Tensor], Tensor]
+    scheme: Literal["euler", "rk4"] = "rk4"
+
+    def __post_init__(self) -> None:
+        if self.scheme not in SCHEMES:
+            raise InputError(f"scheme must be one of {', '.join(SCHEMES)}. Got {self.scheme!r}.")
+        if not math.isfinite(self.horizon) or self.horizon <= 0:
+            raise InputError(f"horizon must be a time above 0. Got {self.horizon!r}.")
+        self.discretised  # noqa: B018  a wrong number of steps is told now
+
+    def __call__(self, theta: Tensor) -> Tensor:
+        return self.discretised(theta, Noise(0))
+
+    @property
+    def discretised(self) -> Trajectory:
+        """The steps of the scheme, which is what a computer runs."""
+        h, scheme = self.horizon / self.steps if self.steps else 0.0, SCHEMES[self.scheme]
+        return Trajectory(self.start, lambda theta, y, k, noise: scheme.step(lambda t, s: self.rhs(theta, s, t), k * h, y, h),
+                          self.steps, self.readout)  # fmt: skip
+
+
 def trajectory(f: Any, method: str) -> Trajectory:
     """The `Trajectory` that f is, or was lifted from; `InputError` in the name of the method that needs one."""
     source = getattr(f, "source", f)
+    source = source.discretised if isinstance(source, ODE) else source
     if not isinstance(source, Trajectory):
         raise InputError(f"{method} must be given an emulate.dynamics.Trajectory, which tells its steps. Got "
                          f"{type(source).__name__}; write f as one, or use reverse.")  # fmt: skip

@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
@@ -185,8 +186,11 @@ def _provenance(recipe: Recipe, runs: Runs, finished: Runs, seed: int) -> dict[s
         "runs_sha256": hashlib.sha256("\n".join(sorted(_names(finished))).encode()).hexdigest(),
         "stochastic": runs.stochastic,
         "versions": {"python": platform.python_version()}
-        | {p: version(p) for p in ("emulate", "torch", "numpy", "gpytorch")},
+        | {p: _version(p) for p in ("emulate", "torch", "numpy", "gpytorch")},
     }
+
+
+_version = cache(version)  # reading the metadata of packages takes as long as some steps of a small fit
 
 
 def _names(runs: Runs) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from torch import Tensor, distributions
 from torch.autograd import forward_ad
 from torch.distributions import Distribution
 
+from emulate.dual import Dual, elementwise
 from emulate.errors import InputError
 
 
@@ -43,7 +44,9 @@ def discrete(distribution: Distribution) -> bool:
 
 
 def carries(x: Any) -> bool:
-    """Whether a tensor carries torch's derivative, of reverse or of forward mode."""
+    """Whether a tensor carries a derivative: torch's, of reverse or of forward mode, or that of a dual number."""
+    if isinstance(x, Dual):
+        return True
     return isinstance(x, Tensor) and (x.requires_grad or forward_ad.unpack_dual(x).tangent is not None)
 
 
@@ -142,7 +145,8 @@ class _Count(torch.autograd.Function):
 
 
 def _by(quantile: Callable, u: Tensor, *parameters: Tensor) -> Tensor:
-    return _Quantile.apply(quantile, u, *(p.double().expand(u.shape) for p in parameters))
+    return elementwise(lambda *p: _Quantile.apply(quantile, u, *p), lambda i, *p: _Slope.apply(quantile, i, u, *p),
+                       *(p.double().expand(u.shape) for p in parameters))  # fmt: skip
 
 
 def _count(family: str, u: Tensor, *parameters: Tensor) -> Tensor:

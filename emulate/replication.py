@@ -37,8 +37,8 @@ class Program:
 
     def __call__(self, theta: Tensor, noise: Noise) -> Tensor:
         y = self.call(theta, noise)
-        if isinstance(y, float | int | np.ndarray | np.generic):
-            y = torch.as_tensor(y, dtype=torch.float64)
+        if isinstance(y, float | int | complex | np.ndarray | np.generic):
+            y = torch.as_tensor(y, dtype=torch.complex128 if np.iscomplexobj(y) else torch.float64)
         if not isinstance(y, Tensor) or y.ndim > 1:
             met = f"shape {list(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
             raise InputError(f"f must return one number or a vector [m]. Got {met}.")
@@ -141,7 +141,7 @@ def _batched(g: Callable[[Noise], Any], seed: int, of: range, shapes: dict[Place
     for start in range(of.start, of.stop, chunk):
         part = range(start, min(start + chunk, of.stop))
         given = {place: uniforms(seed, place, shape, part) for place, shape in shapes.items()}
-        with _UNVALIDATED:
+        with UNVALIDATED:
             answer = torch.func.vmap(lambda held: g(Noise(seed, given=held)))(given)
         for leaf in pytree.tree_leaves(answer):
             if leaf.is_floating_point() and bool((lost := leaf.isnan().reshape(len(part), -1).any(1)).any()):
@@ -177,4 +177,4 @@ class _Unvalidated:
                 Distribution.set_default_validate_args(self._before)
 
 
-_UNVALIDATED = _Unvalidated()
+UNVALIDATED = _Unvalidated()

@@ -153,6 +153,8 @@ def _unseen(x: Tensor, p: int, place: np.ndarray | None) -> Tensor:
     """Variance `[m]` outside the span of p components, on runs left out of finding them, beyond that of runs left in."""
     place = torch.arange(len(x)) if place is None or place.max() < 1 else torch.from_numpy(place)
     folds = place % min(int(place.max()) + 1, _FOLDS)
+    if p == x.shape[1] <= len(x) - int(folds.bincount().max()):
+        return torch.zeros_like(x[0])  # whatever the fold, its components are a basis
     outside, inside = torch.zeros_like(x), torch.zeros_like(x[0])
     for fold in folds.unique():
         out = folds == fold

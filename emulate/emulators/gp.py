@@ -13,7 +13,7 @@ from emulate.contracts import Core, Recipe
 from emulate.costs import Cost, affordable, steps
 from emulate.distributions import Correlated
 from emulate.emulators import _calibration as calibration
-from emulate.emulators._evidence import ROUGH, Evidence, factors
+from emulate.emulators._evidence import ROUGH, Evidence, Factors
 from emulate.emulators._kernels import KERNELS, MEANS, basis, basis_slopes, columns_of, determined, kernel, slopes
 from emulate.emulators._places import dealt
 from emulate.emulators._threads import SMALL, calm
@@ -21,7 +21,8 @@ from emulate.errors import InputError
 
 Kernel = Literal["auto", "rbf", "matern52", "matern32", "additive"]
 _LEADING = 3  # components on which "auto" compares
-_MANY, _SOME = 300, 200  # with more runs than the first, the search begins on so many of them
+_FOLDS = 5  # by which error bars are scaled
+_MANY, _SOME = 600, 500  # with more runs than the first, the search begins on so many of them
 _ROUNDING = 1e-20  # variance of z that sums of thousands of float64 products have, where the trend explains everything
 _ROWS, _CACHE = 256, 2**18  # a batch is worked off in parts of that many points, or of so many numbers that fit a cache
 _FEW = 4  # points below which BLAS adds the products of a variance in another order than for a batch
@@ -117,24 +118,25 @@ class GP(Recipe):
     r"""Exact Gaussian process for each component: the first choice for smooth simulators, up to a thousand runs.
 
     z = h(u)^T beta + g(u), g ~ GP(0, s^2 [k + eta delta]), one length per parameter. Lengths and eta maximise the
-    marginal likelihood under weak priors by L-BFGS from several starts; beta is integrated out and s^2 profiled.
+    marginal likelihood under weak priors by Newton's steps from several starts; beta is integrated out and s^2 profiled.
     Prediction (universal kriging; Rasmussen and Williams 2006, eq. 2.42) with C = L L^T, L^-1 H = Q R, v = L^-1 k(u):
 
         mean = k^T C^-1 (z - H beta) + h^T beta,    variance = s^2 (1 - |v|^2 + |R^-T h - Q^T v|^2 + eta)
 
-    A deterministic simulator has no noise: eta is a nugget between 1e-13 and 1e-3, for Cholesky and for structure finer
-    than the distance of the runs. (With 1e-6 as the bound short lengths took that structure; the derivative of P(k) of
-    128 N-body runs was then off by 0.79 % and not 0.62 %.) For a stochastic one eta is free and the prediction is that
-    of a single run, noise included. "auto" takes the kernel and mean with the highest leave-one-out log density on the
-    three leading components; a richer one must win by two standard errors. The additive kernel weighs every order of
-    interaction: where parameters hardly interact it errs a quarter of what the rbf does (100 runs of the wing's weight).
+    A deterministic simulator has no noise: eta is a nugget between 1e-15 n (1e-13 up to a hundred runs) and 1e-3, for
+    Cholesky and for structure finer than the distance of the runs. (With 1e-6 as the bound short lengths took that
+    structure; the derivative of P(k) of 128 N-body runs was then off by 0.79 % and not 0.62 %.) For a stochastic one
+    eta is free and the prediction is that of a single run, noise included. "auto" takes the kernel and mean with the
+    highest leave-one-out log density on the three leading components; a richer one must win by two standard errors.
+    The additive kernel weighs every order of interaction: where parameters hardly interact it errs a quarter of what
+    the rbf does (100 runs of the wing's weight).
     Components come in the order of their variance: from the ninth on (`kernels`) they share lengths and eta, which maximise
     the sum of their likelihoods, so that a spectrum costs little more than eight numbers.
 
-    `calibrate` leaves each tenth of the runs out in turn, lengths and all, and scales the standard deviations so that
-    intervals of 80, 90 and 95 % would have held so many of them; components err together as they did there. Over 98 fits
-    of seven functions, 80 and 100 runs, intervals of 95 % then hold 94 % of new points, without it 89 %. Those of one fit
-    scatter: half of the fits lie between 91 and 98 %.
+    `calibrate` leaves each fifth of the runs out in turn, lengths and all, and scales the standard deviations so that
+    intervals of 80, 90 and 95 % would have held so many of them; components err together as they did there. Over 96 fits
+    of four functions, 100 runs, intervals of 95 % then hold 95 % of new points. Those of one fit scatter: half of the fits lie
+    between 94 and 98 %.
 
     >>> GP(mean="quadratic").minimum_runs(2)
     8
@@ -159,11 +161,11 @@ class GP(Recipe):
         return self if self == quicker else quicker
 
     def cost(self, n: int, d: int, p: int) -> Cost:
-        """About 70 steps for each kernel, folds included, and the choice by a few hundred runs; n^2 numbers of each kernel
-        are kept."""
+        """As long as 15 steps for each kernel, folds included, and 60 for the choice, which some hundred runs make; n^2 numbers
+        of each kernel are kept."""
         kernels = min(p, self.kernels + 1)
-        seconds = 70 * kernels * steps(n, d) + 400 * min(p, _LEADING) * steps(min(n, _MANY), d)
-        return Cost(seconds, 8 * n**2 * (16 + d / 2 + 2 * kernels), "use svgp, or a network such as mlp")
+        seconds = 15 * kernels * steps(n, d) + 60 * min(p, _LEADING) * steps(min(n, _MANY), d)
+        return Cost(seconds, 8 * n**2 * (16 + d + 2 * kernels), "use svgp, or a network such as mlp")
 
     def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int) -> Core:
         affordable("gp", self.cost(*u.shape, z.shape[1]), f"{len(u)} runs")
@@ -201,7 +203,7 @@ class GP(Recipe):
         rivals += [(k, None) for k in ("matern52", "additive")[: v.shape[-1]]] if self.kernel == "auto" else []
         for rival in rivals:
             kernel, mean = (a or b for a, b in zip(rival, best))
-            found = [_fit(v, x, kernel, mean, noisy, [_lengths(f.x, v.shape[-1]), *starts[:2]])
+            found = [_fit(v, x, kernel, mean, noisy, [_lengths(f.x, v.shape[-1]), starts[0]])
                      for x, f in zip(parts, best[2], strict=True)]  # fmt: skip
             gain = sum(
                 new.log_density - old.log_density for new, old in zip(found, best[2], strict=True)
@@ -256,41 +258,38 @@ def _joined(u: Tensor, kernel: str, mean: str, fits: list[_Fit]) -> dict[str, Te
     return {**state, "group": torch.repeat_interleave(sizes), "points": u.contiguous(), "choice": choice}
 
 
-def _fit(u: Tensor, z: Tensor, name: str, mean: str, noisy: bool, starts: list[np.ndarray], steps: int = 200) -> _Fit:
-    d, some = u.shape[-1], _part(len(u))
+def _fit(u: Tensor, z: Tensor, name: str, mean: str, noisy: bool, starts: list[np.ndarray]) -> _Fit:
+    some = _part(len(u))
     if len(some) < len(u) and len(starts) > 1:
-        starts = [Evidence(u[some], z[some], name, mean, noisy=noisy).climb(starts, steps)]
-    x = Evidence(u, z, name, mean, noisy=noisy).climb(starts, steps)
-    length, eta = torch.from_numpy(np.exp(x[:d])), float(np.exp(x[-1]))
-    order = torch.tensor(x[d] if len(x) > d + 1 else 0.0, dtype=u.dtype)
-    h, k = basis(u, mean), kernel(u, columns_of(u), length, order, name)
-    while (f := factors(k, eta, h, z)) is None:
-        eta *= 10  # rounding differs a little from that of the search
+        starts = [Evidence(u[some], z[some], name, mean, noisy=noisy).climb(starts)]
+    evidence, d = Evidence(u, z, name, mean, noisy=noisy), u.shape[-1]
+    x = evidence.climb(starts)
+    f = Factors(*map(torch.from_numpy, evidence.factors(x)))
     inverse = torch.linalg.solve_triangular(f.lower, torch.eye(len(u), dtype=u.dtype), upper=False)
     r_inverse = torch.linalg.inv(f.r)
     outside = inverse - f.q @ (f.q.T @ inverse)  # P = outside^T outside
-    precision = outside.square().sum(0)
-    left_out, spread = (outside.T @ f.residual) / precision[:, None], f.variance / precision[:, None]
-    weights = torch.linalg.solve_triangular(f.lower.T, f.residual, upper=True)
-    state = {"variance": f.variance, "weights": weights.T.contiguous(),
-             "beta": (r_inverse @ (f.q.T @ f.white)).T.contiguous(), "length": length, "order": order,
-             "eta": torch.tensor(eta, dtype=u.dtype), "inverse": inverse, "q": f.q.contiguous(),
+    precision = outside.square().sum(0)[:, None]
+    weights, beta = f.residual.T @ inverse, (r_inverse @ (f.q.T @ f.white)).T
+    state = {"variance": f.variance, "weights": weights.contiguous(), "beta": beta.contiguous(),
+             "length": torch.from_numpy(np.exp(x[:d])),
+             "order": torch.tensor(x[d] if len(x) > d + 1 else 0.0, dtype=u.dtype),
+             "eta": torch.tensor(np.exp(x[-1]), dtype=u.dtype), "inverse": inverse, "q": f.q.contiguous(),
              "r_inverse": r_inverse}  # fmt: skip
-    return _Fit(x, left_out, spread, state)
+    return _Fit(x, outside.T @ f.residual / precision, f.variance / precision, state)
 
 
 def _blind(
     u: Tensor, parts: list[Tensor], kernel: str, mean: str, noisy: bool, fits: list[_Fit]
 ) -> list[Tensor] | None:
     """Residuals and variances `[n, p]` of runs by folds whose process, and its lengths, never saw them."""
-    n = len(u)
-    folds, steps = (10, 12) if n <= _MANY else (5, 6)
-    fold = dealt(u, folds)
-    residual, spread = (torch.empty(n, sum(z.shape[1] for z in parts), dtype=u.dtype) for _ in range(2))
-    for out in (fold == i for i in fold.unique()):
-        if not determined(u[~out], mean):
-            return None
-        found = [_fit(u[~out], z[~out], kernel, mean, noisy, [f.x], steps) for z, f in zip(parts, fits, strict=True)]
-        p = _Fitted(_joined(u[~out], kernel, mean, found))(u[out])
-        residual[out], spread[out] = torch.cat([z[out] for z in parts], 1) - p.mean, p.variance
-    return [residual, spread]
+    fold = dealt(u, _FOLDS).numpy()
+    folds = [fold == i for i in np.unique(fold)]
+    if not all(determined(u[~out], mean) for out in folds):
+        return None
+    residual, spread = ([np.empty(z.shape) for z in parts] for _ in range(2))
+    for i, (z, f) in enumerate(zip(parts, fits, strict=True)):
+        evidence = Evidence(u, z, kernel, mean, noisy=noisy)
+        for out in folds:
+            x = Evidence(u[~out], z[~out], kernel, mean, noisy=noisy).climb([f.x])
+            residual[i][out], spread[i][out] = evidence.factors(x).without(out)
+    return [torch.from_numpy(np.concatenate(some, 1)) for some in (residual, spread)]

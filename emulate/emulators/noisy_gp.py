@@ -13,8 +13,8 @@ from torch.distributions import Normal
 from emulate.contracts import Core, Recipe
 from emulate.distributions import Correlated
 from emulate.emulators import _calibration as calibration
-from emulate.emulators._evidence import Evidence, factors
-from emulate.emulators._kernels import KERNELS, MEANS, columns_of, determined, kernel
+from emulate.emulators._evidence import Evidence, Factors, packed
+from emulate.emulators._kernels import KERNELS, MEANS, determined
 from emulate.emulators._threads import calm
 from emulate.emulators.gp import _EACH, _SHARED, _Fitted
 from emulate.errors import InputError
@@ -150,31 +150,14 @@ class _Places(Evidence):
 
     def __init__(self, seen: _Seen, kernel: str, mean: str, *, noisy: bool):
         super().__init__(seen.u, seen.z / seen.root, kernel, mean, noisy=noisy)
-        self.h = self.h / seen.root
-        plain, self.rest, self.more, inverse = self.covariance, seen.rest, seen.more, 1 / (seen.root @ seen.root.T)
+        self.h, self.rest, self.more = self.h / seen.root.numpy(), seen.rest, seen.more
+        plain, inverse = self.covariance, packed(1 / (seen.root @ seen.root.T))
 
         def scaled(x):
-            k, pull_back = plain(x)
-            return k * inverse, lambda slope: pull_back(slope * inverse)
+            k, rates = plain(x)
+            return k * inverse, (rate * inverse for rate in rates)
 
         self.covariance = scaled
-
-    def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
-        eta = math.exp(x[-1])
-        k, pull_back = self.covariance(x[:-1])
-        f = factors(k, eta, self.h, self.z)
-        if f is None:
-            return 1e10, np.zeros_like(x)
-        free = len(self.z) + self.more - self.h.shape[1]
-        s2 = max((float(f.residual.square().sum()) + self.rest / eta) / free, 1e-20)
-        volume = f.lower.diagonal().log().sum() + f.r.diagonal().abs().log().sum()
-        value = 0.5 * free * math.log(s2) + float(volume) + 0.5 * self.more * x[-1]
-        back = torch.linalg.solve_triangular(f.lower.T, torch.cat([f.q, f.residual], 1), upper=True)
-        trend, data = back[:, :-1], back[:, -1:]
-        slope = 0.5 * (torch.cholesky_inverse(f.lower) - trend @ trend.T - data @ data.T / s2)
-        by_eta = float(slope.diagonal().sum()) * eta + 0.5 * self.more - 0.5 * self.rest / (eta * s2)
-        pull = (x - self.centre) / self.width
-        return value + 0.5 * float(pull @ pull), np.append(pull_back(slope), by_eta) + pull / self.width
 
 
 class _Fit(NamedTuple):
@@ -190,20 +173,17 @@ class _Fit(NamedTuple):
 def _fit(seen: _Seen, name: str, mean: str, noisy: bool, starts: list[np.ndarray]) -> _Fit:
     evidence, d = _Places(seen, name, mean, noisy=noisy), seen.u.shape[-1]
     x = evidence.climb(starts)
-    length, eta, root = torch.from_numpy(np.exp(x[:d])), math.exp(x[-1]), seen.root
-    order = torch.zeros((), dtype=seen.z.dtype)
-    k = kernel(seen.u, columns_of(seen.u), length, order, name) / (root @ root.T)
-    while (f := factors(k, eta, evidence.h, evidence.z)) is None:
-        eta *= 10
-    s2 = (f.residual.square().sum(0) + seen.rest / eta) / (len(seen.u) + seen.more - evidence.h.shape[1])
+    f, eta, root = Factors(*map(torch.from_numpy, evidence.factors(x))), math.exp(x[-1]), seen.root
+    s2 = (f.residual.square().sum(0) + seen.rest / eta) / (len(f.residual) + seen.more - f.q.shape[1])
     s2 = s2.clamp_min(1e-20)
     inverse = torch.linalg.solve_triangular(f.lower, torch.diag(1 / root[:, 0]), upper=False)
     outside = inverse - f.q @ (f.q.T @ inverse)  # P = outside^T outside
     precision, r_inverse = outside.square().sum(0)[:, None], torch.linalg.inv(f.r)
     weights = inverse.T @ f.residual
     state = {"variance": s2, "weights": weights.T.contiguous(), "beta": (r_inverse @ (f.q.T @ f.white)).T.contiguous(),
-             "length": length, "order": order, "eta": torch.zeros((), dtype=s2.dtype), "inverse": inverse,
-             "q": f.q.contiguous(), "r_inverse": r_inverse}  # fmt: skip
+             "length": torch.from_numpy(np.exp(x[:d])), "order": torch.zeros((), dtype=s2.dtype),
+             "eta": torch.zeros((), dtype=s2.dtype), "inverse": inverse, "q": f.q.contiguous(),
+             "r_inverse": r_inverse}  # fmt: skip
     return _Fit(seen.u, state, seen.z - outside.T @ f.residual / precision, s2 / precision, s2 * eta)
 
 

@@ -14,7 +14,7 @@ from emulate.contracts import Core, Recipe
 from emulate.costs import Cost, affordable, products, steps
 from emulate.distributions import Correlated
 from emulate.emulators import _calibration as calibration
-from emulate.emulators._evidence import NOISE, NUGGET, ROUGH, Evidence
+from emulate.emulators._evidence import NOISE, ROUGH, Evidence, nugget
 from emulate.emulators._iterative import Covariance, device_of
 from emulate.emulators._kernels import KERNELS, MEANS, basis, columns_of, determined, kernel
 from emulate.emulators._threads import calm
@@ -94,9 +94,9 @@ class SVGP(Recipe):
         return 2 + {"linear": 1 + d, "quadratic": (d + 1) * (d + 2) // 2}.get(self.mean, 1)
 
     def cost(self, n: int, d: int, p: int) -> Cost:
-        """About 60 steps of the search for each kernel, then the factors of n x m, for two lengths or three."""
+        """As long as 10 steps of a search for each kernel, then the factors of n x m, for two lengths or three."""
         kernels, m, part = min(p, self.kernels + 1), min(self.inducing, n), min(self.part, n)
-        seconds = kernels * (60 * steps(part, d) + 3 * products(6 * n * m**2))
+        seconds = kernels * (10 * steps(part, d) + 3 * products(6 * n * m**2))
         held = 8 * (5 * n * m + (8 + d / 2) * part**2 + (2 * kernels + 4) * m**2)
         return Cost(seconds, held, "lower inducing, or use a network such as mlp")
 
@@ -230,7 +230,7 @@ def _fit(u: Tensor, z: Tensor, at: Tensor, k: _Kernel, name: str, mean: str, noi
     )  # of the products A^T A the small eigenvalues, which carry the detail, are rounding
     left, root, right = torch.linalg.svd(triangle)
     seen = _Seen(q @ left, root.square().clamp_min(1e-30), basis(u, mean), z)
-    low, high = NOISE if noisy else NUGGET
+    low, high = NOISE if noisy else nugget(len(at))
     tried = torch.linspace(low, high, _TRIED, dtype=u.dtype).exp()
     best = max((seen.solved(float(eta)) for eta in tried), key=lambda s: s.density)
     white, both = (seen.size + best.eta).sqrt()[:, None], root[:, None] * (right @ inverse)

@@ -9,34 +9,26 @@ from torch.distributions import Distribution
 
 from emulate.contracts import Estimate, Gradient
 from emulate.errors import InputError
-from emulate.families import carries, inverse, support_moves
+from emulate.families import support_moves
 from emulate.gradients._averages import averaged
+from emulate.gradients._sites import Counted, Terms, folds, terms, unknown
 from emulate.meter import Meter
-from emulate.noise import Noise, Place, Treatment
+from emulate.noise import Place
 from emulate.replication import each, lift
 
 
-class Counted(Treatment):
-    """Draws that carry no derivative; their log density does. What a density cannot count is refused."""
+class _Scored(Counted):
+    """No draw follows a path; what a density cannot count is refused."""
 
     def __init__(self) -> None:
-        self.log_prob = torch.zeros((), dtype=torch.float64)
+        super().__init__("score", lambda distribution: False)
 
     def draw(self, place: Place, distribution: Distribution, u: Tensor) -> Tensor:
         if support_moves(distribution):
             raise InputError(f"score must have draws whose support stays where it is. Got {type(distribution).__name__} at "
                              f"the site {place}, an end of which depends on theta; use pathwise, or draw a fixed one and "
                              "scale it.")  # fmt: skip
-        x = inverse(distribution, u).detach()
-        self.log_prob = self.log_prob + distribution.log_prob(x).sum()
-        return x
-
-    def above(self, place: Place, margin: Tensor) -> Tensor:
-        if carries(margin):
-            raise InputError(f"score must have hard decisions on draws alone. Got one at the site {place} that reads theta "
-                             "itself, past all draws; draw what is decided on, or use conditional, smooth or "
-                             "common_random_numbers.")  # fmt: skip
-        return super().above(place, margin)
+        return super().draw(place, distribution, u)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +37,19 @@ class Score(Gradient):
 
     Also known as likelihood ratio (Glynn 1990) and REINFORCE (Williams 1992). f may jump in x and x may be discrete; the
     densities must not move their support with theta. `df/dtheta` is what f reads of theta past its draws, which must be
-    continuous: a `noise.above` on theta itself is refused, a plain `if` that runs replicates one by one makes the bias
-    unknown (NaN).
-    The baseline b takes noise away and, being independent of the replicate it is used for, adds no bias:
+    continuous: a `noise.above` on theta itself is refused, and a plain `if`, `>` or `round` on it makes the bias unknown
+    (NaN, told in `diagnostics["reads"]`).
+    The baseline b takes noise away and, being independent of the replicate it is used for, adds no bias. What is learnt
+    for a third of the replicates is learnt from the next third:
 
     - none: b = 0;
-    - mean: the mean of f over the n replicates: biased by 1/n, undone by the factor n / (n - 1), which makes it
-    - leave_one_out: the mean of f over the other replicates (Kool et al. 2019), unbiased;
-    - optimal: E[f s^2] / E[s^2] for each output and parameter, from the other half of the replicates (Greensmith,
-      Bartlett & Baxter 2004), unbiased.
+    - mean: the mean of f;
+    - leave_one_out: the mean of f over all other replicates (Kool, van Hoof & Welling 2019). The terms then depend on
+      each other: their mean is the sample covariance of f and s, and its error is that of the jackknife (Efron & Stein
+      1981), whose pseudo-values are averaged here;
+    - optimal: E[f s^2] / E[s^2] for each output and parameter (Greensmith, Bartlett & Baxter 2004);
+    - regression: the scores of all parameters are control variates of each: b s_j becomes sum_k B_jk s_k, with B of
+      least squares (Glasserman 2003, sec. 4.1).
 
     >>> from torch.distributions import Bernoulli
     >>> f = lambda theta, noise: 3 * noise.draw("coin", Bernoulli(theta[0]))
@@ -63,40 +59,45 @@ class Score(Gradient):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("sites",)
-    baseline: Literal["none", "mean", "leave_one_out", "optimal"] = "leave_one_out"  # taken from f first
+    baseline: Literal["none", "mean", "leave_one_out", "optimal", "regression"] = "leave_one_out"  # taken from f first
 
     def estimate(self, f: Any, theta: Tensor, *, seed: int, n: int = 1) -> Estimate:
         f, theta = lift(f), theta.detach().double()
-
-        def run(t: Tensor, noise: Noise) -> tuple[tuple[Tensor, Tensor], Tensor]:
-            counted = Counted()
-            y = f(t, noise.again(counted))
-            return (y, counted.log_prob), y
-
+        seen: set[str] = set()
         with Meter() as meter:
-            made = each(lambda noise: torch.func.jacrev(lambda t: run(t, noise), has_aux=True)(theta), seed, max(n, 2))
-        (direct, score), y = made.answer
-        if not made.record.sites and made.random(y):
+            made = each(lambda noise: terms(f, theta, noise, _Scored(), seen), seed, max(n, 2))
+        random = bool(made.record.sites)
+        if not random and made.random(made.answer.y):
             raise InputError("score must see the draws of f. Got a random f without a site: draw by `noise.draw(...)`, or "
                              "use common_random_numbers.")  # fmt: skip
-        direct, score, y = direct[:n], score[:n], y[:n]
-        slopes = (y[:, :, None] - self._baseline(y, score)) * score[:, None, :] + direct
-        hidden = bool(made.alone) and bool((direct != 0).any())  # a plain branch may have read theta past the draws
-        return averaged(y, slopes, random=bool(made.record.sites), calls=made.calls, meter=meter,
-                        bias_bound=torch.full_like(slopes[0], torch.nan) if hidden else None,
-                        diagnostics={"baseline": self.baseline, "alone": made.alone})  # fmt: skip
+        t = Terms(*(part[:n] for part in made.answer))
+        return averaged(t.y, t.direct + self.slopes(t), random=random, calls=made.calls, meter=meter,
+                        bias_bound=unknown(seen, t.direct[0]),
+                        diagnostics={"baseline": self.baseline, "alone": made.alone, "reads": sorted(seen)})  # fmt: skip
 
-    def _baseline(self, y: Tensor, score: Tensor) -> Tensor:
-        """b `[n, m, d]` or what broadcasts to it."""
-        n = len(y)
+    def slopes(self, t: Terms) -> Tensor:
+        """(f - b) s `[n, m, d]` of each replicate: independent terms, or pseudo-values that may be taken for them."""
+        n = len(t.y)
         if self.baseline == "none" or n == 1:
-            return y.new_zeros(1)
-        if self.baseline in ("mean", "leave_one_out"):
-            others = (y.sum(0) - y) / (n - 1)
-            return others[:, :, None]
-        halves = torch.arange(n) % 2
-        square = score.square()
-        best = [
-            (y[halves == k, :, None] * square[halves == k, None]).mean(0) / square[halves == k].mean(0) for k in (0, 1)
-        ]
-        return torch.stack(best)[1 - halves].nan_to_num(0.0)
+            return t.y[:, :, None] * t.score[:, None]
+        if self.baseline == "leave_one_out":
+            product = (t.y - t.y.mean(0))[:, :, None] * (t.score - t.score.mean(0))[:, None]
+            if n == 2:  # one difference, which knows nothing of its own scatter: its two terms do
+                return 2 * (t.y - t.y.mean(0))[:, :, None] * t.score[:, None]
+            return (n * product - product.sum(0) / (n - 1)) / (n - 2)
+        out = t.y[:, :, None] * t.score[:, None]
+        for mine, other in folds(n):
+            out[mine] -= torch.einsum("nk,mjk->nmj", t.score[mine], self._combination(t.of(other)))
+        return out
+
+    def _combination(self, t: Terms) -> Tensor:
+        """B `[m, d, d]`: of the score s, B s is taken away."""
+        square = t.score.square()
+        if self.baseline == "mean":
+            best = t.y.mean(0)[:, None].expand(-1, t.score.shape[1])
+        elif self.baseline == "optimal" or len(t.y) < 2 * t.score.shape[1]:
+            best = (t.y[:, :, None] * square[:, None]).mean(0) / square.mean(0)
+        else:
+            inverse = torch.linalg.pinv(t.score.T @ t.score, hermitian=True)
+            return torch.einsum("nm,nj,nk,kl->mjl", t.y, t.score, t.score, inverse)
+        return torch.diag_embed(best.nan_to_num(0.0))

