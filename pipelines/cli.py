@@ -311,6 +311,23 @@ def sensitivity(
     return indices.command(load_study(study, set_ or []), Terminal(), samples=samples, name=emulator, pairs=pairs)
 
 
+@app.command("verify")
+@guarded
+def verify(
+    study: StudyFile, set_: Overrides = None,
+    points: Annotated[int, typer.Option("--points", min=1, max=1000, metavar="N", help="Points of the box, inner half.")] = 3,
+    repeats: Annotated[int, typer.Option("--repeats", metavar="N", help="Of a stochastic simulator: seeds at a point.")] = 24,
+    json_: Annotated[bool, typer.Option("--json", help="Print the findings as JSON, and nothing else.")] = False,
+) -> int:  # fmt: skip
+    """Test the simulator's derivatives at points of the box: remainders, transposes, error bars over seeds."""
+    from pipelines import verification
+    from pipelines.config import load_study
+    from pipelines.terminal import Terminal
+
+    loaded, terminal = load_study(study, set_ or []), Terminal(quiet=json_)
+    return verification.command(loaded, terminal, points=points, repeats=repeats, as_json=json_)
+
+
 @app.command("schema")
 @guarded
 def schema() -> int:

@@ -155,9 +155,13 @@ class Workbench(ExitStack):
         return missing(tasks, self.store if there else None)
 
     def campaign(self, points: Points, what: str, product: str = "y", fidelity: str = "") -> None:
-        """Run what is not in the store yet, with a bar; every run is committed when it ends."""
+        """Make the runs at these points that are not in the store yet."""
         fidelity = self._fidelity(points, fidelity)
-        todo = self.missing(self.tasks(points, product, fidelity))
+        self.make(self.tasks(points, product, fidelity), what, fidelity)
+
+    def make(self, tasks: Iterable[Task], what: str, fidelity: str = "") -> None:
+        """Run what is not in the store yet, with a bar; every run is committed when it ends."""
+        todo = self.missing(tasks)
         if not todo:
             return
         describe(self.store, self.study.simulator_of(fidelity))

@@ -4,19 +4,21 @@ Contract: `emulate.contracts.Gradient`. What it is given: `emulate.replication.l
 Smallest entries to imitate: `reverse.py` (exact), `common_random_numbers.py` (random).
 Tests: `tests/contracts/test_gradients.py` holds every entry of this folder to the room's laws.
 
-The one call, imported on first use: `gradients.estimate`.
+The one call, imported on first use: `gradients.estimate`; tests of derivatives beside it: `gradients.verify`.
 """
 
 import importlib
 from typing import Any
 
-_HOMES = {"estimation": ("choose", "estimate")}
+_HOMES = {"estimation": ("choose", "estimate"), "verification": ("verify",)}
+_WHOLE = ("verify",)  # names of modules themselves
 
-__all__ = ["choose", "estimate"]
+__all__ = ["choose", "estimate", "verify"]
 
 
 def __getattr__(name: str) -> Any:
     for module, held in _HOMES.items():
         if name in held:
-            return getattr(importlib.import_module(f"emulate.{module}"), name)
+            found = importlib.import_module(f"emulate.{module}")
+            return found if name in _WHOLE else getattr(found, name)
     raise AttributeError(f"module 'emulate.gradients' has no attribute {name!r}; it has {', '.join(__all__)}")
