@@ -68,9 +68,9 @@ class Terms(NamedTuple):
     direct: Tensor
     score: Tensor
 
-    def halves(self) -> tuple["Terms", "Terms"]:
-        """The replicates of even and of odd number, each `[n/2, ...]`."""
-        return Terms(*(t[::2] for t in self)), Terms(*(t[1::2] for t in self))
+    def of(self, some: slice) -> "Terms":
+        """Some of the replicates."""
+        return Terms(*(part[some] for part in self))
 
 
 def terms(f: Program, theta: Tensor, noise: Noise, treatment: Counted, seen: set[str]) -> Terms:
@@ -84,6 +84,16 @@ def terms(f: Program, theta: Tensor, noise: Noise, treatment: Counted, seen: set
 
     (direct, score), y = torch.func.jacrev(run, has_aux=True)(theta)
     return Terms(y, direct, score)
+
+
+def folds(n: int) -> list[tuple[slice, slice]]:
+    """Each third of n replicates, and the next third, which coefficients for the first are learnt from.
+
+    In a ring of three no two thirds learn from each other, so that all terms are uncorrelated, and their sample variance
+    is unbiased whatever is learnt: given the other two thirds, a third has the right mean. Two halves are correlated.
+    """
+    k = min(3, n)
+    return [(slice(i, None, k), slice((i + 1) % k, None, k)) for i in range(k)]
 
 
 def unknown(seen: set[str], like: Tensor) -> Tensor | None:

@@ -10,23 +10,23 @@ from emulate.contracts import Estimate, Gradient
 from emulate.errors import InputError
 from emulate.families import discrete, support_moves
 from emulate.gradients._averages import averaged
-from emulate.gradients._sites import Counted, Terms, terms, unknown
+from emulate.gradients._sites import Counted, Terms, folds, terms, unknown
 from emulate.meter import Meter
 from emulate.noise import Noise
 from emulate.replication import each, lift
 
-_FEWEST = 8  # replicates in a half, from which its weights are taken
+_FEWEST = 8  # replicates in a third, from which weights are taken
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mixed(Gradient):
-    """Mixture: w p + (1 - w) a - b s, for each output and parameter the one of least variance in the other half.
+    """Mixture: w p + (1 - w) a - b s, for each output and parameter the one of least variance.
 
     p: path where draws are continuous, score where they are discrete; a: score of all draws but those whose support
     moves; s: the scores of both. p - a and s have mean 0 whatever their weights, so that the inverse-variance weight w
     of two estimators that share their replicates (Bates & Granger 1969; Parmas et al. 2018) and the baselines b are the
-    coefficients of one least-squares fit (Glasserman 2003, sec. 4.1). Each half of the replicates gets those of the other
-    half and stays unbiased. Fewer than 16 replicates are p as it is. Two runs a replicate.
+    coefficients of one least-squares fit (Glasserman 2003, sec. 4.1). Each third of the replicates gets those of the
+    next third and stays unbiased. Fewer than 24 replicates are p as it is. Two runs a replicate.
 
     f must be as continuous as `pathwise` asks for; where it secretly is not, p and a disagree:
     `diagnostics["disagreement"]` is the largest of their differences over its standard error. Above 5 the bias bound is
@@ -77,13 +77,13 @@ def _controlled(path: Terms, score: Terms) -> tuple[Tensor, Tensor]:
 
 
 def _fitted(p: Tensor, controls: Tensor) -> Tensor:
-    """p less the controls, with the coefficients of least squares from the other half."""
+    """p less the controls, with the coefficients of least squares from the next third."""
     out = p.clone()
-    if len(p) < 2 * _FEWEST:
+    if len(p) < 3 * _FEWEST:
         return out
     scale = controls.square().mean(0).sqrt()
     scaled = controls / torch.where(scale > 0, scale, 1.0)
-    for mine, other in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
+    for mine, other in folds(len(p)):
         x, y = (v - v.mean(0) for v in (scaled[other], p[other]))
         square, product = torch.einsum("nmdk,nmdl->mdkl", x, x), torch.einsum("nmdk,nmd->mdk", x, y)
         best = (torch.linalg.pinv(square, hermitian=True, rtol=1e-10) @ product[..., None])[..., 0]

@@ -11,7 +11,7 @@ from emulate.contracts import Estimate, Gradient
 from emulate.errors import InputError
 from emulate.families import support_moves
 from emulate.gradients._averages import averaged
-from emulate.gradients._sites import Counted, Terms, terms, unknown
+from emulate.gradients._sites import Counted, Terms, folds, terms, unknown
 from emulate.meter import Meter
 from emulate.noise import Place
 from emulate.replication import each, lift
@@ -39,16 +39,17 @@ class Score(Gradient):
     densities must not move their support with theta. `df/dtheta` is what f reads of theta past its draws, which must be
     continuous: a `noise.above` on theta itself is refused, and a plain `if`, `>` or `round` on it makes the bias unknown
     (NaN, told in `diagnostics["reads"]`).
-    The baseline b takes noise away and, being independent of the replicate it is used for, adds no bias:
+    The baseline b takes noise away and, being independent of the replicate it is used for, adds no bias. What is learnt
+    for a third of the replicates is learnt from the next third:
 
     - none: b = 0;
-    - mean: the mean of f over the other half of the replicates;
+    - mean: the mean of f;
     - leave_one_out: the mean of f over all other replicates (Kool, van Hoof & Welling 2019). The terms then depend on
       each other: their mean is the sample covariance of f and s, and its error is that of the jackknife (Efron & Stein
       1981), whose pseudo-values are averaged here;
-    - optimal: E[f s^2] / E[s^2] for each output and parameter, from the other half (Greensmith, Bartlett & Baxter 2004);
-    - regression: a combination of f's control variates, the scores of all parameters, for each output and parameter:
-      b s_j becomes sum_k B_jk s_k, with B of least squares from the other half (Glasserman 2003, sec. 4.1).
+    - optimal: E[f s^2] / E[s^2] for each output and parameter (Greensmith, Bartlett & Baxter 2004);
+    - regression: the scores of all parameters are control variates of each: b s_j becomes sum_k B_jk s_k, with B of
+      least squares (Glasserman 2003, sec. 4.1).
 
     >>> from torch.distributions import Bernoulli
     >>> f = lambda theta, noise: 3 * noise.draw("coin", Bernoulli(theta[0]))
@@ -85,8 +86,8 @@ class Score(Gradient):
                 return 2 * (t.y - t.y.mean(0))[:, :, None] * t.score[:, None]
             return (n * product - product.sum(0) / (n - 1)) / (n - 2)
         out = t.y[:, :, None] * t.score[:, None]
-        for mine, other in zip((slice(0, None, 2), slice(1, None, 2)), reversed(t.halves())):
-            out[mine] -= torch.einsum("nk,mjk->nmj", t.score[mine], self._combination(other))
+        for mine, other in folds(n):
+            out[mine] -= torch.einsum("nk,mjk->nmj", t.score[mine], self._combination(t.of(other)))
         return out
 
     def _combination(self, t: Terms) -> Tensor:

@@ -1,4 +1,8 @@
-"""Confidence intervals hold the truth as often as they say: every stochastic method, 1000 repeats."""
+"""Confidence intervals hold the truth as often as they say: every stochastic method, 1000 repeats.
+
+What scores average has heavy tails (z^2 times f in the width of a normal law): its mean is normal from some hundred
+replicates on, so that 600 are taken here.
+"""
 
 import math
 
@@ -59,6 +63,6 @@ def test_intervals_cover_roughly(spec, f):
     ("spec", "f"), METHODS, ids=lambda x: "-".join(map(str, x.values())) if isinstance(x, dict) else ""
 )
 def test_intervals_cover_in_a_thousand_repeats(spec, f):
-    share = _coverage(spec, f, 1000, 200)
+    share = _coverage(spec, f, 1000, 600)
     print(f"{spec}: 95 % intervals hold the truth in {[round(100 * float(s), 1) for s in share]} % of 1000")
     assert ((share >= 0.92) & (share <= 0.98)).all()

@@ -78,6 +78,16 @@ def test_every_baseline_is_unbiased_at_any_number_of_replicates(baseline, k):
     assert abs(z) < 4
 
 
+@pytest.mark.parametrize("baseline", ["mean", "optimal"])
+def test_the_variance_that_is_claimed_is_unbiased_though_baselines_are_learnt(baseline):
+    """At 6 replicates, where a baseline of two of them adds a third to the variance."""
+    slopes = _groups(baseline, 6, 60_000)
+    means = slopes.mean(1)
+    claimed = slopes.var(1) / 6
+    scatter = float(((means - 2) ** 2 - claimed).std()) / 60_000**0.5
+    assert abs(float(means.var() - claimed.mean())) < 4 * scatter
+
+
 def test_the_scores_of_all_parameters_are_control_variates():
     """f = x y of two normal draws near 0: f s_0 is z_0^2 z_1 of variance 3, and 2 less its regression on the other score."""
 
