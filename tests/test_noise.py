@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from torch.distributions import Gamma, Normal
@@ -12,6 +12,7 @@ from emulate.errors import InputError
 from emulate.noise import Forced, Noise, Place, uniforms
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**62), st.integers(0, 10**9), st.lists(st.integers(0, 5), max_size=3), st.integers(1, 6))
 def test_a_batch_of_replicates_is_the_same_numbers_one_by_one(seed, first, shape, n):
     place = Place("x", 2)
@@ -87,6 +88,7 @@ def test_a_hard_decision_is_one_or_nothing():
     assert noise.record.decisions == {Place("a"): (3,)}
 
 
+@settings(deadline=None)
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 9))
 def test_a_longer_draw_begins_with_the_shorter_one(one, other, replicate):
     short, long = sorted((one, other))
