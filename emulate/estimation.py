@@ -17,6 +17,8 @@ from emulate.space import Space
 
 _DETERMINISTIC = ("reverse", "finite_difference")
 _RANDOM = ("pathwise", "enumerate", "conditional", "mixed", "score", "measure_valued", "common_random_numbers")
+_DIFFERENCES = ("common_random_numbers", "finite_difference", "smooth")
+_OWN_NOISE = ("smooth", "surrogate", "ensemble", "window")  # random whatever f is
 _TRIED = 8  # replicates on which a method is tried
 
 
@@ -26,8 +28,8 @@ def estimate(f: Any, theta: Any, *, method: str | Mapping[str, Any] | Gradient =
     f: what `emulate.replication.lift` takes: f(theta), f(theta, seed), f(theta, noise), a simulator, an emulator.
     theta: `[d]`, a tensor, an array or a list, or one value by name where f has a parameter space.
     method: the name of an entry of the room `gradients`; a mapping {"use": name, ...settings}; an entry as it is; or
-    "auto", which takes what `choose` says and tells in `diagnostics` what it passed over, and why.
-    n: how many replicates of a random f; one that is not random runs once. seed: what all noise is keyed by.
+    "auto", which takes what `choose` says, some tens of calls; `diagnostics` tell what was passed over, and why.
+    n: how many replicates of what is random; what is not runs once. seed: what all noise is keyed by.
 
     >>> from torch.distributions import Bernoulli
     >>> e = estimate(lambda theta, noise: 3 * noise.draw("coin", Bernoulli(theta[0])), [0.4], n=100, seed=1)
@@ -44,16 +46,17 @@ def estimate(f: Any, theta: Any, *, method: str | Mapping[str, Any] | Gradient =
         lift(f)(point, probe.again())
     random = bool(probe.record.sites) or probe.record.opaque
     if isinstance(method, str) and method == "auto":
-        found, passed, spent = choose(f, point, seed=seed, random=random)
+        found, why, spent = choose(f, point, seed=seed, random=random)
     else:
         found = method if isinstance(method, Gradient) else registry.build("gradients", method, path="method")
-        passed, spent = {}, 0
-    made = found.estimate(f, point, seed=seed, n=n if random else 1)
-    told = {"method": {"use": found.entry_name(), **found.settings()}} | ({"passed": passed} if passed else {})
+        why, spent = {}, 0
+    once = not random and found.entry_name() in registry.names("gradients") and found.entry_name() not in _OWN_NOISE
+    made = found.estimate(f, point, seed=seed, n=1 if once else n)
+    told = {"method": {"use": found.entry_name(), **found.settings()}} | why
     return replace(made, calls=made.calls + spent + 1, diagnostics={**made.diagnostics, **told})
 
 
-def choose(f: Any, theta: Tensor, *, seed: int, random: bool = True) -> tuple[Gradient, dict[str, str], int]:
+def choose(f: Any, theta: Tensor, *, seed: int, random: bool = True) -> tuple[Gradient, dict[str, Any], int]:
     """The first method, from the quietest to the most patient one, that serves f at theta; why the ones before it were
     passed over, by name; and the calls that this took.
 
@@ -61,12 +64,15 @@ def choose(f: Any, theta: Tensor, *, seed: int, random: bool = True) -> tuple[Gr
     a derivative that was lost on the way, leaves the place to the next. The last asks nothing of f.
     """
     passed: dict[str, str] = {}
-    spent = 0
-    names = [name for name in (_RANDOM if random else _DETERMINISTIC) if name in registry.names("gradients")]
-    for name in names[:-1]:
-        found = registry.build("gradients", name)
+    told: dict[str, Any] = {"passed": passed}
+    specs = [{"use": name} for name in (_RANDOM if random else _DETERMINISTIC) if name in registry.names("gradients")]
+    last, spent = specs[-1], 0
+    for spec in specs:
+        found, name = registry.build("gradients", spec), spec["use"]
+        if name in passed or spec is last:
+            continue
         try:
-            made = found.estimate(f, theta, seed=seed, n=_TRIED if random else 1)
+            made = found.estimate(f, theta, seed=seed, n=_TRIED if random or name in _OWN_NOISE else 1)
         except (InputError, RuntimeError, TypeError) as e:
             passed[name] = str(e).split("\n", 1)[0] or type(e).__name__
             continue
@@ -74,11 +80,11 @@ def choose(f: Any, theta: Tensor, *, seed: int, random: bool = True) -> tuple[Gr
         if bool(made.bias_bound.isnan().any()):
             reads = ", ".join(made.diagnostics.get("reads", ())) or "something"
             passed[name] = f"what depends on theta is read by {reads}, which has no derivative."
-        elif bool((made.gradient == 0).all()):
+        elif bool((made.gradient == 0).all()) and name not in _DIFFERENCES:
             passed[name] = "it finds a gradient of zeros, which only a difference can tell from a lost one."
         else:
-            return found, passed, spent
-    return registry.build("gradients", names[-1]), passed, spent
+            return found, told, spent
+    return registry.build("gradients", last), told, spent
 
 
 def _point(f: Any, theta: Any) -> Tensor:
