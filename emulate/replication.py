@@ -141,7 +141,7 @@ def _batched(g: Callable[[Noise], Any], seed: int, of: range, shapes: dict[Place
     for start in range(of.start, of.stop, chunk):
         part = range(start, min(start + chunk, of.stop))
         given = {place: uniforms(seed, place, shape, part) for place, shape in shapes.items()}
-        with _UNVALIDATED:
+        with UNVALIDATED:
             answer = torch.func.vmap(lambda held: g(Noise(seed, given=held)))(given)
         for leaf in pytree.tree_leaves(answer):
             if leaf.is_floating_point() and bool((lost := leaf.isnan().reshape(len(part), -1).any(1)).any()):
@@ -177,4 +177,4 @@ class _Unvalidated:
                 Distribution.set_default_validate_args(self._before)
 
 
-_UNVALIDATED = _Unvalidated()
+UNVALIDATED = _Unvalidated()

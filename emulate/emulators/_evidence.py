@@ -33,7 +33,7 @@ LENGTH_PRIOR = (math.log(2.0), 4.0)  # centre and sd of the normal prior on ln(l
 ORDER = 9.0  # largest |ln a| of the additive kernel: from no interactions to all of them
 _LARGE = 600.0  # of d ln a, so that (1 + a)^d is a number
 ORDER_PRIOR = (0.0, 4.0)
-NUGGET = (math.log(1e-13), math.log(1e-3))  # bounds of ln(eta) without noise: with less Cholesky fails
+_LEAST, _MOST = 1e-15, 1e-3  # bounds of eta without noise; the lower one for each run, and for a hundred at least
 NUGGET_PRIOR = (math.log(1e-8), 20.0)
 ROUGH = math.log(1e-4)  # ln(eta) of a start: from a tiny one alone, short lengths take what is below the runs' distance
 NOISE = (math.log(1e-9), math.log(1e4))  # bounds of ln(eta) where the noise is fitted
@@ -41,6 +41,12 @@ NOISE_PRIOR = (math.log(1e-2), 3.0)
 _AHEAD = 8  # steps from every start, before the best alone goes on
 _ENOUGH = 0.05  # nats that a step must promise: the evidence cannot tell less
 _FAR = 2.0  # the longest step of any x
+
+
+def nugget(n: int) -> tuple[float, float]:
+    """Bounds of ln(eta) without noise. C has a condition of up to n / eta, and rounding takes eps of that from a prediction:
+    with less than 1e-15 n that is more than the error of the process (2,000 runs of the borehole: as much again)."""
+    return math.log(_LEAST * max(n, 100)), math.log(_MOST)
 
 
 class Factors(NamedTuple):
@@ -91,7 +97,9 @@ class Evidence:
         self.covariance = _Additive(u.numpy()) if kernel == "additive" else _Stationary(u.numpy(), kernel)
         self.diagonal = np.append(0, np.arange(len(u), 1, -1)).cumsum()
         order = kernel == "additive"
-        bounds = [LENGTH] * self.d + [(-ORDER, min(ORDER, _LARGE / self.d))] * order + [NOISE if noisy else NUGGET]
+        bounds = (
+            [LENGTH] * self.d + [(-ORDER, min(ORDER, _LARGE / self.d))] * order + [NOISE if noisy else nugget(len(u))]
+        )
         priors = [LENGTH_PRIOR] * self.d + [ORDER_PRIOR] * order + [NOISE_PRIOR if noisy else NUGGET_PRIOR]
         (self.low, self.high), (self.centre, self.width) = np.array(bounds).T, np.array(priors).T
 

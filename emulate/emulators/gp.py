@@ -123,12 +123,13 @@ class GP(Recipe):
 
         mean = k^T C^-1 (z - H beta) + h^T beta,    variance = s^2 (1 - |v|^2 + |R^-T h - Q^T v|^2 + eta)
 
-    A deterministic simulator has no noise: eta is a nugget between 1e-13 and 1e-3, for Cholesky and for structure finer
-    than the distance of the runs. (With 1e-6 as the bound short lengths took that structure; the derivative of P(k) of
-    128 N-body runs was then off by 0.79 % and not 0.62 %.) For a stochastic one eta is free and the prediction is that
-    of a single run, noise included. "auto" takes the kernel and mean with the highest leave-one-out log density on the
-    three leading components; a richer one must win by two standard errors. The additive kernel weighs every order of
-    interaction: where parameters hardly interact it errs a quarter of what the rbf does (100 runs of the wing's weight).
+    A deterministic simulator has no noise: eta is a nugget between 1e-15 n (1e-13 up to a hundred runs) and 1e-3, for
+    Cholesky and for structure finer than the distance of the runs. (With 1e-6 as the bound short lengths took that
+    structure; the derivative of P(k) of 128 N-body runs was then off by 0.79 % and not 0.62 %.) For a stochastic one
+    eta is free and the prediction is that of a single run, noise included. "auto" takes the kernel and mean with the
+    highest leave-one-out log density on the three leading components; a richer one must win by two standard errors.
+    The additive kernel weighs every order of interaction: where parameters hardly interact it errs a quarter of what
+    the rbf does (100 runs of the wing's weight).
     Components come in the order of their variance: from the ninth on (`kernels`) they share lengths and eta, which maximise
     the sum of their likelihoods, so that a spectrum costs little more than eight numbers.
 

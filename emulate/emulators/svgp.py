@@ -14,7 +14,7 @@ from emulate.contracts import Core, Recipe
 from emulate.costs import Cost, affordable, products, steps
 from emulate.distributions import Correlated
 from emulate.emulators import _calibration as calibration
-from emulate.emulators._evidence import NOISE, NUGGET, ROUGH, Evidence
+from emulate.emulators._evidence import NOISE, ROUGH, Evidence, nugget
 from emulate.emulators._iterative import Covariance, device_of
 from emulate.emulators._kernels import KERNELS, MEANS, basis, columns_of, determined, kernel
 from emulate.emulators._threads import calm
@@ -230,7 +230,7 @@ def _fit(u: Tensor, z: Tensor, at: Tensor, k: _Kernel, name: str, mean: str, noi
     )  # of the products A^T A the small eigenvalues, which carry the detail, are rounding
     left, root, right = torch.linalg.svd(triangle)
     seen = _Seen(q @ left, root.square().clamp_min(1e-30), basis(u, mean), z)
-    low, high = NOISE if noisy else NUGGET
+    low, high = NOISE if noisy else nugget(len(at))
     tried = torch.linspace(low, high, _TRIED, dtype=u.dtype).exp()
     best = max((seen.solved(float(eta)) for eta in tried), key=lambda s: s.density)
     white, both = (seen.size + best.eta).sqrt()[:, None], root[:, None] * (right @ inverse)

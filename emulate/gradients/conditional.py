@@ -18,7 +18,7 @@ from emulate.gradients._averages import averaged
 from emulate.gradients.pathwise import Continuous, Pathwise
 from emulate.meter import Meter
 from emulate.noise import Noise, Place, Treatment
-from emulate.replication import Program, each, lift
+from emulate.replication import UNVALIDATED, Program, each, lift
 
 EDGE = 7.5  # |z| beyond which 6e-14 of a normal draw lies
 HALVINGS = 48  # of a bracket of a root: to rounding
@@ -81,8 +81,8 @@ class Conditional(Gradient):
 
     the path derivative and the boundary terms (Fu & Hu 1997; Glasserman 2003, sec. 7.2). Roots are bracketed by sign
     changes on a grid and halved to rounding; the pieces are integrated by Gauss and Legendre. Unbiased up to this
-    quadrature, whose error is bounded by a second one with fewer nodes, if every decision on theta is moved by the site.
-    A program without such a decision is handed to `pathwise`.
+    quadrature, whose error is bounded by a second one with fewer nodes, if every decision on theta is moved by the site; a
+    plain branch may hide a jump and leaves the bias unknown (NaN). A program without such a decision is handed to `pathwise`.
 
     >>> from torch.distributions import Normal
     >>> def hit(theta, noise):  # P(theta + Z > 1) has the slope phi(1 - theta)
@@ -108,7 +108,7 @@ class Conditional(Gradient):
         total, z = max(n, 2), torch.linspace(-EDGE, EDGE, self.grid, dtype=torch.float64)
         with Meter() as meter:
             given, looks = _Given(f, theta, *self._place(f, theta, Noise(seed))), 4 * len(probe.record.sites) + 1
-            look = each(lambda noise: _over(lambda x: given.run(noise, x)[1], z), seed, total)
+            look = each(lambda noise: given.over(lambda x: given.run(noise, x)[1], z), seed, total)
             roots, unsettled = self._count(look.answer)
             made = each(lambda noise: self._integrate(given, noise, z, roots), seed, total)
         values, slopes, doubts, off, flat = made.answer
@@ -125,7 +125,7 @@ class Conditional(Gradient):
         bias = doubts.abs().mean(0) + 1e-13 * slopes.abs().amax(0)
         return averaged(values[:n], slopes[:n], random=len(probe.record.sites) > 1, meter=meter,
                         calls=probe.calls + looks + look.calls * self.grid + made.calls * runs,
-                        bias_bound=torch.full_like(bias, torch.nan) if made.alone else bias,
+                        bias_bound=torch.full_like(bias, torch.nan) if given.branches else bias,
                         diagnostics={"site": str(given.at), "roots": roots, "unsettled": unsettled,
                                      "alone": made.alone})  # fmt: skip
 
@@ -168,7 +168,7 @@ class Conditional(Gradient):
     def _integrate(self, given: "_Given", noise: Noise, z: Tensor, roots: int) -> tuple[Tensor, ...]:
         """Value `[m]` and slope `[m, d]` given the other draws; how far a coarser rule is off `[m, d]`; how far margins are
         from zero at their roots `[r]`; which decisions on theta `[k]` do not move somewhere."""
-        margins = _over(lambda x: given.run(noise, x)[1], z)
+        margins = given.over(lambda x: given.run(noise, x)[1], z)
         inner = (margins[1:] == margins[:-1])[z[1:].abs() < 5]  # further out a margin may round to a constant
         flat = inner.any(0) & torch.tensor(given.reads)
         k = margins.shape[1]
@@ -183,7 +183,7 @@ class Conditional(Gradient):
         around = (which * (margins[cell].abs() + margins[cell + 1].abs())).sum(1)
         for _ in range(HALVINGS if roots else 0):
             middle = (low + high) / 2
-            same = (which * (_over(lambda x: given.run(noise, x)[1], middle) > 0)).any(1) == begins
+            same = (which * (given.over(lambda x: given.run(noise, x)[1], middle) > 0)).any(1) == begins
             low, high = torch.where(same, middle, low), torch.where(same, high, middle)
         root, order = torch.sort((low + high) / 2)
         used, which, around = used[order], which[order], around[order]
@@ -193,11 +193,11 @@ class Conditional(Gradient):
         value, slope, coarse = self._pieces(given, noise, left, right)
         off = root.new_zeros(0)
         if roots:
-            sides = _over(lambda x: given.run(noise, x)[1] > 0, (left + right) / 2)
-            jump = _over(
+            sides = given.over(lambda x: given.run(noise, x)[1] > 0, (left + right) / 2)
+            jump = given.over(
                 lambda x, a, b: given.run(noise, x, a)[0] - given.run(noise, x, b)[0], root, sides[:-1], sides[1:]
             )
-            of_theta, of_z, margin = _over(lambda x, one: given.slopes(noise, x, one), root, which)
+            of_theta, of_z, margin = given.over(lambda x, one: given.slopes(noise, x, one), root, which)
             dz = -of_theta / torch.where(used & (of_z != 0), of_z, 1.0)[:, None]
             weight = torch.where(used, _phi(root), 0.0)
             slope = slope + torch.einsum("rm,r,rd->md", jump, weight, torch.where(used[:, None], dz, 0.0))
@@ -212,7 +212,7 @@ class Conditional(Gradient):
             half = (right - left)[:, None] / 2
             at = ((left + right)[:, None] / 2 + half * x).reshape(-1)
             weight = (half * w).reshape(-1) * _phi(at)
-            slope, y = _over(lambda x: given.path(noise, x), at)
+            slope, y = given.over(lambda x: given.path(noise, x), at)
             made.append((torch.einsum("q,qm->m", weight, y), torch.einsum("q,qmd->md", weight, slope)))
         (value, slope), (_, coarse) = made
         return value, slope, slope - coarse
@@ -222,7 +222,17 @@ class _Given:
     """The program as a function of the one draw, z, all others given."""
 
     def __init__(self, f: Program, theta: Tensor, at: Place, reads: tuple[bool, ...] | None = None) -> None:
-        self.f, self.theta, self.at, self.reads = f, theta, at, reads
+        self.f, self.theta, self.at, self.reads, self.branches = f, theta, at, reads, False
+
+    def over(self, g: Callable, *along: Tensor) -> Any:
+        """g of each entry, stacked; one by one where the program branches."""
+        try:
+            with UNVALIDATED:
+                return torch.func.vmap(g)(*along)
+        except (RuntimeError, NotImplementedError):
+            self.branches = True
+            answers = [g(*one) for one in zip(*along, strict=True)]
+            return torch.stack(answers) if isinstance(answers[0], Tensor) else tuple(map(torch.stack, zip(*answers)))
 
     def run(
         self, noise: Noise, z: Tensor, forced: Tensor | None = None, theta: Tensor | None = None
@@ -244,15 +254,6 @@ class _Given:
         (of_theta, of_z), margin = torch.func.grad_and_value(
             lambda t, x: torch.where(one, self.run(noise, x, theta=t)[1], 0.0).sum(), argnums=(0, 1))(self.theta, z)  # fmt: skip
         return of_theta, of_z, margin
-
-
-def _over(g: Callable, *along: Tensor) -> Any:
-    """g of each entry, stacked; one by one where the program branches."""
-    try:
-        return torch.func.vmap(g)(*along)
-    except (RuntimeError, NotImplementedError):
-        answers = [g(*one) for one in zip(*along, strict=True)]
-        return torch.stack(answers) if isinstance(answers[0], Tensor) else tuple(map(torch.stack, zip(*answers)))
 
 
 def _changes(margins: Tensor) -> Tensor:

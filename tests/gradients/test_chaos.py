@@ -1,0 +1,96 @@
+"""Windows and ensembles of chaotic runs: where they are exact they are the adjoint; elsewhere bias and variance trade places."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Normal
+
+from emulate.dynamics import Trajectory
+from emulate.gradients.adjoint import Adjoint
+from emulate.gradients.ensemble import Ensemble
+from emulate.gradients.window import Window
+from emulate.noise import Noise
+from tests.gradients.equations import lorenz
+from tests.reference.gradients.dynamics import CLIMATE
+
+RHO = torch.tensor([28.0], dtype=torch.float64)
+MEMBERS = Ensemble(spread=0.5, spinup=500)
+
+
+def linear(theta: Tensor, state: Tensor, k: int, noise: Noise) -> Tensor:
+    return theta[0] * state + theta[1]
+
+
+def test_one_window_is_the_adjoint():
+    f = lorenz(30)
+    one, whole = Window(length=30).estimate(f, RHO, seed=0), Adjoint().estimate(f, RHO, seed=0)
+    assert torch.equal(one.gradient, whole.gradient)
+    assert one.bias_bound.max() == one.standard_error.max() == 0
+    assert "bias" not in one.diagnostics
+
+
+def test_a_window_of_a_linear_map_is_a_geometric_sum():
+    """s' = a s + b, the readout the last state: d/db over the last L steps is (1 - a^L) / (1 - a), the growth a^L."""
+    f = Trajectory(lambda theta: theta[:1] * 0 + 1, linear, 10, lambda theta, s: s)
+    e = Window(length=4).estimate(f, torch.tensor([0.9, 0.3], dtype=torch.float64), seed=0)
+    assert float(e.gradient[0, 1]) == pytest.approx((1 - 0.9**4) / 0.1, rel=1e-12)
+    assert e.diagnostics["growth"] == pytest.approx(0.9**4, rel=1e-12)
+    assert e.diagnostics["exponent"] == pytest.approx(math.log(0.9), rel=1e-12)
+    assert e.bias_bound.isnan().all()
+    assert e.diagnostics["bias"] == ("unknown: what theta does to an output more than 4 steps later is left out; compare "
+                                     "several lengths")  # fmt: skip
+
+
+def test_windows_of_one_run_give_its_error():
+    e = Window(length=50).estimate(lorenz(1000), RHO, seed=0)
+    assert e.replicates == 20
+    assert 0.3 < float(e.gradient) < 1.5
+    assert 0 < float(e.standard_error) < 0.3
+    assert 0.002 < e.diagnostics["exponent"] < 0.05  # the Lyapunov exponent is 0.906 for each unit of time, 100 steps
+
+
+def test_an_ensemble_without_spread_is_the_adjoint_of_its_noise():
+    def kicked(theta: Tensor, state: Tensor, k: int, noise: Noise) -> Tensor:
+        return theta[0] * torch.sin(state) + 0.1 * noise.draw("kick", Normal(0.0, 1.0))
+
+    f = Trajectory(lambda theta: theta, kicked, 6, lambda theta, s: s**2)
+    one, other = (m.estimate(f, RHO / 14, seed=2, n=20) for m in (Ensemble(), Adjoint()))
+    assert torch.equal(one.gradient, other.gradient)
+    assert one.bias_bound.max() == 0
+
+
+def test_spin_up_and_spread_make_members_whose_start_carries_nothing():
+    f = Trajectory(lambda theta: theta[:1], linear, 2, lambda theta, s: s)
+    theta = torch.tensor([0.9, 0.3], dtype=torch.float64)
+    e = Ensemble(spinup=400).estimate(f, theta, seed=1)  # from the fixed point b / (1 - a), s_2 = a (a s + b) + b
+    assert float(e.gradient[0, 1]) == pytest.approx(1.9, rel=1e-12)
+    assert float(e.gradient[0, 0]) == pytest.approx(2 * 0.9 * 3 + 0.3, rel=1e-9)
+    assert e.bias_bound.isnan().all()
+    assert e.standard_error.max() == 0
+    spread = Ensemble(spread=0.1).estimate(
+        f, theta, seed=1, n=2000
+    )  # ds_2/da of s_0 = a (1 + 0.1 Z): scatters by 2 a s_0
+    assert float(spread.standard_error[0, 0]) * math.sqrt(2000) == pytest.approx(2 * 0.9 * 0.09, rel=0.1)
+
+
+def test_the_climate_of_lorenz():
+    """Half a unit of time: most of the response has come, and the scatter is still small (Lea, Allen & Haine 2000)."""
+    e = MEMBERS.estimate(lorenz(50), RHO, seed=1, n=300)
+    assert abs(float(e.gradient) - CLIMATE) < 4 * float(e.standard_error) + 0.2
+    assert float(e.standard_error) < 0.1
+    assert e.bias_bound.isnan().all()
+
+
+@pytest.mark.slow
+def test_short_windows_are_biased_and_long_ones_scatter():
+    """The middle one is right to some 15 % (Lea, Allen & Haine 2000 speak of 10 %): 0.82 +- 0.03 over 8000 members."""
+    members = Ensemble(spread=0.5, spinup=1500)
+    short, middle, long = (members.estimate(lorenz(steps), RHO, seed=1, n=4000) for steps in (25, 100, 250))
+    for name, e in (("0.25", short), ("1", middle), ("2.5", long)):
+        print(f"\nwindow {name}: d<z>/drho {float(e.gradient):.3f} +- {float(e.standard_error):.3f}, climate {CLIMATE}")
+    assert float(short.gradient) < CLIMATE - 0.4
+    assert abs(float(middle.gradient) - CLIMATE) < 0.2 + 3 * float(middle.standard_error)
+    assert float(long.standard_error) > 5 * float(middle.standard_error)
+    assert long.diagnostics["largest"] > middle.diagnostics["largest"]
