@@ -10,6 +10,7 @@ from torch import Tensor
 
 from emulate import registry
 from emulate.contracts import Estimate, Gradient
+from emulate.diagnosis import diagnose
 from emulate.errors import InputError, shown
 from emulate.noise import Noise
 from emulate.replication import lift
@@ -19,6 +20,7 @@ _DETERMINISTIC = ("reverse", "finite_difference")
 _RANDOM = ("pathwise", "enumerate", "conditional", "mixed", "score", "measure_valued", "common_random_numbers")
 _DIFFERENCES = ("common_random_numbers", "finite_difference", "smooth")
 _OWN_NOISE = ("smooth", "surrogate", "ensemble", "window")  # random whatever f is
+_CALLS, _WORTH = 2000, 500  # what a diagnosis may take, and the replicates from which on it is worth that
 _TRIED = 8  # replicates on which a method is tried
 
 
@@ -28,7 +30,8 @@ def estimate(f: Any, theta: Any, *, method: str | Mapping[str, Any] | Gradient =
     f: what `emulate.replication.lift` takes: f(theta), f(theta, seed), f(theta, noise), a simulator, an emulator.
     theta: `[d]`, a tensor, an array or a list, or one value by name where f has a parameter space.
     method: the name of an entry of the room `gradients`; a mapping {"use": name, ...settings}; an entry as it is; or
-    "auto", which takes what `choose` says, some tens of calls; `diagnostics` tell what was passed over, and why.
+    "auto", which takes what `choose` says: for n from 500 on it diagnoses f, which takes up to 2000 calls; for fewer it
+    tries methods on f, some tens of calls. `diagnostics` tell the diagnosis, what was passed over, and why.
     n: how many replicates of what is random; what is not runs once. seed: what all noise is keyed by.
 
     >>> from torch.distributions import Bernoulli
@@ -46,7 +49,7 @@ def estimate(f: Any, theta: Any, *, method: str | Mapping[str, Any] | Gradient =
         lift(f)(point, probe.again())
     random = bool(probe.record.sites) or probe.record.opaque
     if isinstance(method, str) and method == "auto":
-        found, why, spent = choose(f, point, seed=seed, random=random)
+        found, why, spent = choose(f, point, seed=seed, calls=_CALLS if n >= _WORTH else 0, random=random)
     else:
         found = method if isinstance(method, Gradient) else registry.build("gradients", method, path="method")
         why, spent = {}, 0
@@ -56,9 +59,12 @@ def estimate(f: Any, theta: Any, *, method: str | Mapping[str, Any] | Gradient =
     return replace(made, calls=made.calls + spent + 1, diagnostics={**made.diagnostics, **told})
 
 
-def choose(f: Any, theta: Tensor, *, seed: int, random: bool = True) -> tuple[Gradient, dict[str, Any], int]:
-    """The first method, from the quietest to the most patient one, that serves f at theta; why the ones before it were
-    passed over, by name; and the calls that this took.
+def choose(
+    f: Any, theta: Tensor, *, seed: int, calls: int = _CALLS, random: bool = True
+) -> tuple[Gradient, dict[str, Any], int]:
+    """What a diagnosis of up to `calls` calls names (0: none is made), if it serves f at theta; else the first method that
+    does, from the quietest to the most patient one; the diagnosis and why others were passed over, by name; and the calls
+    that this took.
 
     Each is tried on a few replicates: one that refuses f, cannot bound its bias, or finds nothing but zeros, which may be
     a derivative that was lost on the way, leaves the place to the next. The last asks nothing of f.
@@ -67,6 +73,10 @@ def choose(f: Any, theta: Tensor, *, seed: int, random: bool = True) -> tuple[Gr
     told: dict[str, Any] = {"passed": passed}
     specs = [{"use": name} for name in (_RANDOM if random else _DETERMINISTIC) if name in registry.names("gradients")]
     last, spent = specs[-1], 0
+    if calls:
+        diagnosis = diagnose(f, theta, seed=seed, calls=calls)
+        specs.insert(0, {"use": diagnosis.method, **diagnosis.evidence["settings"]})
+        told["diagnosis"], spent = str(diagnosis), int(diagnosis.evidence["calls"])
     for spec in specs:
         found, name = registry.build("gradients", spec), spec["use"]
         if name in passed or spec is last:

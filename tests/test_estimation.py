@@ -81,6 +81,18 @@ def test_the_automatic_choice_tells_what_it_passed_over():
     assert estimate(normal, [0.5], n=50, seed=1).diagnostics["passed"] == {}
 
 
+@pytest.mark.parametrize(("f", "trouble", "use"), [
+    (normal, "smooth", "pathwise"),
+    (lambda theta, noise: noise.draw("x", Bernoulli(theta[0])), "discrete choice at the site 'x'", "enumerate"),
+    (lambda theta, noise: noise.above("edge", theta[0] - noise.draw("x", Normal(0.0, 1.0))), "jump at the site 'edge'",
+     "conditional"),
+])  # fmt: skip
+def test_enough_replicates_are_worth_a_diagnosis_which_is_told(f, trouble, use):
+    e = estimate(f, [0.5], n=500, seed=1)
+    assert e.diagnostics["diagnosis"].startswith(trouble)
+    assert e.diagnostics["method"]["use"] == use
+
+
 def test_what_is_not_random_runs_once_whatever_n():
     met = []
     e = estimate(lambda theta: [met.append(1), theta**2][1], [0.5], n=400, seed=1)

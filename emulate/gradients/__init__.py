@@ -4,16 +4,17 @@ Contract: `emulate.contracts.Gradient`. What it is given: `emulate.replication.l
 Smallest entries to imitate: `reverse.py` (exact), `common_random_numbers.py` (random).
 Tests: `tests/contracts/test_gradients.py` holds every entry of this folder to the room's laws.
 
-The one call, imported on first use: `gradients.estimate`; tests of derivatives beside it: `gradients.verify`.
+The one call, imported on first use: `gradients.estimate`; beside it what stands in the way, `gradients.diagnose`, and tests
+of derivatives, `gradients.verify`.
 """
 
 import importlib
 from typing import Any
 
-_HOMES = {"estimation": ("choose", "estimate"), "verification": ("verify",)}
+_HOMES = {"diagnosis": ("diagnose",), "estimation": ("choose", "estimate"), "verification": ("verify",)}
 _WHOLE = ("verify",)  # names of modules themselves
 
-__all__ = ["choose", "estimate", "verify"]
+__all__ = ["choose", "diagnose", "estimate", "verify"]
 
 
 def __getattr__(name: str) -> Any:
