@@ -1,5 +1,6 @@
 """Dual numbers over tensors: forward-mode derivatives along k directions in one pass, right at any depth of nesting."""
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -49,12 +50,17 @@ class Dual(Tensor):
             raise _no_rule(f"{name}(out=...)")
         if name in derived_rules.DERIVED:
             return derived_rules.DERIVED[name](*args, **kwargs)
-        leaves, spec = pytree.tree_flatten((args, kwargs))
+        if kwargs or any(isinstance(a, list | tuple | dict) for a in args):
+            leaves, spec = pytree.tree_flatten((args, kwargs))
+        else:
+            leaves, spec = list(args), _flat(len(args))  # the common case, many times faster
         tag = max(x.tag for x in leaves if isinstance(x, Dual))
         primals = [x.primal if isinstance(x, Dual) and x.tag == tag else x for x in leaves]
         tangents = [x.tangent if isinstance(x, Dual) and x.tag == tag else None for x in leaves]
 
         def call(values: list[Any]) -> Any:
+            if spec is _flat(len(args)):
+                return func(*values)
             a, k = pytree.tree_unflatten(values, spec)
             return func(*a, **k)
 
@@ -62,15 +68,21 @@ class Dual(Tensor):
             return call(primals)
         rule = _rule(func, name)
         y = call(primals)
-        if isinstance(y, Tensor) and not (y.is_floating_point() or y.is_complex()):
-            return y
-        slopes = rule(y, primals, tangents, call, spec)
-        return pytree.tree_map(lambda p, t: p if t is None else Dual(p, t.to(p.dtype), tag), y, slopes,
-                               is_leaf=lambda x: x is None)  # fmt: skip
+        if isinstance(y, Tensor):
+            numbers = y.is_floating_point() or y.is_complex()
+            return Dual(y, rule(y, primals, tangents, call, spec).to(y.dtype), tag) if numbers else y
+        return pytree.tree_map(lambda p, t: p if t is None else Dual(p, t.to(p.dtype), tag), y,
+                               rule(y, primals, tangents, call, spec), is_leaf=lambda x: x is None)  # fmt: skip
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Iterable[type], args: tuple = (), kwargs: dict | None = None) -> Any:
         raise _no_rule(str(func))  # what reaches torch's own kernels has passed no rule
+
+
+@functools.cache
+def _flat(n: int) -> Any:
+    """The shape of n arguments by position, none of them a list."""
+    return pytree.tree_flatten(((0,) * n, {}))[1]
 
 
 def _name(func: Callable) -> str:

@@ -98,9 +98,9 @@ def _curvature(f: Function, x: Tensor) -> Tensor:
 
 def _close(x: Tensor, y: Tensor, f_x: Tensor, f_y: Tensor, size: Tensor) -> Tensor:
     """Where (f(x) - f(y)) / (x - y) would lose digits: x and y are close by themselves, or, near zero, beside the size of
-    the matrix, and f hardly changes."""
+    the matrix or 1, and f hardly changes."""
     gap, still = (x - y).abs(), (f_x - f_y).abs() <= CLOSE * torch.maximum(f_x.abs(), f_y.abs())
-    return (gap <= CLOSE * torch.maximum(x.abs(), y.abs())) | (still & (gap <= CLOSE * size))
+    return (gap <= CLOSE * torch.maximum(x.abs(), y.abs())) | (still & (gap <= CLOSE * size.clamp(min=1.0)))
 
 
 def _first(f: Function, x: Tensor, y: Tensor, size: Tensor) -> Tensor:

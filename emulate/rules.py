@@ -72,12 +72,16 @@ def _wide(t: Tensor, ndim: int) -> Tensor:
     return t.reshape((len(t), *(1,) * (ndim + 1 - t.ndim), *t.shape[1:])) if t.ndim < ndim + 1 else t
 
 
+def _scaled(factor: Any, t: Tensor) -> Tensor:
+    return t if isinstance(factor, float) and factor == 1.0 else factor * t
+
+
 def pointwise(*slopes: Callable[..., Any]) -> Rule:
     """dy = sum_i slope_i(y, *x) dx_i, with broadcasting; x is as many arguments as there are slopes."""
 
     def rule(y: Tensor, x: list, t: list, call: Callable, spec: Any) -> Tensor:
         met = x[: len(slopes)]
-        parts = [slope(y, *met) * _wide(of, y.ndim) for slope, of in zip(slopes, t) if of is not None]
+        parts = [_scaled(slope(y, *met), _wide(of, y.ndim)) for slope, of in zip(slopes, t) if of is not None]
         total = sum(parts[1:], parts[0])
         return total.expand(len(total), *y.shape) if total.shape[1:] != y.shape else total
 
@@ -115,7 +119,7 @@ def _sum(first: float, second: float) -> Rule:
     """first a + second b, where alpha multiplies what is subtracted or added: b of add and sub, a of rsub."""
 
     def rule(y: Tensor, x: list, t: list, call: Callable, spec: Any) -> Tensor:
-        alpha = pytree.tree_unflatten(x, spec)[1].get("alpha", 1)
+        alpha = x[2] if len(x) > 2 else 1
         factors = (first * alpha, second) if first < 0 else (first, second * alpha)
         return pointwise(lambda *_: factors[0], lambda *_: factors[1])(y, x, t, call, spec)
 
@@ -123,7 +127,7 @@ def _sum(first: float, second: float) -> Rule:
 
 
 def _quotient(y: Tensor, x: list, t: list, call: Callable, spec: Any) -> Any:
-    if pytree.tree_unflatten(x, spec)[1].get("rounding_mode") is not None:
+    if len(x) > 2 and x[2] is not None:  # rounding_mode
         return torch.zeros(_directions(t), *y.shape, dtype=y.dtype, device=y.device)
     return pointwise(lambda y, a, b: 1 / b, lambda y, a, b: -y / b)(y, x, t, call, spec)
 
@@ -235,7 +239,7 @@ _UNARY: dict[str, Callable] = {
     "acosh": lambda y, x: (x * x - 1).rsqrt(),
     "atanh": lambda y, x: 1 / (1 - x * x),
     "sigmoid": lambda y, x: y * (1 - y),
-    "logsigmoid": lambda y, x: (-x).sigmoid(),
+    "log_sigmoid": lambda y, x: (-x).sigmoid(),
     "erf": lambda y, x: 2 / SQRT_PI * (-x * x).exp(),
     "erfc": lambda y, x: -2 / SQRT_PI * (-x * x).exp(),
     "erfinv": lambda y, x: SQRT_PI / 2 * (y * y).exp(),
@@ -246,7 +250,9 @@ _UNARY: dict[str, Callable] = {
     "lgamma": lambda y, x: x.digamma(),
     "digamma": lambda y, x: torch.polygamma(1, x),
     "i0": lambda y, x: torch.special.i1(x),
+    "i1": lambda y, x: torch.where(x == 0, 0.5, torch.i0(x) - y / torch.where(x == 0, 1.0, x)),
     "relu": lambda y, x: (x > 0).to(x.dtype),
+    "sinc": lambda y, x: torch.where(x == 0, 0.0, (torch.cos(math.pi * x) - y) / torch.where(x == 0, 1.0, x)),
     "frac": lambda y, x: torch.ones_like(x),
 }
 _SAME = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh",
