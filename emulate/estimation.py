@@ -18,9 +18,16 @@ from emulate.space import Space
 
 _DETERMINISTIC = ("reverse", "finite_difference")
 _RANDOM = ("pathwise", "enumerate", "conditional", "mixed", "score", "measure_valued", "common_random_numbers")
-_DIFFERENCES = ("common_random_numbers", "finite_difference", "smooth")
 _OWN_NOISE = ("smooth", "surrogate", "ensemble", "window")  # random whatever f is
-_CALLS, _WORTH = 2000, 500  # what a diagnosis may take, and the replicates from which on it is worth that
+_ROUGH = ("conditional", "score", "measure_valued", "common_random_numbers")  # where plain derivatives are lost
+_TRUSTED = (
+    "smooth",
+    "kink",
+    "jump",
+    "discrete choice",
+    "accept-reject",
+    "chaos",
+)  # a method may serve beside differences
 _TRIED = 8  # replicates on which a method is tried
 
 
@@ -30,8 +37,8 @@ def estimate(f: Any, theta: Any, *, method: str | Mapping[str, Any] | Gradient =
     f: what `emulate.replication.lift` takes: f(theta), f(theta, seed), f(theta, noise), a simulator, an emulator.
     theta: `[d]`, a tensor, an array or a list, or one value by name where f has a parameter space.
     method: the name of an entry of the room `gradients`; a mapping {"use": name, ...settings}; an entry as it is; or
-    "auto", which takes what `choose` says: for n from 500 on it diagnoses f, which takes up to 2000 calls; for fewer it
-    tries methods on f, some tens of calls. `diagnostics` tell the diagnosis, what was passed over, and why.
+    "auto", which takes what `diagnose` says, at the price of 500 to 2000 runs of f (as many as n in between), and tells in
+    `diagnostics` what that was, and what was passed over, and why. Where a run is dear, name the method.
     n: how many replicates of what is random; what is not runs once. seed: what all noise is keyed by.
 
     >>> from torch.distributions import Bernoulli
@@ -49,52 +56,51 @@ def estimate(f: Any, theta: Any, *, method: str | Mapping[str, Any] | Gradient =
         lift(f)(point, probe.again())
     random = bool(probe.record.sites) or probe.record.opaque
     if isinstance(method, str) and method == "auto":
-        found, why, spent = choose(f, point, seed=seed, calls=_CALLS if n >= _WORTH else 0, random=random)
+        found, passed, spent, diagnosis = choose(f, point, seed=seed, random=random, calls=min(max(n, 500), 2000))
     else:
         found = method if isinstance(method, Gradient) else registry.build("gradients", method, path="method")
-        why, spent = {}, 0
+        passed, spent, diagnosis = {}, 0, ""
     once = not random and found.entry_name() in registry.names("gradients") and found.entry_name() not in _OWN_NOISE
     made = found.estimate(f, point, seed=seed, n=1 if once else n)
-    told = {"method": {"use": found.entry_name(), **found.settings()}} | why
+    told = {"method": {"use": found.entry_name(), **found.settings()}} | ({"passed": passed} if passed else {})
+    told |= {"diagnosis": diagnosis} if diagnosis else {}
     return replace(made, calls=made.calls + spent + 1, diagnostics={**made.diagnostics, **told})
 
 
-def choose(
-    f: Any, theta: Tensor, *, seed: int, calls: int = _CALLS, random: bool = True
-) -> tuple[Gradient, dict[str, Any], int]:
-    """What a diagnosis of up to `calls` calls names (0: none is made), if it serves f at theta; else the first method that
-    does, from the quietest to the most patient one; the diagnosis and why others were passed over, by name; and the calls
-    that this took.
+def choose(f: Any, theta: Tensor, *, seed: int, random: bool = True,
+           calls: int = 2000) -> tuple[Gradient, dict[str, str], int, str]:  # fmt: skip
+    """The method that `diagnose` names for f at theta; why methods before it were passed over, by name; the calls that this
+    took, those of the diagnosis among them; and the diagnosis itself.
 
-    Each is tried on a few replicates: one that refuses f, cannot bound its bias, or finds nothing but zeros, which may be
-    a derivative that was lost on the way, leaves the place to the next. The last asks nothing of f.
+    It is tried on a few replicates first: a method that refuses f, cannot bound its bias, or finds nothing but zeros, which
+    may be a derivative that was lost on the way, leaves the place to the next that can serve this class of trouble. The last
+    asks nothing of f.
     """
+    found = diagnose(f, theta, seed=seed, calls=calls)
     passed: dict[str, str] = {}
-    told: dict[str, Any] = {"passed": passed}
-    specs = [{"use": name} for name in (_RANDOM if random else _DETERMINISTIC) if name in registry.names("gradients")]
-    last, spent = specs[-1], 0
-    if calls:
-        diagnosis = diagnose(f, theta, seed=seed, calls=calls)
-        specs.insert(0, {"use": diagnosis.method, **diagnosis.evidence["settings"]})
-        told["diagnosis"], spent = str(diagnosis), int(diagnosis.evidence["calls"])
-    for spec in specs:
-        found, name = registry.build("gradients", spec), spec["use"]
-        if name in passed or spec is last:
-            continue
+    spent = found.evidence["calls"]
+    others = (_RANDOM if found.trouble in ("smooth", "kink") else _ROUGH) if random else _DETERMINISTIC
+    specs = [{"use": found.method, **found.evidence["settings"]}]
+    specs += [{"use": name} for name in others if name != found.method]
+    if found.trouble not in _TRUSTED or found.method == others[-1]:
+        specs = specs[:1]
+    for spec in specs[:-1]:
+        method = registry.build("gradients", spec)
+        name = spec["use"]
         try:
-            made = found.estimate(f, theta, seed=seed, n=_TRIED if random or name in _OWN_NOISE else 1)
+            made = method.estimate(f, theta, seed=seed, n=_TRIED if random or name in _OWN_NOISE else 1)
         except (InputError, RuntimeError, TypeError) as e:
             passed[name] = str(e).split("\n", 1)[0] or type(e).__name__
             continue
         spent += made.calls
-        if bool(made.bias_bound.isnan().any()):
+        if bool(made.bias_bound.isnan().any()) and name not in _OWN_NOISE:
             reads = ", ".join(made.diagnostics.get("reads", ())) or "something"
             passed[name] = f"what depends on theta is read by {reads}, which has no derivative."
-        elif bool((made.gradient == 0).all()) and name not in _DIFFERENCES:
+        elif bool((made.gradient == 0).all()) and name not in ("conditional", "enumerate"):
             passed[name] = "it finds a gradient of zeros, which only a difference can tell from a lost one."
         else:
-            return found, told, spent
-    return registry.build("gradients", last), told, spent
+            return method, passed, spent, str(found)
+    return registry.build("gradients", specs[-1]), passed, spent, str(found)
 
 
 def _point(f: Any, theta: Any) -> Tensor:

@@ -21,11 +21,13 @@ _SURE = 0.01  # an output that is linear to rounding must pin the derivative dow
 class Remainders:
     """What was seen along one direction, for each output `[m]`: the order (2 where f is linear to rounding, NaN where
     rounding hides a derivative that is 1 % wrong), whether it was fitted, and how wrong the derivative may be, as a share
-    of itself."""
+    of itself. At the ten far steps `[10, m]`: the remainder, and whether it stands above the rounding of f."""
 
     order: Tensor
     fitted: Tensor
     wrong: Tensor
+    rest: Tensor
+    clean: Tensor
 
 
 class Ladder:
@@ -63,7 +65,7 @@ class Ladder:
         bound = torch.where(still, 0.0, bound)
         wrong = torch.where(fitted, (rest / size).where(counted, math.inf).amin(0), bound)
         order = torch.where(fitted, order, torch.where(bound <= _SURE, 2.0, math.nan))
-        return Remainders(order, fitted, wrong)
+        return Remainders(order, fitted, wrong, rest, clean)
 
 
 def worst(found: Sequence[Remainders], labels: Sequence[str] = (), name: str = "taylor") -> Finding:

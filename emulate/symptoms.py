@@ -181,7 +181,7 @@ class Symptoms:
     def _bends(self) -> None:
         """Where f is least smooth along its lines, and what differs on both sides of a jump."""
         lines = self.lines
-        count, points = ((lines.most - 300) // 9, 5) if lines.random else (16, 33)
+        count, points = ((lines.most - 300) // 9, 5) if lines.random else (min(16, (lines.most - 300) // 50), 33)
         t = [lines.reach * (2 * k / (points - 1) - 1) for k in range(points)]
         y = lines.grid(count, t)
         places = self._exponent(y, t, (3 * count) // 4)

@@ -18,7 +18,7 @@ _SECTIONS = {("validate", "scores"): "emulators", ("validate", "calibration"): "
              ("validate", "pit"): "calibration", ("validate", "regions"): "calibration",
              ("validate", "crps"): "calibration", ("validate", "gradient"): "gradient", "design": "design",
              "simulate": "runs", "train": "emulators", "learning_curve": "emulators", "sensitivity": "sensitivity",
-             "validate": "accuracy", "infer": "posterior", "check": "posterior"}  # fmt: skip
+             "verify": "gradient", "validate": "accuracy", "infer": "posterior", "check": "posterior"}  # fmt: skip
 _COLUMNS = {  # key of an emulator's scores: heading, how it is written
     "median": ("median error", typeset.percent),
     "worst99": ("99th percentile", typeset.percent),
@@ -251,7 +251,7 @@ def _lacking(stage: str, marker: Mapping[str, Any]) -> str:
 def _figures(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """The figures by section of the page."""
     placed: dict[str, list[dict[str, Any]]] = {section: [] for section in _SECTIONS.values()}
-    for stage in (*ORDER, "learning_curve", "sensitivity"):
+    for stage in (*ORDER, "learning_curve", "sensitivity", "verify"):
         for f in _read(folder, f"{stage}/figures.json") or []:
             section = _SECTIONS.get((stage, f["name"])) or _SECTIONS.get(stage)
             if section:

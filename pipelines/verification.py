@@ -130,6 +130,11 @@ def remainders(bench: Workbench, where: Sequence[Place]) -> Finding:
         found.append(ladder.judge(y[0], y[1:], slope @ v, error @ v.abs()))
     _need(len(found), where, values, slopes)
     f = worst(found, labels)
+    from pipelines.figures import verification as figures
+
+    bench.figures(
+        _SCOPE, {"remainders": (figures.remainders(found), f"Taylor test of the simulator's derivative: {f.sentence}")}
+    )
     return replace(f, sentence=f"{f.sentence} J by {spec['use']}, at {_met(len(found), where)}.")
 
 
@@ -185,9 +190,7 @@ def error_bars(bench: Workbench, where: Sequence[Place], repeats: int) -> list[F
     _need(len(used), where, slopes, values)
     met = f" J by {spec['use']} over {REPLICATES} seeds, {count(repeats, 'estimate')} at {_met(len(used), where)}."
     cover = covered("coverage", sum(h.sum(0) for h in held), repeats * len(used), 0.95, wide=not exact)
-    spread = scattered("spread", np.concatenate(slope, 1), np.concatenate(error, 1))
-    if not exact:  # what it adds for its own error makes it wide on purpose
-        spread = replace(spread, high=None)
+    spread = scattered("spread", np.concatenate(slope, 1), np.concatenate(error, 1), wide=not exact)
     return [replace(f, sentence=f.sentence + met) for f in (_consistency(np.array(z), repeats), cover, spread)]
 
 

@@ -1,7 +1,6 @@
 """The one call: what it takes for theta and for a method, what it chooses, and what it refuses."""
 
 import math
-import re
 
 import numpy as np
 import pytest
@@ -28,7 +27,7 @@ def test_it_is_one_function_at_both_doors():
 
 @pytest.mark.parametrize("theta", [[1.0], (1,), np.array([1.0]), np.array([1], dtype=np.float32), torch.tensor([1.0])])
 def test_theta_in_any_form(theta):
-    e = estimate(normal, theta, n=400, seed=1)
+    e = estimate(normal, theta, n=2000, seed=1)
     assert e.gradient.dtype == torch.float64
     assert abs(float(e.gradient) - 2) < 4 * float(e.standard_error)
 
@@ -72,31 +71,28 @@ def test_the_automatic_choice_never_takes_a_method_that_would_be_wrong(f, expect
     assert e.bias_bound.isfinite().all()
 
 
-def test_the_automatic_choice_tells_what_it_passed_over():
+def test_the_automatic_choice_tells_the_diagnosis_and_what_it_passed_over():
     e = estimate(lambda theta, noise: noise.draw("x", Poisson(theta[0])), [0.5], n=50, seed=1)
-    assert re.match(
-        r"^pathwise must have draws that are continuous in theta\. Got Poisson at the site x",
-        e.diagnostics["passed"]["pathwise"],
-    )
-    assert estimate(normal, [0.5], n=50, seed=1).diagnostics["passed"] == {}
+    assert e.diagnostics["diagnosis"].startswith("discrete choice at the site 'x': ")
+    assert "passed" not in e.diagnostics
 
+    def hidden(theta, noise):  # read past the draw by a branch, which makes the bias of a score unknown
+        return (
+            noise.draw("x", Normal(theta[0], 1.0)) * theta[0]
+            if noise.uniform("u") < 0.5 + 0.1 * theta[0]
+            else theta[0] * 0
+        )
 
-@pytest.mark.parametrize(("f", "trouble", "use"), [
-    (normal, "smooth", "pathwise"),
-    (lambda theta, noise: noise.draw("x", Bernoulli(theta[0])), "discrete choice at the site 'x'", "enumerate"),
-    (lambda theta, noise: noise.above("edge", theta[0] - noise.draw("x", Normal(0.0, 1.0))), "jump at the site 'edge'",
-     "conditional"),
-])  # fmt: skip
-def test_enough_replicates_are_worth_a_diagnosis_which_is_told(f, trouble, use):
-    e = estimate(f, [0.5], n=500, seed=1)
-    assert e.diagnostics["diagnosis"].startswith(trouble)
-    assert e.diagnostics["method"]["use"] == use
+    assert estimate(hidden, [0.5], n=50, seed=1).diagnostics["method"]["use"] == "common_random_numbers"
 
 
 def test_what_is_not_random_runs_once_whatever_n():
     met = []
-    e = estimate(lambda theta: [met.append(1), theta**2][1], [0.5], n=400, seed=1)
+    e = estimate(lambda theta: [met.append(1), theta**2][1], [0.5], method="reverse", n=10**6, seed=1)
     assert e.calls == len(met) < 10
+    met.clear()
+    e = estimate(lambda theta: [met.append(1), theta**2][1], [0.5], n=10**6, seed=1)
+    assert e.calls == len(met) < 2000  # the diagnosis
     assert float(e.standard_error) == 0
 
 
@@ -108,15 +104,15 @@ def test_a_method_with_noise_of_its_own_gets_all_replicates():
     assert e.standard_error.isfinite().all()
 
 
-def test_calls_count_the_probe_and_the_tries():
+def test_calls_count_the_probe_and_the_diagnosis():
     met = []
 
     def f(theta, seed):
         met.append(seed)
         return opaque_jump(theta, seed)
 
-    assert estimate(f, [0.5], n=20, seed=1).calls <= len(met) + 40
-    assert len(set(met)) == 20
+    assert len(met) <= estimate(f, [0.5], n=20, seed=1).calls <= len(met) + 40
+    assert len(met) <= 500 + 5 * 20 + 40  # the diagnosis, the estimate, and what was tried
 
 
 def test_the_seed_decides_every_bit_and_no_global_state_is_touched():

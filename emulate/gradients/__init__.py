@@ -4,8 +4,8 @@ Contract: `emulate.contracts.Gradient`. What it is given: `emulate.replication.l
 Smallest entries to imitate: `reverse.py` (exact), `common_random_numbers.py` (random).
 Tests: `tests/contracts/test_gradients.py` holds every entry of this folder to the room's laws.
 
-The one call, imported on first use: `gradients.estimate`; beside it what stands in the way, `gradients.diagnose`, and tests
-of derivatives, `gradients.verify`.
+The one call, imported on first use: `gradients.estimate`; what stands in the way of a derivative, and which method to
+use: `gradients.diagnose`; tests of derivatives: `gradients.verify`.
 """
 
 import importlib

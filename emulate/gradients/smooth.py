@@ -44,10 +44,10 @@ class Smooth(Gradient):
     """
 
     width: Annotated[float, Gt(0)] = (
-        0.02  # s, as a share of the scale: bias grows as its square, scatter of jumps as 1 / s
+        0.02  # s, a share of the scale: bias grows as its square, scatter of jumps as 1 / s
     )
     scale: tuple[float, ...] = ()  # typical size of each parameter, in its unit; empty: |theta|, or 1 where theta is 0
-    rule: Literal["auto", "directions", "quadrature"] = "auto"
+    rule: Literal["auto", "directions", "quadrature"] = "auto"  # how the mean over the Gaussian is taken
 
     def estimate(self, f: Any, theta: Tensor, *, seed: int, n: int = 1) -> Estimate:
         f, theta = lift(f), theta.detach().double()

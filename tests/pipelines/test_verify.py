@@ -15,6 +15,7 @@ from pipelines.cli import app
 from pipelines.config import load_study
 from pipelines.engine import _lock
 from pipelines.journal import Journal
+from pipelines.report import render
 
 STUDY = """
 name: proof
@@ -172,20 +173,14 @@ def test_runs_are_made_once_elsewhere_and_the_journal_holds_what_mlflow_shows(em
     assert os.getpid() not in {store.read(k).about["pid"] for k in keys}
     events = [e for _, e in Journal(folder / "journal.jsonl").read()]
     kinds = [e["event"] for e in events]
-    assert kinds == [
-        "run_start",
-        "scope_start",
-        "finding",
-        "finding",
-        "params",
-        "metrics",
-        "artifact",
-        "scope_end",
-        "run_end",
-    ]
+    inner = ["scope_start", "figure", "finding", "finding", "params", "metrics", "artifact", "scope_end"]
+    assert kinds == ["run_start", *inner, "run_end"]
     assert {e["scope"] for e in events[1:-1]} == {"verify"}
-    assert events[2]["finding"]["name"] == "taylor"
-    assert events[2]["finding"]["passed"] is True
+    assert events[3]["finding"]["name"] == "taylor"
+    assert events[3]["finding"]["passed"] is True
+    page = render(folder)
+    assert 'id="figure-verify-remainders"' in page
+    assert "derivative: The remainder of the linear model falls as h^2.0" in page
     first, times = (folder / "verify/findings.json").read_text(), [store.read(k).about["time"] for k in keys]
     emulate("{use: 'proved:Graph'}", "--points", "1")
     assert [store.read(k).about["time"] for k in keys] == times
