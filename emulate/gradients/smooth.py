@@ -43,9 +43,7 @@ class Smooth(Gradient):
     (3.03, 0.06)
     """
 
-    width: Annotated[float, Gt(0)] = (
-        0.02  # s, a share of the scale: bias grows as its square, scatter of jumps as 1 / s
-    )
+    width: Annotated[float, Gt(0)] = 0.02  # s, a share of the scale: bias goes as s^2, scatter of jumps as 1 / s
     scale: tuple[float, ...] = ()  # typical size of each parameter, in its unit; empty: |theta|, or 1 where theta is 0
     rule: Literal["auto", "directions", "quadrature"] = "auto"  # how the mean over the Gaussian is taken
 
