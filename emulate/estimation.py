@@ -60,8 +60,7 @@ def estimate(f: Any, theta: Any, *, method: str | Mapping[str, Any] | Gradient =
     else:
         found = method if isinstance(method, Gradient) else registry.build("gradients", method, path="method")
         passed, spent, diagnosis = {}, 0, ""
-    once = not random and found.entry_name() in registry.names("gradients") and found.entry_name() not in _OWN_NOISE
-    made = found.estimate(f, point, seed=seed, n=1 if once else n)
+    made = found.estimate(f, point, seed=seed, n=n if random or found.draws else 1)
     told = {"method": {"use": found.entry_name(), **found.settings()}} | ({"passed": passed} if passed else {})
     told |= {"diagnosis": diagnosis} if diagnosis else {}
     return replace(made, calls=made.calls + spent + 1, diagnostics={**made.diagnostics, **told})
@@ -88,7 +87,7 @@ def choose(f: Any, theta: Tensor, *, seed: int, random: bool = True,
         method = registry.build("gradients", spec)
         name = spec["use"]
         try:
-            made = method.estimate(f, theta, seed=seed, n=_TRIED if random or name in _OWN_NOISE else 1)
+            made = method.estimate(f, theta, seed=seed, n=_TRIED if random else 1)
         except (InputError, RuntimeError, TypeError) as e:
             passed[name] = str(e).split("\n", 1)[0] or type(e).__name__
             continue
