@@ -60,7 +60,7 @@ def estimate(f: Any, theta: Any, *, method: str | Mapping[str, Any] | Gradient =
     else:
         found = method if isinstance(method, Gradient) else registry.build("gradients", method, path="method")
         passed, spent, diagnosis = {}, 0, ""
-    made = found.estimate(f, point, seed=seed, n=n if random else 1)
+    made = found.estimate(f, point, seed=seed, n=n if random or found.draws else 1)
     told = {"method": {"use": found.entry_name(), **found.settings()}} | ({"passed": passed} if passed else {})
     told |= {"diagnosis": diagnosis} if diagnosis else {}
     return replace(made, calls=made.calls + spent + 1, diagnostics={**made.diagnostics, **told})

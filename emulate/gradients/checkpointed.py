@@ -12,6 +12,7 @@ from emulate.contracts import Estimate, Gradient
 from emulate.dynamics import Trajectory, trajectory
 from emulate.errors import InputError
 from emulate.gradients._averages import averaged
+from emulate.gradients._lost import Noted
 from emulate.meter import Meter
 from emulate.noise import Noise
 from emulate.replication import lift
@@ -24,6 +25,7 @@ class Checkpointed(Gradient):
     The forward run keeps the state at the start of every segment; backwards, each segment is run again from there with
     its graph, under the same noise (Griewank & Walther 2000; Chen et al. 2016 for the square root). f must be an
     `emulate.dynamics.Trajectory`. The gradient is that of reverse to rounding. Use it where reverse runs out of memory.
+    A hard decision on a state, and a draw from a list that depends on one, make the bias unknown (NaN).
 
     >>> from emulate.dynamics import Trajectory
     >>> decay = Trajectory(lambda theta: torch.ones_like(theta), lambda theta, y, k, noise: y - 0.1 * theta * y**2, 10,
@@ -39,16 +41,18 @@ class Checkpointed(Gradient):
     def estimate(self, f: Any, theta: Tensor, *, seed: int, n: int = 1) -> Estimate:
         path, theta = trajectory(lift(f), "checkpointed"), theta.detach().double()
         ends = _ends(path, self.segment or math.ceil(math.sqrt(path.steps)))
+        lost = Noted()
         with Meter() as meter:
-            runs = [_differentiate(path, theta, Noise(seed, i), ends) for i in range(n)]
+            runs = [_differentiate(path, theta, Noise(seed, i).again(lost), ends) for i in range(n)]
             values, slopes = (torch.stack(of) for of in zip(*runs, strict=True))
             if n > 1:
                 random = not bool((values == values[0]).all()) or not bool((slopes == slopes[0]).all())
             else:
                 with torch.no_grad():
                     random = not torch.equal(lift(path)(theta, Noise(seed, 1)).to(values), values[0])
+        figures = {"segments": len(ends), "lost": sorted(lost.places)}
         return averaged(values, slopes, random=random, calls=2 * n + (n == 1), meter=meter,
-                        diagnostics={"segments": len(ends)})  # fmt: skip
+                        bias_bound=lost.bias_bound(slopes), diagnostics=figures)  # fmt: skip
 
 
 def _ends(path: Trajectory, length: int) -> list[int]:

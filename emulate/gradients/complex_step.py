@@ -10,6 +10,7 @@ from torch import Tensor
 from emulate.contracts import Estimate, Gradient
 from emulate.errors import InputError
 from emulate.gradients._averages import averaged, lengths
+from emulate.gradients._lost import Noted
 from emulate.meter import Meter
 from emulate.noise import Noise
 from emulate.replication import Program, each, lift
@@ -40,20 +41,21 @@ class ComplexStep(Gradient):
 
     def estimate(self, f: Any, theta: Tensor, *, seed: int, n: int = 1) -> Estimate:
         f, theta = lift(f), theta.detach().double()
-        h = self.step * lengths((), theta)
+        h, lost = self.step * lengths((), theta), Noted()
         with Meter() as meter, torch.no_grad():
-            made = each(lambda noise: self._run(f, theta, h, noise), seed, max(n, 2))
+            made = each(lambda noise: self._run(f, theta, h, noise, lost), seed, max(n, 2))
             values, slopes = made.answer
             off = self._disagreement(f, theta, slopes[0], Noise(seed))
         return averaged(values[:n], slopes[:n], random=made.random(values), calls=made.calls * len(theta) + 4, meter=meter,
-                        diagnostics={"disagreement": off, "alone": made.alone})  # fmt: skip
+                        bias_bound=lost.bias_bound(slopes),
+                        diagnostics={"disagreement": off, "alone": made.alone, "lost": sorted(lost.places)})  # fmt: skip
 
-    def _run(self, f: Program, theta: Tensor, h: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+    def _run(self, f: Program, theta: Tensor, h: Tensor, noise: Noise, lost: Noted) -> tuple[Tensor, Tensor]:
         ys = []
         for i in range(len(theta)):
             moved = torch.complex(theta, torch.zeros_like(theta).index_add(0, torch.tensor([i]), h[i : i + 1]))
             try:
-                y = f(moved, noise.again())
+                y = f(moved, noise.again(lost))
             except (RuntimeError, TypeError) as e:
                 if "omplex" not in str(e):
                     raise

@@ -10,6 +10,7 @@ from torch import Tensor
 from emulate.contracts import Estimate, Gradient
 from emulate.dual import pushforward
 from emulate.gradients._averages import averaged
+from emulate.gradients._lost import Noted
 from emulate.meter import Meter
 from emulate.noise import Noise
 from emulate.replication import each, lift
@@ -23,7 +24,8 @@ class Forward(Gradient):
     nothing is recorded, so memory does not grow with the length of f; time grows with the number of parameters,
     `directions` of which share one run. Use reverse or checkpointed where the parameters outnumber the outputs by far.
     An operation without a rule is refused by its name. A hard decision and a draw from a list have derivative zero, as
-    in reverse mode: conditional, score and others repair that.
+    in reverse mode, and make the bias unknown (NaN): conditional, score and others repair that. `detach` is taken at its
+    word, inside an autograd function of your own too.
 
     >>> theta = torch.tensor([1.0, 2.0], dtype=torch.float64)
     >>> Forward().estimate(lambda t: t**2, theta, seed=0).gradient
@@ -37,14 +39,15 @@ class Forward(Gradient):
 
     def estimate(self, f: Any, theta: Tensor, *, seed: int, n: int = 1) -> Estimate:
         f, theta = lift(f), theta.detach().double()
-        basis = torch.eye(len(theta), dtype=theta.dtype).split(self.directions)
+        lost, basis = Noted(), torch.eye(len(theta), dtype=theta.dtype).split(self.directions)
 
         def run(noise: Noise) -> tuple[Tensor, Tensor]:
-            passes = [pushforward(lambda t: f(t, noise.again()), theta, some) for some in basis]
+            passes = [pushforward(lambda t: f(t, noise.again(lost)), theta, some) for some in basis]
             return passes[0][0], torch.cat([slopes for _, slopes in passes]).movedim(0, -1)
 
         with Meter() as meter, torch.no_grad():
             made = each(run, seed, max(n, 2))
         values, slopes = made.answer
         return averaged(values[:n].double(), slopes[:n].double(), random=made.random(values), calls=made.calls * len(basis),
-                        meter=meter, diagnostics={"passes": len(basis), "alone": made.alone})  # fmt: skip
+                        meter=meter, bias_bound=lost.bias_bound(slopes),
+                        diagnostics={"passes": len(basis), "alone": made.alone, "lost": sorted(lost.places)})  # fmt: skip

@@ -5,6 +5,7 @@ import torch
 from torch.distributions import Beta, Exponential, Gamma, LogNormal, Normal, StudentT
 
 from emulate import registry
+from emulate.dynamics import Trajectory
 from emulate.errors import InputError
 from emulate.gradients.forward import Forward
 from emulate.gradients.pathwise import Pathwise
@@ -92,3 +93,27 @@ def test_it_is_the_adjoint_of_reverse_mode_on_simulators_and_emulators():
 def test_a_function_of_numpy_is_refused_by_the_name_of_the_operation():
     with pytest.raises(InputError, match=r"Got numpy, which makes a plain number of it and loses the derivative"):
         Forward().estimate(lambda t: t.numpy() ** 2, torch.ones(2, dtype=torch.float64), seed=0)
+
+
+@pytest.mark.parametrize("name", ["forward", "complex_step", "checkpointed"])
+def test_a_hard_decision_makes_the_bias_unknown(name):
+    """The run's derivative of 1{theta_0 + z > 0} is 0, the expectation's is a density: no claim to be unbiased."""
+
+    def digital(theta, noise):
+        return theta[1:] * 1 + 0 * theta[0] + noise.above("strike", theta[0] + noise.draw("z", Normal(0.0, 1.0)))
+
+    def step(theta, state, k, noise):
+        return digital(theta, noise)
+
+    f = Trajectory(lambda theta: theta[1:], step, 1, lambda theta, s: s) if name == "checkpointed" else digital
+    e = registry.build("gradients", name).estimate(f, torch.ones(2, dtype=torch.float64), seed=0, n=3)
+    assert e.gradient.tolist() == [[0.0, 1.0]]
+    assert e.bias_bound.isnan().all()
+    assert e.diagnostics["lost"] == ["strike"]
+
+
+def test_a_decision_on_draws_alone_leaves_it_unbiased():
+    f = lambda theta, noise: theta * noise.above("side", noise.draw("z", Normal(0.0, 1.0)))  # noqa: E731
+    e = Forward().estimate(f, torch.ones(1, dtype=torch.float64), seed=0, n=50)
+    assert e.bias_bound.max() == 0
+    assert 0 < float(e.gradient) < 1
