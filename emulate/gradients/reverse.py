@@ -9,6 +9,7 @@ from torch import Tensor
 
 from emulate.contracts import Estimate, Gradient
 from emulate.errors import InputError
+from emulate.gradients._lost import Noted
 from emulate.meter import Meter
 from emulate.noise import Noise
 from emulate.replication import Program, lift
@@ -21,7 +22,8 @@ class Reverse(Gradient):
     Averages over n seeds keyed from `seed`, the first being `seed` itself; the standard error is that of the mean over
     the seeds. With n = 1 one more call, under another seed, tells whether f depends on the seed at all: if not the
     error is 0, else it is NaN, for one noisy derivative says nothing about its own scatter.
-    `InputError` when the output carries no graph back to theta.
+    A hard decision and a draw from a list have derivative zero: where theta moves one that is seen, the bias is unknown
+    (NaN), and conditional, score and others repair that. `InputError` when the output carries no graph back to theta.
 
     >>> theta = torch.tensor([1.0, 2.0], dtype=torch.float64)
     >>> Reverse().estimate(lambda t, seed: t**2, theta, seed=0).gradient
@@ -33,18 +35,21 @@ class Reverse(Gradient):
     exact: ClassVar[bool] = True
 
     def estimate(self, f: Any, theta: Tensor, *, seed: int, n: int = 1) -> Estimate:
-        f = lift(f)
+        f, lost, noise = lift(f), Noted(), Noise(seed)
         with Meter() as meter:
-            values, gradients = zip(*(_differentiate(f, theta, Noise(seed, i)) for i in range(n)), strict=True)
+            noises = [noise, *(Noise(seed, i) for i in range(1, n))]
+            values, gradients = zip(*(_differentiate(f, theta, one.again(lost)) for one in noises), strict=True)
             value, gradient = torch.stack(values), torch.stack(gradients)
             if n == 1:
                 with torch.no_grad():
-                    constant = torch.equal(f(theta.detach(), Noise(seed, 1)).to(value), value[0])
+                    same = torch.equal(f(theta.detach(), Noise(seed, 1)).to(value), value[0])
+                constant = same and not noise.record.sites
                 error = torch.full_like(gradient[0], 0.0 if constant else math.nan)
             else:
                 error = gradient.std(0) / math.sqrt(n)
         return Estimate(value.mean(0), gradient.mean(0), error, max(n, 2), meter.seconds,
-                        {"backward_passes": n * value.shape[1]}, peak_memory=meter.peak_memory,
+                        {"backward_passes": n * value.shape[1], "lost": sorted(lost.places)},
+                        bias_bound=lost.bias_bound(gradient), peak_memory=meter.peak_memory,
                         replicates=n if n > 1 else 0)  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.distributions import Normal
 
 from emulate.errors import InputError
 from emulate.gradients.reverse import Reverse
@@ -32,3 +33,26 @@ def test_an_output_that_ignores_theta_has_slope_zero():
 def test_it_works_where_gradients_are_switched_off():
     with torch.no_grad():
         assert Reverse().estimate(lambda t, s: t**2, THETA, seed=1).gradient.tolist() == [[2.0, 0.0], [0.0, 4.0]]
+
+
+def test_a_decision_or_a_coin_that_theta_moves_leaves_the_bias_unknown():
+    """P(theta + Z > 0) has the slope phi(theta), of which a run shows nothing."""
+
+    def program(theta, noise):
+        x = theta[0] + noise.draw("z", Normal(0.0, 1.0))
+        return torch.stack([x, noise.above("up", x) * x])
+
+    e = Reverse().estimate(program, THETA, seed=1, n=4)
+    assert e.bias_bound.isnan().all()
+    assert e.diagnostics["lost"] == ["up"]
+    assert (
+        Reverse().estimate(lambda t, noise: t + noise.draw("z", Normal(0.0, 1.0)), THETA, seed=1, n=4).bias_bound.max()
+        == 0
+    )
+
+
+def test_one_replicate_that_draws_has_no_error_bar_though_two_agree():
+    def program(theta, noise):
+        return theta[0] * (noise.draw("z", Normal(0.0, 1.0)) > -9)
+
+    assert Reverse().estimate(program, THETA, seed=1).standard_error.isnan().all()
