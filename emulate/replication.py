@@ -45,10 +45,6 @@ class Program:
         return torch.atleast_1d(y if y.is_floating_point() or y.is_complex() else y.double())
 
 
-CHUNK = 2**15  # replicates in one batched call: bounds the memory, changes no answer beyond rounding
-FEW = 4  # replicates below which a batch does not pay
-
-
 def lift(f: Any) -> Program:
     """f as a program of (theta, noise). Taken are a `Simulator`, an `Emulator` (its mean), and callables of theta that
     may ask for more: an argument named `noise` gets the noise; one named `seed`, or a second one of any other name, an
