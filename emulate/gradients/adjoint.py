@@ -8,7 +8,7 @@ from torch import Tensor
 from emulate.contracts import Estimate, Gradient
 from emulate.dynamics import trajectory
 from emulate.gradients._averages import averaged
-from emulate.gradients._sites import Watch, unknown
+from emulate.gradients._sites import Reads, Watch, unknown
 from emulate.gradients._sweeps import Swept, replicated, sweep
 from emulate.gradients.pathwise import Continuous
 from emulate.meter import Meter
@@ -39,7 +39,7 @@ class Adjoint(Gradient):
 
     def estimate(self, f: Any, theta: Tensor, *, seed: int, n: int = 1) -> Estimate:
         f, theta = trajectory(lift(f), "adjoint"), theta.detach().double()
-        seen: set[str] = set()
+        seen = Reads()
 
         def run(noise: Noise) -> Swept:
             with Watch(seen):
@@ -50,4 +50,4 @@ class Adjoint(Gradient):
         values, slopes = made.answer.y, made.answer.slope
         return averaged(values[:n], slopes[:n], random=made.random(values), calls=made.calls, meter=meter,
                         bias_bound=unknown(seen, slopes[0]),
-                        diagnostics={"steps": f.steps, "alone": made.alone, "reads": sorted(seen)})  # fmt: skip
+                        diagnostics={"steps": f.steps, "alone": made.alone, "reads": sorted(seen.names)})  # fmt: skip

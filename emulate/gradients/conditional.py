@@ -15,7 +15,7 @@ from emulate.contracts import Estimate, Gradient
 from emulate.errors import InputError
 from emulate.families import carries, discrete, inverse
 from emulate.gradients._averages import averaged
-from emulate.gradients._sites import Watch
+from emulate.gradients._sites import Reads, Watch
 from emulate.gradients.pathwise import Continuous, Pathwise
 from emulate.meter import Meter
 from emulate.noise import Noise, Place, Treatment
@@ -128,8 +128,8 @@ class Conditional(Gradient):
         return averaged(values[:n], slopes[:n], random=len(probe.record.sites) > 1, meter=meter,
                         calls=probe.calls + looks + look.calls * self.grid + made.calls * runs,
                         bias_bound=torch.full_like(bias, torch.nan) if given.branches or given.seen else bias,
-                        diagnostics={"site": str(given.at), "roots": roots, "unsettled": unsettled, "reads": sorted(given.seen),
-                                     "alone": made.alone})  # fmt: skip
+                        diagnostics={"site": str(given.at), "roots": roots, "unsettled": unsettled,
+                                     "reads": sorted(given.seen.names), "alone": made.alone})  # fmt: skip
 
     def _place(self, f: Program, theta: Tensor, noise: Noise) -> tuple[Place, tuple[bool, ...]]:
         """The place to integrate, and which decisions read theta."""
@@ -225,7 +225,7 @@ class _Given:
 
     def __init__(self, f: Program, theta: Tensor, at: Place, reads: tuple[bool, ...] | None = None) -> None:
         self.f, self.theta, self.at, self.reads = f, theta, at, reads
-        self.branches, self.seen = False, set[str]()
+        self.branches, self.seen = False, Reads()
 
     def over(self, g: Callable, *along: Tensor) -> Any:
         """g of each entry, stacked; one by one where the program branches."""
