@@ -227,6 +227,7 @@ class Gradient(Entry, ABC):
 
     needs: ClassVar[tuple[str, ...]] = ()
     exact: ClassVar[bool] = False  # the derivative of a run is exact to rounding; else it has an error of its own
+    draws: ClassVar[bool] = False  # it may draw numbers of its own, so that its error asks for replicates of any f
 
     @abstractmethod
     def estimate(self, f: Any, theta: Tensor, *, seed: int, n: int = 1) -> Estimate:

@@ -39,7 +39,7 @@ def estimate(f: Any, theta: Any, *, method: str | Mapping[str, Any] | Gradient =
     method: the name of an entry of the room `gradients`; a mapping {"use": name, ...settings}; an entry as it is; or
     "auto", which takes what `diagnose` says, at the price of 500 to 2000 runs of f (as many as n in between), and tells in
     `diagnostics` what that was, and what was passed over, and why. Where a run is dear, name the method.
-    n: how many replicates of a random f; one that is not random runs once. seed: what all noise is keyed by.
+    n: how many replicates of what is random; what is not runs once. seed: what all noise is keyed by.
 
     >>> from torch.distributions import Bernoulli
     >>> e = estimate(lambda theta, noise: 3 * noise.draw("coin", Bernoulli(theta[0])), [0.4], n=100, seed=1)
@@ -60,7 +60,7 @@ def estimate(f: Any, theta: Any, *, method: str | Mapping[str, Any] | Gradient =
     else:
         found = method if isinstance(method, Gradient) else registry.build("gradients", method, path="method")
         passed, spent, diagnosis = {}, 0, ""
-    made = found.estimate(f, point, seed=seed, n=n if random else 1)
+    made = found.estimate(f, point, seed=seed, n=n if random or found.draws else 1)
     told = {"method": {"use": found.entry_name(), **found.settings()}} | ({"passed": passed} if passed else {})
     told |= {"diagnosis": diagnosis} if diagnosis else {}
     return replace(made, calls=made.calls + spent + 1, diagnostics={**made.diagnostics, **told})

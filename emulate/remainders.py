@@ -34,7 +34,8 @@ class Ladder:
     """Steps h along v: ten that fall by 3 from 0.1, and six near 0 with one spacing, which show the noise of f.
 
     The noise of f is the largest of what the differences of order 4, 5 and 6 of the near values show,
-    sigma^2 = (k!)^2 / (2k)! mean (Delta^k f)^2 (Hamming 1962; More & Wild 2011), and at least its rounding.
+    sigma^2 = (k!)^2 / (2k)! mean (Delta^k f)^2 (Hamming 1962; More & Wild 2011), and at least its rounding: that of single
+    precision where all values fit into it.
 
     >>> ladder, cube = Ladder(), lambda h: torch.stack([(1 + h) ** 3, 2 * h])
     >>> y = torch.stack([cube(h) for h in ladder.steps])
@@ -43,7 +44,7 @@ class Ladder:
     """
 
     far: ClassVar[Tensor] = 0.1 * 3.0 ** -torch.arange(10, dtype=torch.float64)
-    near: ClassVar[Tensor] = 1e-6 * torch.arange(1, 7, dtype=torch.float64)
+    near: ClassVar[Tensor] = 2e-5 * torch.arange(1, 7, dtype=torch.float64)
 
     @property
     def steps(self) -> Tensor:
@@ -52,7 +53,8 @@ class Ladder:
 
     def judge(self, y: Tensor, met: Tensor, slope: Tensor, error: Tensor | float = 0.0) -> Remainders:
         """y `[m]` = f(theta), met `[16, m]` = f(theta + h v), slope `[m]` = J v that claims the standard error `[m]`."""
-        noise = _noise(torch.cat([y[None], met[len(self.far) :]]))
+        single = torch.equal(met.float().to(met), met)
+        noise = _noise(torch.cat([y[None], met[len(self.far) :]]), torch.float32 if single else y.dtype)
         rest = (met[: len(self.far)] - y - self.far[:, None] * slope).abs()
         floor = _ABOVE * noise + 3 * self.far[:, None] * error
         clean = rest > floor
@@ -60,7 +62,10 @@ class Ladder:
         fitted = counted.sum(0) >= 3
         order = _slope(self.far.log(), rest.clamp_min(1e-300).log(), counted)
         size = self.far[:, None] * slope.abs().clamp_min(torch.finfo(y.dtype).tiny)
-        bound = torch.where(clean, math.inf, (rest + floor) / size).amin(0)  # where all is rounding: of J's error
+        pinned = torch.where(clean, math.inf, (rest + 5 * noise + 3 * self.far[:, None] * error) / size).sort(0).values
+        bound = torch.where(
+            pinned[1].isfinite(), pinned[1], pinned[0]
+        )  # the second least: one step may cancel by chance
         still = (slope == 0) & ~clean.any(0)
         bound = torch.where(still, 0.0, bound)
         wrong = torch.where(fitted, (rest / size).where(counted, math.inf).amin(0), bound)
@@ -87,9 +92,9 @@ def worst(found: Sequence[Remainders], labels: Sequence[str] = (), name: str = "
     return Finding(name, value, LEAST_ORDER, None, said)
 
 
-def _noise(y: Tensor) -> Tensor:
+def _noise(y: Tensor, precision: torch.dtype) -> Tensor:
     """The noise `[m]` in values `[7, m]` at equal spacing; never below their rounding."""
-    noise, differences = 0.5 * torch.finfo(y.dtype).eps * y.abs().amax(0), y
+    noise, differences = 0.5 * torch.finfo(precision).eps * y.abs().amax(0), y
     for k in range(1, 7):
         differences = differences.diff(dim=0)
         if k >= 4:

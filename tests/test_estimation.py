@@ -96,6 +96,14 @@ def test_what_is_not_random_runs_once_whatever_n():
     assert float(e.standard_error) == 0
 
 
+def test_a_method_with_noise_of_its_own_gets_all_replicates():
+    e = estimate(
+        lambda theta: (theta > 0.5).double(), [0.5, 0.4], method={"use": "smooth", "rule": "directions"}, n=30, seed=1
+    )
+    assert e.replicates == 30
+    assert e.standard_error.isfinite().all()
+
+
 def test_calls_count_the_probe_and_the_diagnosis():
     met = []
 

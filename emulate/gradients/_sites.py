@@ -1,6 +1,7 @@
 """What the Monte Carlo estimators of this room share: draws that follow a path or are counted by their density, and an
 eye on whatever reads theta where no derivative passes."""
 
+import itertools
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,36 +16,69 @@ from emulate.families import carries, inverse
 from emulate.noise import Noise, Place, Treatment
 from emulate.replication import Program
 
-_STEPS = {"argmax", "argmin", "argsort", "bucketize", "ceil", "eq", "floor", "floor_divide", "fmod", "frac", "ge",
-          "greater", "greater_equal", "gt", "heaviside", "histc", "isclose", "item", "le", "less", "less_equal", "lt", "ne",
-          "not_equal", "numpy", "remainder", "round", "searchsorted", "sgn", "sign", "signbit", "tolist", "trunc",
-          "bool", "float", "index", "int", "mod", "floordiv", "detach", "tensor", "new_tensor"}  # fmt: skip
+_STEPS = {"argmax", "argmin", "argsort", "bool", "bucketize", "ceil", "eq", "floor", "floor_divide", "floordiv", "fmod",
+          "frac", "ge", "greater", "greater_equal", "gt", "heaviside", "histc", "isclose", "le", "less", "less_equal", "lt",
+          "mod", "ne", "not_equal", "remainder", "round", "searchsorted", "sgn", "sign", "signbit", "trunc"}  # fmt: skip
+_LOSSES = {"detach", "float", "index", "int", "item", "new_tensor", "numpy", "tensor", "tolist"}
 _OURS = ("torch.distributions", "emulate.noise", "emulate.families", "emulate.gradients")
 
 
-class Watch(TorchFunctionMode):
-    """Notes in `seen` what a program asks of a number that carries a derivative, and that has none to give: `>`, `if`,
-    `float`, `round`, `detach` ... What distributions ask of their own arguments does not count."""
+class Reads:
+    """What programs ask of numbers that carry a derivative, where none comes back: `float` and `detach`, which lose it, and
+    `>`, `if`, `round` ..., which may jump. Those that read the same numbers in every replicate do not: they read theta
+    alone, as a check of an argument does, and jump at another theta or nowhere."""
 
-    def __init__(self, seen: set[str]) -> None:
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self._first: dict[Any, list[tuple]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.names)
+
+    def told(self, key: Any, met: list[tuple]) -> None:
+        """What one run of a kind asked, in order."""
+        first = self._first.setdefault(key, met)
+        apart = [pair for pair in itertools.zip_longest(first, met) if pair[0] != pair[1]]
+        self.names |= {one[0] for pair in apart for one in pair if one}
+
+
+class Watch(TorchFunctionMode):
+    """Sees what a run asks of what carries a derivative. What distributions ask of their own arguments does not count."""
+
+    def __init__(self, reads: Reads, key: Any = None) -> None:
         super().__init__()
-        self.seen = seen
+        self.reads, self.key = reads, key
+        self.met: list[tuple] = []
+        self.batched = False
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         name = getattr(func, "__name__", "").strip("_")
-        if name in _STEPS and any(carries(a) for a in args):
-            asked_by = sys._getframe(1).f_globals.get("__name__", "")
-            if not asked_by.startswith(_OURS):
-                self.seen.add(name)
+        asked_by = sys._getframe(1).f_globals.get("__name__", "")
+        if name in _STEPS | _LOSSES and any(carries(a) for a in args) and not asked_by.startswith(_OURS):
+            self._meet(name, args)
         return func(*args, **(kwargs or {}))
+
+    def _meet(self, name: str, args: tuple) -> None:
+        try:
+            read = tuple(float(a.detach().double().sum()) for a in args if isinstance(a, Tensor))
+        except RuntimeError:  # of a batch of replicates no single number can be read: it differs between them
+            read, self.batched = (), True
+        if name in _LOSSES or not read:
+            self.reads.names.add(name)
+        self.met.append((name, read))
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        if not self.batched:
+            self.reads.told(self.key, self.met)
 
 
 class Counted(Treatment):
     """Draws follow the path where `path(distribution)`; all others are numbers, whose log density is counted."""
 
-    def __init__(self, method: str, path: Callable[[Distribution], bool]) -> None:
+    def __init__(self, method: str, path: Callable[[Distribution], bool], key: str = "") -> None:
         self.log_prob = torch.zeros((), dtype=torch.float64)
-        self.method, self.path = method, path
+        self.method, self.path, self.key = method, path, key
 
     def draw(self, place: Place, distribution: Distribution, u: Tensor) -> Tensor:
         if self.path(distribution):
@@ -73,12 +107,12 @@ class Terms(NamedTuple):
         return Terms(*(part[some] for part in self))
 
 
-def terms(f: Program, theta: Tensor, noise: Noise, treatment: Counted, seen: set[str]) -> Terms:
+def terms(f: Program, theta: Tensor, noise: Noise, treatment: Counted, seen: Reads) -> Terms:
     """One replicate of f under the treatment; in `seen` what of theta no derivative passed."""
 
     def run(t: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
         treatment.log_prob = torch.zeros((), dtype=torch.float64)
-        with Watch(seen):
+        with Watch(seen, treatment.key):
             y = f(t, noise.again(treatment))
         return (y, treatment.log_prob), y
 
@@ -96,6 +130,6 @@ def folds(n: int) -> list[tuple[slice, slice]]:
     return [(slice(i, None, k), slice((i + 1) % k, None, k)) for i in range(k)]
 
 
-def unknown(seen: set[str], like: Tensor) -> Tensor | None:
-    """The bias bound `[m, d]`: none where all that reads theta has a derivative, else NaN."""
+def unknown(seen: Reads, like: Tensor) -> Tensor | None:
+    """The bias bound `[m, d]`: none where all that reads what moves with theta has a derivative, else NaN."""
     return torch.full_like(like, torch.nan) if seen else None

@@ -15,6 +15,7 @@ from emulate.contracts import Estimate, Gradient
 from emulate.errors import InputError
 from emulate.families import carries, discrete, inverse
 from emulate.gradients._averages import averaged
+from emulate.gradients._sites import Watch
 from emulate.gradients.pathwise import Continuous, Pathwise
 from emulate.meter import Meter
 from emulate.noise import Noise, Place, Treatment
@@ -82,7 +83,8 @@ class Conditional(Gradient):
     the path derivative and the boundary terms (Fu & Hu 1997; Glasserman 2003, sec. 7.2). Roots are bracketed by sign
     changes on a grid and halved to rounding; the pieces are integrated by Gauss and Legendre. Unbiased up to this
     quadrature, whose error is bounded by a second one with fewer nodes, if every decision on theta is moved by the site; a
-    plain branch may hide a jump and leaves the bias unknown (NaN). A program without such a decision is handed to `pathwise`.
+    plain branch or `>` may hide a jump and leaves the bias unknown (NaN). A program that does not decide hard is handed to
+    `pathwise`.
 
     >>> from torch.distributions import Normal
     >>> def hit(theta, noise):  # P(theta + Z > 1) has the slope phi(1 - theta)
@@ -125,8 +127,8 @@ class Conditional(Gradient):
         bias = doubts.abs().mean(0) + 1e-13 * slopes.abs().amax(0)
         return averaged(values[:n], slopes[:n], random=len(probe.record.sites) > 1, meter=meter,
                         calls=probe.calls + looks + look.calls * self.grid + made.calls * runs,
-                        bias_bound=torch.full_like(bias, torch.nan) if given.branches else bias,
-                        diagnostics={"site": str(given.at), "roots": roots, "unsettled": unsettled,
+                        bias_bound=torch.full_like(bias, torch.nan) if given.branches or given.seen else bias,
+                        diagnostics={"site": str(given.at), "roots": roots, "unsettled": unsettled, "reads": sorted(given.seen),
                                      "alone": made.alone})  # fmt: skip
 
     def _place(self, f: Program, theta: Tensor, noise: Noise) -> tuple[Place, tuple[bool, ...]]:
@@ -222,7 +224,8 @@ class _Given:
     """The program as a function of the one draw, z, all others given."""
 
     def __init__(self, f: Program, theta: Tensor, at: Place, reads: tuple[bool, ...] | None = None) -> None:
-        self.f, self.theta, self.at, self.reads, self.branches = f, theta, at, reads, False
+        self.f, self.theta, self.at, self.reads = f, theta, at, reads
+        self.branches, self.seen = False, set[str]()
 
     def over(self, g: Callable, *along: Tensor) -> Any:
         """g of each entry, stacked; one by one where the program branches."""
@@ -247,7 +250,13 @@ class _Given:
 
     def path(self, noise: Noise, z: Tensor) -> tuple[Tensor, Tensor]:
         """df/dtheta `[m, d]` at fixed z and decisions, and y `[m]`."""
-        return torch.func.jacrev(lambda t: (self.run(noise, z, theta=t)[0],) * 2, has_aux=True)(self.theta)
+
+        def run(t: Tensor) -> tuple[Tensor, Tensor]:
+            with Watch(self.seen):
+                y, _ = self.run(noise, z, theta=t)
+            return y, y
+
+        return torch.func.jacrev(run, has_aux=True)(self.theta)
 
     def slopes(self, noise: Noise, z: Tensor, one: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """dM/dtheta `[d]` and dM/dz of one margin, and M."""

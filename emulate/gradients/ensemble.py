@@ -41,6 +41,7 @@ class Ensemble(Gradient):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("graph", "dynamics")
+    draws: ClassVar[bool] = True
 
     spread: Annotated[float, Ge(0)] = 0.0  # sd of the starts, as a share of their size (or 1 where it is 0)
     spinup: Annotated[int, Ge(0)] = 0  # steps before the first that carry no derivative, nor does then the start

@@ -13,7 +13,7 @@ from emulate.contracts import Estimate, Gradient
 from emulate.errors import InputError
 from emulate.families import carries, discrete, inverse, moves
 from emulate.gradients._averages import averaged
-from emulate.gradients._sites import Watch, unknown
+from emulate.gradients._sites import Reads, Watch, unknown
 from emulate.meter import Meter
 from emulate.noise import Noise, Place, Treatment
 from emulate.replication import each, lift
@@ -85,14 +85,14 @@ class Enumerate(Gradient):
 
     def estimate(self, f: Any, theta: Tensor, *, seed: int, n: int = 1) -> Estimate:
         f, theta = lift(f), theta.detach().double()
-        seen: set[str] = set()
+        seen = Reads()
         walked: set[Place] = set()
         paths: list[int] = []
 
         def along(choices: tuple[int, ...], noise: Noise) -> tuple[Tensor, Tensor, list[int]]:
             def run(t: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
                 walk = _Walk(choices, self.most)
-                with Watch(seen):
+                with Watch(seen, choices):
                     y = f(t, noise.again(walk))
                 widths.append(walk.widths)
                 walked.update(walk.places)
@@ -129,7 +129,7 @@ class Enumerate(Gradient):
         if paths != probes:
             calls += sum(probes)
         return averaged(y[:n], slopes[:n], random=random, calls=calls, meter=meter, bias_bound=unknown(seen, slopes[0]),
-                        diagnostics={"paths": max(paths), "alone": made.alone, "reads": sorted(seen)})  # fmt: skip
+                        diagnostics={"paths": max(paths), "alone": made.alone, "reads": sorted(seen.names)})  # fmt: skip
 
 
 def _siblings(choices: tuple[int, ...], widths: list[int]) -> list[tuple[int, ...]]:

@@ -12,7 +12,7 @@ from emulate.contracts import Estimate, Gradient
 from emulate.errors import InputError
 from emulate.families import carries, inverse, moves
 from emulate.gradients._averages import averaged
-from emulate.gradients._sites import Counted, Watch, unknown
+from emulate.gradients._sites import Counted, Reads, Watch, unknown
 from emulate.gradients._weak import FAMILIES, pairs
 from emulate.meter import Meter
 from emulate.noise import Noise, Place, Treatment
@@ -86,7 +86,7 @@ class MeasureValued(Gradient):
 
     def estimate(self, f: Any, theta: Tensor, *, seed: int, n: int = 1) -> Estimate:
         f, theta = lift(f), theta.detach().double()
-        seen: set[str] = set()
+        seen = Reads()
         runs: list[int] = []
 
         def one(noise: Noise) -> tuple[Tensor, Tensor]:
@@ -120,4 +120,4 @@ class MeasureValued(Gradient):
                              "`noise.draw(...)`, or use common_random_numbers.")  # fmt: skip
         calls = sum(runs) if len(runs) == made.calls else made.calls * runs[0]
         return averaged(y[:n], slopes[:n], random=random, calls=calls, meter=meter, bias_bound=unknown(seen, slopes[0]),
-                        diagnostics={"runs": max(runs), "alone": made.alone, "reads": sorted(seen)})  # fmt: skip
+                        diagnostics={"runs": max(runs), "alone": made.alone, "reads": sorted(seen.names)})  # fmt: skip

@@ -10,7 +10,7 @@ from emulate.contracts import Estimate, Gradient
 from emulate.errors import InputError
 from emulate.families import discrete, support_moves
 from emulate.gradients._averages import averaged
-from emulate.gradients._sites import Counted, Terms, folds, terms, unknown
+from emulate.gradients._sites import Counted, Reads, Terms, folds, terms, unknown
 from emulate.meter import Meter
 from emulate.noise import Noise
 from emulate.replication import each, lift
@@ -44,11 +44,13 @@ class Mixed(Gradient):
 
     def estimate(self, f: Any, theta: Tensor, *, seed: int, n: int = 1) -> Estimate:
         f, theta = lift(f), theta.detach().double()
-        seen: set[str] = set()
+        seen = Reads()
 
         def one(noise: Noise) -> tuple[Terms, Terms]:
-            path = Counted("mixed", lambda distribution: not discrete(distribution))
-            return terms(f, theta, noise, path, seen), terms(f, theta, noise, Counted("mixed", support_moves), seen)
+            path = Counted("mixed", lambda distribution: not discrete(distribution), "path")
+            return terms(f, theta, noise, path, seen), terms(
+                f, theta, noise, Counted("mixed", support_moves, "score"), seen
+            )
 
         with Meter() as meter:
             made = each(one, seed, max(n, 2))
@@ -63,10 +65,10 @@ class Mixed(Gradient):
         error = gap.std(0) / n**0.5 if n > 1 else torch.zeros_like(gap[0])
         apart = float(torch.where(error > 0, gap.mean(0).abs() / error, 0.0).max())
         if apart > 5:
-            seen = seen | {"a jump"}
+            seen.names.add("a jump")
         return averaged(path.y[:n], slopes, random=random, calls=2 * made.calls, meter=meter,
                         bias_bound=unknown(seen, slopes[0]),
-                        diagnostics={"disagreement": apart, "alone": made.alone, "reads": sorted(seen)})  # fmt: skip
+                        diagnostics={"disagreement": apart, "alone": made.alone, "reads": sorted(seen.names)})  # fmt: skip
 
 
 def _controlled(path: Terms, score: Terms) -> tuple[Tensor, Tensor]:

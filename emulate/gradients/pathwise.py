@@ -11,7 +11,7 @@ from emulate.contracts import Estimate, Gradient
 from emulate.errors import InputError
 from emulate.families import carries, discrete, inverse, moves
 from emulate.gradients._averages import averaged
-from emulate.gradients._sites import Watch, unknown
+from emulate.gradients._sites import Reads, Watch, unknown
 from emulate.meter import Meter
 from emulate.noise import Noise, Place, Treatment
 from emulate.replication import each, lift
@@ -60,7 +60,7 @@ class Pathwise(Gradient):
 
     def estimate(self, f: Any, theta: Tensor, *, seed: int, n: int = 1) -> Estimate:
         f, theta = lift(f), theta.detach().double()
-        seen: set[str] = set()
+        seen = Reads()
 
         def run(t: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
             with Watch(seen):
@@ -72,4 +72,4 @@ class Pathwise(Gradient):
         slopes, values = made.answer
         return averaged(values[:n], slopes[:n], random=made.random(values), calls=made.calls, meter=meter,
                         bias_bound=unknown(seen, slopes[0]),
-                        diagnostics={"alone": made.alone, "reads": sorted(seen)})  # fmt: skip
+                        diagnostics={"alone": made.alone, "reads": sorted(seen.names)})  # fmt: skip

@@ -11,7 +11,7 @@ from emulate.contracts import Estimate, Gradient
 from emulate.errors import InputError
 from emulate.families import support_moves
 from emulate.gradients._averages import averaged
-from emulate.gradients._sites import Counted, Terms, folds, terms, unknown
+from emulate.gradients._sites import Counted, Reads, Terms, folds, terms, unknown
 from emulate.meter import Meter
 from emulate.noise import Place
 from emulate.replication import each, lift
@@ -63,7 +63,7 @@ class Score(Gradient):
 
     def estimate(self, f: Any, theta: Tensor, *, seed: int, n: int = 1) -> Estimate:
         f, theta = lift(f), theta.detach().double()
-        seen: set[str] = set()
+        seen = Reads()
         with Meter() as meter:
             made = each(lambda noise: terms(f, theta, noise, _Scored(), seen), seed, max(n, 2))
         random = bool(made.record.sites)
@@ -73,7 +73,7 @@ class Score(Gradient):
         t = Terms(*(part[:n] for part in made.answer))
         return averaged(t.y, t.direct + self.slopes(t), random=random, calls=made.calls, meter=meter,
                         bias_bound=unknown(seen, t.direct[0]),
-                        diagnostics={"baseline": self.baseline, "alone": made.alone, "reads": sorted(seen)})  # fmt: skip
+                        diagnostics={"baseline": self.baseline, "alone": made.alone, "reads": sorted(seen.names)})  # fmt: skip
 
     def slopes(self, t: Terms) -> Tensor:
         """(f - b) s `[n, m, d]` of each replicate: independent terms, or pseudo-values that may be taken for them."""

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -43,11 +43,11 @@ class Smooth(Gradient):
     (3.03, 0.06)
     """
 
-    width: Annotated[float, Gt(0)] = (
-        0.02  # s, as a share of the scale: bias grows as its square, scatter of jumps as 1 / s
-    )
+    draws: ClassVar[bool] = True
+
+    width: Annotated[float, Gt(0)] = 0.02  # s, a share of the scale: bias grows as s^2, the scatter of jumps falls
     scale: tuple[float, ...] = ()  # typical size of each parameter, in its unit; empty: |theta|, or 1 where theta is 0
-    rule: Literal["auto", "directions", "quadrature"] = "auto"
+    rule: Literal["auto", "directions", "quadrature"] = "auto"  # how theta is moved
 
     def estimate(self, f: Any, theta: Tensor, *, seed: int, n: int = 1) -> Estimate:
         f, theta = lift(f), theta.detach().double()

@@ -97,3 +97,10 @@ def test_what_no_path_passes_is_refused():
 def test_an_equation_that_cannot_be_stepped_is_refused(change, sentence):
     with pytest.raises(InputError, match=sentence):
         ODE(**{**vars(decay(10, "euler")), **change})
+
+
+def test_a_plain_comparison_leaves_the_bias_unknown():
+    f = Trajectory(torch.clone, lambda theta, s, k, noise: s * theta + (s > 0.5), 2, lambda theta, s: s)
+    e = Adjoint().estimate(f, THETA[:1], seed=0)
+    assert e.bias_bound.isnan().all()
+    assert e.diagnostics["reads"] == ["gt"]

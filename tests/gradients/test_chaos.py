@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
+from emulate import estimation
 from emulate.dynamics import Trajectory
 from emulate.gradients.adjoint import Adjoint
 from emulate.gradients.ensemble import Ensemble
@@ -94,3 +95,9 @@ def test_short_windows_are_biased_and_long_ones_scatter():
     assert abs(float(middle.gradient) - CLIMATE) < 0.2 + 3 * float(middle.standard_error)
     assert float(long.standard_error) > 5 * float(middle.standard_error)
     assert long.diagnostics["largest"] > middle.diagnostics["largest"]
+
+
+def test_the_one_call_gives_an_ensemble_its_members():
+    e = estimation.estimate(lorenz(10), RHO, method={"use": "ensemble", "spread": 0.5}, n=7, seed=1)
+    assert e.replicates == 7
+    assert e.standard_error.isfinite().all()

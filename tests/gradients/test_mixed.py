@@ -6,7 +6,7 @@ from torch.distributions import Bernoulli, Normal, Uniform
 
 from emulate.errors import InputError
 from emulate.families import discrete as is_discrete
-from emulate.gradients._sites import Counted, terms
+from emulate.gradients._sites import Counted, Reads, terms
 from emulate.gradients.mixed import Mixed, _controlled, _fitted
 from emulate.gradients.pathwise import Pathwise
 from emulate.gradients.score import Score
@@ -98,7 +98,7 @@ def test_the_controls_have_mean_zero():
 
     def both(noise):
         return tuple(
-            terms(f, theta, noise, Counted("mixed", path), set())
+            terms(f, theta, noise, Counted("mixed", path), Reads())
             for path in (lambda d: not is_discrete(d), lambda d: False)
         )
 

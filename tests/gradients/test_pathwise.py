@@ -77,6 +77,26 @@ def test_what_reads_theta_without_a_derivative_is_named_and_leaves_the_bias_unkn
     assert e.bias_bound.isnan().all()
 
 
+def guarded(theta, noise):
+    """Checks of theta itself, before anything is drawn and after."""
+    if theta[0] <= 0 or (theta != theta).any():
+        raise ValueError("theta must be above 0")
+    x = noise.draw("x", Normal(theta[0], 1.0))
+    return x**2 if theta[0] < 10 else x
+
+
+def guarded_and_branching(theta, noise):
+    return guarded(theta, noise) + (1.0 if noise.draw("z", Normal(0.0, 1.0)) > 0 else 0.0)
+
+
+@pytest.mark.parametrize("f", [guarded, guarded_and_branching])
+def test_a_check_of_theta_itself_is_no_trouble(f):
+    e = Pathwise().estimate(f, numbers(0.4), seed=1, n=50)
+    assert e.diagnostics["reads"] == []
+    assert bool(e.diagnostics["alone"]) == (f is guarded_and_branching)
+    assert float(e.bias_bound) == 0
+
+
 @pytest.mark.parametrize("f", [
     lambda theta, noise: torch.relu(_x(theta, noise)),
     lambda theta, noise: torch.clamp(_x(theta, noise), min=0.1).abs(),

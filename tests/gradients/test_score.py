@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Bernoulli, Normal, Uniform
 
 from emulate.errors import InputError
-from emulate.gradients._sites import Terms, terms
+from emulate.gradients._sites import Reads, Terms, terms
 from emulate.gradients.pathwise import Pathwise
 from emulate.gradients.score import Score, _Scored
 from emulate.replication import each, lift
@@ -26,7 +26,7 @@ ONE = numbers(1.0)
 
 
 def _terms(n: int, seed: int = 0) -> Terms:
-    return each(lambda noise: terms(lift(square), ONE, noise, _Scored(), set()), seed, n).answer
+    return each(lambda noise: terms(lift(square), ONE, noise, _Scored(), Reads()), seed, n).answer
 
 
 def _groups(baseline: str, k: int, repeats: int) -> torch.Tensor:
