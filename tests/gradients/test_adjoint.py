@@ -100,7 +100,9 @@ def test_an_equation_that_cannot_be_stepped_is_refused(change, sentence):
 
 
 def test_a_plain_comparison_with_what_is_random_leaves_the_bias_unknown():
-    f = Trajectory(torch.clone, lambda theta, s, k, noise: s * theta + (s > noise.uniform("level")), 2, lambda theta, s: s)
+    f = Trajectory(
+        torch.clone, lambda theta, s, k, noise: s * theta + (s > noise.uniform("level")), 2, lambda theta, s: s
+    )
     e = Adjoint().estimate(f, THETA[:1], seed=0)
     assert e.bias_bound.isnan().all()
     assert e.diagnostics["reads"] == ["gt"]
