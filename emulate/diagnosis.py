@@ -14,6 +14,7 @@ from emulate.symptoms import Symptoms
 
 TROUBLES = ("unsynchronised noise", "chaos", "accept-reject", "discrete choice", "jump", "repeated eigenvalues",
             "no finite derivative", "detached graph", "kink", "smooth")  # the worst first  # fmt: skip
+FEWEST = 16  # numbers drawn by theta's distributions, each of which costs a weak derivative two runs
 FEW = 64  # paths through discrete draws that are enumerated rather than sampled
 
 
@@ -93,18 +94,25 @@ def _method(trouble: str, site: str, s: Symptoms) -> tuple[str, dict[str, Any]]:
         return ("common_random_numbers", {"step": 0.1}) if random else ("smooth", {"width": 0.1})
     if trouble == "discrete choice" and site:
         few = s.evidence["paths"] <= FEW and "decision" not in moved
-        return ("enumerate", {}) if few else ("score", {})
+        return ("enumerate" if few else _counted(s)), {}
     if trouble in ("jump", "accept-reject") and random:
         if trouble == "jump" and f"decision {site}" in s.evidence.get("moved", ()) and s.scalar:
             return "conditional", {}
-        return ("score", {}) if s.evidence.get("through") else (differences, {"step": 0.1})
+        return (_counted(s), {}) if s.evidence.get("through") else (differences, {"step": 0.1})
     if trouble == "jump" or (trouble == "kink" and not random and "clarke" in s.evidence):
         return "smooth", {}
     if trouble in ("unsynchronised noise", "discrete choice"):
         return differences, {"step": 0.1}
+    if exact and random and "decision" in moved and s.draws == 1 and s.scalar and "choice" not in moved:
+        return "conditional", {}
     if not exact or (random and ("decision" in moved or "choice" in moved)):
         return differences, {}
     return ("pathwise" if random else "reverse"), {}
+
+
+def _counted(s: Symptoms) -> str:
+    """What serves draws by their density: weak derivatives while they are few, for these are the quieter ones."""
+    return "measure_valued" if s.draws <= FEWEST else "score"
 
 
 def _sentence(trouble: str, output: int, s: Symptoms, evidence: dict[str, Any]) -> str:

@@ -51,6 +51,18 @@ class Symptoms:
         """Whether one continuous number is drawn somewhere, over which a decision can be integrated."""
         return any(e.kind == "draw" and seen.shapes[e.place] == () for seen in self.seen for e in seen.events)
 
+    @property
+    def draws(self) -> int:
+        """How many numbers are drawn from distributions that theta moves, or from any where it moves none."""
+        counts = [
+            math.prod(seen.shapes[e.place])
+            for seen in self.seen
+            for e in seen.events
+            if e.moved and e.kind != "decision"
+        ]
+        every = [math.prod(seen.shapes[e.place]) for seen in self.seen for e in seen.events if e.kind != "decision"]
+        return math.ceil(sum(counts or every) / max(len(self.seen), 1))
+
     def _add(self, output: int, trouble: str, site: str = "") -> None:
         self.found.setdefault(output, {}).setdefault(trouble, site)
 
@@ -175,6 +187,8 @@ class Symptoms:
             bad, lost = sum(bool(w[j]) for w in wrong), sum(bool(w[j]) for w in infinite)
             if lost > 0:
                 self._add(j, "repeated eigenvalues" if self.gap < 1e-7 else "no finite derivative")
+            elif bad > most and self.evidence.get("tangent_growth", 0.0) > 1e6:
+                self._add(j, "chaos")
             elif bad > most:
                 self._add(j, "repeated eigenvalues" if self.gap < 1e-7 else "detached graph")
 

@@ -69,7 +69,7 @@ class Watch(TorchFunctionMode):
 
     def __exit__(self, *raised: Any) -> None:
         super().__exit__(*raised)
-        if not self.batched:
+        if self.met and not self.batched:
             self.reads.told(self.key, self.met)
 
 

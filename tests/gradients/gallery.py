@@ -256,7 +256,7 @@ def digital_call(theta, noise):
     return noise.above("strike", s - 110.0)
 
 
-@case((0.3, 1.0), "jump", "score", *DIFFERENCES)
+@case((0.3, 1.0), "jump", "score", "measure_valued", *DIFFERENCES)
 def hard_bin(theta, noise):
     x = noise.draw("x", Normal(theta[0], theta[1]))
     return ((x > 0) & (x < 1)).double()
@@ -368,7 +368,7 @@ def marsaglia_tsang(theta, noise):
             return torch.log(d * v)
 
 
-@case((1.5,), "accept-reject", "score", *DIFFERENCES, site="x")
+@case((1.5,), "accept-reject", "score", "measure_valued", *DIFFERENCES, site="x")
 def truncated_normal(theta, noise):
     x = noise.draw("x", Normal(theta[0], 1.0))
     while x < 0.5:
