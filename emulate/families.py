@@ -65,7 +65,7 @@ def valid(distribution: Distribution) -> Tensor:
     held = [(getattr(distribution, name), constraint) for name, constraint in distribution.arg_constraints.items()
             if name in vars(distribution)]  # fmt: skip
     answers = [
-        constraint.check(value).all()
+        constraint.check(value.real if value.is_complex() else value).all()
         for value, constraint in held
         if not distributions.constraints.is_dependent(constraint)
     ]

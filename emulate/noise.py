@@ -132,6 +132,9 @@ class Noise:
         if not isinstance(distribution, Distribution):
             raise InputError(f"noise.draw({site!r}, ...) must be given a torch distribution, such as Normal(mean, sd). "
                              f"Got {type(distribution).__name__} {distribution!r}.")  # fmt: skip
+        if self._given is None and not bool(valid(distribution)):  # some libraries turn torch's own check off
+            raise InputError(f"noise.draw({site!r}, ...) must be given a distribution with allowed parameters. "
+                             f"Got {distribution!r}.")  # fmt: skip
         place = self._place(site, step)
         u = self._uniforms(place, tuple(distribution.batch_shape + distribution.event_shape))
         x = self.treatment.draw(place, distribution, u)

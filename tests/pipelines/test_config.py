@@ -378,7 +378,7 @@ def test_jacobians_are_asked_for_in_a_word(value, said):
 @pytest.mark.parametrize("path", ["simulate.jacobians", "validate.gradient"])
 def test_a_way_to_differentiate_that_cannot_be(path, here, monkeypatch):
     ways = ", ".join(registry.names("gradients"))
-    assert overridden(f"{path}=forwards") == (f"--set {path}=forwards: {path}.use: there is no entry 'forwards' in "
+    assert overridden(f"{path}=sideways") == (f"--set {path}=sideways: {path}.use: there is no entry 'sideways' in "
                                               f'gradients; there are {ways}, or "package.module:Class".')  # fmt: skip
     assert overridden(f"{path}={{use: simulator, step: 1}}") == (
         f"--set {path}={{use: simulator, step: 1}}: {path}.step: this key is not known, for the simulator's own way has no "
