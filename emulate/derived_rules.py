@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from emulate.errors import InputError
+
 
 def _clamp(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
     if min is not None:
@@ -87,9 +89,8 @@ def _var(
 
 def _norm(x: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, **_: Any) -> Tensor:
     if isinstance(ord, str) or (dim is None and x.ndim > 1 and ord not in (None, 2)):
-        raise NotImplementedError(
-            f"forward takes norms of vectors alone; write the norm {ord!r} by sums or eigenvalues"
-        )
+        raise InputError(f"forward must meet norms of vectors, or Frobenius' norm. Got ord = {ord!r} of a tensor of shape "
+                         f"{list(x.shape)}; write it by sums, or by eigenvalues (emulate.linalg).")  # fmt: skip
     dims = tuple(range(x.ndim)) if dim is None else dim
     p = 2.0 if ord is None else float(ord)
     if math.isinf(p):
@@ -107,7 +108,8 @@ def _matrix_norm(x: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = Fa
 
 def _vector_only(x: Tensor, ord: Any) -> Any:
     if ord == 2 and x.ndim > 1:
-        raise NotImplementedError("forward takes norms of vectors alone; write the spectral norm by eigenvalues")
+        raise InputError(f"forward must meet norms of vectors, or Frobenius' norm. Got ord = 2 of a tensor of shape "
+                         f"{list(x.shape)}, the spectral norm; write it by eigenvalues (emulate.linalg).")  # fmt: skip
     return ord
 
 
@@ -136,7 +138,7 @@ def _matrix_power(a: Tensor, n: int) -> Tensor:
 
 def _pad(x: Tensor, pad: Any, mode: str = "constant", value: float | None = None) -> Tensor:
     if mode != "constant":
-        raise NotImplementedError(f"forward pads by a constant alone; write the mode {mode!r} by torch.cat")
+        raise InputError(f"forward must pad by a constant. Got the mode {mode!r}; write it by torch.cat.")
     before = pad[::2]
     for i, (low, high) in enumerate(zip(before, pad[1::2])):
         dim = x.ndim - 1 - i

@@ -117,3 +117,15 @@ def test_a_decision_on_draws_alone_leaves_it_unbiased():
     e = Forward().estimate(f, torch.ones(1, dtype=torch.float64), seed=0, n=50)
     assert e.bias_bound.max() == 0
     assert 0 < float(e.gradient) < 1
+
+
+@pytest.mark.parametrize(("f", "words"), [
+    (lambda t: torch.linalg.norm(torch.outer(t, t), ord="nuc"), r"^forward must meet norms of vectors.* Got ord = 'nuc'"),
+    (lambda t: torch.linalg.norm(torch.outer(t, t), ord=2), r"^forward must meet norms of vectors.* Got ord = 2 .*spectral"),
+    (lambda t: torch.nn.functional.pad(t[None, None], (1, 1), mode="reflect").sum(),
+     r"^forward must pad by a constant\. Got the mode 'reflect'; write it by torch\.cat\.$"),
+])  # fmt: skip
+def test_a_form_of_an_operation_without_a_rule_is_a_sentence(f, words):
+    theta = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    with pytest.raises(InputError, match=words):
+        Forward().estimate(f, theta, seed=0)
