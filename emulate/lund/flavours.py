@@ -25,7 +25,7 @@ _OWN_ANTIPARTICLE = (111, 221, 331, 113, 223, 333)
 _BARYON = {"ddu": ((2112, 1.0),), "duu": ((2212, 1.0),), "dsu": ((3122, 0.5), (3212, 0.5)), "suu": ((3222, 1.0),),
            "dds": ((3112, 1.0),), "ssu": ((3322, 1.0),), "dss": ((3312, 1.0),), "ddd": ((1114, 1.0),),
            "uuu": ((2224, 1.0),), "sss": ((3334, 1.0),)}  # fmt: skip
-_PS, _V = math.radians(90 - (-15 + 54.7)), math.radians(90 - (36 + 54.7))  # mixing of eta with eta', of omega with phi
+_PS, _V = math.radians(90 - (-15 + 54.7)), math.radians(36 + 54.7)  # mixing of eta with eta', of omega with phi
 
 
 @dataclass(frozen=True)
