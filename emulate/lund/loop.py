@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emulate.errors import InputError, RunFailed
+from emulate.errors import RunFailed
 from emulate.lund.assembly import Block, assemble, pack
 from emulate.lund.emission import AcceptReject, Condition, Emission
 from emulate.lund.events import Events

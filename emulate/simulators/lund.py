@@ -1,5 +1,6 @@
 """`Lund`: the parameters of string fragmentation to observables of hadronic events."""
 
+import itertools
 import time
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
@@ -52,8 +53,8 @@ class Lund(Simulator):
         edges: of the bins of an observable, in place of the usual ones; what lies outside is in no bin.
 
     >>> y = Lund(output="means", events=200).run(torch.tensor([0.68, 0.98, 0.335], dtype=torch.float64), seed=1)
-    >>> y.round(decimals=1)
-    tensor([7.7, 0.0, 2.7, 0.4], dtype=torch.float64)
+    >>> y.round(decimals=1).tolist()
+    [6.9, 0.0, 2.6, 0.4]
     """
 
     space: Space = _SPACE
@@ -77,14 +78,14 @@ class Lund(Simulator):
         if twice := sorted(set(self.space.names) & set(self.fixed)):
             raise InputError(f"lund: a parameter must be varied or fixed, not both. Got {', '.join(twice)} in the space and "
                              "in fixed; leave out one.")  # fmt: skip
+        known = tuple(vars(Flavours()))
         for name in self.suppression:
-            if name not in vars(Flavours()):
-                raise InputError(f"lund: suppression must name {', '.join(vars(Flavours()))}. Got {name!r}."
-                                 f"{nearest(name, vars(Flavours()))}")  # fmt: skip
+            if name not in known:
+                raise InputError(f"lund: suppression must name {', '.join(known)}. Got {name!r}.{nearest(name, known)}")
         if not self.observables or len(set(self.observables)) < len(self.observables):
             raise InputError(f"lund: observables must be one or more, each once. Got {list(self.observables)}.")
         for name, edges in self.edges.items():
-            if name not in self.observables or len(edges) < 2 or any(x >= y for x, y in zip(edges, edges[1:])):
+            if name not in self.observables or len(edges) < 2 or any(x >= y for x, y in itertools.pairwise(edges)):
                 raise InputError(f"lund: edges must be two or more rising numbers for one of {', '.join(self.observables)}. Got "
                                  f"{name} = {list(edges)}.")  # fmt: skip
         _ = self.string  # checks energy and flavours
@@ -102,7 +103,7 @@ class Lund(Simulator):
             coordinate, unit, _ = _OBSERVABLES[name]
             edges = self._edges(name).tolist()
             if self.output == "histograms":
-                middles = tuple((x + y) / 2 for x, y in zip(edges, edges[1:]))
+                middles = tuple((x + y) / 2 for x, y in itertools.pairwise(edges))
                 found.append(Field(name, coordinate=coordinate, at=middles, at_unit=unit))
             else:
                 found.append(Field(name, unit))
@@ -156,7 +157,9 @@ class Lund(Simulator):
     def _abc(self, theta: Tensor) -> Tensor:
         """a, b, sigma `[..., 3]` from theta `[..., d]` in the order of the space."""
         given = {**_FIDUCIAL, **self.fixed, **self.space.unpack(self.space.pack(theta))}
-        return torch.stack(torch.broadcast_tensors(*(torch.as_tensor(given[k], dtype=torch.float64) for k in NAMES)), -1)
+        return torch.stack(
+            torch.broadcast_tensors(*(torch.as_tensor(given[k], dtype=torch.float64) for k in NAMES)), -1
+        )
 
     def _edges(self, name: str) -> Tensor:
         return torch.tensor(self.edges.get(name, _OBSERVABLES[name][2]), dtype=torch.float64)

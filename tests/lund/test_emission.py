@@ -102,7 +102,9 @@ class Spy(Emission):
         return AcceptReject().log_prob(z, given)
 
 
-@pytest.mark.parametrize(("energy", "theta"), [(91.2, (0.68, 0.98, 0.335)), (20.0, (0.2, 0.6, 0.25)), (500.0, (1.5, 1.4, 0.5))])
+@pytest.mark.parametrize(
+    ("energy", "theta"), [(91.2, (0.68, 0.98, 0.335)), (20.0, (0.2, 0.6, 0.25)), (500.0, (1.5, 1.4, 0.5))]
+)
 def test_z_and_transverse_momenta_in_the_loop_follow_theirs(energy, theta):
     """z of all trials; of the first trial of each event k^2 = m_T^2 - m^2 too, exponential with mean sigma^2."""
     spy = Spy()

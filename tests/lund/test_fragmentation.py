@@ -1,5 +1,6 @@
 """The fragmentation function against quadrature, mpmath's Tricomi function, and differences."""
 
+import itertools
 import math
 
 import mpmath
@@ -37,7 +38,9 @@ def test_normaliser_and_mean_of_one_over_z_are_those_of_tricomi_s_function(found
     assert worst < 1e-11
 
 
-@pytest.mark.parametrize(("a", "c"), [(0.0, 0.02), (0.3, 0.1), (0.68, 0.018), (0.68, 0.5), (1.0, 1.0), (2.0, 3.0), (5.0, 0.3)])
+@pytest.mark.parametrize(
+    ("a", "c"), [(0.0, 0.02), (0.3, 0.1), (0.68, 0.018), (0.68, 0.5), (1.0, 1.0), (2.0, 3.0), (5.0, 0.3)]
+)
 def test_normaliser_and_moments_are_those_of_quadrature(a, c):
     """f in z itself, cut where it peaks, by scipy's adaptive rule."""
 
@@ -45,7 +48,7 @@ def test_normaliser_and_moments_are_those_of_quadrature(a, c):
         cuts = [0.0, c / 20, c / 4, min(0.5, c), 0.7, 0.95, 1.0]
         cuts = sorted({min(x, 1.0) for x in cuts})
         return sum(integrate.quad(lambda z: g(z) * (1 - z) ** a / z * math.exp(-c / z), x, y, epsabs=0, epsrel=1e-12,
-                                  limit=500)[0] for x, y in zip(cuts, cuts[1:]))  # fmt: skip
+                                  limit=500)[0] for x, y in itertools.pairwise(cuts))  # fmt: skip
 
     z = integral(lambda z: 1.0)
     _, log_rest, t = moments(real(a), real(c))
@@ -59,8 +62,12 @@ def test_scores_are_the_slopes_of_the_log_density_and_average_to_nothing():
     a, c, z = (real(generator.uniform(*ends, 200)) for ends in ((0.05, 3.0), (0.02, 2.0), (0.01, 0.99)))
     of_a, of_c = scores(z, a, c)
     h = 1e-5
-    torch.testing.assert_close(of_a, (log_density(z, a + h, c) - log_density(z, a - h, c)) / (2 * h), rtol=1e-6, atol=1e-8)
-    torch.testing.assert_close(of_c, (log_density(z, a, c + h) - log_density(z, a, c - h)) / (2 * h), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        of_a, (log_density(z, a + h, c) - log_density(z, a - h, c)) / (2 * h), rtol=1e-6, atol=1e-8
+    )
+    torch.testing.assert_close(
+        of_c, (log_density(z, a, c + h) - log_density(z, a, c - h)) / (2 * h), rtol=1e-6, atol=1e-6
+    )
     leaf_a, leaf_c = a.clone().requires_grad_(), c.clone().requires_grad_()
     by_graph = torch.autograd.grad(log_density(z, leaf_a, leaf_c).sum(), (leaf_a, leaf_c))
     torch.testing.assert_close(by_graph, (of_a, of_c), rtol=1e-11, atol=1e-11)

@@ -2,6 +2,7 @@
 
 import math
 import re
+import time
 
 import numpy as np
 import pytest
@@ -86,10 +87,17 @@ def test_weights_at_the_events_own_theta_have_the_gradient_of_the_score(events):
 def test_weighted_events_are_events_of_other_parameters(events):
     """Value and gradient at another theta from old events and from new ones; variance and cost are printed."""
     old, n = generate(MONASH, 20_000, seed=11, string=PIONS), 20_000
-    for theta in (torch.tensor([0.74, 1.02, 0.345], dtype=torch.float64), torch.tensor([0.6, 0.92, 0.32], dtype=torch.float64)):
+    for theta in (
+        torch.tensor([0.74, 1.02, 0.345], dtype=torch.float64),
+        torch.tensor([0.6, 0.92, 0.32], dtype=torch.float64),
+    ):
+        start = time.process_time()
         new = generate(theta, n, seed=12, string=PIONS)
+        cost = [0.0, time.process_time() - start]
         h_old, h_new = observed(old), observed(new)
+        start = time.process_time()
         w = torch.exp(old.history.log_weights(theta))
+        cost[0] = (time.process_time() - start) / cost[1]
         p = w / w.sum()
         value, ess = (p[:, None] * h_old).sum(0), float(1 / p.square().sum())
         error = torch.sqrt((p.square()[:, None] * (h_old - value) ** 2).sum(0))
@@ -101,8 +109,9 @@ def test_weighted_events_are_events_of_other_parameters(events):
         weighted = torch.einsum("n,nmd->md", p, each)
         weighted_error = torch.sqrt(torch.einsum("n,nmd->md", p.square(), (each - weighted) ** 2))
         pull = (weighted - slope) / torch.sqrt(weighted_error**2 + slope_error**2)
-        print(f"\n{theta.tolist()}: {ess / n:.3f} of the events count; variance of values {float((error**2 / (h_new.var(0) / n)).mean()):.2f} "
-              f"and of gradients {float((weighted_error / slope_error).square().mean()):.2f} times that of new events")  # fmt: skip
+        more = [float(x.mean()) for x in (error**2 / (h_new.var(0) / n), (weighted_error / slope_error).square())]
+        print(f"\n{theta.tolist()}: {ess / n:.3f} of the events count; variance of values {more[0]:.2f} and of gradients "
+              f"{more[1]:.2f} times that of new events; cost {cost[0]:.2f} times theirs")  # fmt: skip
         assert float(z.abs().max()) < 3.6
         assert float(pull.abs().max()) < 4.0
 

@@ -51,7 +51,12 @@ def test_thrust_of_few_and_of_isotropic_hadrons():
 
 def test_the_rest_is_what_numpy_says(events):
     axis = thrust(events).axis
-    n, x, pt, pt_thrust = charged_multiplicity(events), scaled_momentum(events), transverse(events), transverse(events, axis)
+    n, x, pt, pt_thrust = (
+        charged_multiplicity(events),
+        scaled_momentum(events),
+        transverse(events),
+        transverse(events, axis),
+    )
     for i in range(20):
         rows = slice(int(events.offsets[i]), int(events.offsets[i + 1]))
         p = momenta(events, i)
@@ -59,7 +64,9 @@ def test_the_rest_is_what_numpy_says(events):
         np.testing.assert_allclose(x[rows], np.linalg.norm(p, axis=1) / 10.0, rtol=1e-12)
         np.testing.assert_allclose(pt[rows], np.hypot(p[:, 0], p[:, 1]), rtol=1e-12)
         a = axis[i].numpy()
-        np.testing.assert_allclose(pt_thrust[rows], np.linalg.norm(p - np.outer(p @ a, a), axis=1), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(
+            pt_thrust[rows], np.linalg.norm(p - np.outer(p @ a, a), axis=1), rtol=1e-9, atol=1e-12
+        )
 
 
 def test_counts_are_those_of_numpy():

@@ -88,10 +88,7 @@ class Twin:
     def z(self, mt2):
         """Under the highest value of f, found where its logarithm is flat: z^2 (a - 1) + z (1 + c) - c = 0."""
         a, c = self.a, self.b * mt2
-        if abs(a - 1) < 1e-9:
-            top = c / (1 + c)
-        else:
-            top = 0.5 * (1 + c - math.sqrt((1 - c) ** 2 + 4 * a * c)) / (1 - a)
+        top = 2 * c / (1 + c + math.sqrt((1 - c) ** 2 + 4 * a * c))  # the root of the quadratic that is below 1
 
         def f(z):
             return (1 - z) ** a / z * math.exp(-c / z + c / top)
