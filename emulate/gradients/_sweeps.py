@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from emulate.dynamics import Trajectory
+from emulate.gradients._sites import Reads, Watch
 from emulate.noise import Noise
 from emulate.replication import Replicates, each
 
@@ -80,6 +82,17 @@ def replicated(run: Callable[[Noise], Swept], seed: int, n: int) -> Replicates:
         return one
     made = each(run, seed, max(n, 2))
     return Replicates(made.answer, made.record, made.calls + one.calls, made.alone)
+
+
+def watched(f: Trajectory, seen: Reads) -> Trajectory:
+    """f, with what its steps ask of states in `seen`: a step that reads other numbers than the first one did is told, which
+    is what counts where steps are averaged over, even of a single run."""
+
+    def step(theta: Tensor, state: Tensor, k: int, noise: Noise) -> Tensor:
+        with Watch(seen):
+            return f.step(theta, state, k, noise)
+
+    return replace(f, step=step)
 
 
 def told(growth: Tensor, steps: int) -> dict[str, float]:

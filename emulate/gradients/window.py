@@ -9,9 +9,11 @@ from annotated_types import Ge
 from emulate.contracts import Estimate, Gradient
 from emulate.dynamics import trajectory
 from emulate.gradients._averages import averaged
-from emulate.gradients._sweeps import replicated, sweep, told
+from emulate.gradients._sites import Reads, Watch
+from emulate.gradients._sweeps import Swept, replicated, sweep, told, watched
 from emulate.gradients.pathwise import Continuous
 from emulate.meter import Meter
+from emulate.noise import Noise
 from emulate.replication import lift
 
 FEWEST = 4  # windows whose scatter is taken for an error
@@ -28,7 +30,8 @@ class Window(Gradient):
 
     Of one run with at least 4 windows that all hold outputs the standard error is that of their mean, as if they were
     independent; else it is that over replicates. How much of the response a window misses is not known: the bias bound is
-    NaN, with the reason in `diagnostics`, unless one window holds all steps. `growth`: the norm that an adjoint of norm 1 at
+    NaN, with the reason in `diagnostics`, unless one window holds all steps. So is what a plain `if` or `>` on the state may
+    hide, whose names `reads` holds; a `noise.above` on it is refused. `growth`: the norm that an adjoint of norm 1 at
     the end of a window has at its begin, geometric mean over windows; `exponent`: its logarithm for each step.
 
     >>> from emulate.dynamics import Trajectory
@@ -45,27 +48,32 @@ class Window(Gradient):
 
     def estimate(self, f: Any, theta: torch.Tensor, *, seed: int, n: int = 1) -> Estimate:
         f, theta = trajectory(lift(f), "window"), theta.detach().double()
+        cut = f.steps > self.length
+        seen, along = Reads(), Reads()
+        path = watched(f, along) if cut else f
+
+        def run(noise: Noise) -> Swept:
+            with Watch(seen):
+                return sweep(path, theta, noise.again(Continuous("window")), length=self.length, probe=True)
+
         with Meter() as meter:
-            made = replicated(
-                lambda noise: sweep(f, theta, noise.again(Continuous("window")), length=self.length, probe=True),
-                seed,
-                n,
-            )
+            made = replicated(run, seed, n)
         values, slopes, windows, growth = made.answer
-        count, cut = windows.shape[1], windows.shape[1] > 1
-        seen = {min((f.steps - k) // self.length, count - 1) for k in f.at or (f.steps,)}
+        count = windows.shape[1]
+        filled = {min((f.steps - k) // self.length, count - 1) for k in f.at or (f.steps,)}
         random = made.random(values)
         figures = {
             "windows": count,
             **told(growth[:, :-1] if cut else growth, min(self.length, f.steps)),
             "alone": made.alone,
+            "reads": sorted(seen.names | along.names),
         }
         if cut:
             figures["bias"] = (f"unknown: what theta does to an output more than {self.length} steps later is left out; "
                                "compare several lengths")  # fmt: skip
-        bias = torch.full_like(slopes[0], torch.nan) if cut else None
+        bias = torch.full_like(slopes[0], torch.nan) if cut or seen else None
         values, slopes = values[:n], slopes[:n]
-        if len(slopes) == 1 and count >= FEWEST and len(seen) == count:
+        if len(slopes) == 1 and count >= FEWEST and len(filled) == count:
             values, slopes, random = values.expand(count, -1), windows[0] * count, True
         return averaged(
             values, slopes, random=random, calls=made.calls, meter=meter, bias_bound=bias, diagnostics=figures

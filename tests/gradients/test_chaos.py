@@ -9,6 +9,7 @@ from torch.distributions import Normal
 
 from emulate import estimation
 from emulate.dynamics import Trajectory
+from emulate.errors import InputError
 from emulate.gradients.adjoint import Adjoint
 from emulate.gradients.ensemble import Ensemble
 from emulate.gradients.window import Window
@@ -101,3 +102,52 @@ def test_the_one_call_gives_an_ensemble_its_members():
     e = estimation.estimate(lorenz(10), RHO, method={"use": "ensemble", "spread": 0.5}, n=7, seed=1)
     assert e.replicates == 7
     assert e.standard_error.isfinite().all()
+
+
+def tent(theta: Tensor, state: Tensor, k: int, noise: Noise) -> Tensor:
+    assert theta > 0  # what is asked of theta alone jumps nowhere that matters
+    return theta * torch.where(state < 0.5, state, 1 - state)
+
+
+def kicked_tent(theta: Tensor, state: Tensor, k: int, noise: Noise) -> Tensor:
+    return tent(theta, state, k, noise) + 0.01 * noise.draw("kick", Normal(0.0, 1.0))
+
+
+def smooth_tent(theta: Tensor, state: Tensor, k: int, noise: Noise) -> Tensor:
+    assert theta > 0
+    return theta * (0.5 - (state - 0.5).abs()) + 0.01 * noise.draw("kick", Normal(0.0, 1.0))
+
+
+def _of(step, at=(), readout=lambda theta, s: s.mean(0)) -> Trajectory:
+    return Trajectory(lambda theta: theta * 0 + 0.3, step, 12, readout, at=at)
+
+
+@pytest.mark.parametrize(
+    ("method", "f", "reads"),
+    [
+        (Window(length=4), _of(tent, tuple(range(13))), ["lt"]),  # of one run, from step to step
+        (Window(length=4), _of(kicked_tent, tuple(range(13))), ["lt"]),
+        (Window(length=12), _of(kicked_tent, tuple(range(13))), ["lt"]),
+        (Ensemble(), _of(kicked_tent, readout=lambda theta, s: s), ["lt"]),
+        (Ensemble(spread=0.1), _of(tent, readout=lambda theta, s: s), ["lt"]),
+        (Ensemble(), _of(smooth_tent, readout=lambda theta, s: s * (s > 0.5)), ["gt"]),
+        (Window(length=12), _of(smooth_tent, readout=lambda theta, s: s * 1, at=()), []),
+        (Ensemble(), _of(smooth_tent, readout=lambda theta, s: s * 1), []),
+    ],
+)
+def test_a_plain_comparison_of_the_state_is_named_and_leaves_the_bias_unknown(method, f, reads):
+    e = method.estimate(f, torch.tensor([1.9], dtype=torch.float64), seed=1, n=5)
+    assert e.diagnostics["reads"] == reads
+    assert bool(e.bias_bound.isnan().all()) == bool(reads)
+
+
+@pytest.mark.parametrize("method", [Window(length=4), Ensemble()])
+def test_a_decision_on_the_state_is_refused(method):
+    def step(theta: Tensor, state: Tensor, k: int, noise: Noise) -> Tensor:
+        return theta * state * noise.above("edge", state - 0.5)
+
+    with pytest.raises(
+        InputError,
+        match=rf"^{type(method).__name__.lower()} must have no hard decision on theta\. Got one at the site edge",
+    ):
+        method.estimate(_of(step, readout=lambda theta, s: s), torch.tensor([1.9], dtype=torch.float64), seed=1, n=3)
