@@ -84,15 +84,19 @@ def replicated(run: Callable[[Noise], Swept], seed: int, n: int) -> Replicates:
     return Replicates(made.answer, made.record, made.calls + one.calls, made.alone)
 
 
-def watched(f: Trajectory, seen: Reads) -> Trajectory:
-    """f, with what its steps ask of states in `seen`: a step that reads other numbers than the first one did is told, which
-    is what counts where steps are averaged over, even of a single run."""
+def watched(f: Trajectory, seen: Reads, *, along: bool) -> Trajectory:
+    """f, with what its parts ask of states in `seen`. Each step is held against the same of other replicates, or `along` the
+    run against the first one too, which counts where steps are averaged over."""
 
     def step(theta: Tensor, state: Tensor, k: int, noise: Noise) -> Tensor:
-        with Watch(seen):
+        with Watch(seen, "step" if along else k):
             return f.step(theta, state, k, noise)
 
-    return replace(f, step=step)
+    def readout(theta: Tensor, states: Tensor) -> Tensor:
+        with Watch(seen, "readout"):
+            return f.readout(theta, states)
+
+    return replace(f, step=step, readout=readout)
 
 
 def told(growth: Tensor, steps: int) -> dict[str, float]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from emulate.contracts import Estimate, Gradient
 from emulate.dynamics import trajectory
 from emulate.gradients._averages import averaged
-from emulate.gradients._sites import Reads, Watch
+from emulate.gradients._sites import Reads
 from emulate.gradients._sweeps import Swept, replicated, sweep, told, watched
 from emulate.gradients.pathwise import Continuous
 from emulate.meter import Meter
@@ -51,17 +51,16 @@ class Ensemble(Gradient):
     def estimate(self, f: Any, theta: Tensor, *, seed: int, n: int = 1) -> Estimate:
         f, theta = trajectory(lift(f), "ensemble"), theta.detach().double()
         other = bool(self.spread or self.spinup)
-        seen, along = Reads(), Reads()
-        path = watched(f, along) if other else f
+        seen = Reads()
+        path = watched(f, seen, along=other)
 
         def run(noise: Noise) -> Swept:
             def moved(start: Tensor) -> Tensor:
                 size = torch.where(start == 0, 1.0, start.abs())
                 return start + self.spread * size * torch.special.ndtri(noise.own("start", tuple(start.shape)))
 
-            with Watch(seen):
-                return sweep(path, theta, noise.again(Continuous("ensemble")), spinup=self.spinup, probe=True,
-                             moved=moved if self.spread else None)  # fmt: skip
+            return sweep(path, theta, noise.again(Continuous("ensemble")), spinup=self.spinup, probe=True,
+                         moved=moved if self.spread else None)  # fmt: skip
 
         with Meter() as meter:
             made = replicated(run, seed, n)
@@ -69,7 +68,7 @@ class Ensemble(Gradient):
         random, values, slopes = made.random(values), values[:n], slopes[:n]
         share = slopes.abs().amax(0) / slopes.abs().sum(0).clamp(min=1e-300)
         figures = {**told(growth, f.steps), "largest": float(share.max()), "alone": made.alone,
-                   "reads": sorted(seen.names | along.names)}  # fmt: skip
+                   "reads": sorted(seen.names)}  # fmt: skip
         if other:
             figures["bias"] = (f"unknown: the response of the climate that takes longer than {f.steps} steps is left out; "
                                "compare several")  # fmt: skip

@@ -1,6 +1,8 @@
 """Windows and ensembles of chaotic runs: where they are exact they are the adjoint; elsewhere bias and variance trade places."""
 
+import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,10 +14,10 @@ from emulate.dynamics import Trajectory
 from emulate.errors import InputError
 from emulate.gradients.adjoint import Adjoint
 from emulate.gradients.ensemble import Ensemble
-from emulate.gradients.window import Window
+from emulate.gradients.window import Window, memory
 from emulate.noise import Noise
 from tests.gradients.equations import lorenz
-from tests.reference.gradients.dynamics import CLIMATE
+from tests.reference.gradients.dynamics import CLIMATE, autoregressive_slopes, logistic_slopes, squared_slope
 
 RHO = torch.tensor([28.0], dtype=torch.float64)
 MEMBERS = Ensemble(spread=0.5, spinup=500)
@@ -151,3 +153,89 @@ def test_a_decision_on_the_state_is_refused(method):
         match=rf"^{type(method).__name__.lower()} must have no hard decision on theta\. Got one at the site edge",
     ):
         method.estimate(_of(step, readout=lambda theta, s: s), torch.tensor([1.9], dtype=torch.float64), seed=1, n=3)
+
+
+CHAINS = 25  # independent runs in one state, an output each: so many repeats of an estimate at once
+
+
+def logistic_map(theta: Tensor, x: Tensor, k: int, noise: Noise) -> Tensor:
+    return theta * x * (1 - x)
+
+
+def autoregression(theta: Tensor, x: Tensor, k: int, noise: Noise) -> Tensor:
+    return theta * x + 0.2 + noise.draw("kick", Normal(torch.zeros(CHAINS, dtype=torch.float64), 1.0))
+
+
+def unpushed(theta: Tensor, x: Tensor, k: int, noise: Noise) -> Tensor:
+    return theta * x + noise.draw("kick", Normal(torch.zeros(CHAINS, dtype=torch.float64), 1.0))
+
+
+def _long(step, start: Tensor, steps: int) -> Trajectory:
+    return Trajectory(lambda theta: start, step, steps, lambda theta, x: x.mean(0), at=tuple(range(1, steps + 1)))
+
+
+def _windows_of_logistic(seed: int):
+    u = torch.rand(CHAINS, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    f = _long(logistic_map, torch.sin(math.pi / 2 * u) ** 2, 400)
+    return Window(length=4).estimate(f, torch.tensor([4.0], dtype=torch.float64), seed=seed)
+
+
+def _windows_of_autoregression(seed: int):
+    z = torch.randn(CHAINS, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    f = _long(autoregression, 1 + z / 0.6, 600)
+    return Window(length=3).estimate(f, torch.tensor([0.8], dtype=torch.float64), seed=seed)
+
+
+def _members_on_logistic(seed: int):
+    start = torch.full((CHAINS,), 0.3, dtype=torch.float64)
+    f = Trajectory(lambda theta: start, logistic_map, 4, lambda theta, x: x)
+    method = Ensemble(spread=0.1, spinup=60)
+    return method.estimate(f, torch.tensor([4.0], dtype=torch.float64), seed=seed, n=200)
+
+
+def _members_of_autoregression(seed: int):
+    start = torch.zeros(CHAINS, dtype=torch.float64)
+    f = Trajectory(lambda theta: start, unpushed, 5, lambda theta, x: x**2)
+    return Ensemble().estimate(f, torch.tensor([0.8], dtype=torch.float64), seed=seed, n=400)
+
+
+COVERED = {
+    "window, logistic map": (_windows_of_logistic, float(logistic_slopes(4).mean())),
+    "window, autoregression": (_windows_of_autoregression, float(autoregressive_slopes(0.8, 3).mean())),
+    "ensemble, logistic map": (_members_on_logistic, float(logistic_slopes(4)[-1])),
+    "ensemble, autoregression": (_members_of_autoregression, squared_slope(0.8, 5)),
+}
+
+
+def _coverage(name: str, repeats: int) -> float:
+    """The share of intervals that hold what the windows or members average, whatever that is to the whole response."""
+    made, truth = COVERED[name]
+    held = []
+    for seed in range(repeats // CHAINS):
+        e = made(seed)
+        low, high = replace(e, bias_bound=torch.zeros_like(e.gradient)).interval(0.95)
+        held.append((low <= truth) & (truth <= high))
+    return float(torch.stack(held).double().mean())
+
+
+@pytest.mark.parametrize("name", ["window, logistic map", "ensemble, logistic map", "ensemble, autoregression"])
+def test_intervals_cover_roughly(name):
+    assert _coverage(name, 2 * CHAINS) > 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COVERED)
+def test_intervals_cover_in_a_thousand_repeats(name):
+    share = _coverage(name, 1000)
+    print(f"{name}: 95 % intervals hold the truth in {100 * share:.1f} % of 1000 (bar 92 to 98)")
+    assert 0.92 <= share <= 0.98
+
+
+def test_windows_that_remember_each_other_count_for_fewer():
+    """An autoregression x' = rho x + noise: (1 + rho) / (1 - rho); independent numbers, or ones that alternate: 1."""
+    z = torch.randn(20_000, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for rho, factor in ((0.0, 1.0), (0.5, 3.0), (0.8, 9.0), (-0.5, 1.0)):
+        x = z.clone()
+        for before, now in itertools.pairwise(x):
+            now += rho * before
+        torch.testing.assert_close(memory(x), torch.full((2,), factor, dtype=torch.float64), rtol=0.15, atol=0.02)
