@@ -27,6 +27,7 @@ def test_there_are_notebooks():
     assert NOTEBOOKS
 
 
+@pytest.mark.timeout(1800)
 def test_it_runs(path, tmp_path):
     """A cell that fails fails the test, with its traceback."""
     notebook = nbformat.read(path, as_version=4)
