@@ -4,7 +4,7 @@ import importlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Ge, Gt
@@ -69,6 +69,8 @@ class Surrogate(Gradient):
     (tensor([[0.6800, 2.7180]], dtype=torch.float64), 25)
     """
 
+    example: ClassVar[dict] = {"emulator": {"use": "polynomial", "degree": 3}}  # the laws fit thousands
+
     emulator: Recipe = field(default_factory=_built)  # {use: NAME, ...}: what is fitted; a Gaussian process on a line
     width: Annotated[float, Gt(0)] = 0.1  # w, half the box, as a share of the scale; bias grows with it, noise falls
     scale: tuple[float, ...] = ()  # typical size of each parameter, in its unit; empty: |theta|, or 1 where theta is 0
@@ -115,6 +117,10 @@ class Surrogate(Gradient):
             covariance = max(len(parts) - 1, 1) / max(len(parts), 1) * torch.einsum("kmi,kmj->mij", off, off)
             bias = near.reach * (gap.abs() - 2 * blur).clamp(min=0)
             bias = bias + torch.finfo(y.dtype).eps * y.abs().amax((0, 1))[:, None] / near.width
+            moving = ((y != y[:, :1]).any(1)).sum(0)  # [m], replicates that do anything in the box
+            if random:
+                reach = (y.amax((0, 1)) - y.amin((0, 1)))[:, None] / (2 * near.width)
+                bias = torch.where(moving[:, None] == 0, bias + 3 / n * reach, bias)
             bias = torch.where(unresolved[:, None], math.nan, bias)
         figures = {"width": near.width.tolist(), "runs": len(near.t), "members": len(parts), "alone": alone}
         if failed:
@@ -123,7 +129,7 @@ class Surrogate(Gradient):
             figures["unresolved"] = unresolved.nonzero()[:, 0].tolist()
             figures["bias"] = "unknown: f turns more often in the box than there are runs; lower width, or raise runs"
         return Estimate(y[:, 0].mean(0), gradient, covariance.diagonal(dim1=-2, dim2=-1).sqrt(), calls, meter.seconds,
-                        figures, covariance, bias, meter.peak_memory, len(parts))  # fmt: skip
+                        figures, covariance, bias, meter.peak_memory, _counted(moving, n, len(parts)))  # fmt: skip
 
     def _design(self, f: Program, theta: Tensor, seed: int) -> "_Near":
         """theta, and pairs about it, in the box that the space of f leaves."""
@@ -204,7 +210,7 @@ class _Near:
 
     def unresolved(self, emulators: list[Emulator], parts: list[Tensor], y: Tensor) -> Tensor:
         """Whether an output `[m]` does in the box what left-out runs do not tell: the odd part of pairs, (y+ - y-) / 2, which
-        slopes come from, is missed by more than half, though it is no small part of what f does, nor noise."""
+        slopes come from, is missed by more than half, though it stands above noise and is no small part of what f does."""
         odd, missed = [], []
         for emulator, out in zip(emulators, parts, strict=True):
             plus, minus = self._halves(out)
@@ -215,13 +221,20 @@ class _Near:
         odd, missed = torch.cat(odd, 1), torch.cat(missed).square().mean(0)
         noise = odd.var(0).mean(0) / len(y) if len(y) > 1 else torch.zeros_like(missed)
         whole, odd = y.mean(0).var(0), odd.mean(0).square().mean(0)
-        return (missed - 3 * noise > 0.5 * odd) & (missed - 3 * noise > 0.05 * whole)
+        beyond = missed - 3 * noise
+        return (beyond > 0.5 * odd) & (beyond > 0.05 * whole) & (odd > 5 * noise)
 
     def _halves(self, out: Tensor) -> tuple[Tensor, Tensor]:
         """Where the two runs of each whole pair stand."""
         at = out.nonzero()[:, 0]
         first = at[:-1][self.pair[at[:-1]] == self.pair[at[1:]]]
         return first, first + 1
+
+
+def _counted(moving: Tensor, n: int, members: int) -> int:
+    """On how many replicates the error rests: the members, or the replicates that move where most do not, as at jumps."""
+    few = moving[(moving > 0) & (moving < n)]
+    return min(members, max(2, int(few.min()))) if n > 1 and len(few) else members
 
 
 def _parts(n: int, most: int, of: Tensor | None = None) -> list[Tensor]:
