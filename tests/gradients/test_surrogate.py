@@ -13,8 +13,7 @@ from emulate.errors import InputError
 from emulate.gradients.pathwise import Pathwise
 from emulate.gradients.surrogate import Surrogate
 from emulate.noise import Noise
-from emulate.runs import Field, Outputs
-from emulate.simulators.function import Function
+from emulate.runs import Field, Outputs, Runs
 from emulate.space import Parameter, Space, Uniform
 from tests.functions import FUNCTIONS
 from tests.gradients.programs import numbers
@@ -79,7 +78,9 @@ def test_smooth_closed_forms_lie_inside_intervals_that_are_short(f, theta):
     truth = truth_of(f, theta)
     e = Surrogate(members=8).estimate(f, theta, seed=1)
     z = (e.gradient - truth) / e.standard_error
-    print(f"\nlargest |z| {float(z.abs().max()):.2f}, error bar {float((e.standard_error / truth.abs().max()).max()):.1e}")
+    print(
+        f"\nlargest |z| {float(z.abs().max()):.2f}, error bar {float((e.standard_error / truth.abs().max()).max()):.1e}"
+    )
     assert held(e, truth).double().mean() >= 0.9
     assert ((e.gradient - truth).abs() <= 4 * e.standard_error + e.bias_bound).all()
     assert (e.standard_error + e.bias_bound <= 0.03 * truth.abs().amax(1, keepdim=True)).all()
@@ -121,7 +122,7 @@ def test_a_jump_that_nobody_saw_is_allowed_for():
 
 def test_z_scores_without_synchronised_noise():
     truth, z = numbers(1.5, 1.0), []
-    for seed in range(60):
+    for seed in range(40):
         e = Surrogate(emulator=LINE, width=0.3).estimate(unsynchronised, numbers(1.0, 0.5), seed=seed, n=10)
         z.append((e.gradient[0] - truth) / (e.standard_error[0] + e.bias_bound[0]))
     z = torch.stack(z)
@@ -168,7 +169,9 @@ def test_runs_stay_inside_the_space_of_f():
         assert ((seen >= numbers(0.0, -2.0)) & (seen <= numbers(1.0, 0.0))).all()
         assert len(seen) == e.calls == 49
         assert held(e, truth_of(waves, theta)).all()
-    with pytest.raises(InputError, match=r"^theta must lie in the box of f's space\. Got \[1\.5, -1\.0\]; move it inside\.$"):
+    with pytest.raises(
+        InputError, match=r"^theta must lie in the box of f's space\. Got \[1\.5, -1\.0\]; move it inside\.$"
+    ):
         Surrogate().estimate(Bounded(), numbers(1.5, -1.0), seed=1)
 
 
@@ -181,16 +184,26 @@ def test_what_is_deterministic_runs_once_and_failed_runs_are_left_out():
     assert e.diagnostics["failed"] > 0
     assert e.diagnostics["runs"] + e.diagnostics["failed"] == 25
     assert held(e, truth_of(waves, numbers(0.7, -1.3))).all()
-    with pytest.raises(InputError, match=r"^f must be finite near theta\. Got 25 runs, none of which is; look at f there, or"):
+    with pytest.raises(
+        InputError, match=r"^f must be finite near theta\. Got 25 runs, none of which is; look at f there, or"
+    ):
         Surrogate().estimate(lambda t: t * math.nan, numbers(0.7, -1.3), seed=1)
-    with pytest.raises(InputError, match=r"^f must be finite at theta\. Got \[\[nan\]\]; look at f there, or move theta\.$"):
-        Surrogate().estimate(lambda t: torch.log(t[0] - 0.7) * 0 + torch.where(t[0] == 0.7, math.nan, 1.0), numbers(0.7), seed=1)
+    with pytest.raises(
+        InputError, match=r"^f must be finite at theta\. Got \[nan\]; look at f there, or move theta\.$"
+    ):
+        Surrogate().estimate(
+            lambda t: torch.log(t[0] - 0.7) * 0 + torch.where(t[0] == 0.7, math.nan, 1.0), numbers(0.7), seed=1
+        )
 
 
 def test_settings_that_cannot_be_are_refused():
-    with pytest.raises(InputError, match=r"^runs must be at least 13 for 2 parameters and gp\. Got 9; raise it, or choose"):
+    with pytest.raises(
+        InputError, match=r"^runs must be at least 13 for 2 parameters and gp\. Got 9; raise it, or choose"
+    ):
         Surrogate(runs=9).estimate(waves, numbers(0.7, -1.3), seed=1)
-    with pytest.raises(InputError, match=r"^surrogate\.emulator: must be a recipe that needs the runs alone\. Got 'gradient_gp'"):
+    with pytest.raises(
+        InputError, match=r"^surrogate\.emulator: must be a recipe that needs the runs alone\. Got 'gradient_gp'"
+    ):
         Surrogate(emulator={"use": "gradient_gp"})
     with pytest.raises(InputError, match=r"^surrogate\.emulator\.use: there is no entry 'gpp' in emulators"):
         Surrogate(emulator="gpp")
@@ -233,8 +246,6 @@ def test_an_emulator_is_asked_itself(process):
 def test_the_error_of_a_process_is_that_of_its_draws():
     """In one dimension the covariance of the process given its runs is known in closed form; so is that of its slope."""
     space, x = Space((Parameter("a", Uniform(0.0, 1.0)),)), torch.linspace(0, 1, 5, dtype=torch.float64)[:, None]
-    from emulate.runs import Runs
-
     runs = Runs.of(space, Outputs((Field("y"),)), x.numpy(), torch.sin(5 * x).numpy())
     recipe = registry.build("emulators", {"use": "gp", "kernel": "rbf", "mean": "constant", "calibrate": False})
     emulator, u = fit(recipe, runs, seed=0), numbers(0.37)
@@ -246,7 +257,7 @@ def test_the_error_of_a_process_is_that_of_its_draws():
 
     inverse = torch.linalg.inv(k(x, x.T) + eta * torch.eye(5, dtype=torch.float64))
     ones = torch.ones(5, 1, dtype=torch.float64)
-    slope = (-(u - x) / length**2 * k(u, x))  # [5, 1], dk(u, x) / du
+    slope = -(u - x) / length**2 * k(u, x)  # [5, 1], dk(u, x) / du
     rest = -ones.T @ inverse @ slope  # a constant has no slope of its own
     whole = 1 / length**2 - slope.T @ inverse @ slope + rest**2 / (ones.T @ inverse @ ones)
     sd = float((s2 * whole).sqrt()) * float(emulator.transform.scale)
@@ -258,7 +269,10 @@ def test_members_of_a_network_disagree_about_the_slope():
     network = fit(registry.build("emulators", {"use": "mlp", "members": 4, "width": 8, "epochs": 2}), runs, seed=0)
     u = torch.full((6,), 0.4, dtype=torch.float64)
     e = Surrogate().estimate(network, u, seed=0)
-    ends = [network.transform.from_z(network.core.members((u + s * 1e-5 * torch.eye(6, dtype=torch.float64)))) for s in (1, -1)]
+    ends = [
+        network.transform.from_z(network.core.members(u + s * 1e-5 * torch.eye(6, dtype=torch.float64)))
+        for s in (1, -1)
+    ]
     each = ((ends[0] - ends[1]) / 2e-5)[..., 0]  # [members, d]
     torch.testing.assert_close(e.standard_error[0], each.std(0), rtol=1e-4, atol=0)
     assert (e.calls, e.replicates) == (0, 4)
@@ -266,12 +280,14 @@ def test_members_of_a_network_disagree_about_the_slope():
 
 def test_an_emulator_without_doubt_is_refused():
     plain = fit(registry.build("emulators", {"use": "polynomial", "degree": 1}), FUNCTIONS["otl"].runs(40, 1), seed=0)
-    with pytest.raises(InputError, match=r"^surrogate must be given an emulator that doubts its slopes: a process \(gp\) or an "):
+    with pytest.raises(
+        InputError, match=r"^surrogate must be given an emulator that doubts its slopes: a process \(gp\) or an "
+    ):
         Surrogate().estimate(plain, torch.full((6,), 0.5, dtype=torch.float64), seed=0)
 
 
 COVERAGE = [
-    *[(f"smooth {i}", f, theta, truth_of(f, theta), {"members": 16}, 1) for i, (f, theta) in enumerate(SMOOTH)],
+    *[(f"smooth {i}", f, theta, truth_of(f, theta), {"members": 8}, 1) for i, (f, theta) in enumerate(SMOOTH)],
     ("square", square, numbers(1.0), numbers(2.0)[None], {}, 16),
     ("jump, a line", hard, numbers(0.5), numbers(density(0.5))[None],
      {"emulator": LINE, "width": 0.5, "scale": (1.0,)}, 64),
