@@ -49,7 +49,7 @@ def axes_of(edges: Any) -> tuple[tuple[float, ...], ...]:
 
 def given(x: Any, weights: Any, d: int) -> tuple[Tensor, Tensor]:
     """Samples `[..., n, d]` and weights `[..., n]` of one shape, float64, of what a user gave: on one axis x is `[..., n]`."""
-    x = torch.as_tensor(x)
+    x = _tensor(x)
     if x.is_complex() or x.ndim < d or (d > 1 and x.shape[-1] != d):
         what = "[..., n]" if d == 1 else f"[..., n, {d}]"
         raise InputError(f"samples must be real numbers of shape {what}, for {d} {'axis' if d == 1 else 'axes'}. Got "
@@ -57,7 +57,7 @@ def given(x: Any, weights: Any, d: int) -> tuple[Tensor, Tensor]:
     x = x.double() if d > 1 else x.double()[..., None]
     if weights is None:
         return x, x.new_ones(()).expand(x.shape[:-1])
-    w = torch.as_tensor(weights).to(x)
+    w = _tensor(weights).to(x)
     try:
         shape = torch.broadcast_shapes(x.shape[:-1], w.shape)
         if shape[-1] != x.shape[-2]:
@@ -65,6 +65,10 @@ def given(x: Any, weights: Any, d: int) -> tuple[Tensor, Tensor]:
     except (RuntimeError, IndexError):
         raise InputError(f"weights must have the shape of the samples, {list(x.shape[:-1])}. Got {list(w.shape)}.") from None
     return x.expand(*shape, d), w.expand(shape)
+
+
+def _tensor(given: Any) -> Tensor:
+    return given if isinstance(given, Tensor) else torch.as_tensor(np.asarray(given))  # torch makes lists single precision
 
 
 @dataclass(frozen=True)
@@ -258,8 +262,8 @@ class Binning:
 
     def _local(self, c: "_Chunk", orders: Orders, window: "Binning") -> Tensor:
         """The shares `[c, cells]` of the bins that `window` reaches."""
-        each = [w.shares(c.x[:, k], s, p, a.kernel) for k, (a, w, s, p) in
-                enumerate(zip(self.axes, window.axes, c.starts, orders, strict=True))]  # fmt: skip
+        each = [w.shares(x, s, p, a.kernel) for a, w, x, s, p in
+                zip(self.axes, window.axes, c.x, c.starts, orders, strict=True)]  # fmt: skip
         return each[0] if len(each) == 1 else (each[0][:, :, None] * each[1][:, None, :]).flatten(1)
 
     def _chunks(self, x: Tensor, each: int = 0) -> Iterator["_Chunk"]:
@@ -270,8 +274,8 @@ class Binning:
         step = max(1, AT_ONCE // max(each, math.prod(reached)))
         for low in range(0, rows * n, step):
             high = min(low + step, rows * n)
-            part = torch.stack([a.near(flat[low:high, k]) for k, a in enumerate(self.axes)], -1)
-            starts = [a.start(part[:, k]) for k, a in enumerate(self.axes)]
+            part = [a.near(flat[low:high, k].contiguous()) for k, a in enumerate(self.axes)]
+            starts = [a.start(column) for a, column in zip(self.axes, part, strict=True)]
             cells = starts[0].new_zeros(high - low, 1)
             for a, s, m in zip(self.axes, starts, reached, strict=True):
                 mine = (s[:, None] + torch.arange(m, device=x.device)).clamp(max=a.bins - 1)  # beyond it all shares are 0
@@ -287,10 +291,10 @@ Factor = tuple[tuple[float, Binning, Orders], ...]
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Samples x `[c, a]`, the first bins that they reach on each axis, the flat numbers `[c, cells]` of all bins that they
+    """Samples x `[c]` and the first bins that they reach, of each axis; the flat numbers `[c, cells]` of all bins that they
     reach, counted from the first row on; their place among all samples, and the rows that they are from."""
 
-    x: Tensor
+    x: list[Tensor]
     starts: list[Tensor]
     cells: Tensor
     slice: slice
@@ -330,8 +334,8 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, w: Tensor, binning: Binning, orders: Orders) -> Tensor:
-        batch, n, size = w.shape[:-1], w.shape[-1], binning.size
-        rows, flat = x.reshape(-1, n, x.shape[-1]), w.reshape(-1)
+        batch, size = w.shape[:-1], binning.size
+        rows, flat = x.reshape(math.prod(batch), *x.shape[-2:]), w.reshape(-1)
         _look(x, w, binning)
         out = w.new_zeros(len(rows), size)
         for c in binning._chunks(rows):
@@ -342,13 +346,16 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         x, w, ctx.binning, ctx.orders = inputs
+        ctx.set_materialize_grads(False)  # what has no tangent asks for no derivative, which hard bins refuse
         ctx.save_for_backward(x, w)
         ctx.save_for_forward(x, w)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, ...]:
         x, w = ctx.saved_tensors
         gx = gw = None
+        if g is None:
+            return None, None, None, None
         if ctx.needs_input_grad[0]:
             gx = torch.stack([w * _Gather.apply(x, g, ctx.binning, up) for up in _higher(ctx.orders)], -1)
         if ctx.needs_input_grad[1]:
@@ -374,9 +381,9 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, g: Tensor, binning: Binning, orders: Orders) -> Tensor:
-        n = x.shape[-2]
-        rows, flat = x.reshape(-1, n, x.shape[-1]), g.reshape(-1, binning.size)
-        out = g.new_empty(len(rows) * n)
+        rows = x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:])
+        flat = g.reshape(len(rows), binning.size)
+        out = g.new_empty(x.shape[:-1].numel())
         for c in binning._chunks(rows):
             out[c.slice] = (flat[c.rows].flatten().index_select(0, c.cells.flatten()).view(c.cells.shape)
                             * binning._local(c, orders, binning)).sum(-1)  # fmt: skip
@@ -385,13 +392,16 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         x, g, ctx.binning, ctx.orders = inputs
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, g)
         ctx.save_for_forward(x, g)
 
     @staticmethod
-    def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, v: Tensor | None) -> tuple[Tensor | None, ...]:
         x, g = ctx.saved_tensors
         gx = gg = None
+        if v is None:
+            return None, None, None, None
         if ctx.needs_input_grad[0]:
             gx = torch.stack([v * _Gather.apply(x, g, ctx.binning, up) for up in _higher(ctx.orders)], -1)
         if ctx.needs_input_grad[1]:

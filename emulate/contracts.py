@@ -269,7 +269,8 @@ class Counts:
         made = cls.of(binning, x, weights)
         x, w = given(x, weights, len(binning.axes))
         n, flat = made.samples, made.flat.detach()
-        rows = zip(x.detach().reshape(-1, *x.shape[-2:]), w.detach().reshape(-1, n), strict=True)
+        count = flat.shape[:-1].numel()
+        rows = zip(x.detach().reshape(count, *x.shape[-2:]), w.detach().reshape(count, n), strict=True)
         each = [binning.pairs(one, v.square()) for one, v in rows]
         covariance = torch.stack(each).reshape(*flat.shape, binning.size) if each else flat.new_zeros(*flat.shape, binning.size)
         if kind == "multinomial":

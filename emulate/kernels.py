@@ -147,9 +147,9 @@ class Kernel:
 
 @cache
 def _grid(reach: float) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of 64 Gauss-Legendre panels of 8 nodes, the kinks of the terms not resolved but negligible."""
+    """Nodes and weights of Gauss-Legendre panels, so many that kinks inside them do not matter."""
     x, w = np.polynomial.legendre.leggauss(8)
-    edges = np.linspace(-reach, reach, 65)
+    edges = np.linspace(-reach, reach, 513)
     half = np.diff(edges)[:, None] / 2
     nodes = (edges[:-1, None] + edges[1:, None]) / 2 + half * x
     return torch.from_numpy(nodes.ravel()), torch.from_numpy((half * w).ravel())

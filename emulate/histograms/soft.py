@@ -54,10 +54,15 @@ class Soft(Histogram):
                              "hard bins are the histogram hard.")  # fmt: skip
         if many:
             object.__setattr__(self, "bandwidth", tuple(widths) if len(axes) > 1 else widths[0])
+        for name, allowed in (("kernel", ("gaussian", "logistic", "compact")), ("target", ("value", "gradient"))):
+            if getattr(self, name) not in allowed:
+                raise InputError(f"{name} must be {', '.join(allowed[:-1])} or {allowed[-1]}. Got {shown(getattr(self, name))}.")
         ends = self._ends
         if len(ends) != len(axes) or not all(len(e) == 2 and (None in e or e[0] < e[1]) for e in ends):
             raise InputError(f"support must be [low, high] with low < high, null for an open end, of two axes a list for each. "
                              f"Got {shown(self.support)}.")  # fmt: skip
+        if self.bandwidth != "auto":
+            self._axes(self.bandwidth)
 
     def binning(self, x: Any, weights: Any = None) -> Binning:
         return Binning(self._axes(self.settled(x, weights).bandwidth))
@@ -88,4 +93,8 @@ class Soft(Histogram):
         kernel = kernel.fourth_order() if self.richardson else kernel
         edges = axes_of(self.edges)
         widths = bandwidth if isinstance(bandwidth, tuple) else (bandwidth,) * len(edges)
+        for h, (low, high) in zip(widths, self._ends, strict=True):
+            if low is not None and high is not None and h > high - low and self.bandwidth != "auto":
+                raise InputError(f"bandwidth must be at most the width of the support, {high - low:g}. Got {h:g}, which leaves nothing "
+                                 "of the samples' places.")  # fmt: skip
         return tuple(Axis(e, kernel, h, s) for e, h, s in zip(edges, widths, self._ends, strict=True))
