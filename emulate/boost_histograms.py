@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from emulate.binning import Axis, Binning
+from emulate.axes import Axis
+from emulate.binning import Binning
 from emulate.contracts import Counts
 from emulate.errors import InputError
 from emulate.kernels import Kernel
@@ -41,7 +42,9 @@ def from_boost(histogram: Any) -> Counts:
     """
     bh = _module("boost_histogram")
     if not isinstance(histogram, bh.Histogram):
-        raise InputError(f"from_boost must be given a boost_histogram.Histogram or a hist.Hist. Got {type(histogram).__name__}.")
+        raise InputError(
+            f"from_boost must be given a boost_histogram.Histogram or a hist.Hist. Got {type(histogram).__name__}."
+        )
     bad = [f"{type(a).__name__} with {a.traits}" for a in histogram.axes
            if not (a.traits.continuous or isinstance(a, bh.axis.Integer)) or a.traits.circular or a.traits.growth]  # fmt: skip
     if bad or len(histogram.axes) not in (1, 2) or histogram.kind != bh.Kind.COUNT:
@@ -52,7 +55,9 @@ def from_boost(histogram: Any) -> Counts:
     pad = [(int(not a.traits.underflow), int(not a.traits.overflow)) for a in histogram.axes]
     values = np.pad(np.asarray(histogram.values(flow=True), np.float64), pad)
     variances = histogram.variances(flow=True)
-    covariance = None if variances is None else torch.diag(torch.from_numpy(np.pad(variances.astype(np.float64), pad)).flatten())
+    covariance = (
+        None if variances is None else torch.diag(torch.from_numpy(np.pad(variances.astype(np.float64), pad)).flatten())
+    )
     told = vars(histogram).get("metadata")
     smoothing = told.get("emulate") if isinstance(told, Mapping) else None
     samples = smoothing["samples"] if smoothing else round(float(values.sum()))
@@ -80,7 +85,10 @@ def _filled(counts: Counts, cls: type) -> Any:
 def _binning(edges: tuple[tuple[float, ...], ...], told: Any) -> Binning:
     """The binning that `to_boost` wrote down, or hard bins; bins that were merged since are no longer the same."""
     axes = told["axes"] if told else []
-    kept = [Axis(e, Kernel(tuple(map(tuple, a["kernel"]["terms"]))), a["h"], tuple(a["support"])) for e, a in zip(edges, axes)]
+    kept = [
+        Axis(e, Kernel(tuple(map(tuple, a["kernel"]["terms"]))), a["h"], tuple(a["support"]))
+        for e, a in zip(edges, axes)
+    ]
     return Binning(tuple(kept or (Axis(e, Kernel.of("step")) for e in edges)))
 
 

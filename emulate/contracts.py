@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.distributions import Distribution, Normal
 
 from emulate import conformal
-from emulate.binning import Binning, given
+from emulate.axes import given
+from emulate.binning import Binning
 from emulate.costs import Cost
 from emulate.distributions import Correlated
 from emulate.errors import InputError
@@ -272,7 +273,9 @@ class Counts:
         count = flat.shape[:-1].numel()
         rows = zip(x.detach().reshape(count, *x.shape[-2:]), w.detach().reshape(count, n), strict=True)
         each = [binning.pairs(one, v.square()) for one, v in rows]
-        covariance = torch.stack(each).reshape(*flat.shape, binning.size) if each else flat.new_zeros(*flat.shape, binning.size)
+        covariance = (
+            torch.stack(each).reshape(*flat.shape, binning.size) if each else flat.new_zeros(*flat.shape, binning.size)
+        )
         if kind == "multinomial":
             if n < 2:
                 raise InputError(f"a multinomial covariance must have at least 2 samples. Got {n}.")

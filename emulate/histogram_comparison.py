@@ -7,6 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from emulate.axes import axes_of
+from emulate.binning import Binning
 from emulate.contracts import Counts, Histogram
 from emulate.errors import DoubtWarning, InputError
 
@@ -35,12 +37,13 @@ class Comparison:
 
 
 def compare(histogram: Histogram, prediction: Any, data: Any, *, weights: Any = None, data_weights: Any = None,
-            scale: float | None = None, flow: bool = False, kind: Literal["poisson", "multinomial"] = "poisson",
+            scale: float | None = None, flow: bool = False, kind: Literal["auto", "poisson", "multinomial"] = "auto",
             mixed: bool = False) -> Comparison:  # fmt: skip
     """Samples of a prediction against data, both counted by `histogram`, with the covariance of both.
 
-    data: samples, or `Counts` of the same binning. An automatic bandwidth is settled by the data. scale: None scales the
-    prediction to the data's total, a number by that number. flow: compare under- and overflow too. kind: of covariance.
+    data: samples, or `Counts` of the same binning, whose covariance is taken as it is. An automatic bandwidth is settled by
+    the data. scale: None scales the prediction to the data's total, a number by that number. flow: compare under- and
+    overflow too. kind: of covariance; auto: multinomial where the total is scaled away, poisson where it counts.
 
     Data that were counted hard are refused where the prediction is soft: the smoothing then moves parameters by several
     sigma. `mixed` lets it pass and warns of the largest shift of a bin, in its errors.
@@ -51,12 +54,19 @@ def compare(histogram: Histogram, prediction: Any, data: Any, *, weights: Any = 
     >>> c.dof, bool(c.chi2 < 0.1), c.pull.abs().max() < 0.1
     (2, True, tensor(True))
     """
+    kind = ("multinomial" if scale is None else "poisson") if kind == "auto" else kind
     if isinstance(data, Counts):
         seen, bins = data, data.binning
         if seen.values.ndim != len(bins.axes):
-            raise InputError(f"data must be one histogram. Got counts of shape {list(seen.values.shape)}; compare one by one.")
+            raise InputError(
+                f"data must be one histogram. Got counts of shape {list(seen.values.shape)}; compare one by one."
+            )
         if seen.covariance is None:
-            seen = Counts(seen.values, bins, seen.samples, torch.diag(seen.flat.detach().abs()))
+            flat = seen.flat.detach()
+            spread = torch.diag(flat.abs()) - (
+                torch.outer(flat, flat) / seen.total.detach() if kind == "multinomial" else 0.0
+            )
+            seen = Counts(seen.values, bins, seen.samples, spread)
     else:
         bins = histogram.binning(data, data_weights)
         seen = Counts.measured(bins, data, data_weights, kind)
@@ -81,19 +91,18 @@ def compare(histogram: Histogram, prediction: Any, data: Any, *, weights: Any = 
     return Comparison(made, seen, factor, residual, covariance, chi2, dof)
 
 
-def _like(histogram: Histogram, prediction: Any, weights: Any, bins: Any, mixed: bool) -> Any:
+def _like(histogram: Histogram, prediction: Any, weights: Any, bins: Binning, mixed: bool) -> Binning:
     """The binning of the prediction: that of the data, unless the user insists on a soft prediction of hard data."""
-    mine = histogram.binning(prediction, weights)
-    if mine.edges != bins.edges:
+    auto = getattr(histogram, "bandwidth", None) == "auto" and bool(bins.label)
+    mine = bins if auto else histogram.binning(prediction, weights)
+    if mine.edges != bins.edges or (auto and axes_of(histogram.edges) != bins.edges):
         raise InputError("prediction and data must have the same edges. Got others; count the data again, or build the "
                          "histogram with the edges of the data's counts, `counts.binning.edges`.")  # fmt: skip
-    if bool(mine.label) == bool(bins.label):
-        if mine == bins or getattr(histogram, "bandwidth", None) == "auto":
-            return bins
-    elif mixed and not bins.label:
+    if mine == bins or (mixed and mine.label and not bins.label):
         return mine
-    raise InputError(f"prediction and data must be smoothed alike. Got {mine.label or 'hard bins'} and {bins.label or 'hard bins'}; "
-                     "count both by one histogram, data as samples, or give mixed=True for hard data and be warned.")  # fmt: skip
+    theirs = bins.label or "hard bins"
+    raise InputError(f"prediction and data must be smoothed alike. Got {mine.label or 'hard bins'} and {theirs}; count both "
+                     "by one histogram, data as samples, or give mixed=True for hard data and be warned.")  # fmt: skip
 
 
 def _compared(counts: Counts, flow: bool) -> Tensor:

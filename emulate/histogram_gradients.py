@@ -9,7 +9,8 @@ bins in one row, under- and overflow first and last (`Counts.flat`).
     from_velocities     soft bins by the path: sum_i dq_i/dx dx/dtheta. It needs nothing but dx/dtheta, and is biased
 
 An estimate from soft bins tells how far it is from that of hard ones: diagnostics `bias` and `bias_error` `[size, d]` of the
-gradient, `bias_from` where that comes from, `value_bias` `[size]` of the counts; `bias_bound` is |bias| and its error.
+gradient, `bias_from` where that comes from, `value_bias` `[size]` of the counts; `bias_bound` is |bias| with its error and,
+where it is extrapolated in the bandwidth, the last correction of that.
 
 Letters: q_ij = w_i times the share of sample i in bin j; s scores, v velocities dx/dtheta.
 """
@@ -19,13 +20,16 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from emulate.binning import Binning, Factor, Orders, given
-from emulate.contracts import Counts, Estimate, Histogram
+from emulate.axes import given
+from emulate.binning import Binning, Factor
+from emulate.contracts import Estimate, Histogram
 from emulate.errors import InputError
 from emulate.meter import Meter
+from emulate.spreading import Orders, higher
 
 Moments = tuple[Tensor, Tensor]  # a sum over samples [size, d], and its covariance [size, d, d]
 Bins = Callable[[Orders], Factor]  # what stands for a share and its derivatives: of soft bins, or a difference
@@ -51,11 +55,13 @@ def from_scores(histogram: Histogram, x: Any, scores: Any, weights: Any = None) 
     return _estimate(b, x, w, found, meter, told)
 
 
-def from_velocities(histogram: Histogram, x: Any, velocities: Any, weights: Any = None, *, scores: Any = None) -> Estimate:
+def from_velocities(
+    histogram: Histogram, x: Any, velocities: Any, weights: Any = None, *, scores: Any = None
+) -> Estimate:
     """dE[soft counts]/dtheta along the paths of samples x `[n]` with velocities dx/dtheta `[n, d]` (`[n, 2]`, `[n, 2, d]`).
 
-    Weights do not depend on theta. The bias against hard counts is estimated from the same samples: by the difference that
-    a bandwidth of sqrt 2 h makes, or, with scores `[n, d]` at hand, as Cov(q_soft - q_hard, s), which is unbiased and has
+    Weights do not depend on theta. The bias against hard counts is estimated from the same samples: by the differences that
+    bandwidths of sqrt 2 h and 2 h make, or, with scores `[n, d]` at hand, as Cov(q_soft - q_hard, s), which is unbiased and has
     little noise; `pull` is then the largest difference between the path's gradient and the score's of the same soft
     counts, over its error: far above 4, velocities and scores do not belong together.
     """
@@ -67,10 +73,15 @@ def from_velocities(histogram: Histogram, x: Any, velocities: Any, weights: Any 
         v = _columns("velocities", velocities, (len(x),) if x.shape[1] == 1 else tuple(x.shape))
         v = v[:, None] if v.ndim == 2 else v
         found = _paths(b, _plain(b), x, w, v)
-        wide = b.stretched(math.sqrt(2))
-        share = 1 / (math.sqrt(2) ** b.order - 1)  # of the bias that the wider bandwidth adds
-        bias, covariance = _paths(wide, lambda p: ((share, wide, p), (-share, b, p)), x, w, v)
-        told = {"bias": bias, "bias_error": _errors(covariance), "bias_from": "the bandwidth"}
+        wide = b.stretched(2.0)
+        bias, covariance = _paths(wide, _extrapolated(b, (1.0, math.sqrt(2), 2.0)), x, w, v)
+        coarse = _slope(wide, _extrapolated(b, (1.0, math.sqrt(2))), x, w, v)
+        told = {
+            "bias": bias,
+            "bias_error": _errors(covariance),
+            "bias_from": "the bandwidth",
+            "bias_rest": (bias - coarse).abs(),
+        }
         if scores is not None:
             s = _columns("scores", scores, (len(x),))
             theirs = _covariances(b, _plain(b), x, w, s)
@@ -102,7 +113,11 @@ def from_conditionals(histogram: Histogram, below: Callable[[Tensor], Tensor], t
         if len(edges) != 1 or f.ndim != 2 or f.shape[1] != len(edges[0]):
             raise InputError(f"below must give [n, edges] for the edges of one axis. Got {list(f.shape)} for "
                              f"{[len(e) for e in edges] or 'two axes'}.")  # fmt: skip
-        if not (f.isfinite().all() and slopes.isfinite().all()) or ((f < 0) | (f > 1)).any() or (f.diff(dim=1) < -1e-12).any():
+        if (
+            not (f.isfinite().all() and slopes.isfinite().all())
+            or ((f < 0) | (f > 1)).any()
+            or (f.diff(dim=1) < -1e-12).any()
+        ):
             raise InputError("below must give probabilities that rise from edge to edge, with finite derivatives. Got others; "
                              "it is the distribution function of the last draw at the edges.")  # fmt: skip
         n = len(f)
@@ -166,12 +181,28 @@ def _covariances(window: Binning, bins: Bins, x: Tensor, w: Tensor, s: Tensor) -
     return total * (n / (n - 1)), covariance
 
 
+def _extrapolated(b: Binning, factors: tuple[float, ...]) -> Bins:
+    """The bias of soft bins: themselves less their polynomial in h^2 at h = 0, through these multiples of the bandwidth.
+
+    With k of them the powers h^q to h^(q + 2 k - 4) are seen, q the order of the kernels.
+    """
+    powers = [0, *range(b.order, b.order + 2 * len(factors) - 2, 2)]
+    at_zero = np.linalg.solve(np.array([[f**p for f in factors] for p in powers]), np.eye(len(powers))[0])
+    wide = [b.stretched(f) for f in factors]
+    return lambda p: tuple(
+        (float(f == 1.0) - float(c), one, p) for f, c, one in zip(factors, at_zero, wide, strict=True)
+    )
+
+
+def _slope(window: Binning, bins: Bins, x: Tensor, w: Tensor, v: Tensor) -> Tensor:
+    """sum_i w_i dshare_i/dx v_i `[size, d]` with v `[n, a, d]`."""
+    return sum(window.products(x, w * v[:, k].T, bins(up)) for k, up in enumerate(higher(window.plain))).T
+
+
 def _paths(window: Binning, bins: Bins, x: Tensor, w: Tensor, v: Tensor) -> Moments:
-    """sum_i w_i dshare_i/dx v_i `[size, d]` with v `[n, a, d]`, and its covariance over samples."""
+    """The same, and its covariance over samples."""
     n, _, d = v.shape
-    ups = [bins(up) for up in window.once]
-    slope = sum(window.products(x, w * v[:, k].T, up) for k, up in enumerate(ups)).T
-    second = 0.0
+    ups, slope, second = [bins(up) for up in higher(window.plain)], _slope(window, bins, x, w, v), 0.0
     for (k, up), (l, other) in itertools.product(enumerate(ups), repeat=2):
         pairs = torch.einsum("na,nb->abn", v[:, k], v[:, l]).reshape(d * d, n)
         second = second + window.products(x, w.square() * pairs, up, other)
@@ -198,5 +229,7 @@ def _estimate(b: Binning, x: Tensor, w: Tensor, found: Moments, meter: Meter, to
     bound = None
     if told:
         told = {**told, "smoothing": b.label, "value_bias": value - b.hard.spread(x, w).flatten()}
-        bound = told["bias"].abs() + told["bias_error"]
-    return Estimate(value, found[0], _errors(found[1]), len(x), meter.seconds, told, found[1], bound, meter.peak_memory, len(x))
+        bound = told["bias"].abs() + told["bias_error"] + told.get("bias_rest", 0.0)
+    return Estimate(
+        value, found[0], _errors(found[1]), len(x), meter.seconds, told, found[1], bound, meter.peak_memory, len(x)
+    )

@@ -6,10 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emulate.binning import Axis, Binning
+from emulate.axes import Axis
+from emulate.binning import Binning
 from emulate.dual import derivative
 from emulate.kernels import Kernel
 from emulate.meter import Meter
+from emulate.spreading import higher
 
 EDGES = (-1.0, -0.2, 0.0, 0.7, 2.0)
 EVEN = tuple(np.linspace(-0.1, 0.3, 13))
@@ -32,7 +34,10 @@ def dense(axis: Axis, x: torch.Tensor, p: int = 0) -> torch.Tensor:
         period = 2 * (high - low)
         places += [(e + k * period, 1.0, 0.0) for k in range(-30, 31) if k]
         places += [(2 * low - e + k * period, -1.0, 0.0) for k in range(-30, 31)]
-    f = sum(sign * axis.kernel((t - x[:, None]) / axis.h, p) * (-1 / axis.h) ** p + add * (p == 0) for t, sign, add in places)
+    f = sum(
+        sign * axis.kernel((t - x[:, None]) / axis.h, p) * (-1 / axis.h) ** p + add * (p == 0)
+        for t, sign, add in places
+    )
     return torch.nn.functional.pad(torch.nn.functional.pad(f, (1, 0)), (0, 1), value=float(p == 0)).diff(dim=1)
 
 
@@ -45,7 +50,10 @@ AXES = [Axis(edges, kernel, h, support)
 
 @pytest.mark.parametrize("axis", AXES, ids=lambda a: f"{len(a.edges)}-{a.kernel.terms[0][2]}-{a.h}-{a.support}")
 def test_shares_are_those_of_the_twin(axis):
-    low, high = (-9.0 if axis.support[0] is None else axis.support[0]), (9.0 if axis.support[1] is None else axis.support[1])
+    low, high = (
+        (-9.0 if axis.support[0] is None else axis.support[0]),
+        (9.0 if axis.support[1] is None else axis.support[1]),
+    )
     x, w = normal(60).clamp(low, high), normal(60, seed=1)
     b = Binning((axis,))
     for p in range(4):
@@ -64,7 +72,7 @@ def test_products_and_pairs_are_those_of_the_twin():
         slope = [dense(axes[0], columns[:, 0], 1), *share[1:]]
         step = [dense(a, c) for a, c in zip(b.hard.axes, columns.T, strict=True)]
         flat = [f[0] if len(f) == 1 else (f[0][:, :, None] * f[1][:, None, :]).flatten(1) for f in (share, slope, step)]
-        up = b.once[0]
+        up = higher(b.plain)[0]
         made = b.products(columns, w, ((1.0, b, b.plain), (-1.0, b.hard, b.plain)), ((1.0, b, up),))
         torch.testing.assert_close(made, w @ ((flat[0] - flat[2]) * flat[1]))
         torch.testing.assert_close(b.pairs(columns, w[0]), flat[0].T @ (w[0, :, None] * flat[0]))
@@ -74,7 +82,9 @@ def test_pairs_of_many_bins_take_the_sparse_way():
     axis = Axis(tuple(np.linspace(-3, 3, 101)), Kernel.of("compact"), 0.02)
     x, w = normal(500), normal(500, seed=1)
     share = dense(axis, x)
-    torch.testing.assert_close(Binning((axis,)).pairs(x[:, None], w), share.T @ (w[:, None] * share), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        Binning((axis,)).pairs(x[:, None], w), share.T @ (w[:, None] * share), rtol=0, atol=1e-12
+    )
 
 
 @settings(deadline=None)

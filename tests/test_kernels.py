@@ -15,9 +15,13 @@ U = torch.linspace(-2.9, 2.9, 59, dtype=torch.float64)
 
 
 def test_the_distribution_functions_are_scipys():
-    torch.testing.assert_close(Kernel.of("gaussian")(U), torch.from_numpy(stats.norm.cdf(U.numpy())), rtol=1e-13, atol=0)
+    torch.testing.assert_close(
+        Kernel.of("gaussian")(U), torch.from_numpy(stats.norm.cdf(U.numpy())), rtol=1e-13, atol=0
+    )
     scale = math.sqrt(3) / math.pi
-    torch.testing.assert_close(Kernel.of("logistic")(U), torch.from_numpy(stats.logistic.cdf(U.numpy(), scale=scale)), rtol=1e-13, atol=0)
+    torch.testing.assert_close(
+        Kernel.of("logistic")(U), torch.from_numpy(stats.logistic.cdf(U.numpy(), scale=scale)), rtol=1e-13, atol=0
+    )
     twin = stats.beta.cdf(U.numpy(), 4, 4, loc=-3, scale=6)  # (1 - t^2)^3 is the symmetric beta density
     torch.testing.assert_close(Kernel.of("compact")(U), torch.from_numpy(twin), rtol=1e-12, atol=1e-15)
 
@@ -49,12 +53,16 @@ def test_beyond_the_reach_there_is_nothing(form):
     far = torch.tensor([-1.0, 1.0], dtype=torch.float64) * k.reach * (1 + 1e-12)
     torch.testing.assert_close(k(far), torch.tensor([0.0, 1.0], dtype=torch.float64), rtol=0, atol=1e-16)
     assert all(k(far, p).tolist() == [0.0, 0.0] for p in range(1, MOST + 1))
-    mass, _ = integrate.quad(lambda u: float(k(torch.tensor([u], dtype=torch.float64), 1)), -k.reach, k.reach, epsabs=1e-12, limit=200)
+    mass, _ = integrate.quad(
+        lambda u: float(k(torch.tensor([u], dtype=torch.float64), 1)), -k.reach, k.reach, epsabs=1e-12, limit=200
+    )
     assert mass == pytest.approx(1.0, abs=1e-10)
 
 
 def test_refusals():
     with pytest.raises(InputError, match=re.escape("a soft histogram must be differentiated at most 5 times. Got 6.")):
         Kernel.of("gaussian")(U, 6)
-    with pytest.raises(InputError, match="^hard counts have no derivative with respect to the samples: it is zero almost"):
+    with pytest.raises(
+        InputError, match=r"^hard counts have no derivative with respect to the samples: it is zero almost"
+    ):
         Kernel.of("step")(U, 1)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from emulate.binning import Axis, Binning, axes_of
+from emulate.axes import Axis, axes_of
+from emulate.binning import Binning
 from emulate.contracts import Histogram
 from emulate.kernels import Kernel
 

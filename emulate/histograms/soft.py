@@ -4,8 +4,10 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Gt
+
 from emulate import bandwidths
-from emulate.binning import Axis, Binning, axes_of, given
+from emulate.axes import Axis, axes_of, given
+from emulate.binning import Binning
 from emulate.contracts import Histogram
 from emulate.errors import InputError, shown
 from emulate.kernels import Kernel
@@ -35,7 +37,9 @@ class Soft(Histogram):
     (tensor([0.0492, 1.5812, 0.3696, 1.0000], ...), tensor([ 0.0000, -1.2430,  0.0000], ...))
     """
 
-    bandwidth: Annotated[float, Gt(0)] | tuple[Annotated[float, Gt(0)], ...] | Literal["auto"] = "auto"  # h in units of x, one per axis
+    bandwidth: Annotated[float, Gt(0)] | tuple[Annotated[float, Gt(0)], ...] | Literal["auto"] = (
+        "auto"  # h in units of x, one per axis
+    )
     kernel: Literal["gaussian", "logistic", "compact"] = "compact"  # compact: (1 - x^2 / 9 h^2)^3, the quickest
     target: Literal["value", "gradient"] = "gradient"  # what an automatic bandwidth makes the error of least
     richardson: bool = False  # extrapolate in h: bias as h^4
@@ -56,7 +60,9 @@ class Soft(Histogram):
             object.__setattr__(self, "bandwidth", tuple(widths) if len(axes) > 1 else widths[0])
         for name, allowed in (("kernel", ("gaussian", "logistic", "compact")), ("target", ("value", "gradient"))):
             if getattr(self, name) not in allowed:
-                raise InputError(f"{name} must be {', '.join(allowed[:-1])} or {allowed[-1]}. Got {shown(getattr(self, name))}.")
+                raise InputError(
+                    f"{name} must be {', '.join(allowed[:-1])} or {allowed[-1]}. Got {shown(getattr(self, name))}."
+                )
         ends = self._ends
         if len(ends) != len(axes) or not all(len(e) == 2 and (None in e or e[0] < e[1]) for e in ends):
             raise InputError(f"support must be [low, high] with low < high, null for an open end, of two axes a list for each. "
@@ -95,6 +101,6 @@ class Soft(Histogram):
         widths = bandwidth if isinstance(bandwidth, tuple) else (bandwidth,) * len(edges)
         for h, (low, high) in zip(widths, self._ends, strict=True):
             if low is not None and high is not None and h > high - low and self.bandwidth != "auto":
-                raise InputError(f"bandwidth must be at most the width of the support, {high - low:g}. Got {h:g}, which leaves nothing "
-                                 "of the samples' places.")  # fmt: skip
+                raise InputError(f"bandwidth must be at most the width of the support, {high - low:g}. Got {h:g}, which "
+                                 "leaves nothing of the samples' places.")  # fmt: skip
         return tuple(Axis(e, kernel, h, s) for e, h, s in zip(edges, widths, self._ends, strict=True))

@@ -1,5 +1,6 @@
 """Soft counts against closed forms of smoothed densities: value, slope, order of the bias, ends of the support, limits."""
 
+import itertools
 import math
 import re
 
@@ -55,13 +56,17 @@ def test_the_bias_of_the_gradient_is_the_one_that_is_published(h):
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize(("richardson", "order", "widths"), [(False, 2, (0.0125, 0.025, 0.05)), (True, 4, (0.05, 0.075, 0.1))])
+@pytest.mark.parametrize(
+    ("richardson", "order", "widths"), [(False, 2, (0.0125, 0.025, 0.05)), (True, 4, (0.05, 0.075, 0.1))]
+)
 def test_the_order_of_the_bias(kernel, richardson, order, widths):
     made = [expected(soft(h, kernel, richardson=richardson)) for h in widths]
     for found, exact in ((0, truth.share(0)), (1, truth.slope(0))):
         bias = np.log([abs(m[found] - exact) for m in made])
         slope = np.polyfit(np.log(widths), bias, 1)[0]
-        print(f"\n{kernel}, {'extrapolated' if richardson else 'plain'}, {('value', 'slope')[found]}: order {slope:.3f}")
+        print(
+            f"\n{kernel}, {'extrapolated' if richardson else 'plain'}, {('value', 'slope')[found]}: order {slope:.3f}"
+        )
         assert slope == pytest.approx(order, abs=0.05 if order == 2 else 0.12)
 
 
@@ -69,7 +74,7 @@ def test_what_richardson_leaves():
     """At a bandwidth of 0.2 bins the relative bias of value and slope is under 2e-4 where bins are narrow, a third of the
     density's width here; of a bin as wide as the density itself the closed form leaves 4.3e-3 of the slope."""
     edges = (0.0, 1 / 3, 2 / 3, 1.0)
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in itertools.pairwise(edges):
         h = 0.2 * (high - low)
         value, slope = expected(soft(h, richardson=True, edges=(low, high)))
         assert abs(value / truth.share(0, low=low, high=high) - 1) < 2e-4

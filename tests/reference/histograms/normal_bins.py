@@ -49,9 +49,11 @@ def exponential(h: float, r: float, reflected: bool) -> float:
 
 if __name__ == "__main__":
     for h, percent in BIAS.items():
-        quad = integrate.quad(lambda x: stats.norm.pdf(x, MEAN) * (x - MEAN)
+        quad = integrate.quad(lambda x, h=h: stats.norm.pdf(x, MEAN) * (x - MEAN)
                               * (stats.norm.cdf((1 - x) / h) - stats.norm.cdf(-x / h)), -9, 10, points=[0, 1])[0]  # fmt: skip
-        print(f"h {h}: {100 * bias(h):.4f} % ({percent}), by a quadrature of share and score {100 * (quad / slope(0) - 1):.4f} %")
+        print(
+            f"h {h}: {100 * bias(h):.4f} % ({percent}), by a quadrature of share and score {100 * (quad / slope(0) - 1):.4f} %"
+        )
     for h in (0.01, 0.02, 0.04):
         lost = exponential(h, 1.0, False) - (1 - math.exp(-1)), exponential(h, 1.0, True) - (1 - math.exp(-1))
         print(f"exponential, h {h}: {lost[0]:.3e} (leading order {-h / math.sqrt(2 * math.pi):.3e}), reflected {lost[1]:.3e} "
