@@ -167,5 +167,6 @@ def _look(x: Tensor, w: Tensor, binning: Binning) -> None:
         for end, over in ((low, -1.0), (high, 1.0)):
             beyond = torch.zeros(()) if end is None else over * (x[..., k] - end)
             if (beyond > 0).any():
-                raise InputError(f"samples must lie in the support {[low, high]} of axis {k}. Got {int((beyond > 0).sum())} that "
-                                 f"do not, by up to {float(beyond.max()):.3g}; mend the support, or leave that end open.")  # fmt: skip
+                count, worst = int((beyond > 0).sum()), float(beyond.max())
+                raise InputError(f"samples must lie in the support {[low, high]} of axis {k}. Got {count} that do not, by up to "
+                                 f"{worst:.3g}; mend the support, or leave that end open.")  # fmt: skip

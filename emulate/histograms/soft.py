@@ -13,6 +13,7 @@ from emulate.errors import InputError, shown
 from emulate.kernels import Kernel
 
 Ends = tuple[float | None, float | None]
+Width = Annotated[float, Gt(0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +38,7 @@ class Soft(Histogram):
     (tensor([0.0492, 1.5812, 0.3696, 1.0000], ...), tensor([ 0.0000, -1.2430,  0.0000], ...))
     """
 
-    bandwidth: Annotated[float, Gt(0)] | tuple[Annotated[float, Gt(0)], ...] | Literal["auto"] = (
-        "auto"  # h in units of x, one per axis
-    )
+    bandwidth: Width | tuple[Width, ...] | Literal["auto"] = "auto"  # h in units of x, one number, or one per axis
     kernel: Literal["gaussian", "logistic", "compact"] = "compact"  # compact: (1 - x^2 / 9 h^2)^3, the quickest
     target: Literal["value", "gradient"] = "gradient"  # what an automatic bandwidth makes the error of least
     richardson: bool = False  # extrapolate in h: bias as h^4
