@@ -76,7 +76,7 @@ def _filled(counts: Counts, cls: type) -> Any:
         made[...] = values
     else:
         made = cls(*axes, storage=bh.storage.Weight())
-        made[...] = np.stack([values, counts.standard_error.cpu().numpy() ** 2], -1)
+        made[...] = np.stack([values, counts.covariance.diagonal().cpu().numpy().reshape(values.shape)], -1)
     smoothing = [asdict(a) for a in counts.binning.axes] if counts.binning.label else []
     made.metadata = {"emulate": {"samples": counts.samples, "axes": smoothing}}
     return made

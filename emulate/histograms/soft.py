@@ -35,7 +35,7 @@ class Soft(Histogram):
     >>> x = torch.tensor([0.5, 0.9, 7.0], dtype=torch.float64, requires_grad=True)
     >>> values = soft.counts(x).values
     >>> values, torch.autograd.grad(values[1], x)[0]
-    (tensor([0.0492, 1.5812, 0.3696, 1.0000], ...), tensor([ 0.0000, -1.2430,  0.0000], ...))
+    (tensor([0.0477, 1.5246, 0.4277, 1.0000], ...), tensor([ 0.0000, -1.1708,  0.0000], ...))
     """
 
     bandwidth: Width | tuple[Width, ...] | Literal["auto"] = "auto"  # h in units of x, one number, or one per axis
