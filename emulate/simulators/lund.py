@@ -42,9 +42,12 @@ class Lund(Simulator):
     string itself is `emulate.lund`; `fragment`, `table` and `gradient` give more than `run`.
 
     Settings:
-        space: priors of any of a, b, sigma, in any order; fixed: values of the others, by default 0.68, 0.98, 0.335.
-        energy: mass of the string, GeV; ends: flavour of the quark and antiquark, "u", "d" or "s".
-        flavours: "pions" alone, "mesons", or "baryons" too; suppression: other numbers of `emulate.lund.Flavours`.
+        space: priors of any of a, b, sigma, in any order.
+        fixed: values of those that are not in the space, by default 0.68, 0.98 and 0.335.
+        energy: mass of the string, GeV.
+        ends: flavour of the quark and antiquark, "u", "d" or "s".
+        flavours: "pions" alone, "mesons", or "baryons" too.
+        suppression: other numbers of `emulate.lund.Flavours`, by name.
         events: how many events a run averages over.
         output: what a run gives. "histograms": hadrons or events per event and bin; "means": of the observables over all
             events; "event": of one event alone, a draw from their joint distribution.
