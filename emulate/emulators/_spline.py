@@ -13,8 +13,8 @@ from torch import Tensor
 class Splines:
     """y = T(x) from [-bound, bound] onto itself, and the identity outside; differentiable in phi and x.
 
-    phi `[3 K - 1, ...]`, where `...` and the shape of x broadcast: unconstrained widths and heights of K pieces and slopes at the K - 1 knots between; every slope of a
-    chord or knot is above `slope` and below 1 / slope.
+    phi `[3 K - 1, ...]`, where `...` and the shape of x broadcast: unconstrained widths and heights of K pieces, and slopes
+    at the K - 1 knots between; every slope of a chord or knot is above `slope` and below 1 / slope.
 
     >>> phi, x = torch.zeros(5, 2, dtype=torch.float64), torch.tensor([0.5, 9.0], dtype=torch.float64)
     >>> Splines(phi, 4.0, 1e-3).push(x)

@@ -151,7 +151,9 @@ class _Fitted(Core):
         """The splines of a single component, which depend on u alone, ready for x of the shape of `like`."""
         context = self._context(u)
         context = context.reshape(*(1,) * (like.ndim - u.ndim), *context.shape)
-        return [Splines(t.hyper(context).movedim(-1, 0).contiguous(), self.bound, _SLOPE) for t in self.flows[i].transforms]
+        return [
+            Splines(t.hyper(context).movedim(-1, 0).contiguous(), self.bound, _SLOPE) for t in self.flows[i].transforms
+        ]
 
     def log_density(self, i: int, u: Tensor, x: Tensor) -> Tensor:
         """ln p(x | u) by member i."""

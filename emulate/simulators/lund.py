@@ -74,7 +74,7 @@ class Lund(Simulator):
     observables: tuple[Literal["multiplicity", "thrust", "x_p", "pt"], ...] = ("multiplicity", "thrust", "x_p", "pt")
     edges: dict[str, tuple[float, ...]] = field(default_factory=dict)
     emission: str = ""
-    _learnt: FlowEmission | None = field(init=False, repr=False, compare=False, default=None)
+    _learnt: ClassVar[FlowEmission | None] = None  # of an instance: what `emission` names, loaded
 
     incidental: ClassVar[tuple[str, ...]] = ("emission",)  # `version` knows its content
 
