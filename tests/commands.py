@@ -15,7 +15,7 @@ def emulate(folder: Path, *words: str, typed: str | None = None) -> tuple[int, s
 
 
 def printed(folder: Path, *words: str, typed: str | None = None) -> tuple[int, str]:
-    """The exit code, and all that was said, line by line."""
+    """The exit code, and all that was said, line by line; errors are in it where they came."""
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -24,4 +24,4 @@ def printed(folder: Path, *words: str, typed: str | None = None) -> tuple[int, s
         os.chdir(before)
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
-    return result.exit_code, (result.output + result.stderr).replace("│", " ")
+    return result.exit_code, result.output.replace("│", " ")
