@@ -21,7 +21,7 @@ from emulate.lund.joining import Ends, join
 from emulate.lund.keyed import Keyed, streams
 from emulate.lund.string import String
 
-_BLOCK, _WIDTH = 32768, 4096  # events in memory at once, and side by side in a cache
+_BLOCK, _WIDTH = 65536, 16384  # events in memory at once, and side by side in a cache
 _MOST_TRIALS = 100_000  # of one event
 
 
@@ -149,7 +149,7 @@ def _trial(slots: _Slots, string: String, table: Any, emission: Emission, block:
     lost = plus + minus < 0
     last = lost | (mass2 < (heavy * smear).square())
 
-    z = emission.sample(Condition(a, b, sigma, mt2, mass2, old, new), noise)
+    z = emission.sample(Condition(a, b, sigma, mt2, px.square() + py.square(), mass2, old, new), noise)
     taken = z * own
     lost |= ~last & (mt2 >= taken * (1 - other) * s)
     number = slots.count.view(-1).index_select(0, now)

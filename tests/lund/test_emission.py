@@ -18,7 +18,7 @@ SETTINGS = [(a, c) for a in (0.0, 0.3, 0.68, 2.0) for c in (0.018, 0.1, 1.5)]
 def condition(a, c, n):
     a, c, one = (torch.full((n,), x, dtype=torch.float64) for x in (a, c, 1.0))
     zero = torch.zeros(n, dtype=torch.int64)
-    return Condition(a=a, b=one, sigma=one, mt2=c, mass2=one, old=zero, new=zero)
+    return Condition(a=a, b=one, sigma=one, mt2=c, left2=one, mass2=one, old=zero, new=zero)
 
 
 def noise(n, seed):
@@ -82,7 +82,7 @@ def test_both_ways_to_draw_agree():
 
 
 def test_extreme_settings_stay_inside():
-    for a, c in [(0.0, 1e-5), (10.0, 1e-5), (0.0, 1e3), (10.0, 1e3)]:
+    for a, c in [(0.0, 1e-4), (10.0, 1e-4), (0.0, 2e4), (10.0, 2e4)]:
         z = AcceptReject().sample(condition(a, c, 2000), noise(2000, 1))
         assert bool(((z > 0) & (z < 1)).all())
 
