@@ -88,16 +88,16 @@ class AcceptReject(Exact):
         """n = a + 1, c, h at the mode, slope and area of the left tail, the same of the right one, where the flat part begins,
         and how long it is, each `[k]`."""
         t = 2 * n / (c * (1 + torch.sqrt(1 + 4 * n / c)))  # c t (1 + t) = n at the mode
-        width = torch.rsqrt(c * t * (1 + 1 / (1 + t)))
+        width = torch.reciprocal(torch.sqrt(c * t * (1 + torch.reciprocal(1 + t))))
         mode = torch.log(t)
-        h = n * (mode - torch.log1p(t)) - c * t
+        h = n * (mode - torch.log(1 + t)) - c * t
         low, high = torch.exp(-self.left * width) * t, torch.exp(self.right * width) * t
         rise, fall = n / (1 + low) - c * low, c * high - n / (1 + high)
-        h_low = n * (torch.log(low) - torch.log1p(low)) - c * low
-        h_high = n * (torch.log(high) - torch.log1p(high)) - c * high
+        h_low = n * (torch.log(low) - torch.log(1 + low)) - c * low
+        h_high = n * (torch.log(high) - torch.log(1 + high)) - c * high
         begin = mode - self.left * width + (h - h_low) / rise
         end = mode + self.right * width - (h - h_high) / fall
-        return n, c, h, rise, 1 / rise, fall, 1 / fall, begin, end - begin
+        return n, c, h, rise, torch.reciprocal(rise), fall, torch.reciprocal(fall), begin, end - begin
 
     @staticmethod
     def _trials(hat: tuple[Tensor, ...], noise: Keyed, m: int) -> tuple[Tensor, Tensor]:
@@ -110,4 +110,4 @@ class AcceptReject(Exact):
         x = begin + torch.minimum((s - left).clamp_(min=0.0), flat)
         x += drop * (left * (in_left < 1) - right * (in_right < 1))
         t = torch.exp(x)
-        return x, n * (x - torch.log1p(t)) - c * t - h - drop >= torch.log(v)
+        return x, n * (x - torch.log(1 + t)) - c * t - h - drop >= torch.log(v)
