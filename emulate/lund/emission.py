@@ -21,7 +21,6 @@ class Condition:
     b: Tensor  # GeV^-2
     sigma: Tensor  # GeV
     mt2: Tensor  # mT^2 of the hadron, GeV^2
-    left2: Tensor  # squared transverse momentum that the end has before this hadron, GeV^2
     mass2: Tensor  # squared mass of the string that is left before this hadron, GeV^2
     old: Tensor  # flavour of the end, an index into `Flavours.table().names`
     new: Tensor  # flavour of the new pair

@@ -49,7 +49,7 @@ class History:
     def condition(self, theta: Tensor | None = None) -> Condition:
         """What was known of every emission before z was drawn, by its own theta or by another `[3]` or `[n, 3]`."""
         a, b, sigma = self._each(theta).index_select(0, self.event).unbind(1)
-        return Condition(a, b, sigma, self.mt2, self.left.square().sum(1), self.mass2, self.old, self.new)
+        return Condition(a, b, sigma, self.mt2, self.mass2, self.old, self.new)
 
     def score(self) -> Tensor:
         """sum of d ln p(trial) / d(a, b, sigma) over the accepted trials of each event, `[n, 3]`, in closed form.

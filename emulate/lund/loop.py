@@ -150,7 +150,7 @@ def _trial(slots: _Slots, string: String, table: Any, emission: Emission, block:
     lost = plus + minus < 0
     last = lost | (mass2 < (heavy * smear).square())
 
-    z = emission.sample(Condition(a, b, sigma, mt2, px.square() + py.square(), mass2, old, new), noise)
+    z = emission.sample(Condition(a, b, sigma, mt2, mass2, old, new), noise)
     taken = z * own
     lost |= ~last & (mt2 >= taken * (1 - other) * s)
     number = slots.count.view(-1).index_select(0, now)

@@ -18,7 +18,7 @@ SETTINGS = [(a, c) for a in (0.0, 0.3, 0.68, 2.0) for c in (0.018, 0.1, 1.5)]
 def condition(a, c, n):
     a, c, one = (torch.full((n,), x, dtype=torch.float64) for x in (a, c, 1.0))
     zero = torch.zeros(n, dtype=torch.int64)
-    return Condition(a=a, b=one, sigma=one, mt2=c, left2=one, mass2=one, old=zero, new=zero)
+    return Condition(a=a, b=one, sigma=one, mt2=c, mass2=one, old=zero, new=zero)
 
 
 def noise(n, seed):
