@@ -78,14 +78,16 @@ class Watch(TorchFunctionMode):
 class Counted(Treatment):
     """Draws follow the path where `path(distribution)`; all others are numbers, whose log density is counted."""
 
-    def __init__(self, method: str, path: Callable[[Distribution], bool], key: str = "") -> None:
+    def __init__(self, method: str, path: Callable[[Distribution], bool], key: Any = "",
+                 number: Callable[[Place, Distribution, Tensor], Tensor] | None = None) -> None:  # fmt: skip
         self.log_prob = torch.zeros((), dtype=torch.float64)
         self.method, self.path, self.key = method, path, key
+        self.number = number or (lambda place, distribution, u: inverse(distribution, u).detach())
 
     def draw(self, place: Place, distribution: Distribution, u: Tensor) -> Tensor:
         if self.path(distribution):
             return inverse(distribution, u)
-        x = inverse(distribution, u).detach()
+        x = self.number(place, distribution, u)
         self.log_prob = self.log_prob + distribution.log_prob(x).sum()
         return x
 
