@@ -60,7 +60,7 @@ class Lund(Simulator):
 
     >>> y = Lund(output="means", events=200).run(torch.tensor([0.68, 0.98, 0.335], dtype=torch.float64), seed=1)
     >>> y.round(decimals=1).tolist()
-    [6.9, 0.0, 2.6, 0.4]
+    [6.7, 0.0, 2.6, 0.4]
     """
 
     space: Space = _SPACE
