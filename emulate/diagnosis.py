@@ -8,6 +8,7 @@ from torch import Tensor
 
 from emulate.dynamics import Trajectory
 from emulate.errors import InputError
+from emulate.reading import read
 from emulate.replication import lift
 from emulate.roughness import Lines
 from emulate.symptoms import Symptoms
@@ -60,7 +61,7 @@ def diagnose(f: Any, theta: Tensor, *, seed: int = 0, calls: int = 2000) -> Diag
         raise InputError(f"calls must be at least 500 for a diagnosis. Got {calls}.")
     theta = torch.as_tensor(theta).detach().double()
     scale = torch.where(theta == 0, 1.0, theta.abs())
-    return _told(Symptoms(Lines(lift(f), theta, scale, seed, calls)).read())
+    return _told(read(Lines(lift(f), theta, scale, seed, calls)))
 
 
 def _told(s: Symptoms) -> Diagnosis:
