@@ -16,7 +16,7 @@ from emulate.meter import Meter
 from emulate.noise import Noise
 from emulate.replication import lift
 from emulate.space import Space
-from emulate.trials import FEWEST, FIRST, Trial, attempt, race
+from emulate.trials import FEWEST, FIRST, Refused, Trial, attempt, race
 
 _DETERMINISTIC = ("reverse", "finite_difference")
 _RANDOM = ("pathwise", "enumerate", "conditional", "mixed", "score", "measure_valued")
@@ -103,10 +103,9 @@ def choose(f: Any, theta: Tensor, *, seed: int, random: bool = True, n: int = 10
     *specs, last = _specs(found, random)
     for spec in specs:
         name, method = spec["use"], registry.build("gradients", spec)
-        try:
-            tried = attempt(method, f, theta, seed=seed, n=FIRST if racing else _TRIED if random else 1)
-        except (InputError, RuntimeError, TypeError) as e:
-            passed[name] = str(e).split("\n", 1)[0] or type(e).__name__
+        tried = attempt(method, f, theta, seed=seed, n=FIRST if racing else _TRIED if random else 1)
+        if isinstance(tried, Refused):
+            passed[name], calls = tried.reason, calls + tried.calls
             continue
         calls += tried.made.calls
         if objection := _objection(name, tried.made):
@@ -121,8 +120,8 @@ def choose(f: Any, theta: Tensor, *, seed: int, random: bool = True, n: int = 10
         return Choice(*methods.values(), passed, {}, str(found), calls)
     judged = [j for j, trouble in enumerate(found.evidence["troubles"]) if trouble == found.trouble]
     ran = race(methods, trials, f, theta, seed=seed, n=n, outputs=judged)
-    passed |= {k: f"it contradicts {next(iter(methods))} by more than 5 standard errors." for k in ran.contradicted}
-    return Choice(methods[ran.winner], passed, ran.figures, str(found), calls + ran.calls)
+    won = methods[ran.winner] if ran.winner else registry.build("gradients", last)
+    return Choice(won, passed | ran.out, ran.figures, str(found), calls + ran.calls)
 
 
 def _specs(found: Diagnosis, random: bool) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from emulate.contracts import Estimate, Gradient
+from emulate.errors import InputError
 from emulate.noise import Noise
 from emulate.replication import Program, lift
 from emulate.seeds import replicate
@@ -72,8 +73,16 @@ class Trial:
         return bool((self.square(size, 1) <= least)[list(outputs)].all())
 
 
-def attempt(method: Gradient, f: Any, theta: Tensor, *, seed: int, n: int = FIRST, turn: int = 0) -> Trial:
-    """A trial under the seed of its turn, its operations counted in the first; what the method raises is raised."""
+@dataclass(frozen=True)
+class Refused:
+    """Why a method did not serve, in its own words, and the runs of f until it said so."""
+
+    reason: str
+    calls: int
+
+
+def attempt(method: Gradient, f: Any, theta: Tensor, *, seed: int, n: int = FIRST, turn: int = 0) -> Trial | Refused:
+    """A trial under the seed of its turn, its operations counted in the first."""
     f, work, runs = lift(f), _Work(), []
     key = replicate(abs(seed), _OWN + turn)
 
@@ -92,17 +101,19 @@ def attempt(method: Gradient, f: Any, theta: Tensor, *, seed: int, n: int = FIRS
         runs.clear()
         made = method.estimate(Program(counted, f.source), theta, seed=key, n=n)
         work.operations, share = operations, len(runs) / seen
+    except (InputError, RuntimeError, TypeError) as e:
+        return Refused(str(e).split("\n", 1)[0] or type(e).__name__, len(runs))
     return Trial(made, n, len(runs), round(share * work.operations), round(share * work.numbers))
 
 
 @dataclass(frozen=True)
 class Race:
-    """Who won; of each method the `variance` of one replicate (of the outputs that are judged, in units of the parameters'
-    sizes) and the `work` of n in operations; who contradicted the first; the calls it took."""
+    """Who won, nobody where all refused in the end; of each method the `variance` of one replicate (over the outputs that are
+    judged, in units of the parameters' sizes) and the `work` of n in operations; who is out, and why; the calls it took."""
 
     winner: str
     figures: dict[str, dict[str, float]]
-    contradicted: tuple[str, ...]
+    out: dict[str, str]
     calls: int
 
 
@@ -119,14 +130,22 @@ def race(methods: Mapping[str, Gradient], first: Mapping[str, Trial], f: Any, th
     near = [k for k in methods if k == incumbent or begun[k][0] <= HOPELESS * min(low for low, _ in begun.values())]
     more = [k for k in near if not first[k].exact(size, outputs)]
     second = {k: attempt(methods[k], f, theta, seed=seed, n=LATER, turn=1) if k in more else first[k] for k in near}
-    out = tuple(k for k in near if _apart(second[k].made, second[incumbent].made))
+    calls = sum(t.calls if isinstance(t, Refused) else t.made.calls for k, t in second.items() if k in more)
+    out = {k: t.reason for k, t in second.items() if isinstance(t, Refused)}
+    near = [k for k in near if k not in out]
+    if incumbent in near:
+        apart = [k for k in near if _apart(second[k].made, second[incumbent].made)]
+        out |= dict.fromkeys(apart, f"it contradicts {incumbent} by more than 5 standard errors.")
+        near = [k for k in near if k not in apart]
+    if not near:
+        return Race("", {}, out, calls)
     work = {k: first[k].work(n, batched=first[k].runs == second[k].runs) for k in near}
-    worth = _losses({k: [first[k], second[k]] for k in near if k not in out}, work, size, n, outputs)
-    better = [k for k in worth if worth[k][1] < worth[incumbent][0]]
-    winner = min(better, key=lambda k: sum(worth[k]), default=incumbent)
+    worth = _losses({k: [first[k], second[k]] for k in near}, work, size, n, outputs)
+    lead = near[0]
+    better = [k for k in near if worth[k][1] < worth[lead][0]]
     variance = {k: float(second[k].square(size, 1)[list(outputs)].sum()) for k in near}
-    figures = {k: {"variance": variance[k], "work": round(work[k])} for k in near}
-    return Race(winner, figures, out, sum(second[k].made.calls for k in more))
+    return Race(min(better, key=lambda k: sum(worth[k]), default=lead),
+                {k: {"variance": variance[k], "work": round(work[k])} for k in near}, out, calls)  # fmt: skip
 
 
 def _losses(trials: Mapping[str, Sequence[Trial]], work: Mapping[str, float], size: Tensor, n: int,
