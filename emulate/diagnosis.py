@@ -43,9 +43,11 @@ class Diagnosis:
 def diagnose(f: Any, theta: Tensor, *, seed: int = 0, calls: int = 2000) -> Diagnosis:
     """The class of trouble of E[f(theta)] at theta `[d]`, its site, and the method to use; at most `calls` runs of f.
 
-    f: whatever `emulate.replication.lift` takes. Every figure is keyed by the seed. Signals: along lines through theta at
-    fixed noise, how second differences fall where they are largest (w^2 smooth, w a kink, constant a jump) and how first
-    differences fall at any place (not at all: chaos, unsynchronised noise); the exponent of the variance of a difference
+    f: whatever `emulate.replication.lift` takes. Every figure is keyed by the seed. What is not random takes 15 runs (one
+    parameter) to 200 (eight and more) where polynomials foretell it along all lines, for then it is smooth, and 100 to 600
+    where they do not; what is random takes most of `calls`. Signals: along lines through theta at fixed noise, how second
+    differences fall where they are largest (w^2 smooth, w a kink, constant a jump) and how first differences fall at any
+    place (not at all: chaos, unsynchronised noise); the exponent of the variance of a difference
     under common random numbers in its step (0, -1 or -2: Glasserman 2003, sec. 7.1; L'Ecuyer & Perron 1994); which draws
     and decisions differ on the two sides of a jump; the derivative by reverse mode against differences at the same noise;
     the gaps of spectra. A kink at theta itself gives one-sided slopes, whose interval is Clarke's generalised gradient

@@ -54,11 +54,11 @@ def estimate(f: Any, theta: Any, *, method: str | Mapping[str, Any] | Gradient =
     theta: `[d]`, a tensor, an array or a list, or one value by name where f has a parameter space.
     method: the name of an entry of the room `gradients`; a mapping {"use": name, ...settings}; an entry as it is; or
     "auto", which takes what `diagnose` says, and tells in `diagnostics` what that was, what was passed over and why, and
-    the `choice_calls` that it took, which `calls` and `seconds` hold as well. That is 10 to 20 runs for each parameter
-    where f is not random and smooth, 100 to 300 where it has a kink or a jump, and 500 to 2000 (as many as n in between)
-    where f is random. From n = 512 on all unbiased methods that can serve are tried side by side, on 32 replicates and then
-    on 96, and the one with the least product of variance and work is taken; work is counted in operations, so that
-    the seed decides the choice. Where a run is dear, name the method.
+    the `choice_calls` that it took, which `calls` and `seconds` hold as well. Where f is not random these are 15 (one
+    parameter) to 200 (eight and more) if it is smooth, and 100 to 600 if it has a kink or a jump; where f is random, 500 to
+    2000 (as many as n in between). From n = 512 on all unbiased methods that can serve are then tried side by side, on 32
+    replicates and on 96, and the one with the least product of variance and work is taken; work is counted in operations,
+    so that the seed decides the choice. Where a run is dear, name the method.
     n: how many replicates of what is random; what is not runs once. seed: what all noise is keyed by.
 
     >>> from torch.distributions import Bernoulli

@@ -13,6 +13,7 @@ from torch import Tensor
 from emulate.noise import OWN, Noise, Place, uniforms
 from emulate.replication import Program, each
 
+AXES = 8  # parameters up to which f is looked at along their axes
 FAILED = (ValueError, ArithmeticError, RuntimeError)  # what a program may raise where theta is not allowed
 
 
@@ -22,9 +23,9 @@ class Spent(Exception):
 
 @dataclass
 class Lines:
-    """f along lines theta + t v_i: v_i a random direction in units of the scale (the axes first, if `axes`), and the noise
-    of replicate i, or of replicate 0 for all where f is not random, which then runs once at a point. `calls` counts
-    evaluations of f, at most `most`."""
+    """f along lines theta + t v_i: v_i a random direction in units of the scale (first the axes, where f is not random and
+    they are few), and the noise of replicate i, or of replicate 0 for all where f is not random, which then runs once at a
+    point. `calls` counts evaluations of f, at most `most`."""
 
     f: Program
     theta: Tensor
@@ -48,7 +49,7 @@ class Lines:
     def direction(self, line: int) -> Tensor:
         """v `[d]` of a line."""
         d = len(self.theta)
-        if not self.random and line < min(d, 8):
+        if not self.random and line < d <= AXES:
             return self.scale * torch.eye(d, dtype=self.theta.dtype)[line]
         return self._direction(uniforms(self.seed, Place(OWN + "direction"), (d,), range(line, line + 1))[0])
 
@@ -60,8 +61,8 @@ class Lines:
 
     @property
     def several(self) -> int:
-        """How many lines there are to look along where f is not random: the axes, up to 8, and two askew."""
-        return 1 if len(self.theta) == 1 else min(len(self.theta), 8) + 2
+        """How many lines there are to look along where f is not random: the axes and two askew, or askew ones alone."""
+        return 1 if len(self.theta) == 1 else min(len(self.theta), AXES) + 2
 
     def spend(self, calls: int = 1) -> None:
         """Raises `Spent` where that many calls are not left."""
