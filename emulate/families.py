@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import special, stats
+from scipy import special
 from torch import Tensor, distributions
 from torch.autograd import forward_ad
 from torch.distributions import Distribution
@@ -132,6 +132,8 @@ class _Count(torch.autograd.Function):
 
     @staticmethod
     def forward(family: str, u: Tensor, *parameters: Tensor) -> Tensor:
+        from scipy import stats  # here, because it is slow to import
+
         x = getattr(stats, family).ppf(u.numpy(), *(p.numpy() for p in parameters))
         return torch.from_numpy(np.asarray(x, dtype=np.float64))
 

@@ -220,6 +220,14 @@ def test_the_front_door_is_light_and_opens_every_name():
     assert done.stdout.strip() == "[] []"
 
 
+@pytest.mark.parametrize("room", ["emulators", "gradients"])
+def test_what_is_slow_to_import_is_not_paid_for_at_the_loading_of_an_emulator(room):
+    code = (f"import importlib, sys; from emulate import registry; [importlib.import_module(f'emulate.{room}.{{n}}') for n in "
+            f"registry.names({room!r})]; print(sorted({{'scipy.stats', 'gpytorch', 'zuko'}} & set(sys.modules)))")  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_the_front_door_names_what_it_has():
     assert set(emulate.__all__) == set(dir(emulate))
     with pytest.raises(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import t as student
+from scipy.special import stdtrit
 from torch import Tensor
 
 from emulate.emulators._derivatives import Evidence, Seen, covariance, nuggets
@@ -134,7 +134,7 @@ def _compared(u: Tensor, z: Tensor, c: Tensor, spread: Tensor, chance: float) ->
         dof = max(1.0, min(free, expected**2 / float(own.square().sum()))) if 0 < shrunk < 1 else free
         error = torch.maximum(square / free * back.square().sum(1), shrunk * ((back @ spread) * back).sum(1)).sqrt()
         error = error.clamp_min(1e-9)
-        quantile = float(student.ppf(1 - chance / 2, dof))
+        quantile = float(stdtrit(dof, 1 - chance / 2))
         for i, k in enumerate(live.tolist()):
             reach = float(said[:, k].std() if many else total.std())
             strength = abs(float(off[i])) / (quantile * float(error[i]))
