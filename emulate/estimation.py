@@ -103,7 +103,8 @@ def choose(f: Any, theta: Tensor, *, seed: int, random: bool = True, n: int = 10
     *specs, last = _specs(found, random)
     for spec in specs:
         name, method = spec["use"], registry.build("gradients", spec)
-        tried = attempt(method, f, theta, seed=seed, n=FIRST if racing else _TRIED if random else 1)
+        size = FIRST if racing else _TRIED if random else 1
+        tried = attempt(method, f, theta, seed=seed, n=size, count=racing)
         if isinstance(tried, Refused):
             passed[name], calls = tried.reason, calls + tried.calls
             continue

@@ -81,8 +81,9 @@ class Refused:
     calls: int
 
 
-def attempt(method: Gradient, f: Any, theta: Tensor, *, seed: int, n: int = FIRST, turn: int = 0) -> Trial | Refused:
-    """A trial under the seed of its turn, its operations counted in the first."""
+def attempt(method: Gradient, f: Any, theta: Tensor, *, seed: int, n: int = FIRST, turn: int = 0,
+            count: bool = True) -> Trial | Refused:  # fmt: skip
+    """A trial under the seed of its turn; its operations are 0 where they are not to be counted."""
     f, work, runs = lift(f), _Work(), []
     key = replicate(abs(seed), _OWN + turn)
 
@@ -94,7 +95,7 @@ def attempt(method: Gradient, f: Any, theta: Tensor, *, seed: int, n: int = FIRS
 
     share = 1.0
     try:
-        with contextlib.nullcontext() if turn else work:
+        with work if count else contextlib.nullcontext():
             made = method.estimate(Program(counted, f.source), theta, seed=key, n=n)
     except _Enough:
         seen, operations, work.operations = len(runs), work.operations, 0
@@ -129,7 +130,10 @@ def race(methods: Mapping[str, Gradient], first: Mapping[str, Trial], f: Any, th
     begun = _losses({k: [t] for k, t in first.items()}, {k: t.work(t.n) for k, t in first.items()}, size, n, outputs)
     near = [k for k in methods if k == incumbent or begun[k][0] <= HOPELESS * min(low for low, _ in begun.values())]
     more = [k for k in near if not first[k].exact(size, outputs)]
-    second = {k: attempt(methods[k], f, theta, seed=seed, n=LATER, turn=1) if k in more else first[k] for k in near}
+    second = {
+        k: attempt(methods[k], f, theta, seed=seed, n=LATER, turn=1, count=False) if k in more else first[k]
+        for k in near
+    }
     calls = sum(t.calls if isinstance(t, Refused) else t.made.calls for k, t in second.items() if k in more)
     out = {k: t.reason for k, t in second.items() if isinstance(t, Refused)}
     near = [k for k in near if k not in out]
