@@ -126,6 +126,19 @@ def test_its_score_is_the_slope_of_its_log_probability(small):
     torch.testing.assert_close(h.score(EXACT), h.score(), rtol=1e-9, atol=1e-9)
 
 
+def test_weights_make_its_events_those_of_the_exact_string(small):
+    """Whatever a flow of a few seconds is off by, the exact density takes away."""
+    n = 6000
+    events, exact = generate(MONASH, n, seed=1, emission=small), generate(MONASH, 4 * n, seed=2)
+    w = torch.exp(events.history.log_weights(MONASH, made_by=small))
+    h = lambda e: torch.stack((charged_multiplicity(e), e.sum(scaled_momentum(e) ** 2)), 1)  # noqa: E731
+    mine, true = h(events), h(exact)
+    mean = (w[:, None] * mine).sum(0) / w.sum()
+    error = torch.sqrt((w[:, None] ** 2 * (mine - mean) ** 2).sum(0) / w.sum() ** 2 + true.var(0) / len(true))
+    assert float(((mean - true.mean(0)) / error).abs().max()) < 4.0
+    torch.testing.assert_close(events.history.log_weights(MONASH, small, small), torch.zeros(n, dtype=torch.float64))
+
+
 def test_as_a_setting_of_the_simulator_it_comes_back_bit_for_bit(small, folder, tmp_path):
     settings = {"use": "lund", "output": "event", "emission": str(folder)}
     simulator = registry.build("simulators", settings)

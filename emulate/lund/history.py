@@ -85,14 +85,17 @@ class History:
         of_z = (emission or AcceptReject()).log_prob(self.z, self.condition(theta))
         return (of_kicks + of_split).index_add(0, self.event, of_z)
 
-    def log_weights(self, theta: Tensor, emission: Emission | None = None) -> Tensor:
+    def log_weights(self, theta: Tensor, emission: Emission | None = None, made_by: Emission | None = None) -> Tensor:
         """ln w `[n]` of the events for other parameters, differentiable in theta: E'[h] = sum w h / sum w.
+
+        emission: how z is drawn there, and made_by how it was drawn here; the exact density where neither is given. A
+        stand-in's events get the weights that make them the exact string's by `made_by` alone.
 
         Dividing by the sum is exact and not a choice: strings that are begun again change the normaliser too. At the
         events' own theta, w = 1 and the derivative of that ratio is the sample's Cov(h, score).
         """
         with torch.no_grad():
-            own = self.log_prob()
+            own = self.log_prob(emission=made_by)
         return self.log_prob(theta, emission) - own
 
     def select(self, index: Tensor) -> "History":
