@@ -71,6 +71,10 @@ def test_the_table_holds_draws_of_the_exact_density():
     z = quantile(u[:, 2], *torch.from_numpy(runs.theta).unbind(1))
     torch.testing.assert_close(torch.sigmoid(x), z, rtol=1e-9, atol=0)
     assert stats.kstest(runs.theta[:, 0] / 2, "uniform").pvalue > 1e-3
+    moved = (quantile(u[:, 2], *(torch.from_numpy(runs.theta) + torch.tensor([1e-5, 0.0])).unbind(1)) - z) / (
+        z * (1 - z)
+    )
+    torch.testing.assert_close(torch.from_numpy(runs.jacobian[:, 0, 0]), moved / 1e-5, rtol=1e-3, atol=1e-4)
     assert runs.stochastic
 
 

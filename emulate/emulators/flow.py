@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 from torch.distributions import Distribution
 
-from emulate.contracts import Core, Recipe
+from emulate.contracts import Core, Recipe, rows_of
 from emulate.emulators._kernels import MEANS, basis, determined
 from emulate.emulators._places import parted
 from emulate.emulators._spline import Splines
@@ -160,8 +160,12 @@ class _Fitted(Core):
         if not x.numel():  # zuko cannot sum the slopes of no points
             return x.sum(-1)
         base, slope = self.push(i, u, x)
+        return slope + self.log_base(i, base)
+
+    def log_base(self, i: int, base: Tensor) -> Tensor:
+        """ln N(base; 0, diag(tau_i^2))."""
         normal = (base / self.tau[i]).square().sum(-1) + 2 * self.tau[i].log().sum() + len(self.loc) * _LN_2PI
-        return slope - 0.5 * normal
+        return -0.5 * normal
 
     def _context(self, u: Tensor) -> Tensor:
         return (u - self.centre) / self.width
@@ -191,7 +195,8 @@ class Flow(Recipe):
     falls as a cosine, and keeps the weights that were best on `held_out` runs left out; `calibrate` sets tau^2 to the
     mean square of their base points, its maximum likelihood. Members (a mixture) differ in weights and split.
 
-    Learns from runs that differ in theta, one run or event each: a table with the same theta in many rows is welcome.
+    Learns from runs that differ in theta, one run or event each: a table with the same theta in many rows is welcome. With
+    `slopes` a single component also learns from how each run moves with theta at its own seed, where runs carry Jacobians.
     Mean and variance have no closed form: they are over `points` fixed quasi-random points of the base, so that they
     repeat bit by bit and carry gradients. Good densities may still have poor gradients: check those on their own.
 
@@ -211,14 +216,16 @@ class Flow(Recipe):
     rate: Annotated[float, Gt(0)] = 1e-3  # first learning rate of Adam
     batch: Annotated[int, Ge(1)] = 256  # runs in a step, at most
     held_out: Annotated[float, Gt(0), Le(0.5)] = 0.2  # share of the runs that decides when to stop
+    slopes: Annotated[float, Ge(0)] = 0.0  # weight of Jacobians, where the runs of one component carry them
     points: Annotated[int, Ge(16)] = 1024  # quasi-random points under mean and variance
 
+    takes: ClassVar[tuple[str, ...]] = ("slopes",)
     example: ClassVar[dict] = {"transforms": 2, "width": 32, "epochs": 20, "points": 512}
 
     def minimum_runs(self, d: int) -> int:
         return max(10, {"linear": 2 * (1 + d), "quadratic": (d + 1) * (d + 2)}.get(self.trend, 0))
 
-    def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int) -> Core:
+    def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int, slopes: Tensor | None = None) -> Core:
         generator = torch.Generator().manual_seed(seed)
         trend = self._trend(u)
         h = basis(u, trend)
@@ -229,11 +236,18 @@ class Flow(Recipe):
                  "tau": torch.ones(self.members, z.shape[-1], dtype=u.dtype), "base": _base(self, z.shape[-1])}  # fmt: skip
         x = _filled(((z - h @ beta - state["loc"]) @ state["turn"]) / state["spread"], generator)
         state["box"] = (_MARGIN * x.abs().max()).clamp_min(_BOX)
-        core, history = _Fitted(self, state), []
+        core, history, moved = _Fitted(self, state), [], None
+        if self.slopes and slopes is not None:
+            if z.shape[-1] > 1:
+                raise InputError(f"flow: slopes must be 0 where there are several components. Got {self.slopes} and "
+                                 f"{z.shape[-1]} components; Jacobians tell how one number moves, not how several do.")  # fmt: skip
+            moved = (
+                (slopes[:, 0] - rows_of(lambda v: basis(v, trend) @ beta, u)[:, 0]) * state["turn"][0] / state["spread"]
+            )
         with calm(min(self.batch, len(u))):
             for i in range(self.members):
                 seen, out = parted(u, self.held_out, generator, least=_PLACES)
-                learner = _Learner(self, core, i, u, x, seen, out, generator)
+                learner = _Learner(self, core, i, u, x, seen, out, generator, moved)
                 history += learner.run()
         core.history = tuple(history)
         return core
@@ -284,7 +298,9 @@ class _Learner:
     """One member while it learns from x `[n, p]`, the whitened residuals."""
 
     def __init__(self, recipe: Flow, core: _Fitted, member: int, u: Tensor, x: Tensor, seen: Tensor, out: Tensor,
-                 generator: torch.Generator):  # fmt: skip
+                 generator: torch.Generator, moved: Tensor | None):  # fmt: skip
+        self.moved = moved  # dx/du [n, d] of each run
+        self.scale = None if moved is None else moved.square().mean(0).clamp_min(_FLOOR)
         self.recipe, self.core, self.member, self.generator = recipe, core, member, generator
         self.u, self.x, self.seen, self.out = u, x, seen, out
         self.flow = core.flows[member]
@@ -300,7 +316,7 @@ class _Learner:
             loss = 0.0
             for rows in self._batches():
                 search.zero_grad()
-                value = -self.core.log_density(self.member, self.u[rows], self.x[rows]).mean()
+                value = self._loss(rows)
                 value.backward()
                 torch.nn.utils.clip_grad_norm_(self.flow.parameters(), _CLIP)
                 search.step()
@@ -321,6 +337,17 @@ class _Learner:
                 ).square()
             self.core.tau[self.member] = ((square.sum(0) + _PRIOR) / (len(square) + _PRIOR)).sqrt()
         return history
+
+    def _loss(self, rows: Tensor) -> Tensor:
+        """The mean of -ln p, and where runs carry Jacobians that of the squared error of dx/du at the same point of the
+        base, relative to its size: of one number, the mean of dx/du over runs that end at x is -(dF/du) / f."""
+        if self.moved is None:
+            return -self.core.log_density(self.member, self.u[rows], self.x[rows]).mean()
+        u = self.u[rows].requires_grad_()
+        base, ladj = self.core.push(self.member, u, self.x[rows])
+        (of_u,) = torch.autograd.grad(base.sum(), u, create_graph=True)
+        off = (of_u / ladj.exp()[:, None] + self.moved[rows]).square().mean(0) / self.scale
+        return self.recipe.slopes * off.mean() - (ladj + self.core.log_base(self.member, base)).mean()
 
     def _batches(self) -> Iterator[Tensor]:
         order = torch.randperm(len(self.seen), generator=self.generator)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import special, stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
@@ -293,3 +293,32 @@ def test_a_mixture_tells_no_quantiles():
     emulator = fitted("humps", 200, members=2)
     with pytest.raises(InputError, match=r"a flow of one member and one component. Got 2 spline flows of 1 components"):
         emulator.predict(torch.tensor([0.5], dtype=torch.float64)).icdf(torch.tensor([0.5], dtype=torch.float64))
+
+
+def test_jacobians_of_runs_mend_the_score():
+    """Gamma by its quantiles: y moves with theta at the same u as differences of scipy's say."""
+    rng, h = np.random.default_rng(0), 1e-5
+    theta, u = rng.random((400, 1)), rng.random((400, 1))
+    y, high, low = (stats.gamma.ppf(u, 1 + 4 * (theta + s * h)) for s in (0, 1, -1))
+    space = Space((Parameter("t0", Uniform(0.0, 1.0)),))
+    runs = Runs.of(
+        space, KNOWN["gamma"].outputs, theta, y, stochastic=True, jacobian=(high - low)[:, :, None] / (2 * h)
+    )
+    new = KNOWN["gamma"].runs(2000, 1)
+    shape = 1 + 4 * new.theta[:, 0]
+    true = 4 * (np.log(new.y[:, 0]) - special.digamma(shape))
+    off = []
+    for slopes in (0.0, 1.0):
+        emulator = emulate.fit(Flow(epochs=40, transforms=1, width=32, rate=5e-3, slopes=slopes), runs, seed=0)
+        t = torch.from_numpy(new.theta).requires_grad_()
+        (score,) = torch.autograd.grad(emulator.predict(t).log_prob(torch.from_numpy(new.y)).sum(), t)
+        off.append(np.sqrt(np.mean((score[:, 0].numpy() - true) ** 2) / np.mean(true**2)))
+    print(f"relative error of the score: {off[0]:.3f} by likelihood, {off[1]:.3f} with Jacobians")
+    assert off[1] < 0.75 * off[0]
+
+
+def test_jacobians_of_several_components_are_refused():
+    runs = KNOWN["banana"].runs(50, 0)
+    moving = Runs.of(runs.space, runs.outputs, runs.theta, runs.y, stochastic=True, jacobian=np.ones((50, 2, 2)))
+    with pytest.raises(InputError, match=r"flow: slopes must be 0 where there are several components. Got 1.0 and 2"):
+        emulate.fit(Flow(epochs=1, slopes=1.0), moving, seed=0)
