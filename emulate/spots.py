@@ -90,7 +90,7 @@ def descend(lines: Lines, line: int, t: tuple[float, float, float], y: tuple[Ten
         sizes.append(size)
         if enough(_falls(sizes), level):
             break
-    return Spot(line, t[0], t[2], output, sizes[-1], _falls(sizes))
+    return Spot(line, t[0], t[2], output, sizes[-1] if sizes else 0.0, _falls(sizes))
 
 
 def _falls(sizes: list[float]) -> float:

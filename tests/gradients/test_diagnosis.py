@@ -136,6 +136,8 @@ def test_a_jump_between_three_values_on_a_straight_line_is_found():
     spot = descend(lines, 0, t, tuple(lines.along(0, t)), 0, 1e-12)
     assert spot.exponent == pytest.approx(0, abs=0.01)
     assert spot.t == pytest.approx(0.0625, abs=1e-8)
+    straight = descend(lines, 0, (-0.125, -0.0625, 0.0), tuple(lines.along(0, (-0.125, -0.0625, 0.0))), 0, 1e-12)
+    assert (straight.size, straight.exponent) == (0, 2)
 
 
 def test_waves_that_meet_all_places_at_zero_are_no_constant():
