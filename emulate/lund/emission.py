@@ -1,0 +1,108 @@
+"""What an emission is: how z is drawn when a string end gives off a hadron. The exact one, and where another may stand in."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from emulate.lund.fragmentation import log_density
+from emulate.lund.keyed import Keyed
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What is known of n emissions before z is drawn; every field has the shape `[n]`.
+
+    The exact density of z depends on a and c = b mT^2 alone; the rest is for emissions that are learnt from elsewhere.
+    """
+
+    a: Tensor
+    b: Tensor  # GeV^-2
+    sigma: Tensor  # GeV
+    mt2: Tensor  # mT^2 of the hadron, GeV^2
+    mass2: Tensor  # squared mass of the string that is left before this hadron, GeV^2
+    old: Tensor  # flavour of the end, an index into `Flavours.table().names`
+    new: Tensor  # flavour of the new pair
+
+    @property
+    def c(self) -> Tensor:
+        return self.b * self.mt2
+
+    def select(self, index: Tensor) -> "Condition":
+        return Condition(**{k: v.index_select(0, index) for k, v in vars(self).items()})
+
+
+class Emission(ABC):
+    """p(z | condition), 0 < z < 1: the fraction of the end's light-cone momentum that the hadron takes."""
+
+    @abstractmethod
+    def sample(self, given: Condition, noise: Keyed) -> Tensor:
+        """z `[n]`, drawn with numbers of `noise` alone."""
+
+    @abstractmethod
+    def log_prob(self, z: Tensor, given: Condition) -> Tensor:
+        """ln p(z) `[n]`, differentiable in a and b."""
+
+
+class Exact(Emission):
+    """The Lund density itself; how it is drawn is for those below."""
+
+    def log_prob(self, z: Tensor, given: Condition) -> Tensor:
+        return log_density(z, given.a, given.c)
+
+
+_TRIES = 8
+
+
+@dataclass(frozen=True)
+class AcceptReject(Exact):
+    """Exact draws under a hat of three exponentials.
+
+    In x = ln t = ln((1 - z) / z) the density exp(h), h = (a + 1) ln(t / (1 + t)) - c t, is log-concave, so that a flat
+    line at its mode and a tangent at either side lie above it (Devroye 1986, section VII.2). The tangents touch at
+    `left` and `right` widths 1 / sqrt(-h'') from the mode; any choice is exact, this one keeps nine of ten.
+    """
+
+    left: float = 1.5
+    right: float = 1.2
+
+    def sample(self, given: Condition, noise: Keyed) -> Tensor:
+        hat = self._hat(given.a + 1, given.c)
+        x, kept = (row[0] for row in self._trials(hat, noise, 1))
+        todo = (~kept).nonzero().view(-1)
+        hat, noise = hat.index_select(1, todo), noise.select(todo)
+        while len(todo):  # the tenth that is left gets several tries at once
+            ways, kept = self._trials(hat, noise, _TRIES)
+            x.index_copy_(0, todo, ways.gather(0, kept.to(torch.uint8).argmax(0, keepdim=True))[0])
+            missed = (~kept.any(0)).nonzero().view(-1)
+            hat, noise, todo = hat.index_select(1, missed), noise.select(missed), todo.index_select(0, missed)
+        return torch.reciprocal(1 + torch.exp(x)).clamp_(max=1 - 2.0**-53)  # torch.sigmoid has other bits at an array's end
+
+    def _hat(self, n: Tensor, c: Tensor) -> Tensor:
+        """`[9, k]`: n = a + 1, c, h at the mode, slope and area of the left tail, of the right one, where the flat part
+        begins, and how long it is."""
+        t = 2 * n / (c * (1 + torch.sqrt(1 + 4 * n / c)))  # c t (1 + t) = n at the mode
+        width = torch.rsqrt(c * t * (1 + 1 / (1 + t)))
+        mode = torch.log(t)
+        h = n * (mode - torch.log1p(t)) - c * t
+        low, high = torch.exp(-self.left * width) * t, torch.exp(self.right * width) * t
+        rise, fall = n / (1 + low) - c * low, c * high - n / (1 + high)
+        h_low = n * (torch.log(low) - torch.log1p(low)) - c * low
+        h_high = n * (torch.log(high) - torch.log1p(high)) - c * high
+        begin = mode - self.left * width + (h - h_low) / rise
+        end = mode + self.right * width - (h - h_high) / fall
+        return torch.stack((n, c, h, rise, 1 / rise, fall, 1 / fall, begin, end - begin))
+
+    @staticmethod
+    def _trials(hat: Tensor, noise: Keyed, m: int) -> tuple[Tensor, Tensor]:
+        """x `[m, k]` from the hat, and which of them stay."""
+        n, c, h, rise, left, fall, right, begin, flat = hat
+        u, v = noise.uniform(2 * m).view(2, m, -1)
+        s = u * (left + flat + right)
+        in_left, in_right = s * rise, (left + flat + right - s) * fall  # share of the tail that lies beyond, if below 1
+        drop = torch.log(torch.minimum(in_left, in_right).clamp_(max=1.0))  # how far the hat has fallen
+        x = begin + torch.minimum((s - left).clamp_(min=0.0), flat)
+        x += drop * (left * (in_left < 1) - right * (in_right < 1))
+        t = torch.exp(x)
+        return x, n * (x - torch.log1p(t)) - c * t - h - drop >= torch.log(v)
