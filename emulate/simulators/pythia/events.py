@@ -9,12 +9,14 @@ import torch
 
 from emulate.errors import RunFailed
 from emulate.lund.events import Events
+from emulate.simulators.pythia.recording import Notes
 
 _COLUMNS = ("px", "py", "pz", "e", "m", "id")
 _LOST = 0.01  # of the events: Pythia gives up one in a million
 
 
-def generated(pythia: Any, particle: type, n: int, string: tuple[int, float] | None) -> Iterator[list[Any]]:
+def generated(pythia: Any, particle: type, n: int, string: tuple[int, float] | None,
+              notes: Notes | None = None) -> Iterator[list[Any]]:  # fmt: skip
     """n events one after the other, each the list of its hadrons (and leptons and photons) in the final state.
 
     Args:
@@ -22,6 +24,7 @@ def generated(pythia: Any, particle: type, n: int, string: tuple[int, float] | N
         particle: the class of its particles.
         n: how many.
         string: code of the quark at +z and the energy in GeV of a string to hadronise; None for Pythia's own process.
+        notes: what the user hook of that object writes, told where events end.
 
     Raises:
         RunFailed: more than one event in a hundred comes to nothing.
@@ -32,11 +35,15 @@ def generated(pythia: Any, particle: type, n: int, string: tuple[int, float] | N
             _put(pythia, *string)
         if not pythia.next():
             lost += 1
+            if notes:
+                notes.drop_event()
             if lost > max(10, _LOST * n):
                 raise RunFailed("error", f"pythia: at most one event in a hundred may be given up. Got {lost} such beside {made} "
                                 "good ones; take other parameters, or more energy.")  # fmt: skip
             continue
         made += 1
+        if notes:
+            notes.end_event()
         yield [p for p in map(event.__getitem__, range(event.size())) if particle.isFinal(p)]
 
 
