@@ -26,7 +26,7 @@ _BARYON = {"ddu": ((2112, 1.0),), "duu": ((2212, 1.0),), "dsu": ((3122, 0.5), (3
            "dds": ((3112, 1.0),), "ssu": ((3322, 1.0),), "dss": ((3312, 1.0),), "ddd": ((1114, 1.0),),
            "uuu": ((2224, 1.0),), "sss": ((3334, 1.0),)}  # fmt: skip
 _THIRDS = (0, -1, 2, -1, 2, -1, 2, 0, 0, 0)  # of the charge, by the number of the quark
-_PS, _V = math.radians(90 - (-15 + 54.7)), math.radians(36 + 54.7)  # eta with eta', omega with phi; ideal is 90 degrees
+_PS, _V = math.radians(90 - (-15 + 54.7)), math.radians(36 + 54.7)  # mixing of eta with eta', of omega with phi
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """`Inverse`: z by the inverse of its distribution function, one number for each draw, differentiable in a and b."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,9 @@ from torch import Tensor
 from emulate.lund.emission import Condition, Exact
 from emulate.lund.keyed import Keyed
 
-_PANELS, _STEPS, _ROWS = 24, 60, 1024
-_X, _W = (torch.from_numpy(x) for x in np.polynomial.legendre.leggauss(16))
+_LEFT, _RIGHT, _STEPS, _ROWS = 8, 12, 60, 512
+_PANELS = _LEFT + _RIGHT
+_X, _W = (torch.from_numpy(x) for x in np.polynomial.legendre.leggauss(12))
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,11 @@ class _Grid:
         width = torch.rsqrt(c * t * (1 + 1 / (1 + t)))
         mode = torch.log(t)[:, None, None]
         self.top = self._h(mode)
-        low = mode[:, 0, 0] - 40 / n - 8 * width  # beyond lies less than exp(-40)
-        high = torch.log(t + (60 + 4 * n) / c)
-        share = torch.linspace(-1, 1, _PANELS + 1, dtype=torch.float64)
-        bent = share.abs() * (0.35 + 0.65 * share.abs())  # panels are shorter near the mode
-        ends = torch.where(share < 0, mode[:, 0] - bent * (mode[:, 0, 0] - low)[:, None],
-                           mode[:, 0] + bent * (high - mode[:, 0, 0])[:, None])  # fmt: skip
+        low = (40 / n + 6 * width)[:, None]  # beyond lies less than exp(-40)
+        high = torch.log(t + (45 + 4 * n) / c)[:, None] - mode[:, 0]
+        left = torch.linspace(1, 0, _LEFT + 1, dtype=torch.float64)
+        right = torch.linspace(0, 1, _RIGHT + 1, dtype=torch.float64)[1:]
+        ends = mode[:, 0] + torch.cat((-low * left * (0.4 + 0.6 * left), high * right), 1)  # shorter near the mode
         self.edges = ends
         half = 0.5 * ends.diff(dim=1)[:, :, None]
         self.x = ends[:, :-1, None] + half * (1 + _X)
@@ -71,22 +72,28 @@ class _Grid:
         t = torch.exp(x)
         return self.n * (x - torch.log1p(t)) - self.c * t
 
-    def above(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """P(above x), which is F(z), and its derivatives with respect to x (negative), a and c, each `[k]`."""
-        inside = x.clamp(self.edges[:, 0], self.edges[:, -1])
-        panel = (torch.searchsorted(self.edges, inside[:, None]) - 1).clamp(0, _PANELS - 1)
-        half = 0.5 * (self.edges.gather(1, panel + 1) - inside[:, None])[:, :, None]
-        nodes = inside[:, None, None] + half * (1 + _X)  # from x to the end of its panel
-        weight = torch.exp(self._h(nodes) - self.top) * half * _W
-        whole = torch.arange(_PANELS) > panel
-        share = (weight.sum((1, 2)) + self.beyond.gather(1, panel)[:, 0]) / self.total
-        slope = -torch.exp(self._h(inside[:, None, None]) - self.top)[:, 0, 0] / self.total
-        of_theta = []
+    def above(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """P(above x), which is F(z), and its derivative with respect to x, each `[k]`."""
+        _, weight, panel = self._to_the_end(x)
+        share = weight.sum(1) + self.beyond.gather(1, panel)[:, 0]
+        return share / self.total, -torch.exp(self._h(x[:, None, None]) - self.top)[:, 0, 0] / self.total
+
+    def slopes(self, x: Tensor) -> Iterator[Tensor]:
+        """The derivatives of P(above x) with respect to a and c, each `[k]`."""
+        nodes, weight, panel = self._to_the_end(x)
+        share = (weight.sum(1) + self.beyond.gather(1, panel)[:, 0]) / self.total
         for g in (lambda y: y - torch.log1p(torch.exp(y)), lambda y: -torch.exp(y)):
-            mean = (self.weight * g(self.x)).sum((1, 2)) / self.total
-            part = (weight * g(nodes)).sum((1, 2)) + ((self.weight * g(self.x)).sum(2) * whole).sum(1)
-            of_theta.append(part / self.total - share * mean)
-        return share, slope, *of_theta
+            each = (self.weight * g(self.x)).sum(2)
+            later = (each * (torch.arange(_PANELS) > panel)).sum(1)
+            yield ((weight * g(nodes)).sum(1) + later - share * each.sum(1)) / self.total
+
+    def _to_the_end(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Nodes `[k, nodes]` from x to the end of its panel, with their weights, and the panel `[k, 1]`."""
+        inside = x[:, None].clamp(self.edges[:, :1], self.edges[:, -1:])
+        panel = (torch.searchsorted(self.edges, inside) - 1).clamp(0, _PANELS - 1)
+        half = 0.5 * (self.edges.gather(1, panel + 1) - inside)
+        nodes = inside + half * (1 + _X)
+        return nodes, torch.exp(self._h(nodes[:, None]) - self.top)[:, 0] * half * _W, panel
 
 
 class _Quantile(torch.autograd.Function):
@@ -111,14 +118,15 @@ def _solved(u: Tensor, a: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     low, high = grid.edges.gather(1, panel)[:, 0], grid.edges.gather(1, panel + 1)[:, 0]
     x = 0.5 * (low + high)
     for _ in range(_STEPS):
-        share, slope, of_a, of_c = grid.above(x)
+        share, slope = grid.above(x)
         low, high = torch.where(share > u, x, low), torch.where(share > u, high, x)
         step = x - (share - u) / slope
-        new = torch.where((step > low) & (step < high), step, 0.5 * (low + high))
-        moved = (new - x).abs().max()
-        x = new
-        if moved < 1e-12:
+        new = torch.where((step >= low) & (step <= high), step, 0.5 * (low + high))
+        moved, x = (new - x).abs().max(), new
+        if moved < 1e-8:  # then the next step would be below rounding
             break
+    _, slope = grid.above(x)
+    of_a, of_c = grid.slopes(x)
     z = torch.reciprocal(1 + torch.exp(x)).clamp(max=1 - 2.0**-53)
     per = z * (1 - z) / slope  # dz/dx = -z (1 - z) and dx/dtheta = -(dP/dtheta) / slope
     return z, per * of_a, per * of_c
