@@ -1,5 +1,6 @@
 """`Measurement`: which observables of events are an answer, as histograms, as means, or as those of one event."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -49,7 +50,7 @@ class Measurement:
         if not self.observables or len(set(self.observables)) < len(self.observables):
             raise InputError(f"observables must be one or more, each once. Got {list(self.observables)}.")
         for name, edges in self.edges.items():
-            if name not in self.observables or len(edges) < 2 or any(x >= y for x, y in zip(edges, edges[1:])):
+            if name not in self.observables or len(edges) < 2 or any(x >= y for x, y in itertools.pairwise(edges)):
                 raise InputError(f"edges must be two or more rising numbers for one of {', '.join(self.observables)}. Got "
                                  f"{name} = {list(edges)}.")  # fmt: skip
 
@@ -61,7 +62,7 @@ class Measurement:
             coordinate, unit = _COORDINATES[name]
             edges = self._edges(name).tolist()
             if self.output == "histograms":
-                middles = tuple((x + y) / 2 for x, y in zip(edges, edges[1:]))
+                middles = tuple((x + y) / 2 for x, y in itertools.pairwise(edges))
                 found.append(Field(name, coordinate=coordinate, at=middles, at_unit=unit))
             else:
                 found.append(Field(name, unit))

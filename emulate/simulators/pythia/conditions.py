@@ -2,7 +2,7 @@
 
 from emulate.errors import InputError
 from emulate.lund.flavours import Flavours
-from emulate.lund.string import String
+from emulate.lund.string import KINDS, String
 
 QUARKS = {"d": 1, "u": 2, "s": 3, "c": 4, "b": 5}
 
@@ -10,7 +10,6 @@ _SHARED = {"strangeness": "StringFlav:probStoUD", "vector": "StringFlav:mesonUDv
            "vector_strange": "StringFlav:mesonSvector", "eta_prime": "StringFlav:etaPrimeSup",
            "diquark": "StringFlav:probQQtoQ"}  # fmt: skip
 
-_KINDS = {"pions": Flavours.pions(), "mesons": Flavours(), "baryons": Flavours(diquark=0.081)}
 _HEAVY = {"c": 1.5, "b": 4.8}  # GeV
 _ALONE = ("ProcessLevel:all = off",)  # strings are put in, nothing else happens
 _Z = ("Beams:idA = 11", "Beams:idB = -11", "PDF:lepton = off", "WeakSingleBoson:ffbar2gmZ = on", "23:onMode = off",
@@ -47,6 +46,6 @@ def lines(process: str, energy: float, ends: str, flavours: str) -> tuple[str, .
         if energy < least:
             raise InputError(f"pythia: energy must be at least {least:.4g} GeV for a string between {ends} and its antiquark. Got "
                              f"{energy} GeV; raise it.")  # fmt: skip
-        return _ALONE if flavours == "all" else plain(String(energy=energy, flavours=_KINDS[flavours]))
-    string = String(energy=energy, ends=ends, flavours=_KINDS.get(flavours, Flavours()))
+        return _ALONE if flavours == "all" else plain(String(energy=energy, flavours=KINDS[flavours]))
+    string = String(energy=energy, ends=ends, flavours=KINDS.get(flavours, Flavours()))
     return _ALONE if flavours == "all" else plain(string)

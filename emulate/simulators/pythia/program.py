@@ -81,8 +81,8 @@ def started(lines: Sequence[str], values: Mapping[str, float], *, seed: int, hoo
     for line in ("Print:quiet = on", "Random:setSeed = on", f"Random:seed = {seed % _SEEDS or _SEEDS}"):
         _read(pythia, line)
     for name in values:
-        if not (pythia.settings.isParm(name) or name.partition(":")[0].isdigit()):
-            raise InputError(f"pythia: a parameter must set a number of Pythia that may take any value, one of its `parm`. "
+        if not pythia.settings.isParm(name) and _known(pythia.settings, name):
+            raise InputError("pythia: a parameter must set a number of Pythia that may take any value, one of its `parm`. "
                              f"{name} is none; fix it by a line.")  # fmt: skip
     taken: dict[str, tuple[str, str]] = {}
     for line in (*lines, *(f"{name} = {value!r}" for name, value in values.items())):
@@ -124,6 +124,12 @@ def _parameter(settings: Any, name: str) -> Any:
     return None
 
 
+def _known(settings: Any, name: str) -> bool:
+    return any(
+        getattr(settings, f"is{kind}")(name) for kind in ("Mode", "Flag", "Word", "PVec", "MVec", "FVec", "WVec")
+    )
+
+
 def _verify(pythia: Any, name: str, value: str, must: str) -> None:
     settings, read = pythia.settings, float
     if settings.isParm(name):
@@ -141,7 +147,9 @@ def _verify(pythia: Any, name: str, value: str, must: str) -> None:
     except ValueError:
         meant = None
     if kept != meant:
-        raise InputError(f"pythia: {must}. Pythia has {kept}; mend it, or write the line after the one that changes it.")
+        raise InputError(
+            f"pythia: {must}. Pythia has {kept}; mend it, or write the line after the one that changes it."
+        )
 
 
 def _mode(text: str) -> int:

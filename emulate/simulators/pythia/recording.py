@@ -93,7 +93,9 @@ def recorder(package: ModuleType, notes: Notes) -> Any:
                 notes.last.extend((first.pxNew, first.pyNew, first.mT2Had, second.mT2Had, one.y(), two.y()))
                 return False
             end = met[1]
-            notes.real.extend((end.zHad, end.mT2Had, end.pxNew, end.pyNew, end.pxOld, end.pyOld, end.xPosHad, end.xNegHad))
+            notes.real.extend(
+                (end.zHad, end.mT2Had, end.pxNew, end.pyNew, end.pxOld, end.pyOld, end.xPosHad, end.xNegHad)
+            )
             notes.whole.extend((end.fromPos, end.flavOld.id, end.flavNew.id))
             return False
 
@@ -119,7 +121,9 @@ def emissions(notes: Notes, theta: Sequence[float], energy: float) -> tuple[Emis
              "old": flavours[:, 0], "new": flavours[:, 1]}  # fmt: skip
     tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in table.items()}
     given = torch.tensor(theta, dtype=torch.float64)
-    every = Emissions(torch.from_numpy(event), torch.from_numpy(accepted[string]), given.expand(len(real), 3), **tensors)
+    every = Emissions(
+        torch.from_numpy(event), torch.from_numpy(accepted[string]), given.expand(len(real), 3), **tensors
+    )
 
     rows = torch.from_numpy(np.flatnonzero(accepted[string]))
     kick_x, kick_y, mt2, mt2_other, y, y_other = np.array(notes.last).reshape(-1, _LAST).T
@@ -135,7 +139,9 @@ def emissions(notes: Notes, theta: Sequence[float], energy: float) -> tuple[Emis
     return every, history
 
 
-def _left(column: dict[str, np.ndarray], begun: np.ndarray, string: np.ndarray, energy: float) -> tuple[np.ndarray, ...]:
+def _left(
+    column: dict[str, np.ndarray], begun: np.ndarray, string: np.ndarray, energy: float
+) -> tuple[np.ndarray, ...]:
     """Light-cone fractions taken up to and with each emission, and the squared mass of the string before it."""
     taken = np.stack([column["plus"], column["minus"], column["kick_x"] + column["left_x"],
                       column["kick_y"] + column["left_y"]])  # fmt: skip
