@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from emulate import derived_rules, rules
+from emulate import derived_rules, inplace, rules
 from emulate.errors import InputError
 
 _TAGS = itertools.count()
@@ -107,9 +107,6 @@ def _no_rule(name: str) -> InputError:
     if name in ("item", "tolist", "numpy", *_TO_NUMBERS) or "local_scalar" in name:
         return InputError(f"forward must see a tensor wherever theta goes. Got {name}, which makes a plain number of it and "
                           "loses the derivative; stay in torch, detach it first, or use finite_difference.")  # fmt: skip
-    if name.endswith(("_", "(out=...)")) or name in ("setitem", "iadd", "isub", "imul", "itruediv", "idiv", "ipow"):
-        return InputError(f"forward must have nothing written in place of a tensor. Got {name}; write x = x + y, build by "
-                          "torch.stack or torch.where, or use reverse.")  # fmt: skip
     return InputError(f"forward must have a rule for every operation on theta. Got {name}, which has none; write it by "
                       "others (emulate/rules.py lists them), or use reverse.")  # fmt: skip
 
@@ -122,7 +119,11 @@ def pushforward(f: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor) ->
     (tensor(1.8000, dtype=torch.float64), tensor([ 0.8000, -0.4000], dtype=torch.float64))
     """
     tag = next(_TAGS)
-    y = f(Dual(x, directions, tag))
+    with inplace.tracked(Dual) as writes:
+        y = writes.now(f(Dual(x, directions, tag)))
+    if isinstance(y, Dual) and y.tag > tag:
+        raise InputError("forward must have nothing of an inner derivative written into what was made outside of it. Got an "
+                         "answer that carries one; return it from there instead.")  # fmt: skip
     if isinstance(y, Dual) and y.tag == tag:
         return y.primal, y.tangent
     return y, torch.zeros(len(directions), *y.shape, dtype=y.dtype, device=y.device)

@@ -28,6 +28,16 @@ def linear(y: Any, x: list, t: list, call: Callable, spec: Any) -> Any:
     return _each_direction(lambda *v: call(_put(x, moved, v)), given)
 
 
+def _filled(y: Tensor, x: list, t: list, call: Callable, spec: Any) -> Tensor:
+    """scatter and index_fill: linear in tensors; a plain number that is written has slope 0."""
+    args, kwargs = pytree.tree_unflatten(list(range(len(x))), spec)
+    if "reduce" in kwargs:
+        raise InputError(f"forward must meet scatter that writes or adds. Got reduce = {x[kwargs['reduce']]!r}; write it by "
+                         "others (emulate/rules.py lists them), or use reverse.")  # fmt: skip
+    at = args[3] if len(args) > 3 else kwargs.get("value", kwargs.get("src"))
+    return linear(y, x if isinstance(x[at], Tensor) else _put(x, [at], [0.0]), t, call, spec)
+
+
 def multilinear(y: Any, x: list, t: list, call: Callable, spec: Any) -> Tensor:
     """dy = sum_i call(.., dx_i, ..): linear in every tensor by itself."""
     parts = [_each_direction(lambda v, i=i: call(_put(x, [i], [v])), [t[i]]) for i in range(len(x)) if t[i] is not None]
@@ -281,8 +291,8 @@ unbind split split_with_sizes chunk tensor_split view view_as reshape reshape_as
 unsqueeze expand expand_as broadcast_to repeat repeat_interleave tile permute transpose swapaxes swapdims t T mT H mH
 adjoint movedim moveaxis flip fliplr flipud roll rot90 narrow select index_select gather take_along_dim take unfold
 clone contiguous to type double float half atleast_1d atleast_2d atleast_3d cat concat concatenate stack hstack vstack
-dstack column_stack block_diag index_add scatter_add real imag conj resolve_conj view_as_real view_as_complex
-masked_select deg2rad rad2deg meshgrid type_as complex sum_to_size
+dstack column_stack block_diag index_add scatter_add index_copy index_put real imag conj resolve_conj view_as_real view_as_complex
+masked_select deg2rad rad2deg meshgrid type_as complex sum_to_size cpu cuda
 """)
 
 # what has no derivative, or asks for no number
@@ -307,6 +317,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("div", "divide", "truediv", "true_divide"), _quotient),
     **dict.fromkeys(("rdiv", "rtruediv"), pointwise(lambda y, a, b: -y / a, lambda y, a, b: 1 / a)),
     **dict.fromkeys(("abs", "absolute"), _magnitude),
+    **dict.fromkeys(("scatter", "index_fill"), _filled),
     "where": _where,
     "rpow": pointwise(lambda y, p, x: _exponent_slope(y, x, p), lambda y, p, x: _power_slope(y, x, p)),
     "pow": pointwise(_power_slope, _exponent_slope),

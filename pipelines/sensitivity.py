@@ -7,10 +7,11 @@ import numpy as np
 from emulate.errors import InputError
 from emulate.indices import Indices
 from pipelines import files
-from pipelines.engine import locked, synchronise
+from pipelines.beside import beside, noted
+from pipelines.engine import synchronise
 from pipelines.learning import chosen
 from pipelines.terminal import Stopwatch
-from pipelines.workbench import Workbench, one_thread
+from pipelines.workbench import Workbench
 
 if TYPE_CHECKING:
     from emulate.emulator import Emulator
@@ -32,11 +33,8 @@ def command(study: "Study", terminal: "Terminal", *, samples: int, name: str = "
 
     if samples < 2048 or samples & (samples - 1):
         raise InputError(f"--samples must be a power of 2, 2048 or more. Got {samples}; 4096 is the default.")
-    if locked(study.folder):
-        raise InputError(f"another `emulate` is at work in {study.folder}. Wait for it, or stop it.")
-    one_thread()
     watch = Stopwatch()
-    with Workbench(study, terminal) as bench:
+    with beside(study, terminal) as bench:
         name = chosen(bench, name)
         if not (bench.folder / "emulators" / name).exists():
             raise InputError(f"sensitivity needs the emulator {name!r}, which was not trained in {study.folder} yet. Run "
@@ -58,21 +56,20 @@ def command(study: "Study", terminal: "Terminal", *, samples: int, name: str = "
         files.write_csv(folder / "indices.csv", list(frames[0].columns), rows)
         body = {"emulator": name, "sentences": sentences, **{k: f.to_dict() for k, f in found.items()}}
         files.write_json(folder / "indices.json", body)
-        bench.journal.append("scope_start", _SCOPE)
-        bench.figures(_SCOPE, {
-            "sobol": (figures.shares(emulator.space, emulator.outputs, found["sobol"], found["dgsm"]),
-                      f"Sobol indices of {name}: the share of the variance that a parameter makes alone (filled) and with "
-                      "all others (open), with 95 % intervals of the samples and the emulator's own error; no total lies "
-                      f"above the black line that the gradients give. {sentences[0]}"),
-            "morris": (figures.effects(emulator.space, emulator.outputs, found["morris"]),
-                       f"Elementary effects of {name}: how far an output moves when a parameter crosses its prior, and "
-                       "how much that depends on where the others stand."),
-        })  # fmt: skip
-        bench.journal.append("params", _SCOPE, params={"emulator": name, "samples": samples})
-        bench.journal.append("metrics", _SCOPE, metrics={**_metrics(found, shown), "seconds": seconds})
-        for file in ("indices.csv", "indices.json"):
-            bench.journal.append("artifact", _SCOPE, path=f"{_SCOPE}/{file}")
-        bench.journal.append("scope_end", _SCOPE, status="done")
+        with noted(bench, _SCOPE):
+            bench.figures(_SCOPE, {
+                "sobol": (figures.shares(emulator.space, emulator.outputs, found["sobol"], found["dgsm"]),
+                          f"Sobol indices of {name}: the share of the variance that a parameter makes alone (filled) and with "
+                          "all others (open), with 95 % intervals of the samples and the emulator's own error; no total lies "
+                          f"above the black line that the gradients give. {sentences[0]}"),
+                "morris": (figures.effects(emulator.space, emulator.outputs, found["morris"]),
+                           f"Elementary effects of {name}: how far an output moves when a parameter crosses its prior, and "
+                           "how much that depends on where the others stand."),
+            })  # fmt: skip
+            bench.journal.append("params", _SCOPE, params={"emulator": name, "samples": samples})
+            bench.journal.append("metrics", _SCOPE, metrics={**_metrics(found, shown), "seconds": seconds})
+            for file in ("indices.csv", "indices.json"):
+                bench.journal.append("artifact", _SCOPE, path=f"{_SCOPE}/{file}")
     terminal.say(f"Figures and numbers in {folder}; `emulate report --force` puts them on the page.")
     synchronise(study, terminal)
     return 0

@@ -4,7 +4,6 @@ Its runs are made and stored like all others, in processes of their own; nothing
 """
 
 import json
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -21,11 +20,12 @@ from emulate.remainders import AGREE, Ladder, worst
 from emulate.repeats import CHANCE, covered, scattered
 from emulate.verification import coarser, directions, generator, mismatch
 from pipelines import files
+from pipelines.beside import beside, noted
 from pipelines.derivatives import has_own
-from pipelines.engine import locked, synchronise
+from pipelines.engine import synchronise
 from pipelines.tasks import Tasks
 from pipelines.terminal import Stopwatch, count
-from pipelines.workbench import Workbench, one_thread
+from pipelines.workbench import Workbench
 
 if TYPE_CHECKING:
     from emulate.runs import Runs
@@ -52,26 +52,14 @@ def command(study: "Study", terminal: "Terminal", *, points: int = 3, repeats: i
     """Run the simulator at points of the box, judge, print and log; 1 where a blocking finding failed."""
     if repeats < 20:
         raise InputError(f"--repeats must be 20 or more, or nothing can be said of error bars. Got {repeats}.")
-    if locked(study.folder):
-        raise InputError(f"another `emulate` is at work in {study.folder}. Wait for it, or stop it.")
-    one_thread()
     watch = Stopwatch()
-    with Workbench(study, terminal) as bench:
-        begun = _begin(bench)
-        bench.journal.append("scope_start", _SCOPE)
-        status = "failed"
-        try:
-            found = findings(bench, points, repeats)
-            listed = [f.to_dict() for f in found]
-            bench.findings(_SCOPE, {"simulator": listed})
-            bench.journal.append("params", _SCOPE, params={"points": points, "repeats": repeats})
-            bench.journal.append("metrics", _SCOPE, metrics={"seconds": watch.seconds})
-            bench.journal.append("artifact", _SCOPE, path=f"{_SCOPE}/findings.json")
-            status = "done"
-        finally:
-            bench.journal.append("scope_end", _SCOPE, status=status)
-            if begun:
-                bench.journal.append("run_end", status=status)
+    with beside(study, terminal) as bench, noted(bench, _SCOPE):
+        found = findings(bench, points, repeats)
+        listed = [f.to_dict() for f in found]
+        bench.findings(_SCOPE, {"simulator": listed})
+        bench.journal.append("params", _SCOPE, params={"points": points, "repeats": repeats})
+        bench.journal.append("metrics", _SCOPE, metrics={"seconds": watch.seconds})
+        bench.journal.append("artifact", _SCOPE, path=f"{_SCOPE}/findings.json")
     good = all(f.passed for f in found if f.blocking)
     if as_json:
         stored = files.read_json(study.folder / _SCOPE / "findings.json")["emulators"]["simulator"]
@@ -244,12 +232,3 @@ def _need(done: int, where: Sequence[Place], *runs: "Runs") -> None:
 
 def _met(done: int, where: Sequence[Place]) -> str:
     return count(done, "point") + ("" if done == len(where) else f" of {len(where)}, for runs failed at the others")
-
-
-def _begin(bench: Workbench) -> bool:
-    """A run of MLflow to log into, where the study has none yet; True if one was begun."""
-    if any(e["event"] == "run_start" for _, e in bench.journal.read()):
-        return False
-    study = bench.study
-    bench.journal.append("run_start", run=uuid.uuid4().hex[:8], study=study.name, config=study.to_dict())
-    return True

@@ -120,22 +120,142 @@ def test_it_lives_within_batches_and_under_reverse_mode():
     torch.testing.assert_close(mixed, torch.func.jacrev(torch.func.jacrev(f))(A))
 
 
-def assign(x):
-    y = torch.zeros(2, dtype=torch.float64)
-    y[0] = x[0]
-    return y
+def augmented(x):
+    y = 2 * x
+    y += x
+    y -= 1.0
+    y *= x
+    y /= x + 1
+    y **= 2
+    return y.add_(x, alpha=2).mul_(x).sin_()
 
 
-def grow(x):
-    total = x[0]
-    total += x[1]
-    return total
+def elements(x):
+    y = torch.zeros(4, dtype=torch.float64)
+    y[0] = x[0] * x[1]
+    y[1:3] = x[:2] ** 2
+    y[torch.tensor([False, False, True, True])] = x[2:] * x[0]
+    y[[0, 3]] += x[2]
+    y[-1] *= y[0]
+    return y * x
+
+
+def views_of_numbers(x):
+    y = torch.zeros(2, 2, dtype=torch.float64)
+    row, column = y[0], y.t()[1]
+    row += x[:2]
+    column.mul_(x[2]).add_(x[2:])
+    for part in y.view(-1).split(2):
+        part.mul_(x[0])
+    y.diagonal().copy_(y.diagonal() * x[3])
+    return torch.stack([y.flatten(), row.repeat(2), column.repeat(2)])
+
+
+def views_of_theta(x):
+    y = x * 1
+    row, same = y[1:3], y.reshape(2, 2)
+    y.mul_(x[0])
+    row.add_(1.0)
+    row[0] = x[3]
+    same[1].zero_()
+    return torch.cat([y * x, row, same.flatten()])
+
+
+def copies(x):
+    """What is no view stays what it was."""
+    y = x + 0.0
+    turned, kept = y.reshape(2, 2).t().flatten(), y.clone()
+    y.add_(x[0])
+    turned.mul_(2.0)
+    return torch.cat([x, y, turned, kept, y[[0, 1]].mul_(5.0), y])
+
+
+def named(x):
+    y = torch.ones(4, dtype=torch.float64)
+    y.index_add_(0, INDEX, x[:2]).scatter_(0, torch.tensor([2]), x[2:3]).scatter_add_(0, INDEX, x[2:] * x[:2])
+    y.masked_fill_(torch.tensor([False, True, False, False]), x[3]).clamp_(max=3.0)
+    y.addcmul_(x, x, value=2.0).addcdiv_(x, y.clone()).index_copy_(0, INDEX[:1], x[1:2] ** 2)
+    y[2:].fill_(x[0] * x[3])
+    return y.lerp_(x, 0.25).square_()
+
+
+def outward(x):
+    y = torch.empty(4, dtype=torch.float64)
+    torch.sub(x, x[0], out=y)
+    return torch.add(y, x, alpha=3.0, out=y).sub_(x[1]).mul_(y)
+
+
+def activated(x):
+    y = x - 1.2
+    return functional.relu(y, inplace=True) * y + functional.silu(y, inplace=True)
+
+
+def filled(x):
+    y = x * x
+    return y.scatter(0, INDEX[:1], 7.0) + y.index_fill(0, INDEX[:1], 3.0) * x + y.index_put((INDEX[:1] + 1,), x[:1])
+
+
+WRITTEN = {
+    f.__name__: f for f in (augmented, elements, views_of_numbers, views_of_theta, copies, named, activated, filled)
+}
+
+
+def along(f):
+    """df/dx of torch's own forward mode, which takes writing in place, one direction after the other."""
+    return lambda x: torch.stack([torch.func.jvp(f, (x,), (e,))[1] for e in torch.eye(len(x), dtype=x.dtype)], -1)
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_is_written_in_place_is_differentiated_as_by_torch(name):
+    f = WRITTEN[name]
+    y, slopes = pushforward(f, A, torch.eye(4, dtype=torch.float64))
+    torch.testing.assert_close(y, f(A.clone()), rtol=1e-14, atol=0)
+    torch.testing.assert_close(slopes.movedim(0, -1), along(f)(A), rtol=1e-12, atol=1e-12)
+    twice = derivative(lambda x: derivative(f, x), A)
+    torch.testing.assert_close(twice, along(along(f))(A), rtol=1e-11, atol=1e-11)
+
+
+def test_what_is_written_out_is_differentiated():
+    """(4 x - x_0 - x_1)^2; torch's own derivatives refuse `out`."""
+    torch.testing.assert_close(derivative(outward, A), derivative(lambda x: (4 * x - x[0] - x[1]) ** 2, A))
+
+
+def test_writing_leaves_the_callers_numbers_alone():
+    kept, buffer = A.clone(), torch.zeros(4, dtype=torch.float64)
+
+    def f(x):
+        x += 1
+        buffer.copy_(x)
+        buffer[0] = x[1]
+        return buffer * x
+
+    twin = torch.func.jacrev(lambda x: torch.cat([x[1:2], x[1:]]).add(1) * (x + 1))
+    torch.testing.assert_close(derivative(f, A), twin(A))
+    assert torch.equal(A, kept)
+    assert torch.equal(buffer, torch.zeros(4, dtype=torch.float64))
+
+
+def test_what_an_inner_derivative_writes_outside_is_refused():
+    def f(x):
+        y = x * 1
+
+        def inner(z):
+            y.add_(z)
+            return z
+
+        derivative(inner, ONE)
+        return y
+
+    with pytest.raises(
+        InputError, match=r"^forward must have nothing of an inner derivative written into what was made outside"
+    ):
+        derivative(f, A)
 
 
 NUMBER = (r"^forward must see a tensor wherever theta goes\. Got {}, which makes a plain number of it and loses the derivative; "
           r"stay in torch, detach it first, or use finite_difference\.$")  # fmt: skip
-PLACE = (r"^forward must have nothing written in place of a tensor\. Got {}; write x = x \+ y, build by torch\.stack or "
-         r"torch\.where, or use reverse\.$")  # fmt: skip
+PLACE = (r"^forward must be able to do an operation in place as the same one out of place, and then write\. Got {}; write "
+         r"x = x \+ y, build by torch\.stack or torch\.where, or use reverse\.$")  # fmt: skip
 RULE = (r"^forward must have a rule for every operation on theta\. Got {}, which has none; write it by others "
         r"\(emulate/rules\.py lists them\), or use reverse\.$")  # fmt: skip
 
@@ -149,9 +269,13 @@ RULE = (r"^forward must have a rule for every operation on theta\. Got {}, which
         (lambda x: np.sin(x), NUMBER.format("__array__")),
         (lambda x: torch.tensor([x[0], x[1]]), NUMBER.format("__float__")),
         (lambda x: torch.full((2,), x[0]), NUMBER.format(r"aten\._local_scalar_dense\.default")),
-        (assign, PLACE.format("setitem")),
-        (grow, PLACE.format("add_")),
-        (lambda x: torch.sqrt(x, out=torch.zeros(2, dtype=torch.float64)), PLACE.format(r"sqrt\(out=\.\.\.\)")),
+        (lambda x: x.detach().mul_(2), PLACE.format("detached numbers of a tensor that carries theta")),
+        (lambda x: x[0].add_(x), PLACE.format(r"values of shape \[2\] for one of shape \[\]")),
+        (lambda x: torch.complex(x, x).real.mul_(x), PLACE.format("a view that shows other numbers than its base")),
+        (lambda x: torch._foreach_add_([x], [x]), PLACE.format("_foreach_add_ of list")),
+        (lambda x: (x * 1).resize_(1), PLACE.format("resize_")),
+        (lambda x: torch.outer(x, x).t_(), PLACE.format("t_")),
+        (lambda x: (x * 1).erfinv_().geometric_(0.5), PLACE.format("geometric_")),
         (lambda x: torch.linalg.svd(x.reshape(1, 2)), RULE.format("linalg_svd")),
         (lambda x: torch.linalg.eigh(torch.outer(x, x)), RULE.format("linalg_eigh")),
         (lambda x: torch.linspace(0, x[0], 3), RULE.format("linspace")),

@@ -20,6 +20,7 @@ _STEPS = {"argmax", "argmin", "argsort", "bool", "bucketize", "ceil", "eq", "flo
           "frac", "ge", "greater", "greater_equal", "gt", "heaviside", "histc", "isclose", "le", "less", "less_equal", "lt",
           "mod", "ne", "not_equal", "remainder", "round", "searchsorted", "sgn", "sign", "signbit", "trunc"}  # fmt: skip
 _LOSSES = {"detach", "float", "index", "int", "item", "new_tensor", "numpy", "tensor", "tolist"}
+_READS = _STEPS | _LOSSES
 _OURS = ("torch.distributions", "emulate.noise", "emulate.families", "emulate.gradients")
 
 
@@ -53,9 +54,10 @@ class Watch(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         name = getattr(func, "__name__", "").strip("_")
-        asked_by = sys._getframe(1).f_globals.get("__name__", "")
-        if name in _STEPS | _LOSSES and any(carries(a) for a in args) and not asked_by.startswith(_OURS):
-            self._meet(name, args)
+        if name in _READS and any(carries(a) for a in args):
+            asked_by = sys._getframe(1).f_globals.get("__name__", "")
+            if not asked_by.startswith(_OURS):
+                self._meet(name, args)
         return func(*args, **(kwargs or {}))
 
     def _meet(self, name: str, args: tuple) -> None:
@@ -76,14 +78,16 @@ class Watch(TorchFunctionMode):
 class Counted(Treatment):
     """Draws follow the path where `path(distribution)`; all others are numbers, whose log density is counted."""
 
-    def __init__(self, method: str, path: Callable[[Distribution], bool], key: str = "") -> None:
+    def __init__(self, method: str, path: Callable[[Distribution], bool], key: Any = "",
+                 number: Callable[[Place, Distribution, Tensor], Tensor] | None = None) -> None:  # fmt: skip
         self.log_prob = torch.zeros((), dtype=torch.float64)
         self.method, self.path, self.key = method, path, key
+        self.number = number or (lambda place, distribution, u: inverse(distribution, u).detach())
 
     def draw(self, place: Place, distribution: Distribution, u: Tensor) -> Tensor:
         if self.path(distribution):
             return inverse(distribution, u)
-        x = inverse(distribution, u).detach()
+        x = self.number(place, distribution, u)
         self.log_prob = self.log_prob + distribution.log_prob(x).sum()
         return x
 

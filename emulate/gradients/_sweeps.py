@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from emulate.dynamics import Trajectory
+from emulate.gradients._sites import Reads, Watch
 from emulate.noise import Noise
 from emulate.replication import Replicates, each
 
@@ -80,6 +82,21 @@ def replicated(run: Callable[[Noise], Swept], seed: int, n: int) -> Replicates:
         return one
     made = each(run, seed, max(n, 2))
     return Replicates(made.answer, made.record, made.calls + one.calls, made.alone)
+
+
+def watched(f: Trajectory, seen: Reads, *, along: bool) -> Trajectory:
+    """f, with what its parts ask of states in `seen`. Each step is held against the same of other replicates, or `along` the
+    run against the first one too, which counts where steps are averaged over."""
+
+    def step(theta: Tensor, state: Tensor, k: int, noise: Noise) -> Tensor:
+        with Watch(seen, "step" if along else k):
+            return f.step(theta, state, k, noise)
+
+    def readout(theta: Tensor, states: Tensor) -> Tensor:
+        with Watch(seen, "readout"):
+            return f.readout(theta, states)
+
+    return replace(f, step=step, readout=readout)
 
 
 def told(growth: Tensor, steps: int) -> dict[str, float]:

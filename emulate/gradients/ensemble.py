@@ -10,7 +10,8 @@ from torch import Tensor
 from emulate.contracts import Estimate, Gradient
 from emulate.dynamics import trajectory
 from emulate.gradients._averages import averaged
-from emulate.gradients._sweeps import Swept, replicated, sweep, told
+from emulate.gradients._sites import Reads
+from emulate.gradients._sweeps import Swept, replicated, sweep, told, watched
 from emulate.gradients.pathwise import Continuous
 from emulate.meter import Meter
 from emulate.noise import Noise
@@ -30,7 +31,8 @@ class Ensemble(Gradient):
 
     Without spread and spin-up it is unbiased for dE[f]/dtheta, the starts being those that f's own noise makes. With them
     the derivative is that of a window on the attractor, whose distance to dE[f]/dtheta is not known: the bias bound is NaN,
-    with the reason in `diagnostics`. Spin-up steps are numbered below 0.
+    with the reason in `diagnostics`. So is what a plain `if` or `>` on the state may hide, whose names `reads` holds; a
+    `noise.above` on it is refused. Spin-up steps are numbered below 0.
 
     >>> from emulate.dynamics import Trajectory
     >>> logistic = Trajectory(lambda theta: theta * 0 + 0.3, lambda theta, x, k, noise: theta * x * (1 - x), 4,
@@ -48,13 +50,16 @@ class Ensemble(Gradient):
 
     def estimate(self, f: Any, theta: Tensor, *, seed: int, n: int = 1) -> Estimate:
         f, theta = trajectory(lift(f), "ensemble"), theta.detach().double()
+        other = bool(self.spread or self.spinup)
+        seen = Reads()
+        path = watched(f, seen, along=other)
 
         def run(noise: Noise) -> Swept:
             def moved(start: Tensor) -> Tensor:
                 size = torch.where(start == 0, 1.0, start.abs())
                 return start + self.spread * size * torch.special.ndtri(noise.own("start", tuple(start.shape)))
 
-            return sweep(f, theta, noise.again(Continuous("ensemble")), spinup=self.spinup, probe=True,
+            return sweep(path, theta, noise.again(Continuous("ensemble")), spinup=self.spinup, probe=True,
                          moved=moved if self.spread else None)  # fmt: skip
 
         with Meter() as meter:
@@ -62,10 +67,11 @@ class Ensemble(Gradient):
         values, slopes, _, growth = made.answer
         random, values, slopes = made.random(values), values[:n], slopes[:n]
         share = slopes.abs().amax(0) / slopes.abs().sum(0).clamp(min=1e-300)
-        figures = {**told(growth, f.steps), "largest": float(share.max()), "alone": made.alone}
-        other = bool(self.spread or self.spinup)
+        figures = {**told(growth, f.steps), "largest": float(share.max()), "alone": made.alone,
+                   "reads": sorted(seen.names)}  # fmt: skip
         if other:
             figures["bias"] = (f"unknown: the response of the climate that takes longer than {f.steps} steps is left out; "
                                "compare several")  # fmt: skip
+        unknown = torch.full_like(slopes[0], torch.nan) if other or seen else None
         return averaged(values, slopes, random=random or bool(self.spread), calls=made.calls, meter=meter,
-                        bias_bound=torch.full_like(slopes[0], torch.nan) if other else None, diagnostics=figures)  # fmt: skip
+                        bias_bound=unknown, diagnostics=figures)  # fmt: skip

@@ -11,26 +11,23 @@ from torch.distributions import Distribution
 
 from emulate.contracts import Estimate, Gradient
 from emulate.errors import InputError
-from emulate.families import carries, discrete, inverse, moves
+from emulate.families import discrete, moves
 from emulate.gradients._averages import averaged
-from emulate.gradients._sites import Reads, Watch, unknown
+from emulate.gradients._sites import Counted, Reads, Watch, unknown
 from emulate.meter import Meter
-from emulate.noise import Noise, Place, Treatment
+from emulate.noise import Noise, Place
 from emulate.replication import each, lift
 
 
-class _Walk(Treatment):
-    """The program along one path of the tree: `choices` for the discrete draws met first, the first value for the rest."""
+class _Walk:
+    """One path of the tree: `choices` for the discrete draws met first, the first value for the rest."""
 
     def __init__(self, choices: tuple[int, ...], most: int) -> None:
         self.choices, self.most = choices, most
         self.widths: list[int] = []  # how many values each discrete draw of the path could take
         self.places: set[Place] = set()
-        self.log_prob = torch.zeros((), dtype=torch.float64)
 
-    def draw(self, place: Place, distribution: Distribution, u: Tensor) -> Tensor:
-        if not (discrete(distribution) and moves(distribution)):
-            return inverse(distribution, u)
+    def number(self, place: Place, distribution: Distribution, u: Tensor) -> Tensor:
         met = f"{type(distribution).__name__} at the site {place}"
         if not distribution.has_enumerate_support:
             raise InputError(f"enumerate must have discrete draws of finitely many values. Got a {met}; use score, "
@@ -43,16 +40,11 @@ class _Walk(Treatment):
         self.places.add(place)
         index = self.choices[at] if at < len(self.choices) else 0
         digits = [index // len(values) ** i % len(values) for i in range(size)]
-        x = values[torch.tensor(digits, dtype=torch.long)].reshape(u.shape)
-        self.log_prob = self.log_prob + distribution.log_prob(x).sum()
-        return x
+        return values[torch.tensor(digits, dtype=torch.long)].reshape(u.shape)
 
-    def above(self, place: Place, margin: Tensor) -> Tensor:
-        if carries(margin):
-            raise InputError(f"enumerate must have no hard decision on theta past its discrete draws. Got one at the site {place}, "
-                             "whose derivative is zero almost everywhere; use conditional, score, mixed, smooth or "
-                             "common_random_numbers.")  # fmt: skip
-        return super().above(place, margin)
+
+def _followed(distribution: Distribution) -> bool:
+    return not (discrete(distribution) and moves(distribution))
 
 
 def _many(most: int, met: str) -> str:
@@ -92,11 +84,12 @@ class Enumerate(Gradient):
         def along(choices: tuple[int, ...], noise: Noise) -> tuple[Tensor, Tensor, list[int]]:
             def run(t: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
                 walk = _Walk(choices, self.most)
-                with Watch(seen, choices):
-                    y = f(t, noise.again(walk))
+                treatment = Counted("enumerate", _followed, choices, walk.number)
+                with Watch(seen, treatment.key):
+                    y = f(t, noise.again(treatment))
                 widths.append(walk.widths)
                 walked.update(walk.places)
-                weighted = walk.log_prob.exp() * y
+                weighted = treatment.log_prob.exp() * y
                 return weighted, weighted
 
             widths: list[list[int]] = []

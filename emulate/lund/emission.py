@@ -77,7 +77,8 @@ class AcceptReject(Exact):
             x.index_copy_(0, todo, ways.gather(0, kept.to(torch.uint8).argmax(0, keepdim=True))[0])
             missed = (~kept.any(0)).nonzero().view(-1)
             hat, noise, todo = hat.index_select(1, missed), noise.select(missed), todo.index_select(0, missed)
-        return torch.reciprocal(1 + torch.exp(x)).clamp_(max=1 - 2.0**-53)  # torch.sigmoid has other bits at an array's end
+        t = torch.exp(x)  # torch.sigmoid would have other bits at the end of an array than inside it
+        return torch.reciprocal(1 + t).clamp_(max=1 - 2.0**-53)
 
     def _hat(self, n: Tensor, c: Tensor) -> Tensor:
         """`[9, k]`: n = a + 1, c, h at the mode, slope and area of the left tail, of the right one, where the flat part

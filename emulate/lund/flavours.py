@@ -71,9 +71,8 @@ class Flavours:
     drawn again together with the flavour. Pseudoscalars mix by -15 degrees, vectors by 36. Diquarks are drawn by their
     flavours alone, and baryons are the lightest of their content, Lambda and Sigma0 half each: a simple model.
 
-    >>> table = Flavours.pions().table()
-    >>> table.codes[table.outcome[1]].unique().tolist()
-    [-211, 111, 211]
+    >>> Flavours.pions().outcomes("u")
+    {('d', 211): 1.0, ('u', 111): 0.5}
     """
 
     strangeness: float = 0.217  # P(s) / P(u)
@@ -134,7 +133,9 @@ class Flavours:
 def index(name: str) -> int:
     """The number of a quark flavour, as `Condition.old` and `Table` count them."""
     if name not in QUARKS:
-        raise InputError(f"lund: a flavour at the end of the string must be d, u or s. Got {name!r}.{nearest(name, QUARKS)}")
+        raise InputError(
+            f"lund: a flavour at the end of the string must be d, u or s. Got {name!r}.{nearest(name, QUARKS)}"
+        )
     return QUARKS.index(name)
 
 

@@ -44,7 +44,7 @@ def moments(a: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     >>> a, c = torch.tensor([0.0, 0.68], dtype=torch.float64), torch.tensor([1.0, 0.1], dtype=torch.float64)
     >>> moments(a, c)[0].exp()  # exp(1) E_1(1) for a = 0
-    tensor([0.5963, 1.4768], dtype=torch.float64)
+    tensor([0.5963, 1.3874], dtype=torch.float64)
     """
     a, c = torch.broadcast_tensors(a, c)
     given = torch.stack((a.reshape(-1) + 1, c.reshape(-1), torch.ones(a.numel(), dtype=torch.float64)), 1)

@@ -58,7 +58,9 @@ def join(ends: Ends, table: Table, noise: Keyed) -> Pair:
     mine = torch.arange(len(u)), ends.side
     flavour = ends.flavour[1 - ends.side, mine[0]]
     second, possible = table.join(flavour, ends.new, u)
-    hadron = torch.stack((torch.where(ends.side == 0, ends.hadron, second), torch.where(ends.side == 0, second, ends.hadron)))
+    hadron = torch.stack(
+        (torch.where(ends.side == 0, ends.hadron, second), torch.where(ends.side == 0, second, ends.hadron))
+    )
     sign = 1 - 2 * ends.side  # +1 where the positive end had its hadron first
     px = torch.stack((ends.px[0] + sign * ends.kx, ends.px[1] - sign * ends.kx))
     py = torch.stack((ends.py[0] + sign * ends.ky, ends.py[1] - sign * ends.ky))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emulate.errors import InputError, RunFailed
+from emulate.errors import RunFailed
 from emulate.lund.assembly import Block, assemble, pack
 from emulate.lund.emission import AcceptReject, Condition, Emission
 from emulate.lund.events import Events
@@ -42,7 +42,7 @@ def generate(theta: Any, n: int | None = None, *, seed: int, string: String | No
         RunFailed: an event does not come to an end.
 
     >>> events = generate([0.68, 0.98, 0.335], 100, seed=1)
-    >>> bool((events.sum(events.momentum) - torch.tensor([91.2, 0, 0, 0])).abs().max() < 1e-11)
+    >>> bool((events.sum(events.e) - 91.2).abs().max() < 1e-11)
     True
     """
     string, emission = string or String(), emission or AcceptReject()

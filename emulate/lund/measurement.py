@@ -60,7 +60,7 @@ class Measurement:
         found = []
         for name in self.observables:
             coordinate, unit = _COORDINATES[name]
-            edges = self._edges(name).tolist()
+            edges = self.edges_of(name).tolist()
             if self.output == "histograms":
                 middles = tuple((x + y) / 2 for x, y in itertools.pairwise(edges))
                 found.append(Field(name, coordinate=coordinate, at=middles, at_unit=unit))
@@ -86,11 +86,12 @@ class Measurement:
                 x = events.sum(x) / events.multiplicity if of_particles else x
                 columns.append(x[:, None])
             elif of_particles:
-                rows = counts(x, self._edges(name)) * events.charged[:, None]
+                rows = counts(x, self.edges_of(name)) * events.charged[:, None]
                 columns.append(events.sum(rows)[:, 1:-1])
             else:
-                columns.append(counts(x, self._edges(name))[:, 1:-1])
+                columns.append(counts(x, self.edges_of(name))[:, 1:-1])
         return torch.cat(columns, 1)
 
-    def _edges(self, name: str) -> Tensor:
+    def edges_of(self, name: str) -> Tensor:
+        """The edges of the bins of an observable, float64."""
         return torch.tensor(self.edges.get(name, self.usual[name]), dtype=torch.float64)

@@ -75,7 +75,9 @@ def transverse(events: Events, axis: Tensor | None = None) -> Tensor:
     if axis is None:
         return torch.sqrt(events.px**2 + events.py**2)
     if axis.shape != (len(events), 3):
-        raise InputError(f"axis must be one unit vector for each of {len(events)} events. Got shape {list(axis.shape)}.")
+        raise InputError(
+            f"axis must be one unit vector for each of {len(events)} events. Got shape {list(axis.shape)}."
+        )
     p = torch.stack((events.px, events.py, events.pz), 1)
     return torch.linalg.cross(p, axis.index_select(0, events.event)).norm(dim=1)
 

@@ -43,7 +43,9 @@ class String:
             raise InputError(f"lund: energy must be at least {self.threshold:.4g} GeV, the mass at which a string of these "
                              f"flavours is cut no more. Got {self.energy} GeV; raise it, or lower stop.")  # fmt: skip
         if self.energy > 1e5:
-            raise InputError(f"lund: energy must be at most 1e5 GeV, or rounding would show in the momenta. Got {self.energy}.")
+            raise InputError(
+                f"lund: energy must be at most 1e5 GeV, or rounding would show in the momenta. Got {self.energy}."
+            )
 
     @property
     def threshold(self) -> float:

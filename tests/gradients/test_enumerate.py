@@ -112,8 +112,8 @@ def test_draws_that_theta_does_not_touch_are_left_alone():
      r"^enumerate must walk at most 64 paths through the discrete draws\. Got more; use score, measure_valued or mixed, or "
      r"raise `most`\.$"),
     (lambda theta, noise: noise.above("edge", theta[0] - noise.draw("x", Normal(0.0, 1.0))),
-     r"^enumerate must have no hard decision on theta past its discrete draws\. Got one at the site edge, whose derivative "
-     r"is zero almost everywhere; use conditional, score, mixed, smooth or common_random_numbers\.$"),
+     r"^enumerate must have hard decisions on draws alone\. Got one at the site edge that reads theta itself, past all draws; "
+     r"draw what is decided on, or use conditional, smooth or common_random_numbers\.$"),
 ])  # fmt: skip
 def test_what_it_cannot_serve_is_refused(f, words):
     with pytest.raises(InputError, match=words):

@@ -10,6 +10,10 @@ from emulate.errors import InputError
 from emulate.gradients.forward import Forward
 from emulate.gradients.pathwise import Pathwise
 from emulate.gradients.reverse import Reverse
+from emulate.tangents import Tangents
+from tests import laws
+from tests.contracts.test_emulators import QUICK
+from tests.contracts.test_simulators import CASES, SMALL, built, points
 from tests.reference.gradients.exact import EULER, ROSENBROCK, decay, rosenbrock
 
 
@@ -76,18 +80,87 @@ def test_draws_are_differentiated_as_by_torch(name, n):
     assert not e.diagnostics["alone"]
 
 
-def test_it_is_the_adjoint_of_reverse_mode_on_simulators_and_emulators():
-    """<w, J v> = <J^T w, v>."""
-    simulator = registry.build("simulators", "linear_gaussian")
-    theta = simulator.space.from_unit(torch.full((simulator.space.d,), 0.3, dtype=torch.float64))
-    network = torch.nn.Sequential(torch.nn.Linear(2, 9), torch.nn.SiLU(), torch.nn.Linear(9, 3)).double()
-    for f, at in ((simulator, theta), (network, theta[:2])):
-        forward, reverse = (m.estimate(f, at, seed=0).gradient.detach() for m in (Forward(), Reverse()))
-        w, v = (
-            torch.arange(1.0, 1 + len(forward), dtype=torch.float64),
-            torch.arange(1.0, 1 + len(at), dtype=torch.float64),
-        )
-        assert abs(float(w @ forward @ v - (reverse.mT @ w) @ v)) < 1e-12 * float(w @ forward.abs() @ v)
+DIFFERENTIABLE = [(name, noisy) for name, noisy in CASES if registry.find("simulators", name).differentiable]
+UNIVERSES = {
+    "all statistics": {"statistics": ["pk", "multipoles", "bispectrum", "pdf", "slices"], "particles": 16},
+    "fastpm": {"scheme": "fastpm", "gradient": "spectral", "deconvolution": 1},
+    "checkpointed pair": {"adjoint": "checkpointed", "pair": True, "pgd": [0.01, 0.1, 0.5]},
+    "stored": {"adjoint": "stored", "fixed": {"omega_k": 0.05, "w0": -0.9, "wa": 0.1}, "transfer": "no_wiggle"},
+}
+
+
+def _is_reverse_mode(f, theta, width, n=1):
+    """Jacobians to 1e-10 of each output's steepest parameter, in units of the prior's width; and <w, J v> = <J^T w, v>."""
+    forward, reverse = (m.estimate(f, theta, seed=3, n=n).gradient * width for m in (Forward(), Reverse()))
+    assert ((forward - reverse).abs() <= 1e-10 * reverse.abs().amax(1, keepdim=True)).all()
+    w, v = (torch.arange(1.0, 1 + k, dtype=torch.float64) for k in forward.shape)
+    w = w / forward.norm(dim=1)
+    return abs(float(w @ forward @ v - (reverse.mT @ w) @ v)) / float(w @ forward.abs() @ v)
+
+
+def _width(space):
+    low, high = (space.from_unit(torch.full((space.d,), u, dtype=torch.float64)) for u in (0.4, 0.6))
+    return high - low
+
+
+@pytest.mark.parametrize("case", DIFFERENTIABLE, ids=lambda c: c[0] + ("-noisy" if c[1] else ""))
+def test_it_is_reverse_mode_through_every_differentiable_simulator(case):
+    simulator = built(*case)
+    assert _is_reverse_mode(simulator, points(simulator, 1)[0], _width(simulator.space), n=1 + case[1]) < 1e-12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", UNIVERSES)
+def test_it_is_reverse_mode_through_universes_of_every_kind(name):
+    simulator = registry.build("simulators", {"use": "nbody", **SMALL["nbody"], **UNIVERSES[name]})
+    off = _is_reverse_mode(simulator, points(simulator, 1)[0], _width(simulator.space))
+    print(f"nbody, {name}: |<w, J v> - <J^T w, v>| {off:.1e} of its size (bar 1e-12)")
+    assert off < 1e-12
+
+
+@pytest.mark.parametrize("name", registry.names("emulators"))
+def test_it_is_reverse_mode_through_every_emulator(name):
+    """What a GP cancels is left of numbers 1e6 as large: torch's own two modes are then 1e-10 apart, and so may this be."""
+    settings = {"use": name, **registry.find("emulators", name).example, **QUICK.get(name, {})}
+    emulator = laws.FIT(registry.build("emulators", settings), laws.runs(), seed=0)
+    theta, width = laws.points(1, seed=5)[0], _width(emulator.space)
+    mean = lambda t: emulator.predict(t).mean  # noqa: E731
+    forward = Forward().estimate(emulator, theta, seed=0).gradient * width
+    one, other = (mode(mean)(theta).detach() * width for mode in (torch.func.jacrev, torch.func.jacfwd))
+    off, apart = ((g - one).abs() / one.abs().amax(1, keepdim=True) for g in (forward, other))
+    assert (off <= 1e-10 + 2 * apart.max()).all()
+    assert apart.max() < 1e-9
+
+
+def test_what_loses_theta_claims_no_derivative():
+    """A simulator of numpy detaches it without a word: no slope of 0 that is called exact."""
+    simulator = built("function")
+    with pytest.raises(
+        InputError, match=r"^f must carry theta to its output by operations of torch\. Got an output without it"
+    ):
+        Forward().estimate(simulator, points(simulator, 1)[0], seed=0)
+
+
+def written(theta, noise):
+    """A matrix that is filled in place, by rows and by numbers; draws in a vector of the program's own."""
+    y = torch.zeros(2, 2, dtype=torch.float64)
+    y[0] = theta
+    y[1, 0] = noise.draw("x", Normal(theta[0], theta[1]))
+    y[1, 1:] += y[1, :1] * theta[1]
+    y.diagonal().mul_(2.0)
+    total = torch.zeros_like(theta)
+    for row in y:
+        total += row**2
+    return total
+
+
+@pytest.mark.parametrize("n", [2, 6])
+def test_programs_that_write_in_place_are_served_alone_and_in_batches(n):
+    theta = torch.tensor([1.4, 0.6], dtype=torch.float64)
+    e, other = (m.estimate(written, theta, seed=3, n=n) for m in (Forward(), Tangents()))  # reverse mode refuses it
+    torch.testing.assert_close(e.gradient, other.gradient, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(e.value, other.value, rtol=1e-12, atol=1e-13)
+    assert not e.diagnostics["alone"]
 
 
 def test_a_function_of_numpy_is_refused_by_the_name_of_the_operation():

@@ -1,12 +1,9 @@
 """Adjoints of what is stepped through time: order by table and plot, and windows of chaos, bias against variance.
 
-    pytest -m benchmark -s tests/benchmarks/gradients/test_dynamics.py
-
-Three minutes of one core. The plots are written where pytest keeps its temporary files, and the paths printed.
+EMULATE_PICTURES=pictures pytest -m benchmark -s tests/benchmarks/gradients/test_dynamics.py
 """
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -43,20 +40,19 @@ def table(title: str, rows: list[tuple[int, dict[str, float]]], truth: float) ->
         print(line)
 
 
-def plotted(panels: dict[str, tuple[list[tuple[int, dict[str, float]]], float]], path: Path) -> None:
-    figure = Figure(figsize=(10, 4), layout="constrained")
+def drawn(panels: dict[str, tuple[list[tuple[int, dict[str, float]]], float]]) -> Figure:
+    figure = Figure(figsize=(11, 4), layout="constrained")
     for axes, (title, (rows, truth)) in zip(figure.subplots(1, len(panels)), panels.items()):
-        for name in METHODS:
-            axes.loglog([n for n, _ in rows], [abs(row[name] - truth) for _, row in rows], "o-", label=name)
+        for name, marker in zip(METHODS, "os"):
+            axes.loglog([n for n, _ in rows], [abs(row[name] - truth) for _, row in rows], f"{marker}-", label=name)
         axes.set(title=title, xlabel="steps", ylabel="error of the derivative")
         axes.set_xticks([n for n, _ in rows], [str(n) for n, _ in rows])
         axes.minorticks_off()
         axes.legend()
-    figure.savefig(path, dpi=120)
-    print(f"plot: {path}")
+    return figure
 
 
-def test_the_order_of_both_adjoints(tmp_path):
+def test_the_order_of_both_adjoints(picture):
     panels = {}
     for scheme, counts in (("euler", (10, 20, 40, 80, 160)), ("rk4", (10, 20, 40, 80))):
         rows = [(n, {name: slope(name, decay(n, scheme), 1.0) for name in METHODS}) for n in counts]
@@ -70,11 +66,11 @@ def test_the_order_of_both_adjoints(tmp_path):
     errors = {m: abs(slope("discrete", heat(m, 200), 0.1) - HEAT_SLOPE) for m in (4, 8, 16)}
     for m, error in errors.items():
         print(f"{m:6d} intervals, error {error:.2e}, order {math.log2(errors.get(m // 2, math.nan) / error):.2f}")
-    plotted(panels, tmp_path / "order.png")
+    picture("order_of_adjoints", drawn(panels))
     assert all(math.log2(errors[m] / errors[2 * m]) > 1.8 for m in (4, 8))
 
 
-def test_windows_of_chaos(tmp_path):
+def test_windows_of_chaos(picture):
     rho = torch.tensor([28.0], dtype=torch.float64)
     print(f"\nd<z>/drho of Lorenz 63 at rho = 28, by differences of long runs {CLIMATE} +- {CLIMATE_ERROR}")
     print(
@@ -82,8 +78,8 @@ def test_windows_of_chaos(tmp_path):
     )
     met: dict[str, list[tuple[int, float, float]]] = {"ensemble": [], "window": []}
     for steps in (12, 25, 50, 100, 150, 200, 250):
-        made = {"ensemble": Ensemble(spread=0.5, spinup=1500).estimate(lorenz(steps), rho, seed=1, n=4000)}
-        made |= {"window": Window(length=steps).estimate(lorenz(6000), rho, seed=1)} if steps in (25, 50, 100) else {}
+        made = {"ensemble": Ensemble(spread=0.5, spinup=1500).estimate(lorenz(steps), rho, seed=1, n=1000)}
+        made |= {"window": Window(length=steps).estimate(lorenz(3000), rho, seed=1)} if steps in (25, 50, 100) else {}
         for name, e in made.items():
             x, error = float(e.gradient), float(e.standard_error)
             met[name].append((steps, x, error))
@@ -95,10 +91,14 @@ def test_windows_of_chaos(tmp_path):
         axes.errorbar(
             [n / 100 for n, _, _ in rows], [x for _, x, _ in rows], [e for _, _, e in rows], fmt="o-", label=name
         )
-    axes.axhline(CLIMATE, color="grey")
-    axes.set(xlabel="window, units of time", ylabel="d<z>/drho", ylim=(0, 2))
+    axes.axhline(CLIMATE, color="grey", label="by differences of long runs")
+    axes.set(
+        xlabel="window, units of time",
+        ylabel="d<z>/drho",
+        ylim=(-2, 2.5),
+        title="Short windows miss the response, long ones scatter",
+    )
     axes.legend()
-    figure.savefig(tmp_path / "windows.png", dpi=120)
-    print(f"plot: {tmp_path / 'windows.png'}")
+    picture("windows_of_chaos", figure)
     errors = [e for _, _, e in met["ensemble"]]
     assert errors[-1] > 10 * errors[0]

@@ -8,20 +8,21 @@ import torch
 
 from emulate.dual import pushforward
 from emulate.dynamics import Trajectory
+from emulate.gradients import verify
 from emulate.gradients.checkpointed import Checkpointed
 from emulate.gradients.reverse import Reverse
 from emulate.meter import Meter
+from tests.reference.gradients.exact import rosenbrock
 
 pytestmark = pytest.mark.benchmark
-WORK, STEPS = 100_000, 60  # numbers in the state; steps of a pointwise program
+STEPS = 60  # of a pointwise program
+WORK = 2**20  # numbers that every member of the family computes with
 
 
-def program(theta):
-    """The same forward work whatever the number d of parameters, each of which moves WORK / d numbers."""
-    state = theta.expand(WORK // len(theta), len(theta)).reshape(-1)
-    for _ in range(STEPS):
-        state = state + 0.01 * torch.sin(state) * (1 - state)
-    return state.square().mean()
+def family(d):
+    """f of d parameters, each in WORK / d terms: the same forward work for every d."""
+    x = torch.linspace(0.1, 1.0, WORK // d * d, dtype=torch.float64).reshape(-1, d)
+    return lambda t: torch.sin(x * t).exp().sum(), torch.linspace(-1.0, 1.0, d, dtype=torch.float64)
 
 
 def seconds(*jobs, repeats=9):
@@ -37,24 +38,12 @@ def seconds(*jobs, repeats=9):
     return [statistics.median(times) for times in taken]
 
 
-def theta(d):
-    return torch.linspace(0.1, 0.9, d, dtype=torch.float64)
-
-
-def reverse(d):
-    return torch.autograd.grad(program(x := theta(d).requires_grad_()), x)
-
-
 def test_what_reverse_mode_costs():
-    many = theta(WORK).requires_grad_()
-    with torch.no_grad():
-        (plain,) = seconds(lambda: program(many))
-    recording, few, all_of_them = seconds(lambda: program(many), lambda: reverse(10), lambda: reverse(WORK))
-    print(f"\nforward without a graph {plain:.4f} s, recording one {recording:.4f} s")
-    print(
-        f"reverse over recording forward, d = 10: {few / recording:.2f}, d = {WORK}: {all_of_them / recording:.2f} (bar 5)"
-    )
-    print(f"reverse at d = {WORK} over d = 10 at equal forward work: {all_of_them / few:.2f} (bar 1.5)")
+    theta = torch.full((1_000_000,), -1.0, dtype=torch.float64)
+    bars = {"cost.reverse": "5", "cost.growth": "1.5"}
+    print("\nfigure            bar   measured")
+    for f in verify.cost_test(rosenbrock, theta, family=family, repeats=7):
+        print(f"{f.name:16s} {bars.get(f.name, ''):>4s}   {f.value:.3g}   {f.sentence}")
 
 
 @pytest.mark.parametrize("k", [1, 8])
@@ -86,7 +75,7 @@ def test_what_checkpoints_save():
         peaks, times = [], []
         for method in (Checkpointed(), Reverse()):
             with Meter() as meter:
-                method.estimate(path, theta(2), seed=0)
+                method.estimate(path, torch.tensor([0.1, 0.9], dtype=torch.float64), seed=0)
             peaks.append(meter.peak_memory / 2**20)
             times.append(meter.seconds)
         print(f"{steps} steps of 0.4 MiB: checkpointed {peaks[0]:.0f} MiB, reverse {peaks[1]:.0f} MiB; time over reverse "

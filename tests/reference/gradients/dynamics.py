@@ -11,6 +11,13 @@
 3.  Lorenz 1963, sigma = 10, beta = 8/3: the mean of z over the attractor near rho = 28 rises by about 1 with rho. No closed
     form; Lea, Allen & Haine 2000 and Wang, Hu & Blonigan 2014 read it off means over long runs, as `climate` does below:
     between rho = 27 and 29, over 1000 runs of 100 units of time each, 0.997 with a standard error of 0.002.
+4.  Windows. What starts each window carries nothing, so that a window of L outputs has dm/dtheta = 1/L sum_j E[d_j], with
+    d_j = dx_j/dtheta from d_0 = 0, over the law of x_0 on the attractor.
+    Logistic map x' = theta x (1 - x) at theta = 4, d' = x (1 - x) + 4 (1 - 2 x) d: x_0 has the arcsine law, and d_j is a
+    polynomial of degree 2^j in it, so that Gauss and Chebyshev's mean over the n > 2^(j-1) points sin^2(pi (i + 1/2) / 2n) is
+    E[d_j] = (3 - 2^j) / 8: 1/8, -1/8, -5/8, -13/8, over 4 outputs -9/16.
+    x' = theta x + 1 - a + noise at theta = a, of mean 1: d' = x + a d, E[d_j] = (1 - a^j) / (1 - a).
+    x' = theta x + Normal(0, 1) from 0: E[x_L^2] = (1 - a^2L) / (1 - a^2).
 """
 
 import math
@@ -43,6 +50,29 @@ def heat(points: int | None = None) -> float:
     return -mu * END * math.exp(-2 * CONDUCTIVITY * mu * END) / 2
 
 
+def logistic_slopes(last: int) -> np.ndarray:
+    """E[d_j] of the logistic map at 4, j = 1 ... last."""
+    return (3 - 2.0 ** np.arange(1, last + 1)) / 8
+
+
+def logistic_slopes_by_quadrature(last: int, points: int = 4096) -> np.ndarray:
+    x, d, means = np.sin(np.pi * (np.arange(points) + 0.5) / (2 * points)) ** 2, 0.0, []
+    for _ in range(last):
+        x, d = 4 * x * (1 - x), x * (1 - x) + 4 * (1 - 2 * x) * d
+        means.append(float(np.mean(d)))
+    return np.array(means)
+
+
+def autoregressive_slopes(a: float, last: int) -> np.ndarray:
+    """E[d_j] of the autoregression of mean 1, j = 1 ... last."""
+    return (1 - a ** np.arange(1.0, last + 1)) / (1 - a)
+
+
+def squared_slope(a: float, last: int) -> float:
+    """d E[x_L^2] / da of the autoregression from 0."""
+    return (2 * a * (1 - a ** (2 * last)) - 2 * last * a ** (2 * last - 1) * (1 - a * a)) / (1 - a * a) ** 2
+
+
 def climate(rho: float, runs: int, horizon: float, seed: int, h: float = 0.01) -> np.ndarray:
     """The mean of z over `horizon` after 20 units of spin-up, of each run; Runge-Kutta of fourth order in plain numpy."""
 
@@ -64,6 +94,7 @@ def climate(rho: float, runs: int, horizon: float, seed: int, h: float = 0.01) -
 if __name__ == "__main__":
     print("decay, discrete and continuous Euler", *(f"{x:.12f}" for x in decay_by_euler()))
     print(f"heat {heat():.10f}, on 32 intervals {heat(32):.10f}")
+    print("logistic", logistic_slopes(6), logistic_slopes_by_quadrature(6))
     low, high = (climate(rho, 1000, 100.0, seed) for seed, rho in ((1, 27.0), (2, 29.0)))
     error = math.hypot(low.std(), high.std()) / math.sqrt(len(low)) / 2
     print(f"Lorenz d<z>/drho between 27 and 29: {(high.mean() - low.mean()) / 2:.4f} +- {error:.4f}")
