@@ -26,6 +26,7 @@ _BARYON = {"ddu": ((2112, 1.0),), "duu": ((2212, 1.0),), "dsu": ((3122, 0.5), (3
            "dds": ((3112, 1.0),), "ssu": ((3322, 1.0),), "dss": ((3312, 1.0),), "ddd": ((1114, 1.0),),
            "uuu": ((2224, 1.0),), "sss": ((3334, 1.0),)}  # fmt: skip
 _THIRDS = (0, -1, 2, -1, 2, -1, 2, 0, 0, 0)  # of the charge, by the number of the quark
+_CHARGED = {11: -1, 13: -1, 15: -1, 17: -1, 24: 1, 34: 1, 37: 1}  # of what is no hadron
 _PS, _V = math.radians(90 - (-15 + 54.7)), math.radians(36 + 54.7)  # mixing of eta with eta', of omega with phi
 
 
@@ -140,7 +141,7 @@ def index(name: str) -> int:
 
 
 def charge(code: Tensor) -> Tensor:
-    """Electric charge of PDG codes of hadrons and leptons, int64 of the same shape; of photons and the like it is 0.
+    """Electric charge of PDG codes of hadrons, leptons and bosons, int64 of the same shape.
 
     The charge of a hadron is that of the quarks whose numbers are the hundreds, tens and thousands of its code.
 
@@ -154,8 +155,12 @@ def charge(code: Tensor) -> Tensor:
     # The heavier of a meson's two is the quark where it is up-like, the antiquark where it is down-like.
     meson = (thirds[second] - thirds[third]) * (1 - 2 * (second % 2))
     whole = torch.div(torch.where(first > 0, baryon, meson), 3, rounding_mode="floor")
-    lepton = -((size == 11) | (size == 13) | (size == 15)).to(torch.int64)
-    return torch.where(size < 100, lepton, whole) * code.sign()
+    alone = torch.tensor([_CHARGED.get(i, 0) for i in range(100)])[size.clamp(max=99)]
+    fractional = (size < 9) | ((first > 0) & (third == 0)) | (size > 10**8)  # quarks, diquarks; and nuclei
+    if bool(fractional.any()):
+        raise InputError("events: codes must be of hadrons, leptons or bosons. Got "
+                         f"{int(code.reshape(-1)[fractional.reshape(-1)][0])}.")  # fmt: skip
+    return torch.where(size < 100, alone, whole) * code.sign()
 
 
 def _mesons(old: str, new: str, vector: bool) -> dict[int, float]:

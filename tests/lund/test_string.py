@@ -183,7 +183,7 @@ def test_another_emission_may_stand_in():
         (lambda: String(ends="c"), "a flavour at the end of the string must be d, u or s. Got 'c'."),
         (lambda: String(smear=1.0), "smear from 0 to below 1. Got stop = 0.8, stop_new = 2.0, smear = 1.0."),
         (lambda: Flavours(strangeness=-0.1), "flavours: strangeness must be a finite number of at least 0. Got -0.1."),
-        (lambda: charge(torch.tensor([211, 2101])), "lund: codes must be of hadrons of this model. Got 2101."),
+        (lambda: charge(torch.tensor([211, 2101])), "events: codes must be of hadrons, leptons or bosons. Got 2101."),
         (lambda: Events(torch.tensor([0, 2]), *[torch.ones(2)] * 4, torch.ones(1), torch.ones(2)),
          "events: mass must have one entry for each hadron, 2 by the offsets. Got shape [1]."),
     ],

@@ -80,7 +80,7 @@ def test_the_version_of_pythia_is_in_the_key(monkeypatch):
             ["StringZ:rFactC = 3"],
             r"StringZ:rFactC must be at least 0 and at most 2\. Got `StringZ:rFactC = 3`, which Pythia "
             "would ignore",
-        ),  # fmt: skip
+        ),
         (["Tune:ee = 99"], r"Tune:ee must be at least -1 and at most \d+\."),
         (
             ["StringZ:rFactC = 0.5x"],
