@@ -29,25 +29,17 @@ def found() -> ModuleType:
     try:
         import pythia8mc
     except ImportError as e:
-        raise InputError(_absent()) from e
+        raise InputError(f"pythia: the simulator must have the package {PACKAGE}. It is not installed; `pip install "
+                         f"emulate[pythia]`, or `pip install {PACKAGE}=={PIN}`, brings it.") from e  # fmt: skip
     return pythia8mc
 
 
 def version() -> str:
-    """The version of the package, which is that of Pythia; it is not imported for this.
-
-    Raises:
-        InputError: it is not installed.
-    """
+    """The version of the package, which is that of Pythia, or "absent"; it is not imported for this."""
     try:
         return importlib.metadata.version(PACKAGE)
     except importlib.metadata.PackageNotFoundError:
-        raise InputError(_absent()) from None
-
-
-def _absent() -> str:
-    return (f"pythia: the simulator must have the package {PACKAGE}. It is not installed; `pip install emulate[pythia]`, or "
-            f"`pip install {PACKAGE}=={PIN}`, brings it.")  # fmt: skip
+        return "absent"
 
 
 def parsed(line: str) -> tuple[str, str]:

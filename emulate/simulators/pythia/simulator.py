@@ -35,16 +35,20 @@ class Pythia(Simulator):
     and seed, same events: seed s is Pythia's own `Random:seed = s`, up to 900 million.
 
     Settings:
-        space: priors of what is varied; sets: the setting of Pythia that each parameter sets, by its name. a, b and sigma set
-            StringZ:aLund, StringZ:bLund and StringPT:sigma.
+        space: priors of what is varied, by any names.
+        sets: the setting of Pythia that a parameter sets, by the parameter's name; a, b and sigma set StringZ:aLund,
+            StringZ:bLund and StringPT:sigma.
         lines: further settings, `Name = value`; they are set after those of the process.
         process: "string", a quark along +z and its antiquark with a string between them, or "z", e+ e- -> Z -> hadrons with
             photon, shower and decays.
-        energy: GeV; ends: flavour of the quark of a string, massless where it is light.
+        energy: mass of the string, or of electron and positron together, GeV.
+        ends: flavour of the quark and antiquark of a string, massless where it is light.
         flavours: of a string: "all" hadrons that Pythia makes, which decay; "pions", "mesons" or "baryons" of the plain
             Lund string, as the simulator `lund` has them, without decays and all that Pythia adds to the string.
         events: how many events a run averages over.
-        output, observables, edges: as those of `lund`; "pt" in Z decays is to the thrust axis.
+        output: what a run gives, "histograms", "means" or one "event", as `lund` has them.
+        observables: as those of `lund`, of all particles that do not decay; "pt" in Z decays is to the thrust axis.
+        edges: of the bins of an observable, in place of the usual ones; what lies outside is in no bin.
 
     >>> Pythia(process="z", output="means", sets={"strange": "StringFlav:probStoUD"}).outputs.labels
     ('multiplicity', 'thrust', 'x_p', 'pt')
@@ -81,11 +85,7 @@ class Pythia(Simulator):
 
     @property
     def version(self) -> str:
-        """The version of the code and that of Pythia.
-
-        Raises:
-            InputError: Pythia is not installed.
-        """
+        """The version of the code and that of Pythia; a study may be read where there is none."""
         return f"1-{program.version()}"
 
     @property
