@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.distributions import Distribution, Normal
 
 from emulate import conformal
+from emulate.axes import given
+from emulate.binning import Binning
 from emulate.costs import Cost
 from emulate.distributions import Correlated
 from emulate.errors import InputError
@@ -233,6 +235,98 @@ class Gradient(Entry, ABC):
     def estimate(self, f: Any, theta: Tensor, *, seed: int, n: int = 1) -> Estimate:
         """dE[y]/dtheta at theta `[d]`, averaged over n replicates keyed from `seed`; f is whatever
         `emulate.replication.lift` takes: f(theta), f(theta, seed), f(theta, noise), a simulator, an emulator."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Contents of the bins: values `[..., *bins]`, under- and overflow first and last on every axis.
+
+    binning: edges and smoothing; two counts are alike where it is equal. samples: how many were counted. covariance
+    `[..., size, size]` of the flat values, where it was asked for.
+    """
+
+    values: Tensor
+    binning: Binning
+    samples: int
+    covariance: Tensor | None = None
+
+    @classmethod
+    def of(cls, binning: Binning, x: Any, weights: Any = None) -> "Counts":
+        """Samples `[..., n]`, or `[..., n, 2]` of two axes, sorted into these very bins."""
+        x, w = given(x, weights, len(binning.axes))
+        return cls(binning.spread(x, w), binning, x.shape[-2])
+
+    @classmethod
+    def measured(cls, binning: Binning, x: Any, weights: Any = None,
+                 kind: Literal["poisson", "multinomial"] = "poisson") -> "Counts":  # fmt: skip
+        """The same with the covariance that repeating them would show, from these samples; no gradient flows through it.
+
+        With q_j the weight of a sample times its share of bin j: poisson, for a number of samples that is Poisson's,
+        sum q_j q_k: the squared weights on the diagonal, and beside it only what smoothing shares; multinomial, for a
+        fixed number n, n / (n - 1) sum (q_j - mean)(q_k - mean).
+        """
+        if kind not in ("poisson", "multinomial"):
+            raise InputError(f"kind must be 'poisson' or 'multinomial'. Got {kind!r}.")
+        made = cls.of(binning, x, weights)
+        x, w = given(x, weights, len(binning.axes))
+        n, flat = made.samples, made.flat.detach()
+        count = flat.shape[:-1].numel()
+        rows = zip(x.detach().reshape(count, *x.shape[-2:]), w.detach().reshape(count, n), strict=True)
+        each = [binning.pairs(one, v.square()) for one, v in rows]
+        covariance = (
+            torch.stack(each).reshape(*flat.shape, binning.size) if each else flat.new_zeros(*flat.shape, binning.size)
+        )
+        if kind == "multinomial":
+            if n < 2:
+                raise InputError(f"a multinomial covariance must have at least 2 samples. Got {n}.")
+            covariance = (covariance - flat[..., :, None] * flat[..., None, :] / n) * (n / (n - 1))
+        return replace(made, covariance=covariance)
+
+    @property
+    def flat(self) -> Tensor:
+        """All bins in one row `[..., size]`, under- and overflow among them."""
+        return self.values.flatten(-len(self.binning.axes))
+
+    @property
+    def inside(self) -> Tensor:
+        """The values without under- and overflow."""
+        return self.values[(..., *[slice(1, -1)] * len(self.binning.axes))]
+
+    @property
+    def total(self) -> Tensor:
+        """The sum over all bins: that of the weights."""
+        return self.flat.sum(-1)
+
+    @property
+    def standard_error(self) -> Tensor:
+        """Of the values, in their shape."""
+        if self.covariance is None:
+            raise InputError("the standard error must have a covariance. Got counts without; make them by `measured`.")
+        return self.covariance.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt().reshape(self.values.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Histogram(Entry, ABC):
+    """How samples are sorted into bins `[l, r)` on one or two axes; all weight lands in a bin, an under- or an overflow.
+
+    Samples are `[..., n]` on one axis and `[..., n, 2]` on two, weights `[..., n]`; leading axes are histograms of their
+    own. Infinite samples are under- or overflow, NaN is refused. Derivatives flow to samples and weights, in any of
+    torch's modes.
+    """
+
+    edges: tuple[float, ...] | tuple[tuple[float, ...], ...]  # of the bins, rising; of two axes, a list for each
+
+    @abstractmethod
+    def binning(self, x: Any, weights: Any = None) -> Binning:
+        """The bins as these samples are spread over them: what may depend on samples is settled."""
+
+    def counts(self, x: Any, weights: Any = None) -> Counts:
+        """The sum of the weights in each bin; without weights, the number of samples."""
+        return Counts.of(self.binning(x, weights), x, weights)
+
+    def measured(self, x: Any, weights: Any = None, *, kind: Literal["poisson", "multinomial"] = "poisson") -> Counts:
+        """`counts` with their covariance, for a number of samples that is Poisson's, or fixed; see `Counts.measured`."""
+        return Counts.measured(self.binning(x, weights), x, weights, kind)
 
 
 @dataclass(frozen=True, kw_only=True)

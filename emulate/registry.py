@@ -20,6 +20,7 @@ ROOMS = {
     "designs": "Design",
     "emulators": "Recipe",
     "gradients": "Gradient",
+    "histograms": "Histogram",
     "likelihoods": "Likelihood",
     "samplers": "Sampler",
     "checks": "Check",

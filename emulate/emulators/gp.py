@@ -157,7 +157,7 @@ class GP(Recipe):
             ("additive" if self.kernel == "auto" else self.kernel),
             ("constant" if self.mean == "auto" else self.mean),
         )
-        quicker = replace(self, kernel=kernel, mean=mean, kernels=1, starts=1, calibrate=False)
+        quicker = replace(self, kernel=kernel, mean=mean, kernels=1, calibrate=False)
         return self if self == quicker else quicker
 
     def cost(self, n: int, d: int, p: int) -> Cost:

@@ -23,7 +23,7 @@ SPACE = Space((Parameter("omega", Uniform(1.0, 6.0)), Parameter("gamma", Uniform
 TIMES = torch.linspace(0.5, 4.0, 8, dtype=torch.float64)
 OUTPUTS = Outputs((Field("x", coordinate="t", at=tuple(TIMES.tolist())),))
 SIGMA, FIRST, BATCH, MOST, BOUND = 0.05, 12, 4, 100, 0.1
-RECIPE = GP(kernel="rbf", kernels=2, starts=1, calibrate=False)  # a fit in 0.2 s, for some hundred are made
+RECIPE = GP(kernel="rbf", kernels=2, calibrate=False)  # a fit in 0.1 s, for some hundred are made
 NOISE = Gaussian(absolute_error=SIGMA)
 SIDE = (torch.arange(150, dtype=torch.float64) + 0.5) / 150
 GRID = SPACE.from_unit(torch.cartesian_prod(SIDE, SIDE))
@@ -102,7 +102,7 @@ def test_a_third_of_the_runs_is_saved_at_equal_posterior_error():
 # -- over the prior --------------------------------------------------------------------------------------------------
 
 PRIOR = Space((Parameter("a", Uniform(0.0, 1.0)), Parameter("b", Uniform(0.0, 1.0))))
-ROUGH = GP(kernel="matern52", mean="quadratic", starts=1, calibrate=False, log=False)
+ROUGH = GP(kernel="matern52", mean="quadratic", calibrate=False, log=False)
 NEW = torch.quasirandom.SobolEngine(2, scramble=True, seed=999).draw(2000, dtype=torch.float64).numpy()
 
 
