@@ -96,6 +96,13 @@ class Pushforward(Joint):
         with torch.no_grad():
             return self.rsample(sample_shape, generator=generator)
 
+    def icdf(self, value: Tensor) -> Tensor:
+        """y `[..., 1]` below which lies the probability value `[..., 1]`, for one output whose p(z) tells quantiles."""
+        if self.centre.shape != (1,) or not self._whole:
+            return super().icdf(value)
+        w = self.centre + self.z.icdf(torch.where(self.basis[0] < 0, 1 - value, value)) * self.basis[0]
+        return w if self.log is None else torch.where(self.log, torch.where(self.log, w, 0.0).exp(), w)
+
     def log_prob(self, value: Tensor) -> Tensor:
         """ln p(y) of y `[..., m]` in physical units; -inf where a positive output is not above 0."""
         w, jacobian, inside = logarithms(fitting(self, value), self.log)

@@ -15,7 +15,9 @@ from torch.distributions import Distribution
 from emulate.contracts import Core, Recipe
 from emulate.emulators._kernels import MEANS, basis, determined
 from emulate.emulators._places import parted
+from emulate.emulators._spline import Splines
 from emulate.emulators._threads import calm
+from emulate.errors import InputError
 
 _LN_2PI = math.log(2 * math.pi)
 _BOX = 5.0  # standard deviations inside which splines bend, at least; beyond, tails are Gaussian
@@ -81,6 +83,15 @@ class _Density(Distribution):
         with torch.no_grad():
             return self.rsample(sample_shape, generator=generator)
 
+    def icdf(self, value: Tensor) -> Tensor:
+        """z `[..., 1]` below which lies the probability value `[..., 1]`, differentiable in both: the draw of a flow of
+        one component that belongs to a uniform number."""
+        core = self.core
+        if len(core.base) * len(core.loc) > 1:
+            raise InputError(f"quantiles need a flow of one member and one component. Got {core!r}.")
+        base = torch.special.ndtri(value) * core.turn[0].sign()
+        return self._trend + core.colour(core.pull(0, self.u, base))
+
     def log_prob(self, value: Tensor) -> Tensor:
         x = self.core.whiten(value - self._trend)
         each = torch.stack([self.core.log_density(i, self.u, x) for i in range(len(self.core.base))])
@@ -98,9 +109,9 @@ class _Fitted(Core):
         for name, value in state.items():
             if "." not in name:
                 self.register_buffer(name, value)
-        self.knots, self.below = 3 * recipe.bins, MEANS[int(self.trend)]
+        self.knots, self.below, self.bound = 3 * recipe.bins, MEANS[int(self.trend)], float(self.box)
         d, p = len(state["centre"]), len(state["loc"])
-        self.flows = torch.nn.ModuleList(_splines(recipe, p, d, float(self.box)) for _ in self.tau)
+        self.flows = torch.nn.ModuleList(_splines(recipe, p, d, self.bound) for _ in self.tau)
         learned = {name: value for name, value in state.items() if "." in name}
         if learned:
             self.flows.load_state_dict({name.removeprefix("flows."): value for name, value in learned.items()})
@@ -119,11 +130,30 @@ class _Fitted(Core):
 
     def pull(self, i: int, u: Tensor, base: Tensor) -> Tensor:
         """x of points of the base, by member i."""
-        return self.flows[i](self._context(u)).inv(self.tau[i] * base)
+        x = self.tau[i] * base
+        if len(self.loc) > 1:
+            return self.flows[i](self._context(u)).inv(x)
+        for spline in reversed(self._alone(i, u, x)):
+            x = spline.pull(x[..., 0])[..., None]
+        return x
 
     def push(self, i: int, u: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """T_i(x; u) and ln|dT_i/dx|."""
-        return self.flows[i](self._context(u)).call_and_ladj(x)
+        if len(self.loc) > 1:
+            return self.flows[i](self._context(u)).call_and_ladj(x)
+        ladj: Tensor | float = 0.0
+        for spline in self._alone(i, u, x):
+            y, slope = spline.push(x[..., 0])
+            x, ladj = y[..., None], ladj + slope
+        return x, ladj
+
+    def _alone(self, i: int, u: Tensor, like: Tensor) -> list[Splines]:
+        """The splines of a single component, which depend on u alone, ready for x of the shape of `like`."""
+        context = self._context(u)
+        context = context.reshape(*(1,) * (like.ndim - u.ndim), *context.shape)
+        return [
+            Splines(t.hyper(context).movedim(-1, 0).contiguous(), self.bound, _SLOPE) for t in self.flows[i].transforms
+        ]
 
     def log_density(self, i: int, u: Tensor, x: Tensor) -> Tensor:
         """ln p(x | u) by member i."""

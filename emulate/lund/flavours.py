@@ -25,8 +25,6 @@ _OWN_ANTIPARTICLE = (111, 221, 331, 113, 223, 333)
 _BARYON = {"ddu": ((2112, 1.0),), "duu": ((2212, 1.0),), "dsu": ((3122, 0.5), (3212, 0.5)), "suu": ((3222, 1.0),),
            "dds": ((3112, 1.0),), "ssu": ((3322, 1.0),), "dss": ((3312, 1.0),), "ddd": ((1114, 1.0),),
            "uuu": ((2224, 1.0),), "sss": ((3334, 1.0),)}  # fmt: skip
-_THIRDS = (0, -1, 2, -1, 2, -1, 2, 0, 0, 0)  # of the charge, by the number of the quark
-_CHARGED = {11: -1, 13: -1, 15: -1, 17: -1, 24: 1, 34: 1, 37: 1}  # of what is no hadron
 _PS, _V = math.radians(90 - (-15 + 54.7)), math.radians(36 + 54.7)  # mixing of eta with eta', of omega with phi
 
 
@@ -141,26 +139,24 @@ def index(name: str) -> int:
 
 
 def charge(code: Tensor) -> Tensor:
-    """Electric charge of PDG codes of hadrons, leptons and bosons, int64 of the same shape.
+    """Electric charge of PDG codes, int64 of the same shape, from their digits: hadrons, leptons and photons.
 
-    The charge of a hadron is that of the quarks whose numbers are the hundreds, tens and thousands of its code.
-
-    >>> charge(torch.tensor([211, -321, 2212, 3112, 130, 11, 22, -411]))
-    tensor([ 1, -1,  1, -1,  0, -1,  0, -1])
+    >>> charge(torch.tensor([211, -321, 2212, -3112, 130, 22, 11]))
+    tensor([ 1, -1,  1,  1,  0,  0, -1])
     """
     size = code.abs()
-    first, second, third = (torch.div(size, p, rounding_mode="floor") % 10 for p in (1000, 100, 10))
-    thirds = torch.tensor(_THIRDS)
-    baryon = thirds[first] + thirds[second] + thirds[third]
-    # The heavier of a meson's two is the quark where it is up-like, the antiquark where it is down-like.
-    meson = (thirds[second] - thirds[third]) * (1 - 2 * (second % 2))
-    whole = torch.div(torch.where(first > 0, baryon, meson), 3, rounding_mode="floor")
-    alone = torch.tensor([_CHARGED.get(i, 0) for i in range(100)])[size.clamp(max=99)]
-    fractional = (size < 9) | ((first > 0) & (third == 0)) | (size > 10**8)  # quarks, diquarks; and nuclei
-    if bool(fractional.any()):
-        raise InputError("events: codes must be of hadrons, leptons or bosons. Got "
-                         f"{int(code.reshape(-1)[fractional.reshape(-1)][0])}.")  # fmt: skip
-    return torch.where(size < 100, alone, whole) * code.sign()
+    thirds = torch.tensor([0, -1, 2, -1, 2, -1, 2, 0, 0, 0])
+    last, middle, first = (size // place % 10 for place in (10, 100, 1000))
+    meson = (thirds[middle] - thirds[last]) * torch.where(thirds[middle] > 0, 1, -1)  # of a down-like heavier antiquark
+    found = torch.where(first == 0, meson, thirds[last] + thirds[middle] + thirds[first]) // 3
+    found = torch.where((size == 11) | (size == 13) | (size == 15), -1, found)
+    neutral = (size == 22) | (size == 12) | (size == 14) | (size == 16)
+    unknown = ((size < 100) & (found != -1) & ~neutral) | ((size > 100) & ((last == 0) | (middle == 0)) & (size != 130))
+    if bool(unknown.any()):
+        raise InputError(
+            f"lund: codes must be of hadrons, leptons or photons (Particle Data Group). Got {int(code[unknown][0])}."
+        )
+    return torch.where(neutral, 0, found) * code.sign()
 
 
 def _mesons(old: str, new: str, vector: bool) -> dict[int, float]:

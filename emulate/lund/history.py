@@ -51,23 +51,28 @@ class History:
         a, b, sigma = self._each(theta).index_select(0, self.event).unbind(1)
         return Condition(a, b, sigma, self.mt2, self.mass2, self.old, self.new)
 
-    def score(self) -> Tensor:
-        """sum of d ln p(trial) / d(a, b, sigma) over the accepted trials of each event, `[n, 3]`, in closed form.
+    def score(self, emission: Emission | None = None) -> Tensor:
+        """sum of d ln p(trial) / d(a, b, sigma) over the accepted trials of each event, `[n, 3]`, in closed form; that of
+        z by another emission where one made the events.
 
         The gradient of any expected observable h is dE[h]/dtheta = Cov(h, score): the covariance takes away what the
         restarts do to the normaliser, d ln P(accepted) / dtheta, which is the mean of the score.
         """
         given, event = self.condition(), self.event
-        of_a, of_c = scores(self.z, given.a, given.c)
+        if emission is None:
+            of_a, of_c = scores(self.z, given.a, given.c)
+            of_b = of_c * self.mt2
+        else:
+            of_a, of_b = emission.scores(self.z, given)
         _, b, sigma = self.theta.unbind(1)
         total = torch.zeros(len(self), 3, dtype=torch.float64)
         square = self.kick.square().sum(1)
-        total.index_add_(0, event, torch.stack((of_a, of_c * self.mt2, square), 1))
+        total.index_add_(0, event, torch.stack((of_a, of_b, square), 1))
         square = total[:, 2] + self.last_kick.square().sum(1)
         backwards = torch.sigmoid(-b * self.split)
-        of_b = self.split * torch.where(self.reversed, backwards - 1, backwards)
+        of_split = self.split * torch.where(self.reversed, backwards - 1, backwards)
         of_sigma = 2 * square / sigma**3 - 2 * (self.offsets.diff() + 1) / sigma
-        return torch.stack((total[:, 0], total[:, 1] + of_b, of_sigma), 1)
+        return torch.stack((total[:, 0], total[:, 1] + of_split, of_sigma), 1)
 
     def log_prob(self, theta: Tensor | None = None, emission: Emission | None = None) -> Tensor:
         """sum of ln p(trial | theta) over the accepted trials of each event `[n]`, differentiable in theta `[3]` or

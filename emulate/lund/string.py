@@ -13,7 +13,7 @@ from emulate.lund.fragmentation import A_MOST
 
 NAMES = ("a", "b", "sigma")
 KINDS = {"pions": Flavours.pions(), "mesons": Flavours(), "baryons": Flavours(diquark=0.081)}
-B_LEAST, B_MOST = 0.01, 100.0  # GeV^-2
+B_LEAST, B_MOST = 0.01, 50.0  # GeV^-2
 SIGMA_LEAST, SIGMA_MOST = 0.01, 2.0  # GeV
 
 

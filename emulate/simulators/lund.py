@@ -2,13 +2,14 @@
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
 from emulate.contracts import Estimate, Simulator
+from emulate.emissions import FlowEmission, saved
 from emulate.errors import InputError, nearest
 from emulate.lund import Events, Flavours, String, generate
 from emulate.lund.measurement import ALL, Measurement, Observable, Output
@@ -46,10 +47,12 @@ class Lund(Simulator):
             2 |p| / energy; "pt" of charged hadrons to the string, GeV. Of the last two the mean over all hadrons of an
             event is taken where the output is not histograms.
         edges: of the bins of an observable, in place of the usual ones; what lies outside is in no bin.
+        emission: folder of a saved emulator of one emission that draws z in place of the exact density, relative to where
+            emulate is started; see `emulate.emissions`. Its content enters the key of every run.
 
     >>> y = Lund(output="means", events=200).run(torch.tensor([0.68, 0.98, 0.335], dtype=torch.float64), seed=1)
     >>> y.round(decimals=1).tolist()
-    [6.9, 0.0, 2.6, 0.4]
+    [6.7, 0.0, 2.6, 0.4]
     """
 
     space: Space = _SPACE
@@ -62,6 +65,10 @@ class Lund(Simulator):
     output: Output = "histograms"
     observables: tuple[Observable, ...] = ALL
     edges: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    emission: str = ""
+    _learnt: ClassVar[FlowEmission | None] = None  # of an instance: what `emission` names, loaded
+
+    incidental: ClassVar[tuple[str, ...]] = ("emission",)  # `version` knows its content
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "observables", tuple(self.observables))
@@ -78,6 +85,12 @@ class Lund(Simulator):
             if name not in known:
                 raise InputError(f"lund: suppression must name {', '.join(known)}. Got {name!r}.{nearest(name, known)}")
         _ = self.string, self._measurement  # check energy and flavours, observables and edges
+        object.__setattr__(self, "_learnt", saved(self.emission) if self.emission else None)
+
+    @property
+    def version(self) -> str:
+        """The version of the code, and the first digits of the sha256 of the emulator of the emission where there is one."""
+        return "1" if self._learnt is None else f"1.{self._learnt.digest[:16]}"
 
     @property
     def string(self) -> String:
@@ -103,7 +116,8 @@ class Lund(Simulator):
 
     def fragment(self, theta: Tensor, *, seed: int, n: int | None = None) -> Events:
         """Whole events with their history: n, by default `events`, at theta `[d]`, or one at each row of theta `[n, d]`."""
-        return generate(self._abc(theta), (n or self.events) if theta.ndim == 1 else n, seed=seed, string=self.string)
+        return generate(self._abc(theta), (n or self.events) if theta.ndim == 1 else n, seed=seed, string=self.string,
+                        emission=self._learnt)  # fmt: skip
 
     def measure(self, events: Events) -> Tensor:
         """What every event adds to the outputs, `[n, m]`: the outputs are its mean over events."""
@@ -120,7 +134,7 @@ class Lund(Simulator):
         start = time.perf_counter()
         events = self.fragment(theta, seed=seed, n=n)
         of = [NAMES.index(name) for name in self.space.names]
-        value, slope, error = gradient(self.measure(events), events.history.score()[:, of])
+        value, slope, error = gradient(self.measure(events), events.history.score(self._learnt)[:, of])
         return Estimate(value, slope, error, calls=1, seconds=time.perf_counter() - start, replicates=len(events))
 
     def _abc(self, theta: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 import emulate
 from emulate.emulators.flow import Flow
 from emulate.emulators.gp import GP
+from emulate.errors import InputError
 from emulate.runs import Field, Outputs, Runs
 from emulate.space import Parameter, Space, Uniform
 from tests import laws
@@ -270,3 +271,25 @@ def test_a_hundred_thousand_events():
     print(f"100,000 events: {off.mean():.4f} +- {off.std() / math.sqrt(len(off)):.4f} nats, {seconds:.0f} s of CPU, "
           f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")  # fmt: skip
     assert off.mean() < 0.02
+
+
+def test_quantiles_of_one_component_are_those_of_its_density(name, emulator):
+    """Also through a logarithm: Gamma is positive. The slope of a quantile is one over the density there."""
+    p = emulator.predict(KNOWN[name].runs(5, 3).theta)
+    u = torch.linspace(0.01, 0.99, 41, dtype=torch.float64)[:, None, None].expand(-1, 5, 1).clone().requires_grad_()
+    if emulator.outputs.size > 1:
+        with pytest.raises(InputError, match="no quantiles"):
+            p.icdf(u)
+        return
+    y = p.icdf(u)
+    (slope,) = torch.autograd.grad(y.sum(), u)
+    torch.testing.assert_close(slope[..., 0].log(), -p.log_prob(y), rtol=1e-9, atol=1e-9)
+    nodes = p.rsample((4000,), generator=torch.Generator().manual_seed(0))
+    below = (nodes < p.icdf(torch.full((5, 1), 0.3, dtype=torch.float64))).double().mean(0)
+    assert float((below - 0.3).abs().max()) < Z * math.sqrt(0.3 * 0.7 / 4000)
+
+
+def test_a_mixture_tells_no_quantiles():
+    emulator = fitted("humps", 200, members=2)
+    with pytest.raises(InputError, match=r"a flow of one member and one component. Got 2 spline flows of 1 components"):
+        emulator.predict(torch.tensor([0.5], dtype=torch.float64)).icdf(torch.tensor([0.5], dtype=torch.float64))
