@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emulate.axes import given
+from emulate.axes import axes_of, given
 from emulate.binning import Binning, Factor
 from emulate.contracts import Estimate, Histogram
 from emulate.errors import InputError
@@ -60,12 +60,15 @@ def from_velocities(
 ) -> Estimate:
     """dE[soft counts]/dtheta along the paths of samples x `[n]` with velocities dx/dtheta `[n, d]` (`[n, 2]`, `[n, 2, d]`).
 
-    Weights do not depend on theta. The bias against hard counts is estimated from the same samples: by the differences that
-    bandwidths of sqrt 2 h and 2 h make, or, with scores `[n, d]` at hand, as Cov(q_soft - q_hard, s), which is unbiased and has
-    little noise; `pull` is then the largest difference between the path's gradient and the score's of the same soft
-    counts, over its error: far above 4, velocities and scores do not belong together.
+    Weights do not depend on theta. An automatic bandwidth is settled for these velocities. The bias against hard counts is
+    estimated from the same samples: by the differences that bandwidths of sqrt 2 h and 2 h make, or, with scores `[n, d]` at
+    hand, as Cov(q_soft - q_hard, s), which is unbiased and has little noise; `pull` is then the largest difference between
+    the path's gradient and the score's of the same soft counts, over its error: far above 4, velocities and scores do not
+    belong together.
     """
     with Meter() as meter, torch.no_grad():
+        if getattr(histogram, "bandwidth", None) == "auto":  # the best for these derivatives
+            histogram = histogram.settled(x, weights, velocities)
         x, w, b = _sorted(histogram, x, weights)
         if not b.label:
             raise InputError("velocities must meet a soft histogram. Got hard bins, whose derivative along a path is zero; use "
@@ -109,7 +112,7 @@ def from_conditionals(histogram: Histogram, below: Callable[[Tensor], Tensor], t
     theta = torch.as_tensor(theta, dtype=torch.float64)
     with Meter() as meter:
         f, slopes = along(below, theta)
-        edges = histogram.binning([0.0]).edges if not isinstance(histogram.edges[0], tuple) else ()
+        edges = axes_of(histogram.edges)
         if len(edges) != 1 or f.ndim != 2 or f.shape[1] != len(edges[0]):
             raise InputError(f"below must give [n, edges] for the edges of one axis. Got {list(f.shape)} for "
                              f"{[len(e) for e in edges] or 'two axes'}.")  # fmt: skip

@@ -171,6 +171,14 @@ def test_the_boundary_term_is_exact_with_the_least_noise():
     assert float(one.standard_error.max()) < 1e-7
 
 
+def test_an_automatic_bandwidth_is_that_for_the_velocities():
+    x, v, _ = drawn(2000)
+    auto = Soft(edges=truth.BIN, kernel="gaussian")
+    e = from_velocities(auto, x, v)
+    assert e.diagnostics["smoothing"] == auto.settled(x, velocities=v).binning(x).label
+    assert torch.equal(e.gradient, from_velocities(auto.settled(x, velocities=v), x, v).gradient)
+
+
 def test_velocities_along_a_program():
     z = normal(7, 2)
     theta = torch.tensor([0.3, 1.2, 0.5], dtype=torch.float64)

@@ -29,7 +29,8 @@ class Soft(Histogram):
     - support: where the samples can lie, [low, high], null where it is open. Without it a bin at an end loses weight over
       it, a bias as h; with it that weight is reflected. Of two axes, a list for each.
     - bandwidth auto: the h that makes the summed squared error of all bins least, of the counts or of their derivatives
-      with respect to a shift, on the samples counted. Settle it once with `settled` for counts that are to be compared.
+      with respect to a shift, on the samples counted; no derivative flows through it. Settle it once with `settled` for
+      counts that are to be compared.
 
     >>> soft = Soft(edges=(0.0, 1.0, 2.0), bandwidth=0.3)
     >>> x = torch.tensor([0.5, 0.9, 7.0], dtype=torch.float64, requires_grad=True)
