@@ -58,8 +58,8 @@ class Surrogate(Gradient):
     divided by root M, for they share their runs; or the standard deviation of the derivative of a Gaussian process given its
     runs. How far either is from the simulator beyond that, nobody knows without running it: the bias is NaN.
 
-    "auto" never takes it: its twenty fits and more take up to a second, in which most programs run thousands of times. Name it where
-    runs are dear. Default fits take 0.01 s each for up to ten parameters and a hundred runs, a network's some seconds: lower
+    "auto" never takes it: its fits take up to a second, in which most programs run thousands of times. Name it where runs
+    are dear. Default fits take 0.01 s each for up to ten parameters and a hundred runs, a network's some seconds: lower
     `members` there. Where f jumps, or noise is not shared, a line, {"use": "polynomial", "degree": 1}, has a third to two
     thirds of the process's noise; some twenty replicates should move within the box.
 
