@@ -195,9 +195,9 @@ def test_refusals(histogram, x, w, sentence):
 
 
 def test_what_is_no_array_of_numbers_is_told(histogram):
-    for given in ("abc", [[1.0], [1.0, 2.0]], None):
+    for wrong in ("abc", [[1.0], [1.0, 2.0]], None):
         with pytest.raises(InputError, match=r"^samples must be an array of numbers\. Got "):
-            Counts.of(histogram.binning([0.0, 1.0]), given)
+            Counts.of(histogram.binning([0.0, 1.0]), wrong)
     with pytest.raises(InputError, match=r"^weights must be an array of numbers\. Got 'a' "):
         histogram.counts([0.0], "a")
 
