@@ -112,9 +112,8 @@ class Binning:
             starts = [a.start(column) for a, column in zip(self.axes, part, strict=True)]
             cells = starts[0].new_zeros(high - low, 1)
             for a, s, m in zip(self.axes, starts, reached, strict=True):
-                mine = (s[:, None] + torch.arange(m, device=x.device)).clamp(
-                    max=a.bins - 1
-                )  # beyond it all shares are 0
+                mine = s[:, None] + torch.arange(m, device=x.device)
+                mine = mine.clamp(max=a.bins - 1)  # beyond it all shares are 0
                 cells = (cells[:, :, None] * a.bins + mine[:, None, :]).flatten(1)
             first, last = low // n, (high - 1) // n
             if last > first:

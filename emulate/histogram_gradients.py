@@ -79,12 +79,8 @@ def from_velocities(
         wide = b.stretched(2.0)
         bias, covariance = _paths(wide, _extrapolated(b, (1.0, math.sqrt(2), 2.0)), x, w, v)
         coarse = _slope(wide, _extrapolated(b, (1.0, math.sqrt(2))), x, w, v)
-        told = {
-            "bias": bias,
-            "bias_error": _errors(covariance),
-            "bias_from": "the bandwidth",
-            "bias_rest": (bias - coarse).abs(),
-        }
+        told = {"bias": bias, "bias_error": _errors(covariance), "bias_from": "the bandwidth"}
+        told["bias_rest"] = (bias - coarse).abs()
         if scores is not None:
             s = _columns("scores", scores, (len(x),))
             theirs = _covariances(b, _plain(b), x, w, s)
@@ -116,11 +112,8 @@ def from_conditionals(histogram: Histogram, below: Callable[[Tensor], Tensor], t
         if len(edges) != 1 or f.ndim != 2 or f.shape[1] != len(edges[0]):
             raise InputError(f"below must give [n, edges] for the edges of one axis. Got {list(f.shape)} for "
                              f"{[len(e) for e in edges] or 'two axes'}.")  # fmt: skip
-        if (
-            not (f.isfinite().all() and slopes.isfinite().all())
-            or ((f < 0) | (f > 1)).any()
-            or (f.diff(dim=1) < -1e-12).any()
-        ):
+        finite, rising = f.isfinite().all() and slopes.isfinite().all(), (f.diff(dim=1) >= -1e-12).all()
+        if not (finite and rising and ((f >= 0) & (f <= 1)).all()):
             raise InputError("below must give probabilities that rise from edge to edge, with finite derivatives. Got others; "
                              "it is the distribution function of the last draw at the edges.")  # fmt: skip
         n = len(f)
