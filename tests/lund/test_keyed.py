@@ -44,6 +44,8 @@ def test_they_are_the_same_for_fewer_events_and_in_smaller_pieces():
     noise = Keyed(keys, trials)
     noise.uniform(2)
     assert torch.equal(noise.select(some).uniform(3), whole[2:, some])
+    assert torch.equal(noise.later().uniform(1), Keyed(keys, trials).later().uniform(1))
+    assert not bool(torch.isin(noise.later().uniform(5), Keyed(keys, trials).uniform(500)).any())
     assert torch.equal(streams(1, torch.tensor([7])), keys[7:8])
     assert not torch.equal(streams(2, torch.arange(50)), keys)
     assert not torch.equal(streams(1 + 2**63, torch.arange(50)), keys)
