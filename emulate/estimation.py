@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -10,25 +10,41 @@ from torch import Tensor
 
 from emulate import registry
 from emulate.contracts import Estimate, Gradient
-from emulate.diagnosis import diagnose
+from emulate.diagnosis import Diagnosis, diagnose
 from emulate.errors import InputError, shown
+from emulate.meter import Meter
 from emulate.noise import Noise
 from emulate.replication import lift
 from emulate.space import Space
+from emulate.trials import FEWEST, FIRST, Refused, Trial, attempt, race
 
 _DETERMINISTIC = ("reverse", "finite_difference")
-_RANDOM = ("pathwise", "enumerate", "conditional", "mixed", "score", "measure_valued", "common_random_numbers")
+_RANDOM = ("pathwise", "enumerate", "conditional", "mixed", "score", "measure_valued")
 _OWN_NOISE = ("smooth", "surrogate", "ensemble", "window")  # random whatever f is
-_ROUGH = ("conditional", "score", "measure_valued", "common_random_numbers")  # where plain derivatives are lost
-_TRUSTED = (
-    "smooth",
-    "kink",
-    "jump",
-    "discrete choice",
-    "accept-reject",
-    "chaos",
-)  # a method may serve beside differences
-_TRIED = 8  # replicates on which a method is tried
+_ROUGH = ("conditional", "score", "measure_valued")  # where plain derivatives are lost
+_CHOSEN = ("enumerate", "measure_valued", "mixed", "score")  # where draws from a list are
+_NEEDS = {"enumerate": {"choice"}, "conditional": {"decision"}, "mixed": {"draw", "choice"}, "score": {"draw", "choice"},
+          "measure_valued": {"draw", "choice"}}  # what theta must move, or it is pathwise by another name  # fmt: skip
+_TRUSTED = ("smooth", "kink", "jump", "discrete choice", "accept-reject", "chaos")  # not differences alone
+_TRIED = 8  # replicates on which a method is tried that has no rival
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The method that was chosen; why others were passed over, by name; what a race between those that serve found of each
+    (see `emulate.trials.Race`); the diagnosis in a sentence; the calls that all of it took."""
+
+    method: Gradient
+    passed: dict[str, str] = field(default_factory=dict)
+    race: dict[str, dict[str, float]] = field(default_factory=dict)
+    diagnosis: str = ""
+    calls: int = 0
+
+    def told(self) -> dict[str, Any]:
+        """For `diagnostics`; what is empty is left out."""
+        return {"method": {"use": self.method.entry_name(), **self.method.settings()}} | {
+            k: v for k in ("passed", "race", "diagnosis") if (v := getattr(self, k))} | (
+            {"choice_calls": self.calls} if self.calls else {})  # fmt: skip
 
 
 def estimate(f: Any, theta: Any, *, method: str | Mapping[str, Any] | Gradient = "auto", n: int, seed: int) -> Estimate:
@@ -37,8 +53,12 @@ def estimate(f: Any, theta: Any, *, method: str | Mapping[str, Any] | Gradient =
     f: what `emulate.replication.lift` takes: f(theta), f(theta, seed), f(theta, noise), a simulator, an emulator.
     theta: `[d]`, a tensor, an array or a list, or one value by name where f has a parameter space.
     method: the name of an entry of the room `gradients`; a mapping {"use": name, ...settings}; an entry as it is; or
-    "auto", which takes what `diagnose` says, at the price of 500 to 2000 runs of f (as many as n in between), and tells in
-    `diagnostics` what that was, and what was passed over, and why. Where a run is dear, name the method.
+    "auto", which takes what `diagnose` says, and tells in `diagnostics` what that was, what was passed over and why, and
+    the `choice_calls` that it took, which `calls` and `seconds` hold as well. Where f is not random these are 15 (one
+    parameter) to 200 (eight and more) if it is smooth, and 100 to 600 if it has a kink or a jump; where f is random, 500 to
+    2000 (as many as n in between). From n = 512 on all unbiased methods that can serve are then tried side by side, on 32
+    replicates and on 96, and the one with the least product of variance and work is taken; work is counted in operations,
+    so that the seed decides the choice. Where a run is dear, name the method.
     n: how many replicates of what is random; what is not runs once. seed: what all noise is keyed by.
 
     >>> from torch.distributions import Bernoulli
@@ -51,55 +71,82 @@ def estimate(f: Any, theta: Any, *, method: str | Mapping[str, Any] | Gradient =
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise InputError(f"seed must be a whole number. Got {shown(seed)}.")
     point = _point(f, theta)
-    probe = Noise(seed)
-    with torch.no_grad():
-        lift(f)(point, probe.again())
-    random = bool(probe.record.sites) or probe.record.opaque
-    if isinstance(method, str) and method == "auto":
-        found, passed, spent, diagnosis = choose(f, point, seed=seed, random=random, calls=min(max(n, 500), 2000))
-    else:
-        found = method if isinstance(method, Gradient) else registry.build("gradients", method, path="method")
-        passed, spent, diagnosis = {}, 0, ""
-    made = found.estimate(f, point, seed=seed, n=n if random or found.draws else 1)
-    told = {"method": {"use": found.entry_name(), **found.settings()}} | ({"passed": passed} if passed else {})
-    told |= {"diagnosis": diagnosis} if diagnosis else {}
-    return replace(made, calls=made.calls + spent + 1, diagnostics={**made.diagnostics, **told})
+    with Meter() as meter:
+        probe = Noise(seed)
+        with torch.no_grad():
+            lift(f)(point, probe.again())
+        random = bool(probe.record.sites) or probe.record.opaque
+        if isinstance(method, str) and method == "auto":
+            choice = choose(f, point, seed=seed, random=random, n=n)
+        else:
+            choice = Choice(
+                method if isinstance(method, Gradient) else registry.build("gradients", method, path="method")
+            )
+    made = choice.method.estimate(f, point, seed=seed, n=n if random or choice.method.draws else 1)
+    return replace(made, calls=made.calls + choice.calls + 1, seconds=made.seconds + meter.seconds,
+                   diagnostics={**made.diagnostics, **choice.told()})  # fmt: skip
 
 
-def choose(f: Any, theta: Tensor, *, seed: int, random: bool = True,
-           calls: int = 2000) -> tuple[Gradient, dict[str, str], int, str]:  # fmt: skip
-    """The method that `diagnose` names for f at theta; why methods before it were passed over, by name; the calls that this
-    took, those of the diagnosis among them; and the diagnosis itself.
+def choose(f: Any, theta: Tensor, *, seed: int, random: bool = True, n: int = 1000) -> Choice:
+    """The method for n replicates of f at theta, from what `diagnose` says of it.
 
     It is tried on a few replicates first: a method that refuses f, cannot bound its bias, or finds nothing but zeros, which
-    may be a derivative that was lost on the way, leaves the place to the next that can serve this class of trouble. The last
-    asks nothing of f.
+    may be a derivative that was lost on the way, leaves the place to the next that can serve this class of trouble. From
+    `FEWEST` replicates on the unbiased ones are all tried, and race. Differences, which ask nothing of f, come last.
     """
-    found = diagnose(f, theta, seed=seed, calls=calls)
+    found = diagnose(f, theta, seed=seed, calls=min(max(n, 500), 2000) if random else 2000)
     passed: dict[str, str] = {}
-    spent = found.evidence["calls"]
-    others = (_RANDOM if found.trouble in ("smooth", "kink") else _ROUGH) if random else _DETERMINISTIC
-    specs = [{"use": found.method, **found.evidence["settings"]}]
-    specs += [{"use": name} for name in others if name != found.method]
-    if found.trouble not in _TRUSTED or found.method == others[-1]:
-        specs = specs[:1]
-    for spec in specs[:-1]:
-        method = registry.build("gradients", spec)
-        name = spec["use"]
-        try:
-            made = method.estimate(f, theta, seed=seed, n=_TRIED if random else 1)
-        except (InputError, RuntimeError, TypeError) as e:
-            passed[name] = str(e).split("\n", 1)[0] or type(e).__name__
+    calls = found.evidence["calls"]
+    racing = random and n >= FEWEST
+    methods: dict[str, Gradient] = {}
+    trials: dict[str, Trial] = {}
+    *specs, last = _specs(found, random)
+    for spec in specs:
+        name, method = spec["use"], registry.build("gradients", spec)
+        size = FIRST if racing else _TRIED if random else 1
+        tried = attempt(method, f, theta, seed=seed, n=size, count=racing)
+        if isinstance(tried, Refused):
+            passed[name], calls = tried.reason, calls + tried.calls
             continue
-        spent += made.calls
-        if bool(made.bias_bound.isnan().any()) and name not in _OWN_NOISE:
-            reads = ", ".join(made.diagnostics.get("reads", ())) or "something"
-            passed[name] = f"what depends on theta is read by {reads}, which has no derivative."
-        elif bool((made.gradient == 0).all()) and name not in ("conditional", "enumerate"):
-            passed[name] = "it finds a gradient of zeros, which only a difference can tell from a lost one."
-        else:
-            return method, passed, spent, str(found)
-    return registry.build("gradients", specs[-1]), passed, spent, str(found)
+        calls += tried.made.calls
+        if objection := _objection(name, tried.made):
+            passed[name] = objection
+            continue
+        methods[name], trials[name] = method, tried
+        if not racing or name not in _RANDOM:
+            break
+    if not methods:
+        return Choice(registry.build("gradients", last), passed, {}, str(found), calls)
+    if len(methods) == 1:
+        return Choice(*methods.values(), passed, {}, str(found), calls)
+    judged = [j for j, trouble in enumerate(found.evidence["troubles"]) if trouble == found.trouble]
+    ran = race(methods, trials, f, theta, seed=seed, n=n, outputs=judged)
+    won = methods[ran.winner] if ran.winner else registry.build("gradients", last)
+    return Choice(won, passed | ran.out, ran.figures, str(found), calls + ran.calls)
+
+
+def _specs(found: Diagnosis, random: bool) -> list[dict[str, Any]]:
+    """What to try in order: what the diagnosis names, others that serve its class of trouble, and differences."""
+    named = {"use": found.method, **found.evidence["settings"]}
+    if found.trouble not in _TRUSTED or found.method in ("common_random_numbers", "finite_difference"):
+        return [named]
+    if not random:
+        return [named, *({"use": k} for k in _DETERMINISTIC if k != found.method)]
+    rough = found.trouble not in ("smooth", "kink")
+    moved = {kind.split()[0] for kind in found.evidence.get("moved", ())}
+    serve = _CHOSEN if found.trouble == "discrete choice" else _ROUGH if rough else _RANDOM
+    others = [{"use": k} for k in serve if k != found.method and (k not in _NEEDS or moved & _NEEDS[k])]
+    return [named, *others, {"use": "common_random_numbers"} | ({"step": 0.1} if rough else {})]
+
+
+def _objection(name: str, made: Estimate) -> str:
+    """Why an estimate of a few replicates speaks against its method; nothing where it does not."""
+    if bool(made.bias_bound.isnan().any()) and name not in _OWN_NOISE:
+        reads = ", ".join(made.diagnostics.get("reads", ())) or "something"
+        return f"what depends on theta is read by {reads}, which has no derivative."
+    if bool((made.gradient == 0).all()) and name not in ("conditional", "enumerate"):
+        return "it finds a gradient of zeros, which only a difference can tell from a lost one."
+    return ""
 
 
 def _point(f: Any, theta: Any) -> Tensor:

@@ -91,7 +91,7 @@ def _repeated(method: Estimator, f: Any, theta: Any, repeats: int, n: int, seed:
         raise InputError(f"repeats must be 20 or more, or nothing can be said of a share of them. Got {repeats}.")
     program, theta = lift(f), torch.as_tensor(theta, dtype=torch.float64)
     if method == "auto":
-        entry = choose(program, theta, seed=seed)[0]
+        entry = choose(program, theta, seed=seed, n=n).method
     else:
         entry = method if hasattr(method, "estimate") else registry.build("gradients", method)
     return [entry.estimate(program, theta, seed=replicate(seed, i), n=n) for i in range(repeats)]

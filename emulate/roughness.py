@@ -1,40 +1,20 @@
-"""How rough f is along lines through theta at fixed noise: typical differences at many widths, and the worst spot of a line.
+"""How rough f is along lines through theta at fixed noise: typical differences at many widths.
 
-A line is one replicate's noise and one direction. Where the second difference |f(t-w) - 2 f(t) + f(t+w)| is largest, the
-interval is halved over and over: it falls as w^2 where f is smooth, as w at a kink, and not at all at a jump, whatever
-the size, the scale and the noise of f. What is rough at every place, not at one, is chaotic or unsynchronised.
+A line is one replicate's noise and one direction. What is rough at every place is chaotic or unsynchronised; what is rough
+at one place is looked for by `emulate.spots`.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
 
 import torch
 from torch import Tensor
 
-from emulate.noise import OWN, Noise, Place, Treatment, uniforms
+from emulate.noise import OWN, Noise, Place, uniforms
 from emulate.replication import Program, each
 
-LEVELS = 28  # halvings of an interval: to 4e-9 of it
+AXES = 8  # parameters up to which f is looked at along their axes
 FAILED = (ValueError, ArithmeticError, RuntimeError)  # what a program may raise where theta is not allowed
-
-
-@dataclass(frozen=True)
-class Spot:
-    """Where a descent ended: the line, the interval [left, right] in t, the output, the size and sign of the second
-    difference there, and how it fell: about 0 a jump, 1 a kink, 2 smooth."""
-
-    line: int
-    left: float
-    right: float
-    output: int
-    size: float
-    exponent: float
-
-    @property
-    def t(self) -> float:
-        return (self.left + self.right) / 2
 
 
 class Spent(Exception):
@@ -43,8 +23,9 @@ class Spent(Exception):
 
 @dataclass
 class Lines:
-    """f along lines theta + t v_i: v_i a random direction in units of the scale (the axes first, if `axes`), and the noise
-    of replicate i, or of replicate 0 for all where f is not random. `calls` counts evaluations of f, at most `most`."""
+    """f along lines theta + t v_i: v_i a random direction in units of the scale (first the axes, where f is not random and
+    they are few), and the noise of replicate i, or of replicate 0 for all where f is not random, which then runs once at a
+    point. `calls` counts evaluations of f, at most `most`."""
 
     f: Program
     theta: Tensor
@@ -56,6 +37,9 @@ class Lines:
     calls: int = 0
     highest: Tensor | None = field(default=None, repr=False)  # [m] of |y| seen
     coarse: bool = True  # every value seen is one of single precision
+    known: dict[tuple[float, ...], Tensor] = field(
+        default_factory=dict, repr=False
+    )  # y by theta, where f is not random
 
     def _direction(self, u: Tensor) -> Tensor:
         if len(self.theta) == 1:
@@ -65,15 +49,20 @@ class Lines:
     def direction(self, line: int) -> Tensor:
         """v `[d]` of a line."""
         d = len(self.theta)
-        if not self.random and line < min(d, 8):
+        if not self.random and line < d <= AXES:
             return self.scale * torch.eye(d, dtype=self.theta.dtype)[line]
         return self._direction(uniforms(self.seed, Place(OWN + "direction"), (d,), range(line, line + 1))[0])
 
-    def noise(self, line: int, treatment: Treatment | None = None) -> Noise:
-        return Noise(self.seed, line if self.random else 0).again(treatment)
+    def noise(self, line: int) -> Noise:
+        return Noise(self.seed, line if self.random else 0).again()
 
     def point(self, line: int, t: float) -> Tensor:
         return self.theta + t * self.direction(line)
+
+    @property
+    def several(self) -> int:
+        """How many lines there are to look along where f is not random: the axes and two askew, or askew ones alone."""
+        return 1 if len(self.theta) == 1 else min(len(self.theta), AXES) + 2
 
     def spend(self, calls: int = 1) -> None:
         """Raises `Spent` where that many calls are not left."""
@@ -81,17 +70,22 @@ class Lines:
             raise Spent
         self.calls += calls
 
-    def at(self, line: int, t: float, treatment: Treatment | None = None) -> Tensor:
+    def at(self, line: int, t: float) -> Tensor:
         """y `[m]`; NaN where f refuses to run there."""
+        point = self.point(line, t)
+        if not self.random and (at := tuple(point.tolist())) in self.known:
+            return self.known[at]
         self.spend()
         with torch.no_grad():
             try:
-                y = self.f(self.point(line, t), self.noise(line, treatment))
+                y = self._seen(self.f(point, self.noise(line)))
             except FAILED:
                 if t == 0 or self.highest is None:
                     raise
-                return torch.full_like(self.highest, torch.nan)
-        return self._seen(y)
+                y = torch.full_like(self.highest, torch.nan)
+        if not self.random:
+            self.known[at] = y
+        return y
 
     def grid(self, lines: int, t: Sequence[float]) -> Tensor:
         """y `[lines, len(t), m]`, batched where f is random and allows it; NaN where f refuses to run."""
@@ -107,7 +101,11 @@ class Lines:
                     return self._seen(each(run, self.seed, lines).answer)
             except FAILED:
                 self.calls -= lines * len(t)
-        return torch.stack([torch.stack([self.at(line, s) for s in t]) for line in range(lines)])
+        return torch.stack([self.along(line, t) for line in range(lines)])
+
+    def along(self, line: int, t: Sequence[float]) -> Tensor:
+        """y `[len(t), m]` of one line, one by one."""
+        return torch.stack([self.at(line, s) for s in t])
 
     def _seen(self, y: Tensor) -> Tensor:
         y = (y.real if y.is_complex() else y).detach()
@@ -143,9 +141,15 @@ class Profile:
 
     def rough(self, rounding: Tensor) -> Tensor:
         """`[m]`: whether differences do not fall with the width at a typical place, down to 1e-6 of the reach."""
-        typical = self.first.nanmedian(1).values
-        fine = torch.stack([typical[i] for i, w in enumerate(self.widths) if 1e-7 < w < 1e-4]).amin(0)
-        return (fine > 0.02 * typical.amax(0)) & (fine > rounding)
+        return self._level(self.first.nanmedian(1).values, rounding)
+
+    def rough_somewhere(self, rounding: Tensor) -> Tensor:
+        """`[m]`: whether they do not at one of the places at least."""
+        return self._level(self.first, rounding).any(0)
+
+    def _level(self, size: Tensor, rounding: Tensor) -> Tensor:
+        fine = torch.stack([size[i] for i, w in enumerate(self.widths) if 1e-7 < w < 1e-4]).amin(0)
+        return (fine > 0.02 * size.amax(0)) & (fine > rounding)
 
     def linear(self) -> bool:
         """Whether differences fall with the width at last: a derivative is there, however large."""
@@ -153,7 +157,7 @@ class Profile:
         return bool(typical[-1] < 0.2 * typical[-2])
 
 
-def profile(lines: Lines, count: int = 10) -> Profile:
+def profile(lines: Lines, count: int) -> Profile:
     """Differences at one place of each of `count` lines, chosen by the seed."""
     widths = (1e-1, 1e-3, 1e-5, 1e-6, 1e-8, 1e-10)
     places = uniforms(lines.seed, Place(OWN + "place"), (), range(count)).tolist()
@@ -181,69 +185,3 @@ def exponent(change: Tensor, steps: Tensor, rounding: Tensor) -> list[float | No
         x, y = steps[told].log(), (variance[told, j] / steps[told].square()).log()
         out.append(float(((x - x.mean()) * y).sum() / (x - x.mean()).square().sum()))
     return out
-
-
-def candidates(y: Tensor, rounding: Tensor) -> list[tuple[int, int, int]]:
-    """(line, middle of the triple, output) of values `[lines, points, m]`, the most suspicious first: each output in turn,
-    by the largest second difference of a line and, in turn with it, by what a line's second differences change from triple
-    to triple, for a smooth bend may be large but is alike on both sides."""
-    second = (y[:, 2:] - 2 * y[:, 1:-1] + y[:, :-2]).nan_to_num(0.0)  # [lines, triples, m]
-    uneven = (second[:, 1:] - second[:, :-1]).abs()
-    uneven = torch.cat([uneven[:, :1], torch.minimum(uneven[:, 1:], uneven[:, :-1]), uneven[:, -1:]], 1)
-    turns: list[tuple[int, int, int, int]] = []
-    for output in range(y.shape[-1]):
-        met: set[int] = set()
-        orders = []
-        for suspicion in (second.abs(), uneven):
-            best, at = suspicion[..., output].max(1)
-            lines = best.argsort(descending=True, stable=True).tolist()
-            orders.append([(x, int(at[x]) + 1) for x in lines if best[x] > rounding[output]])
-        for both in zip_longest(*orders):
-            for line, middle in (x for x in both if x is not None and x[0] not in met):
-                met.add(line)
-                turns.append((len(met), line, middle, output))
-    return [(line, middle, output) for _, line, middle, output in sorted(turns, key=lambda x: x[0])]
-
-
-def outliers(change: Tensor, rounding: Tensor, most: int = 4) -> list[tuple[int, int]]:
-    """(line, output) of the changes `[lines, m]` over a small step that stand far out from what is typical."""
-    size = change.abs().nan_to_num(0.0)
-    ratio = size / (6 * size.median(0).values + rounding)
-    found = []
-    for output in range(change.shape[-1]):
-        order = ratio[:, output].argsort(descending=True, stable=True).tolist()
-        found += [(line, output) for line in order[:most] if ratio[line, output] > 1]
-    return found
-
-
-def descend(lines: Lines, line: int, t: tuple[float, float, float], y: tuple[Tensor, Tensor, Tensor], output: int,
-            floor: float, enough: Callable[[float, int], bool] = lambda exponent, level: False) -> Spot:  # fmt: skip
-    """Halves the interval towards the largest second difference of one output, down to rounding (`floor`)."""
-
-    def bend(three: Sequence[Tensor]) -> float:
-        return float(three[0][output] - 2 * three[1][output] + three[2][output])
-
-    sizes = [bend(y)]
-    for level in range(1, LEVELS + 1):
-        middle = ((t[0] + t[1]) / 2, (t[1] + t[2]) / 2)
-        a, b = (lines.at(line, s) for s in middle)
-        places = (t[0], middle[0], t[1], middle[1], t[2])
-        values = (y[0], a, y[1], b, y[2])
-        bends = [abs(bend(values[k : k + 3])) for k in range(3)]
-        k = max(range(3), key=lambda i: bends[i] if math.isfinite(bends[i]) else -1.0)
-        size = bend(values[k : k + 3])
-        if not math.isfinite(size) or abs(size) < floor:
-            break
-        t, y = places[k : k + 3], values[k : k + 3]
-        sizes.append(size)
-        if enough(_falls(sizes), level):
-            break
-    return Spot(line, t[0], t[2], output, sizes[-1], _falls(sizes))
-
-
-def _falls(sizes: list[float]) -> float:
-    """The exponent of the last halvings; 2 where rounding left too few to tell."""
-    if len(sizes) < 4:
-        return 2.0
-    back = min(5, len(sizes) - 1)
-    return math.log2(abs(sizes[-1 - back]) / abs(sizes[-1])) / back

@@ -2,63 +2,75 @@
 
 import time
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
-import torch
 
 from emulate import registry
 from emulate.contracts import Estimate
 from emulate.diagnosis import diagnose
 from emulate.errors import EmulateError
-from tests.gradients.gallery import CASES, Case
+from emulate.estimation import choose
+from tests.gradients.gallery import CASES, HELD, Case
 
 METHODS = ({"use": "pathwise"}, {"use": "score"}, {"use": "mixed"}, {"use": "enumerate"}, {"use": "conditional"},
            {"use": "measure_valued"}, {"use": "common_random_numbers"}, {"use": "common_random_numbers", "step": 0.1})  # fmt: skip
+N = 1000  # replicates of an estimate
+REPEATS, LONG = 5, 0.3  # estimates of each method, in turn with all others; CPU seconds from which one is enough
 
 
-def run(spec: dict, case: Case, n: int) -> tuple[Estimate, float] | None:
-    """An estimate after a warm one, and its seconds; nothing where the method refuses, or knows no bound of its bias."""
-    try:
-        method = registry.build("gradients", spec)
-        method.estimate(case.f, case.theta, seed=1, n=8)
-        began = time.perf_counter()
-        e = method.estimate(case.f, case.theta, seed=2, n=n)
-    except (EmulateError, RuntimeError, TypeError):
-        return None
-    return (e, time.perf_counter() - began) if e.bias_bound.isfinite().all() else None
+def runs(specs: Mapping[tuple, Mapping[str, Any]], case: Case) -> dict[tuple, tuple[Estimate, float]]:
+    """Of each method that serves an estimate and the least of its CPU seconds: what disturbs a measurement adds to it."""
+    made: dict[tuple, tuple[Estimate, float]] = {}
+    methods = {key: registry.build("gradients", spec) for key, spec in specs.items()}
+    for turn in range(REPEATS + 1):  # the first warms up
+        for key in list(methods):
+            began = time.process_time()
+            try:
+                e = methods[key].estimate(case.f, case.theta, seed=2, n=N if turn else 8)
+            except (EmulateError, RuntimeError, TypeError):
+                del methods[key]
+                continue
+            seconds = time.process_time() - began
+            if turn and e.bias_bound.isfinite().all():
+                made[key] = (e, min(seconds, made[key][1] if key in made else seconds))
+            if turn and (seconds > LONG or key not in made):
+                del methods[key]
+    return made
 
 
 @pytest.mark.benchmark
 @pytest.mark.timeout(3000)
 def test_the_automatic_choice_against_every_other(capsys):
-    """Printed, not asserted: noise of a loaded machine is larger than the bar of 1.5. What contradicts long differences by
-    more than 5 standard errors and the bounds of both is wrong and left out."""
-    lines = [f"{'program':34s} {'choice':24s} {'best':24s} choice / best (bar 1.5)"]
-    inside = total = 0
+    """Printed, not asserted. What contradicts long differences by more than 5 standard errors and the bounds of both is
+    wrong and left out."""
+    lines = [f"{'program':32s} {'half':6s} {'choice':24s} {'best':24s} choice / best (bar 1.5)   its runs"]
+    ratios = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for case in CASES:
             found = diagnose(case.f, case.theta, seed=1)
             if not found.evidence.get("random") or found.trouble == "chaos":
                 continue
-            n, j = (
-                400 if found.evidence["calls"] and case.trouble == "accept-reject" else 1000,
-                found.evidence["output"],
-            )
-            chosen = {"use": found.method, **found.evidence["settings"]}
-            made = [(spec, got) for spec in (*METHODS, chosen) if (got := run(spec, case, n))]
-            long = next(got[0] for spec, got in made if spec == METHODS[-1])
+            choice, j = choose(case.f, case.theta, seed=1, n=N), found.evidence["output"]
+            chosen = {"use": choice.method.entry_name(), **choice.method.settings()}
+            chosen = next((s for s in METHODS if registry.build("gradients", s) == choice.method), chosen)
+            specs = {tuple(spec.items()): spec for spec in (*METHODS, chosen)}
+            made = runs(specs, case)
+            long = made[tuple(METHODS[-1].items())][0]
             price = {}
-            for spec, (e, seconds) in made:
+            for key, (e, seconds) in made.items():
                 allowed = 5 * (e.standard_error + long.standard_error) + e.bias_bound + long.bias_bound + 1e-9
                 if ((e.gradient - long.gradient).abs() <= allowed)[j].all():
                     least = 1e-9 * float(e.gradient[j].square().sum()) + 1e-300  # exact methods are alike
-                    price[tuple(spec.items())] = (float(e.standard_error[j].square().sum()) + least / n) * seconds
+                    price[key] = (float(e.standard_error[j].square().sum()) + least / N) * seconds
             best = min(price, key=lambda k: price[k])
-            ratio = price.get(tuple(chosen.items()), float("inf")) / price[best]
-            total, inside = total + 1, inside + (ratio <= 1.5)
+            ratios.append(price.get(tuple(chosen.items()), float("inf")) / price[best])
             names = [" ".join(str(v) for _, v in spec) for spec in (tuple(chosen.items()), best)]
-            lines.append(f"{case.name:34s} {names[0]:24s} {names[1]:24s} {ratio:.2f}")
+            half = "held" if case in HELD else "tuned"
+            lines.append(f"{case.name:32s} {half:6s} {names[0]:24s} {names[1]:24s} {ratios[-1]:<24.2f}  {choice.calls}")
     with capsys.disabled():
-        print("", *lines, f"within 1.5 of the best: {inside} of {total}", sep="\n")
-    assert torch.tensor(total) > 20
+        within = sum(r <= 1.5 for r in ratios)
+        print("", *lines, f"within 1.5 of the best: {within} of {len(ratios)}, the worst {max(ratios):.2f}", sep="\n")
+    assert len(ratios) > 20

@@ -92,6 +92,43 @@ def test_the_nearest_kink_is_located():
     assert d.method == "reverse"
 
 
+@pytest.mark.parametrize(("f", "theta", "most"), [
+    (lambda t: t**2, [1.0], 15),
+    (lambda t: t.exp().sum(), [1.0, 0.3], 60),
+    (lambda t: float(np.sin(t.numpy()).prod()), [0.4] * 8, 200),
+    (lambda t: t.detach() * t, [2.0], 15),
+    (lambda t: torch.minimum(t**2, 2 * t), [2.0], 120),
+    (lambda t: torch.floor(10 * t) + t, [0.43], 120),
+])  # fmt: skip
+def test_what_is_not_random_takes_few_runs(f, theta, most):
+    met: list[int] = []
+    d = diagnose(lambda t: [met.append(1), f(t)][1], torch.tensor(theta, dtype=torch.float64), seed=2)
+    assert len(met) == d.evidence["calls"] <= most
+
+
+@pytest.mark.parametrize("trouble", ["kink", "jump"])
+def test_a_spot_is_found_wherever_it_lies_and_however_small_it_is(trouble):
+    """At 60 places within the reach of 0.1, from 1 to 1/1000 of what a smooth function varies beside it; none is where the
+    polynomials have their places."""
+    at = np.random.default_rng(5).uniform(-0.095, 0.095, 60)
+    for x, size in zip(at, np.logspace(0, -3, 60)):
+
+        def f(t, x=float(x), size=float(size)):
+            spot = (t - 1 - x).abs() / 0.1 if trouble == "kink" else (t > 1 + x).double() * 0.3
+            return torch.sin(3 * t) + size * spot
+
+        d = diagnose(f, torch.ones(1, dtype=torch.float64), seed=1)
+        assert d.trouble == trouble, (x, size)
+        assert d.evidence["nearest"] == [pytest.approx(1 + x, abs=1e-7)]
+
+
+def test_waves_that_meet_all_places_at_zero_are_no_constant():
+    """sin of period 1/80 of the reach: every place of 9, 17 or 33 sees 0, and those of the seed do not."""
+    d = diagnose(lambda t: torch.sin(2 * math.pi * 800 * (t - 1)), torch.ones(1, dtype=torch.float64), seed=1)
+    assert "places" not in d.evidence
+    assert (d.trouble, d.method) == ("smooth", "reverse")
+
+
 @pytest.mark.parametrize(("order", "f"), [
     (0.0, lambda t, z: (t + z) ** 2), (-1.0, lambda t, z: (t + z > 1).double()),
 ])  # fmt: skip
