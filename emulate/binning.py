@@ -72,7 +72,8 @@ class Binning:
         """
         out = w.new_zeros(len(w), self.size)
         for c in self.chunks(x.detach()[None]):
-            local = math.prod(sum(k * b.local(c, orders, self) for k, b, orders in f) for f in factors)
+            made = {f: sum(k * b.local(c, orders, self) for k, b, orders in f) for f in set(factors)}  # a square once
+            local = math.prod(made[f] for f in factors)
             for q, weights in enumerate(w.detach()[:, c.slice]):
                 out[q].index_add_(0, c.cells.flatten(), (weights[:, None] * local).flatten())
         return out
