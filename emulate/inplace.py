@@ -26,18 +26,8 @@ _AUGMENTED = {
 _AUGMENTED["__idiv__"] = "__truediv__"
 _NO_NUMBERS = {"requires_grad_", "share_memory_", "rename_"}  # end as if they wrote
 _WHOLE = {"copy_", "fill_", "zero_"}  # whose values broadcast
-_SHAPES = {
-    "t_",
-    "transpose_",
-    "swapaxes_",
-    "swapdims_",
-    "squeeze_",
-    "unsqueeze_",
-    "as_strided_",
-    "resize_",
-    "resize_as_",
-    "set_",
-}
+_SHAPES = {"t_", "transpose_", "swapaxes_", "swapdims_", "squeeze_", "unsqueeze_", "as_strided_", "resize_", "resize_as_",
+           "set_"}  # fmt: skip
 _ACTIVE: ContextVar["Writes | None"] = ContextVar("the writes of the outermost derivative", default=None)
 
 
@@ -71,10 +61,7 @@ class Writes(TorchFunctionMode):
         """The value of what a program calls x."""
         if not len(self.written) or not isinstance(x, Tensor):
             return x
-        ways, base = [], x
-        while (of := self.views.get(base)) is not None:
-            base, way = of
-            ways.append(way)
+        base, ways = self._root(x)
         if base not in self.written:
             return x
         value = base if self.written[base] is None else self.written[base]
@@ -94,10 +81,7 @@ class Writes(TorchFunctionMode):
             if one is given or one is args[0]:
                 continue
             same = one.dtype == given.dtype and self._plain(one).is_conj() == base.is_conj()
-            way = (
-                (lambda v, i=i: func(v, *args[1:], **kwargs)[i]) if several else lambda v: func(v, *args[1:], **kwargs)
-            )
-            self.views[one] = (given, way if same else None)
+            self.views[one] = (given, _way(func, args, kwargs, i if several else None) if same else None)
 
     def _plain(self, x: Tensor) -> Tensor:
         while isinstance(x, self.kind):
@@ -107,11 +91,13 @@ class Writes(TorchFunctionMode):
     def _in_place(self, func: Callable, name: str, args: tuple, kwargs: dict) -> Any:
         target = kwargs.get("out", args[0] if args else None)
         now, named = pytree.tree_map_only(Tensor, self.now, (args, kwargs))
+        root = self._root(target)[0] if isinstance(target, Tensor) else None
         if not any(isinstance(x, self.kind) for x in pytree.tree_leaves((now, named))):
-            if isinstance(target, Tensor) and self._of_kind(target):
+            if isinstance(root, self.kind):
                 _refuse("detached numbers of a tensor that carries theta")
-            return func(target, *now[1:], **named) if "out" not in kwargs else func(*now, **{**named, "out": target})
-        if not isinstance(target, Tensor):
+            if root is None or root not in self.written:
+                return func(*args[:1], *now[1:], **{**named, **({"out": target} if "out" in named else {})})
+        if root is None:
             _refuse(f"{name} of {type(target).__name__}")
         if name == "__setitem__":
             self._write_to_part(target, lambda t: t[now[1]], now[2])
@@ -122,11 +108,13 @@ class Writes(TorchFunctionMode):
             self._write(target, value)
         return target
 
-    def _of_kind(self, x: Tensor) -> bool:
-        """Whether x lies in the memory of a tensor with tangents, as what was detached from one does."""
+    def _root(self, x: Tensor) -> tuple[Tensor, list[Way | None]]:
+        """What x is a view of, and the ways back from x to it."""
+        ways: list[Way | None] = []
         while (of := self.views.get(x)) is not None:
-            x = of[0]
-        return isinstance(x, self.kind)
+            x, way = of
+            ways.append(way)
+        return x, ways
 
     def _write(self, target: Tensor, value: Any) -> None:
         value = torch.as_tensor(value, dtype=target.dtype, device=target.device).to(target).expand(target.shape)
@@ -160,6 +148,12 @@ def _writes(name: str, kwargs: dict) -> bool:
     if name.startswith("__"):
         return name in _AUGMENTED or name == "__setitem__"
     return name.endswith("_") and name not in _NO_NUMBERS
+
+
+def _way(func: Callable, args: tuple, kwargs: dict, i: int | None) -> Way:
+    """From a base to its view: the operation again, and of several that it gives the one."""
+    rest = args[1:]
+    return lambda base: func(base, *rest, **kwargs) if i is None else func(base, *rest, **kwargs)[i]
 
 
 def _shared(x: Tensor, y: Tensor) -> bool:

@@ -19,9 +19,10 @@ MOST = 5  # derivatives of G that there are
 
 def _step(u: Tensor, p: int) -> Tensor:
     if p:
-        raise InputError("hard counts have no derivative with respect to the samples: it is zero almost everywhere, while that "
-                         "of their expectation is not. Use the histogram soft, or emulate.histogram_gradients.from_scores; or "
-                         "detach the samples where only the weights are meant.")  # fmt: skip
+        raise InputError("hard counts have no derivative with respect to the samples: it is zero almost everywhere, while that of "
+                         "their expectation is not. Use the histogram soft, the method score, or "
+                         "emulate.histogram_gradients.from_scores; or detach the samples where only the weights are "
+                         "meant.")  # fmt: skip
     return (u > 0).to(u.dtype)
 
 

@@ -101,12 +101,12 @@ def test_even_edges_find_every_sample(data):
     np.testing.assert_array_equal(found.numpy(), np.searchsorted(edges, x, side="right"))
 
 
-@pytest.mark.parametrize("support", [(None, None), (-5.0, None), (-5.0, 5.0)])
+@pytest.mark.parametrize("support", [(None, None), (-5.0, 5.0)])
 def test_derivatives_of_every_mode_and_order(support):
     b = Binning((Axis(EDGES, Kernel.of("gaussian"), 0.4, support), Axis(EVEN[::4], Kernel.of("compact"), 0.2)))
     x, w = (0.5 * normal(2, 3, 2)).requires_grad_(), normal(2, 3, seed=1).requires_grad_()
     assert torch.autograd.gradcheck(b.spread, (x, w), check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(b.spread, (x[:1, :2], w[:1, :2]), check_fwd_over_rev=support[1] is None)
+    assert torch.autograd.gradgradcheck(b.spread, (x[:1, :2], w[:1, :2]), check_fwd_over_rev=True)
     x, w = x.detach(), w.detach()
 
     def f(t: torch.Tensor) -> torch.Tensor:

@@ -179,6 +179,17 @@ def named(x):
     return y.lerp_(x, 0.25).square_()
 
 
+def emptied(x):
+    y = torch.zeros(4, dtype=torch.float64)
+    y[0] = x[0]
+    y.zero_()
+    y[1] = 5.0  # numbers alone, of what once carried theta
+    part = y[2:]
+    part += 1.0
+    torch.nn.init.constant_(y[:1], 2.0)
+    return y * x + y
+
+
 def outward(x):
     y = torch.empty(4, dtype=torch.float64)
     torch.sub(x, x[0], out=y)
@@ -196,7 +207,8 @@ def filled(x):
 
 
 WRITTEN = {
-    f.__name__: f for f in (augmented, elements, views_of_numbers, views_of_theta, copies, named, activated, filled)
+    f.__name__: f
+    for f in (augmented, elements, views_of_numbers, views_of_theta, copies, named, emptied, activated, filled)
 }
 
 

@@ -61,8 +61,8 @@ class Chain:
 
     def room(self, u: Tensor) -> list[Tensor]:
         """What `__call__` works in, for up to `rows` points: memory that is taken anew costs more than the products."""
-        size = self.m * self.k * min(len(u), self.rows)
-        return list(u.new_empty(size * (2 * self.last[0].shape[1] + self.q)).split(size * self.last[0].shape[1]))
+        size, w = self.m * self.k * min(len(u), self.rows), self.last[0].shape[1]
+        return list(u.new_empty(size * (2 * w + self.q)).split([size * w, size * w, size * self.q]))
 
     def __call__(self, u: Tensor, room: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Outputs `[m, n, p]` and derivatives `[m, n, k, q]`, which lie in `room`, at u `[n, d]`, n up to `rows`."""

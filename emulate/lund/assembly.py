@@ -17,7 +17,7 @@ class Block:
 
     def __init__(self, n: int) -> None:
         self.n = n
-        self.rows: list[Tensor] = []  # [S, 9]: `_REAL`, and the bits of `pack`
+        self.columns: list[tuple[Tensor, ...]] = []  # [S] each: what by `pack`, then `_REAL`
         self.when: list[Tensor] = []  # [S] event and trial, -1 where it was no emission
         self.pairs: list[Pair] = []
         self.finals: list[Tensor] = []  # [k, 5]: event, begun, tries, hadrons of either end
@@ -26,7 +26,7 @@ class Block:
     def emission(self, when: Tensor, what: Tensor, real: tuple[Tensor, ...]) -> None:
         """A hadron of each event: when as `event << 32 | trial` or -1, what by `pack`, and the numbers of `_REAL`."""
         self.when.append(when)
-        self.rows.append(torch.stack((*real, what.view(torch.float64)), 1))
+        self.columns.append((what, *real))
 
     def last(self, pair: Pair, final: Tensor, kick: Tensor) -> None:
         """Pairs that were tried, the numbers `[k, 5]` of their events, and the kicks `[k, 2]` of their breaks."""
@@ -51,17 +51,18 @@ def assemble(block: Block, theta: Tensor, energy: float, table: Table) -> Events
     when = torch.cat(block.when)
     event = when >> 32  # -1 where it was no emission, and then the trial, 2^32 - 1, must not count
     chosen = ((when >= 0) & ((when & 0xFFFFFFFF) >= begun[event])).nonzero().view(-1)
-    event, rows = event.index_select(0, chosen), torch.cat(block.rows)
-    order = rows[:, -1].view(torch.int64).index_select(0, chosen) >> 48
-    in_time = torch.empty_like(chosen).scatter_(0, starts[event] + order, chosen)
-    *real, what = rows.index_select(0, in_time).T.contiguous()
-    z, own, mt2, mass2, kx, ky, px, py = real
-    what, event = what.view(torch.int64), torch.repeat_interleave(first + second)
+    event = event.index_select(0, chosen)
+    what, *real = (torch.cat(column) for column in zip(*block.columns, strict=True))
+    order = what.index_select(0, chosen) >> 48
+    in_time = torch.empty_like(chosen).scatter_(0, starts.index_select(0, event) + order, chosen)
+    what, z, own, mt2, mass2, kx, ky, px, py = (column.index_select(0, in_time) for column in (what, *real))
+    event = torch.repeat_interleave(first + second)
     hadron, new, old, side = (what >> shift & 0xFF for shift in (0, 8, 16, 24))
     number = what >> 32 & 0xFFFF
 
     # The positive end's hadrons fill an event from its front, the negative end's from its back.
-    place = torch.stack((offsets[:-1], offsets[1:] - 1)).view(-1)[side * block.n + event] + (1 - 2 * side) * number
+    ends = torch.stack((offsets[:-1], offsets[1:] - 1)).view(-1)
+    place = ends.index_select(0, side * block.n + event) + (1 - 2 * side) * number
     along = z * own * energy  # E +- pz
     across = mt2 / along
     pair = {k: torch.cat([getattr(p, k) for p in block.pairs], -1).index_select(-1, turn) for k in _PAIR}

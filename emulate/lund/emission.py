@@ -66,7 +66,7 @@ class Exact(Emission):
         return log_density(z, given.a, given.c)
 
 
-_TRIES = 8
+_TRIES, _WIDE = 4, 2048  # several tries at once where the cost is that of the calls
 
 
 @dataclass(frozen=True)
@@ -75,49 +75,53 @@ class AcceptReject(Exact):
 
     In x = ln t = ln((1 - z) / z) the density exp(h), h = (a + 1) ln(t / (1 + t)) - c t, is log-concave, so that a flat
     line at its mode and a tangent at either side lie above it (Devroye 1986, section VII.2). The tangents touch at
-    `left` and `right` widths 1 / sqrt(-h'') from the mode; any choice is exact, this one keeps nine of ten.
+    `left` and `right` widths 1 / sqrt(-h'') from the mode; any choice is exact, this one keeps seven of eight.
     """
 
-    left: float = 1.5
-    right: float = 1.2
+    left: float = 1.2
+    right: float = 1.0
 
     def sample(self, given: Condition, noise: Keyed) -> Tensor:
         hat = self._hat(given.a + 1, given.c)
-        x, kept = (row[0] for row in self._trials(hat, noise, 1))
-        todo = (~kept).nonzero().view(-1)
-        hat, noise = hat.index_select(1, todo), noise.select(todo)
-        while len(todo):  # the tenth that is left gets several tries at once
-            ways, kept = self._trials(hat, noise, _TRIES)
-            x.index_copy_(0, todo, ways.gather(0, kept.to(torch.uint8).argmax(0, keepdim=True))[0])
-            missed = (~kept.any(0)).nonzero().view(-1)
-            hat, noise, todo = hat.index_select(1, missed), noise.select(missed), todo.index_select(0, missed)
+        x, kept = self._first(hat, noise, 1 if len(given.mt2) > _WIDE else _TRIES)
+        todo, where = (~kept).nonzero().view(-1), None
+        while len(todo):  # the eighth that is left
+            noise, hat = noise.select(todo), tuple(row.index_select(0, todo) for row in hat)
+            found, kept = self._first(hat, noise, _TRIES)
+            where = todo if where is None else where.index_select(0, todo)
+            x.index_copy_(0, where, found)
+            todo = (~kept).nonzero().view(-1)
         t = torch.exp(x)  # torch.sigmoid would have other bits at the end of an array than inside it
         return torch.reciprocal(1 + t).clamp_(max=1 - 2.0**-53)
 
-    def _hat(self, n: Tensor, c: Tensor) -> Tensor:
-        """`[9, k]`: n = a + 1, c, h at the mode, slope and area of the left tail, of the right one, where the flat part
-        begins, and how long it is."""
+    def _hat(self, n: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+        """n = a + 1, c, h at the mode, slope and area of the left tail, the same of the right one, where the flat part begins,
+        and how long it is, each `[k]`."""
         t = 2 * n / (c * (1 + torch.sqrt(1 + 4 * n / c)))  # c t (1 + t) = n at the mode
-        width = torch.rsqrt(c * t * (1 + 1 / (1 + t)))
+        width = torch.reciprocal(torch.sqrt(c * t * (1 + torch.reciprocal(1 + t))))
         mode = torch.log(t)
-        h = n * (mode - torch.log1p(t)) - c * t
+        h = n * (mode - torch.log(1 + t)) - c * t
         low, high = torch.exp(-self.left * width) * t, torch.exp(self.right * width) * t
         rise, fall = n / (1 + low) - c * low, c * high - n / (1 + high)
-        h_low = n * (torch.log(low) - torch.log1p(low)) - c * low
-        h_high = n * (torch.log(high) - torch.log1p(high)) - c * high
+        h_low = n * (torch.log(low) - torch.log(1 + low)) - c * low
+        h_high = n * (torch.log(high) - torch.log(1 + high)) - c * high
         begin = mode - self.left * width + (h - h_low) / rise
         end = mode + self.right * width - (h - h_high) / fall
-        return torch.stack((n, c, h, rise, 1 / rise, fall, 1 / fall, begin, end - begin))
+        return n, c, h, rise, torch.reciprocal(rise), fall, torch.reciprocal(fall), begin, end - begin
 
     @staticmethod
-    def _trials(hat: Tensor, noise: Keyed, m: int) -> tuple[Tensor, Tensor]:
-        """x `[m, k]` from the hat, and which of them stay."""
+    def _first(hat: tuple[Tensor, ...], noise: Keyed, m: int) -> tuple[Tensor, Tensor]:
+        """The first of m tries x `[k]` under the hat that stays, and whether one does."""
         n, c, h, rise, left, fall, right, begin, flat = hat
-        u, v = noise.uniform(2 * m).view(2, m, -1)
+        u, v = noise.uniform(2 * m).view(m, 2, -1).unbind(1)  # the j-th try has the same numbers whatever m
         s = u * (left + flat + right)
         in_left, in_right = s * rise, (left + flat + right - s) * fall  # share of the tail that lies beyond, if below 1
         drop = torch.log(torch.minimum(in_left, in_right).clamp_(max=1.0))  # how far the hat has fallen
         x = begin + torch.minimum((s - left).clamp_(min=0.0), flat)
         x += drop * (left * (in_left < 1) - right * (in_right < 1))
         t = torch.exp(x)
-        return x, n * (x - torch.log1p(t)) - c * t - h - drop >= torch.log(v)
+        kept = n * (x - torch.log(1 + t)) - c * t - h - drop >= torch.log(v)
+        found = x[-1]
+        for way, good in zip(x.flip(0)[1:], kept.flip(0)[1:], strict=True):
+            found = torch.where(good, way, found)
+        return found, kept.any(0)

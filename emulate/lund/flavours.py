@@ -139,14 +139,24 @@ def index(name: str) -> int:
 
 
 def charge(code: Tensor) -> Tensor:
-    """Electric charge of PDG codes, int64 of the same shape."""
-    known = torch.tensor(sorted(_HADRONS))
-    size = code.abs().reshape(-1)
-    k = torch.searchsorted(known, size).clamp_(max=len(known) - 1)
-    if not torch.equal(known[k], size):
-        raise InputError(f"lund: codes must be of hadrons of this model. Got {int(size[known[k] != size][0])}.")
-    charges = torch.tensor([_HADRONS[int(c)][1] for c in known])
-    return (charges[k] * code.reshape(-1).sign()).reshape(code.shape)
+    """Electric charge of PDG codes, int64 of the same shape, from their digits: hadrons, leptons and photons.
+
+    >>> charge(torch.tensor([211, -321, 2212, -3112, 130, 22, 11]))
+    tensor([ 1, -1,  1,  1,  0,  0, -1])
+    """
+    size = code.abs()
+    thirds = torch.tensor([0, -1, 2, -1, 2, -1, 2, 0, 0, 0])
+    last, middle, first = (size // place % 10 for place in (10, 100, 1000))
+    meson = (thirds[middle] - thirds[last]) * torch.where(thirds[middle] > 0, 1, -1)  # of a down-like heavier antiquark
+    found = torch.where(first == 0, meson, thirds[last] + thirds[middle] + thirds[first]) // 3
+    found = torch.where((size == 11) | (size == 13) | (size == 15), -1, found)
+    neutral = (size == 22) | (size == 12) | (size == 14) | (size == 16)
+    unknown = ((size < 100) & (found != -1) & ~neutral) | ((size > 100) & ((last == 0) | (middle == 0)) & (size != 130))
+    if bool(unknown.any()):
+        raise InputError(
+            f"lund: codes must be of hadrons, leptons or photons (Particle Data Group). Got {int(code[unknown][0])}."
+        )
+    return torch.where(neutral, 0, found) * code.sign()
 
 
 def _mesons(old: str, new: str, vector: bool) -> dict[int, float]:

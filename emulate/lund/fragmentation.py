@@ -4,7 +4,7 @@
 
 (Andersson, Gustafson, Ingelman & Sjostrand 1983; U is Tricomi's function). With t = (1 - z) / z,
 Gamma(a + 1) U(a + 1, 1, c) = int_0^inf t^a (1 + t)^(-a - 1) exp(-c t) dt, and E[1/z] = 1 + (a + 1) U(a + 2, 2, c) / U(a + 1, 1, c).
-The integral is taken by the trapezoid rule in x, ln t = x - exp(-x - 9), which converges exponentially in the step, at
+The integral is taken by the trapezoid rule in x, ln t = x - exp(-x - 12), which converges exponentially in the step, at
 fixed nodes for all a and c at once: U, its derivative with respect to a and both moments come from the same numbers.
 """
 
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from emulate.errors import InputError
 
-A_MOST, C_LEAST, C_MOST = 10.0, 1e-5, 1e3  # where the nodes give 1e-11
-_STEP, _FROM, _TO, _BEND = 0.2, -12.4, 15.6, 9.0
+A_MOST, C_LEAST, C_MOST = 10.0, 1e-4, 2e4  # where the nodes give 1e-11
+_STEP, _FROM, _TO, _BEND = 0.2, -15.4, 13.4, 12.0
 _ROWS = 2048  # what fits into a cache
 
 
@@ -72,7 +72,7 @@ class _LogNormaliser(torch.autograd.Function):
 
 
 def log_normaliser(a: Tensor, c: Tensor) -> Tensor:
-    """ln Z, differentiable once in a and c; a from 0 to 10, c from 1e-5 to 1000.
+    """ln Z, differentiable once in a and c; a from 0 to 10, c from 1e-4 to 20,000.
 
     >>> a, c = torch.tensor(0.0, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)
     >>> log_normaliser(a, c).exp()  # E_1(1) (Abramowitz & Stegun 1964, table 5.1)

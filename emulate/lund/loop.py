@@ -21,7 +21,7 @@ from emulate.lund.joining import Ends, join
 from emulate.lund.keyed import Keyed, streams
 from emulate.lund.string import String
 
-_BLOCK, _WIDTH = 32768, 4096  # events in memory at once, and side by side in a cache
+_BLOCK, _WIDTH = 65536, 16384  # events in memory at once, and side by side in a cache
 _MOST_TRIALS = 100_000  # of one event
 
 
@@ -132,6 +132,7 @@ def _trial(slots: _Slots, string: String, table: Any, emission: Emission, block:
     a, b, sigma = slots.theta
     width = len(of_side)
     side = (of_side < 0.5).to(torch.int64)  # 0 is the positive end
+    of_smear = of_side - 0.5 * (1 - side)  # below a half lie as good numbers as above it
     now = side * width + torch.arange(width)
     own, other, px, py, old = (c.view(-1).index_select(0, now)
                                for c in (slots.own, slots.other, slots.px, slots.py, slots.flavour))  # fmt: skip
@@ -145,7 +146,7 @@ def _trial(slots: _Slots, string: String, table: Any, emission: Emission, block:
     mass2 = s * plus * minus - (slots.px[0] + slots.px[1]).square() - (slots.py[0] + slots.py[1]).square()
     heavy = table.constituent.index_select(0, slots.flavour.view(-1)).view(2, -1).sum(0)
     heavy += string.stop + string.stop_new * table.constituent.index_select(0, new)
-    smear = 1 + string.smear * (4 * torch.remainder(of_side, 0.5) - 1)  # below the halves lie as good numbers as above
+    smear = 1 + string.smear * (4 * of_smear - 1)
     lost = plus + minus < 0
     last = lost | (mass2 < (heavy * smear).square())
 
@@ -153,7 +154,8 @@ def _trial(slots: _Slots, string: String, table: Any, emission: Emission, block:
     taken = z * own
     lost |= ~last & (mt2 >= taken * (1 - other) * s)
     number = slots.count.view(-1).index_select(0, now)
-    block.emission(torch.where(last, -1, (slots.event << 32) + slots.trial),
+    kept = (~last).to(torch.int64)
+    block.emission((((slots.event << 32) + slots.trial + 1) * kept).sub_(1),
                    pack(hadron, new, old, side, number, slots.count.sum(0)), (z, own, mt2, mass2, kx, ky, px, py))  # fmt: skip
 
     good = torch.zeros_like(last)
@@ -161,7 +163,7 @@ def _trial(slots: _Slots, string: String, table: Any, emission: Emission, block:
     if len(at):
         mine = (c.index_select(-1, at) for c in (b, side, slots.flavour, slots.px, slots.py, new, hadron, kx, ky, mt2))
         ends = Ends(*mine, plus=string.energy * plus[at], minus=string.energy * minus[at])
-        pair = join(ends, table, noise.select(at))
+        pair = join(ends, table, noise.select(at).later())
         final = torch.stack((slots.event, slots.begun, slots.tries, *slots.count))[:, at].T
         block.last(pair, final, torch.stack((ends.kx, ends.ky), 1))
         good[at] = pair.good

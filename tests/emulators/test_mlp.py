@@ -358,3 +358,14 @@ def test_a_weight_of_slopes_that_are_not_there_is_refused():
         InputError, match=r"^mlp: sobolev weighs errors in slope and must have runs.* Got 1 and runs without"
     ):
         emulate.fit(MLP(epochs=2, members=3, sobolev=1.0), table(u, u.sum(1)), seed=0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_jacobian_of_more_outputs_than_hidden_units_needs_no_more_room_than_was_taken():
+    u = np.random.default_rng(1).random((60, 3))
+    y = np.cos(u @ np.random.default_rng(2).normal(0, 1.5, (3, 40)))
+    emulator = emulate.fit(MLP(width=8, epochs=2), table(u, y), seed=0)
+    at = torch.from_numpy(u[:5])
+    judge = torch.func.vmap(torch.func.jacrev(lambda t: emulator.moments(t)[0]))(at)
+    assert emulator.transform.p > 8
+    torch.testing.assert_close(emulator.jacobian(at), judge, rtol=1e-9, atol=1e-10)

@@ -132,12 +132,14 @@ def test_it_is_reverse_mode_through_every_emulator(name):
     assert apart.max() < 1e-9
 
 
-def test_what_loses_theta_claims_no_derivative():
-    """A simulator of numpy detaches it without a word: no slope of 0 that is called exact."""
-    simulator = built("function")
-    with pytest.raises(
-        InputError, match=r"^f must carry theta to its output by operations of torch\. Got an output without it"
-    ):
+@pytest.mark.parametrize(
+    "name", [n for n in registry.names("simulators") if not registry.find("simulators", n).differentiable]
+)
+def test_what_loses_theta_claims_no_derivative(name):
+    """Simulators that take theta out of torch: no slope of 0 that is called exact."""
+    simulator = built(name)
+    words = r"^f must carry theta to its output by operations of torch\. Got|^forward must see a tensor wherever theta goes\. Got"
+    with pytest.raises(InputError, match=words):
         Forward().estimate(simulator, points(simulator, 1)[0], seed=0)
 
 

@@ -95,9 +95,12 @@ def test_only_what_is_asked_for_is_made():
 
 
 def test_two_pions_are_charged_for_each_neutral_one():
-    code = generate(MONASH, 4000, seed=2, string=STRINGS["pions"]).code
-    share = float((code == 111).double().mean())
-    assert share == pytest.approx(1 / 3, abs=5 * math.sqrt(2 / 9 / len(code)))
+    """Of all but the last two; the last one's flavours are there already, so that half of those are neutral."""
+    events = generate(MONASH, 4000, seed=2, string=STRINGS["pions"])
+    neutral = (events.history.old == events.history.new).double()
+    assert float(neutral.mean()) == pytest.approx(1 / 3, abs=4 * math.sqrt(2 / 9 / len(neutral)))
+    everyone = float((events.code == 111).double().sum() / len(events))
+    assert everyone == pytest.approx((float(events.multiplicity.double().mean()) - 1) / 3 + 1 / 2, abs=0.1)
 
 
 def test_each_event_has_its_own_theta():
@@ -151,7 +154,7 @@ def test_means_are_those_of_a_plain_twin(theta, pions):
 @pytest.mark.parametrize("pions", [True, False])
 @pytest.mark.parametrize("theta", [MONASH, (0.2, 1.3, 0.25), (1.2, 0.7, 0.45)])
 def test_means_are_those_of_a_plain_twin_with_many_events(theta, pions):
-    assert np.abs(compared(theta, 30_000, pions)).max() < 3.3
+    assert np.abs(compared(theta, 20_000, pions)).max() < 3.3
 
 
 def test_another_emission_may_stand_in():
@@ -170,10 +173,10 @@ def test_another_emission_may_stand_in():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: generate((0.68, -0.5, 0.3), 5, seed=0), "lund: b must be from 0.01 to 100 GeV^-2. Got -0.5."),
+        (lambda: generate((0.68, -0.5, 0.3), 5, seed=0), "lund: b must be from 0.01 to 50 GeV^-2. Got -0.5."),
         (lambda: generate((0.68, 0.9, 0.0), 5, seed=0), "lund: sigma must be from 0.01 to 2 GeV. Got 0.0."),
         (lambda: generate((-1.0, 0.9, 0.3), 5, seed=0), "lund: a must be from 0 to 10. Got -1.0."),
-        (lambda: generate((0.5, math.nan, 0.3), 5, seed=0), "lund: b must be from 0.01 to 100 GeV^-2. Got nan."),
+        (lambda: generate((0.5, math.nan, 0.3), 5, seed=0), "lund: b must be from 0.01 to 50 GeV^-2. Got nan."),
         (lambda: generate((0.5, 0.9), 5, seed=0), "Got shape [2] and n = 5."),
         (lambda: generate((0.5, 0.9, 0.3), seed=0), "Got shape [3] and n = None."),
         (lambda: generate(torch.ones(4, 3), 5, seed=0), "Got shape [4, 3] and n = 5."),
@@ -183,7 +186,7 @@ def test_another_emission_may_stand_in():
         (lambda: String(ends="c"), "a flavour at the end of the string must be d, u or s. Got 'c'."),
         (lambda: String(smear=1.0), "smear from 0 to below 1. Got stop = 0.8, stop_new = 2.0, smear = 1.0."),
         (lambda: Flavours(strangeness=-0.1), "flavours: strangeness must be a finite number of at least 0. Got -0.1."),
-        (lambda: charge(torch.tensor([211, 2101])), "lund: codes must be of hadrons of this model. Got 2101."),
+        (lambda: charge(torch.tensor([211, 2101])), "(Particle Data Group). Got 2101."),
         (lambda: Events(torch.tensor([0, 2]), *[torch.ones(2)] * 4, torch.ones(1), torch.ones(2)),
          "events: mass must have one entry for each hadron, 2 by the offsets. Got shape [1]."),
     ],
@@ -202,3 +205,27 @@ def test_awkward_arrays_where_the_package_is_there():
             events.to_awkward()
     else:
         assert awkward.num(events.to_awkward()).tolist() == events.multiplicity.tolist()
+
+
+def test_charges_are_read_off_the_codes():
+    """Of this model's hadrons by the Particle Data Group's table, and of what other generators make."""
+    known = {211: 1, 111: 0, 321: 1, 311: 0, 213: 1, 113: 0, 223: 0, 333: 0, 323: 1, 313: 0, 221: 0, 331: 0, 2212: 1, 2112: 0,
+             3122: 0, 3212: 0, 3222: 1, 3112: -1, 3322: 0, 3312: -1, 1114: -1, 2224: 2, 3334: -1,
+             130: 0, 310: 0, 411: 1, 421: 0, 431: 1, 511: 0, 521: 1, 4122: 1, 5122: 0, 443: 0, 22: 0, 11: -1, 13: -1, 12: 0,
+             14: 0}  # fmt: skip
+    code = torch.tensor(list(known))
+    assert charge(code).tolist() == list(known.values())
+    assert charge(-code).tolist() == [-q for q in known.values()]
+
+
+def test_bits_do_not_hang_on_the_number_of_threads():
+    threads = torch.get_num_threads()
+    made = []
+    try:
+        for n in (1, 3):
+            torch.set_num_threads(n)
+            made.append(generate(MONASH, 20_000, seed=2, string=STRINGS["pions"]))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(made[0].pz, made[1].pz)
+    assert torch.equal(made[0].history.z, made[1].history.z)

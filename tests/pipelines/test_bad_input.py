@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import os
 import signal
 import subprocess
@@ -11,11 +12,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from typer.testing import CliRunner
 
 from pipelines import cli, files
-from pipelines.cli import app
 from pipelines.terminal import Terminal
+from tests import commands
 
 STUDY = """
 name: small
@@ -66,11 +66,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def emulate(*words: str) -> tuple[int, str]:
-    result = CliRunner().invoke(app, list(words))
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, " ".join((result.output + result.stderr).split())
+emulate = functools.partial(commands.emulate, Path())  # where a test stands
 
 
 def with_function(call: str) -> list[str]:

@@ -13,7 +13,6 @@ import pytest
 from jsonschema import Draft202012Validator
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
-from typer.testing import CliRunner
 
 HERE = Path(__file__).parents[1]
 sys.path.append(str(HERE))  # where rivals.py lies, for this process and its workers
@@ -22,12 +21,12 @@ import rivals  # noqa: E402, F401
 from emulate.comparison import deal  # noqa: E402
 from emulate.errors import CampaignError, InputError  # noqa: E402
 from pipelines import campaign, comparison, files, report, yaml12  # noqa: E402
-from pipelines.cli import app  # noqa: E402
 from pipelines.config import load_study  # noqa: E402
 from pipelines.schema import schema  # noqa: E402
 from pipelines.study import ClusterPart  # noqa: E402
 from pipelines.terminal import Terminal  # noqa: E402
 from pipelines.workbench import Workbench  # noqa: E402
+from tests.commands import emulate  # noqa: E402
 
 STUDY = """
 name: rivals
@@ -43,18 +42,6 @@ tracking: {uri: "off"}
 output: out
 """
 PLAIN = "{line: {use: polynomial, degree: 1}, quadratic: {use: polynomial}}"
-
-
-def emulate(folder: Path, *words: str) -> tuple[int, str]:
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        result = CliRunner().invoke(app, list(words))
-    finally:
-        os.chdir(before)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, " ".join((result.output + result.stderr).split())
 
 
 def write(folder: Path, emulators: str = PLAIN) -> Path:

@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.stats import qmc
-from typer.testing import CliRunner
 
 from emulate.errors import InputError, RunFailed
 from emulate.store import RunStore
-from pipelines.cli import app
 from pipelines.config import load_study
 from pipelines.failures import visible
 from pipelines.limits import Limits, in_words, size
 from pipelines.study import Retries
+from tests.commands import emulate
 
 LAB = """
 import os, signal
@@ -45,18 +44,6 @@ infer: {observation: {held_out: 0}, likelihood: {use: gaussian, absolute_error: 
 check: {recovery: 1}
 tracking: {uri: "off"}
 """
-
-
-def emulate(folder: Path, *words: str) -> tuple[int, str]:
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        result = CliRunner().invoke(app, list(words))
-    finally:
-        os.chdir(before)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, " ".join((result.output + result.stderr).replace("│", " ").split())
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Fidelities of one simulator: nested points, runs in one store, and what they are worth, against closed forms."""
 
 import csv
+import functools
 import json
 import os
 from pathlib import Path
@@ -8,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray
-from typer.testing import CliRunner
 
 from emulate.errors import CampaignError, InputError
 from emulate.export import groups
@@ -16,12 +16,13 @@ from emulate.runs import Field, Outputs, Runs
 from emulate.space import Parameter, Space, Uniform
 from emulate.store import RunStore
 from pipelines import engine, fidelities, files, shard
-from pipelines.cli import app
 from pipelines.config import load_study
 from pipelines.report import render
 from pipelines.stages import design, simulate
 from pipelines.terminal import Terminal
 from pipelines.workbench import Workbench
+from tests import commands
+from tests.stored import content, where
 
 ROOT = Path(__file__).parents[2]
 QUIET = Terminal(quiet=True)
@@ -80,11 +81,7 @@ output: out
 """
 
 
-def emulate(*words: str) -> tuple[int, str]:
-    result = CliRunner().invoke(app, list(words))
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, " ".join((result.output + result.stderr).replace("│", " ").split())
+emulate = functools.partial(commands.emulate, Path())  # where a test stands
 
 
 def written(folder: Path) -> Path:
@@ -121,11 +118,6 @@ def there(done, monkeypatch):
 def rows(path: Path) -> list[dict[str, str]]:
     with open(path, newline="") as f:
         return list(csv.DictReader(f))
-
-
-def where(store: RunStore) -> dict[str, int]:
-    """Runs by key, with what tells one folder from another that took its place."""
-    return {k: store.folder(k).stat().st_ino for k in store.keys()}  # noqa: SIM118
 
 
 def mass(a, b):
@@ -357,10 +349,6 @@ def test_points_that_are_not_there_are_asked_for(here):
 
 
 # -- executors and commands ------------------------------------------------------------------------------------------
-
-
-def content(folder):
-    return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.glob("runs/*/*/*")) if p.name != "about.json"}
 
 
 @pytest.mark.slow

@@ -1,21 +1,19 @@
 """A study whose simulator fails in a known region and takes longer along one parameter: costs, failures, learning."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from emulate.feasibility import Feasibility
 from emulate.runs import Field, Outputs, Runs
 from pipelines import files, hindsight
-from pipelines.cli import app
 from pipelines.config import load_study
 from pipelines.engine import run as run_stages
 from pipelines.report import render
 from pipelines.terminal import Terminal
 from pipelines.workbench import Workbench
+from tests.commands import emulate
 
 STUDY = """
 name: steep
@@ -43,18 +41,6 @@ def f(p):
         raise ValueError("too heavy")
     return math.exp(p["a"]) + p["b"] ** 3
 """
-
-
-def emulate(folder: Path, *words: str) -> tuple[int, str]:
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        result = CliRunner().invoke(app, list(words))
-    finally:
-        os.chdir(before)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, " ".join((result.output + result.stderr).replace("│", " ").split())
 
 
 def written(folder: Path) -> Path:

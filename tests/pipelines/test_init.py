@@ -1,11 +1,13 @@
 """`emulate init`: what it writes is loaded by the loader, tried by a run, and never overwritten unasked."""
 
+import functools
+from pathlib import Path
+
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from pipelines.cli import app
 from pipelines.config import load_study
+from tests import commands
 
 OPTIONS = ["--command", "sh code.sh in.txt", "--input", "in.txt", "--parameter", "a=0:1", "--parameter", "b=1e-3:1e-1:log",
            "--output", "y=out.txt:2*3", "--output", "s=s.json:x.total"]  # fmt: skip
@@ -23,11 +25,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def emulate(*words, typed=None):
-    result = CliRunner().invoke(app, ["init", *words], input=typed)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, " ".join((result.output + result.stderr).split())
+emulate = functools.partial(commands.emulate, Path(), "init")
 
 
 def test_options_make_a_study_that_runs(here):

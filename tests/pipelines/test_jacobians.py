@@ -1,19 +1,19 @@
 """Training runs that carry their Jacobians: one campaign, resumed, whoever asks, with any number of workers."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from emulate.errors import CampaignError, InputError
 from pipelines import files
-from pipelines.cli import app
 from pipelines.config import load_study
 from pipelines.journal import Journal
 from pipelines.stages import design
 from pipelines.terminal import Terminal
 from pipelines.workbench import Workbench
+from tests import commands
 
 LAB = '''
 import os
@@ -68,11 +68,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def emulate(*words: str) -> tuple[int, str]:
-    result = CliRunner().invoke(app, list(words))
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, " ".join((result.output + result.stderr).replace("│", " ").split())
+emulate = functools.partial(commands.emulate, Path())  # where a test stands
 
 
 def bench(*overrides: str) -> Workbench:

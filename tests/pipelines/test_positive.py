@@ -1,13 +1,11 @@
 """A field that is declared positive and crosses zero: told once, by the first runs that show it, and once before a fit."""
 
-import os
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from pipelines import positive
-from pipelines.cli import app
+from tests.commands import emulate
 
 STUDY = """
 name: crossing
@@ -34,17 +32,6 @@ ADVICE = (
     "Set `log: false` in emulators.quadratic, emulators.line, which keeps the runs; or `positive: false` where the simulator "
     "declares the field, which makes them anew where that is a setting of it."
 )
-
-
-def emulate(folder: Path, *words: str) -> tuple[int, str]:
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        result = CliRunner().invoke(app, list(words))
-    finally:
-        os.chdir(before)
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result.exit_code, " ".join(result.output.split())
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from pipelines.config import load_study
 from pipelines.stages import design, simulate
 from pipelines.terminal import Terminal
 from pipelines.workbench import Workbench
+from tests.stored import where
 
 QUIET = Terminal(quiet=True)
 FIRST = 8611523412812443723  # run_seed(1, [0.5, -0.25]) before there were replicates
@@ -59,11 +60,6 @@ def campaign(*overrides: str) -> RunStore:
     with Workbench(load_study("study.yaml", overrides), QUIET) as bench:
         bench.campaign(design.points(bench), "simulate")
         return bench.store
-
-
-def where(store: RunStore) -> dict[str, int]:
-    """Runs by key, with what tells one folder from another that took its place."""
-    return {k: store.folder(k).stat().st_ino for k in store.keys()}  # noqa: SIM118
 
 
 def content(store: RunStore) -> dict[Path, bytes]:

@@ -8,13 +8,11 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from emulate.indices import Indices, Measure
 from emulate.runs import Field, Outputs
 from emulate.space import Parameter, Space, Uniform
 from pipelines import files
-from pipelines.cli import app
 from pipelines.config import load_study
 from pipelines.engine import _lock
 from pipelines.engine import run as run_stages
@@ -23,6 +21,7 @@ from pipelines.journal import Journal
 from pipelines.report import render
 from pipelines.sensitivity import leading, narrower
 from pipelines.terminal import Terminal
+from tests.commands import emulate
 
 matplotlib.use("Agg")
 STUDY = """
@@ -47,18 +46,6 @@ def f(p):
     a, b = p["a"], p["b"]
     return [*(k * a + b for k in (1, 2, 4)), a - b, 7.0]
 """
-
-
-def emulate(folder: Path, *words: str) -> tuple[int, str]:
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        result = CliRunner().invoke(app, list(words))
-    finally:
-        os.chdir(before)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, " ".join((result.output + result.stderr).replace("│", " ").split())
 
 
 @pytest.fixture(scope="module")

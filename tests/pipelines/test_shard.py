@@ -13,6 +13,7 @@ from pipelines.limits import Limits
 from pipelines.study import ClusterPart
 from pipelines.terminal import Terminal
 from pipelines.workbench import Workbench
+from tests.stored import content
 
 STUDY = """
 name: shares
@@ -30,10 +31,6 @@ QUIET = Terminal(quiet=True)
 def study(tmp_path):
     (tmp_path / "study.yaml").write_text(STUDY + f"output: {tmp_path / 'out'}\n")
     return load_study(tmp_path / "study.yaml")
-
-
-def content(folder):
-    return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.glob("runs/*/*/*")) if p.name != "about.json"}
 
 
 def test_shares_together_are_the_campaign(study, tmp_path):

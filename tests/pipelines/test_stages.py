@@ -1,17 +1,16 @@
 """The stages together: what runs, what is skipped and why, and that the verdict is the exit code."""
 
 import csv
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from pipelines import files
-from pipelines.cli import STAGES, app
+from pipelines.cli import STAGES
 from pipelines.stages import ORDER, load
+from tests.commands import printed as emulate
 
 STUDY = """
 name: line
@@ -35,18 +34,6 @@ infer:
 check: {importance_runs: 100, recovery: 20}
 tracking: {uri: "off"}
 """
-
-
-def emulate(folder: Path, *words: str) -> tuple[int, str]:
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        result = CliRunner().invoke(app, list(words))
-    finally:
-        os.chdir(before)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, (result.output + result.stderr).replace("│", " ")
 
 
 @pytest.fixture(scope="module")

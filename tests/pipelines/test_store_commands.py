@@ -12,7 +12,6 @@ import numpy as np
 import pandas
 import pytest
 import xarray
-from typer.testing import CliRunner
 
 from emulate.contracts import Simulator
 from emulate.errors import InputError, RunFailed
@@ -24,8 +23,8 @@ from emulate.space import Normal, Parameter, Space, Uniform
 from emulate.store import RunStore
 from emulate.units import describe
 from pipelines import writing
-from pipelines.cli import app
 from pipelines.writing import write
+from tests import commands
 
 STUDY = """
 name: line
@@ -65,15 +64,7 @@ def store(tmp_path):
 
 
 def emulate(*words, folder=None) -> tuple[int, str]:
-    before = Path.cwd()
-    os.chdir(folder or before)
-    try:
-        result = CliRunner().invoke(app, ["store", *map(str, words)])
-    finally:
-        os.chdir(before)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, " ".join((result.output + result.stderr).split())
+    return commands.emulate(folder or Path(), "store", *map(str, words))
 
 
 def order(keys):
@@ -392,7 +383,7 @@ def study(tmp_path_factory):
     os.chdir(folder)
     try:
         for stage in ("design", "simulate"):
-            assert CliRunner().invoke(app, [stage, "study.yaml"]).exit_code == 0
+            assert commands.emulate(Path(), stage, "study.yaml")[0] == 0
     finally:
         os.chdir(before)
     return folder
