@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy import integrate, stats
 
+from emulate.emissions import tabulated
 from emulate.errors import InputError, RunFailed
 from emulate.lund.observables import thrust
 from emulate.simulators.pythia import Pythia
@@ -275,6 +276,14 @@ def test_every_z_follows_the_density_of_its_own_transverse_mass(recorded):
     some = np.random.default_rng(1).choice(len(every), 1500, replace=False)
     u = [distribution(0.68, 0.98 * float(every.mt2[i]))(float(every.z[i])) for i in some]
     assert stats.kstest(u, "uniform").pvalue > 1e-3
+
+
+def test_emissions_are_a_table_to_train_on(recorded):
+    every, _ = recorded
+    given = every.condition()
+    runs = tabulated(every.z, given.a, given.c)
+    assert len(runs.theta) == len(every)
+    np.testing.assert_allclose(runs.theta[:, 1], 0.98 * every.mt2.numpy())
 
 
 def test_every_kick_is_gaussian(recorded):

@@ -1,12 +1,18 @@
 """The plain Lund string of the house against Pythia's, 40,000 events each: can a classifier tell them apart?"""
 
+import time
+
 import numpy as np
 import pytest
 import torch
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
-from emulate.lund import generate
+import emulate
+from emulate import emissions
+from emulate.emissions import FlowEmission
+from emulate.emulators.flow import Flow
+from emulate.lund import AcceptReject, generate
 from emulate.lund.measurement import Measurement
 from emulate.lund.observables import scaled_momentum, transverse
 from emulate.simulators.lund import Lund
@@ -79,3 +85,33 @@ def test_no_classifier_tells_the_string_from_that_of_pythia(theta, flavours):
           f"pulls {pulls[worst]:+.2f} ({names[worst]}), of multiplicity, thrust, x_p, pt {np.round(pulls[-4:], 2)}")  # fmt: skip
     assert abs(found - 0.5) < 0.012
     assert np.abs(pulls).max() < 3.5
+
+
+@pytest.mark.slow
+def test_an_emission_learnt_from_pythia_alone_makes_pythias_events():
+    """A flow of one emission, trained on what Pythia's hook wrote down at 32 theta, against the exact density and, in the
+    loop, against Pythia's events, at theta that it was not shown."""
+    simulator = Pythia(flavours="pions", events=600)
+    engine = torch.quasirandom.SobolEngine(3, scramble=True, seed=1)
+    low, high = (torch.tensor(x, dtype=torch.float64) for x in ((0.2, 0.5, 0.2), (1.3, 1.6, 0.5)))
+    told = [
+        simulator.emissions(low + (high - low) * u, seed=i)[0]
+        for i, u in enumerate(engine.draw(32, dtype=torch.float64))
+    ]
+    given = [every.condition() for every in told]
+    z, a, c = (torch.cat(x) for x in ([e.z for e in told], [g.a for g in given], [g.c for g in given]))
+    start = time.process_time()
+    emission = FlowEmission(emulate.fit(Flow(**emissions.FLOW), emissions.tabulated(z, a, c), seed=1))
+    print(f"\n{len(z)} emissions of Pythia, trained in {time.process_time() - start:.0f} CPU s")
+    n, string = 20_000, Lund(flavours="pions").string
+    for theta in SETTINGS[:2]:
+        at = torch.tensor(theta, dtype=torch.float64)
+        every, events = Pythia(flavours="pions", events=n).emissions(at, seed=99)
+        ratio = AcceptReject().log_prob(every.z, every.condition()) - emission.log_prob(every.z, every.condition())
+        kl, error = float(ratio.mean()), float(ratio.std()) / len(ratio) ** 0.5
+        ours = generate(at, n, seed=3, string=string, emission=emission)
+        x, y = (np.stack([column.numpy() for column in features(e).values()], 1) for e in (events, ours))
+        found = area(x, y)
+        print(f"a, b, sigma = {theta}: KL {kl:.1e} +- {error:.1e} nats, AUC of events {found:.4f}")
+        assert kl < 1e-3
+        assert abs(found - 0.5) < 0.012

@@ -114,8 +114,9 @@ class Pythia(Simulator):
         """Every emission of n straight strings, by default `events`, and the events with their history.
 
         `events.history.score()` is the exact score of Pythia's own events, and its weights are exact, where the string is
-        the plain one; with `flavours = "all"` the events have no history. Python is asked at every emission: this is
-        slower by three than events alone.
+        the plain one; with `flavours = "all"` the events have no history. A flow is trained on
+        `emulate.emissions.tabulated(every.z, given.a, given.c)` with `given = every.condition()`. Python is asked at every
+        emission: this is slower by three than events alone.
 
         Raises:
             InputError: the process is not a string with light ends.
