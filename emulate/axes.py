@@ -39,7 +39,7 @@ def axes_of(edges: Any) -> tuple[tuple[float, ...], ...]:
 
 def given(x: Any, weights: Any, d: int) -> tuple[Tensor, Tensor]:
     """Samples `[..., n, d]` and weights `[..., n]` of one shape, float64, of what a user gave: on one axis x is `[..., n]`."""
-    x = _tensor(x)
+    x = _tensor("samples", x)
     if x.is_complex() or x.ndim < d or (d > 1 and x.shape[-1] != d):
         what = "[..., n]" if d == 1 else f"[..., n, {d}]"
         raise InputError(f"samples must be real numbers of shape {what}, for {d} {'axis' if d == 1 else 'axes'}. Got "
@@ -47,7 +47,7 @@ def given(x: Any, weights: Any, d: int) -> tuple[Tensor, Tensor]:
     x = x.double() if d > 1 else x.double()[..., None]
     if weights is None:
         return x, x.new_ones(()).expand(x.shape[:-1])
-    w = _tensor(weights).to(x)
+    w = _tensor("weights", weights).to(x)
     try:
         shape = torch.broadcast_shapes(x.shape[:-1], w.shape)
         if shape[-1] != x.shape[-2]:
@@ -59,10 +59,13 @@ def given(x: Any, weights: Any, d: int) -> tuple[Tensor, Tensor]:
     return x.expand(*shape, d), w.expand(shape)
 
 
-def _tensor(given: Any) -> Tensor:
-    return (
-        given if isinstance(given, Tensor) else torch.as_tensor(np.asarray(given))
-    )  # torch makes lists single precision
+def _tensor(name: str, given: Any) -> Tensor:
+    if isinstance(given, Tensor):
+        return given
+    try:
+        return torch.as_tensor(np.asarray(given))  # torch alone would make lists single precision
+    except (TypeError, ValueError) as e:
+        raise InputError(f"{name} must be an array of numbers. Got {shown(given)} ({e}).") from None
 
 
 @dataclass(frozen=True)
@@ -160,9 +163,8 @@ class Axis:
 
     @cached_property
     def _walls(self) -> Tensor:
-        return torch.nn.functional.pad(
-            torch.nn.functional.pad(self._edges, (1, 0), value=-math.inf), (0, 1), value=math.inf
-        )
+        far = torch.tensor([math.inf], dtype=torch.float64)
+        return torch.cat([-far, self._edges, far])
 
     @cached_property
     def _edges(self) -> Tensor:

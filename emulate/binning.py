@@ -72,7 +72,8 @@ class Binning:
         """
         out = w.new_zeros(len(w), self.size)
         for c in self.chunks(x.detach()[None]):
-            local = math.prod(sum(k * b.local(c, orders, self) for k, b, orders in f) for f in factors)
+            made = {f: sum(k * b.local(c, orders, self) for k, b, orders in f) for f in set(factors)}  # a square once
+            local = math.prod(made[f] for f in factors)
             for q, weights in enumerate(w.detach()[:, c.slice]):
                 out[q].index_add_(0, c.cells.flatten(), (weights[:, None] * local).flatten())
         return out
@@ -112,9 +113,8 @@ class Binning:
             starts = [a.start(column) for a, column in zip(self.axes, part, strict=True)]
             cells = starts[0].new_zeros(high - low, 1)
             for a, s, m in zip(self.axes, starts, reached, strict=True):
-                mine = (s[:, None] + torch.arange(m, device=x.device)).clamp(
-                    max=a.bins - 1
-                )  # beyond it all shares are 0
+                mine = s[:, None] + torch.arange(m, device=x.device)
+                mine = mine.clamp(max=a.bins - 1)  # beyond it all shares are 0
                 cells = (cells[:, :, None] * a.bins + mine[:, None, :]).flatten(1)
             first, last = low // n, (high - 1) // n
             if last > first:

@@ -79,12 +79,8 @@ def from_velocities(
         wide = b.stretched(2.0)
         bias, covariance = _paths(wide, _extrapolated(b, (1.0, math.sqrt(2), 2.0)), x, w, v)
         coarse = _slope(wide, _extrapolated(b, (1.0, math.sqrt(2))), x, w, v)
-        told = {
-            "bias": bias,
-            "bias_error": _errors(covariance),
-            "bias_from": "the bandwidth",
-            "bias_rest": (bias - coarse).abs(),
-        }
+        told = {"bias": bias, "bias_error": _errors(covariance), "bias_from": "the bandwidth"}
+        told["bias_rest"] = (bias - coarse).abs()
         if scores is not None:
             s = _columns("scores", scores, (len(x),))
             theirs = _covariances(b, _plain(b), x, w, s)
@@ -116,11 +112,8 @@ def from_conditionals(histogram: Histogram, below: Callable[[Tensor], Tensor], t
         if len(edges) != 1 or f.ndim != 2 or f.shape[1] != len(edges[0]):
             raise InputError(f"below must give [n, edges] for the edges of one axis. Got {list(f.shape)} for "
                              f"{[len(e) for e in edges] or 'two axes'}.")  # fmt: skip
-        if (
-            not (f.isfinite().all() and slopes.isfinite().all())
-            or ((f < 0) | (f > 1)).any()
-            or (f.diff(dim=1) < -1e-12).any()
-        ):
+        finite, rising = f.isfinite().all() and slopes.isfinite().all(), (f.diff(dim=1) >= -1e-12).all()
+        if not (finite and rising and ((f >= 0) & (f <= 1)).all()):
             raise InputError("below must give probabilities that rise from edge to edge, with finite derivatives. Got others; "
                              "it is the distribution function of the last draw at the edges.")  # fmt: skip
         n = len(f)
@@ -175,12 +168,12 @@ def _covariances(window: Binning, bins: Bins, x: Tensor, w: Tensor, s: Tensor) -
     """n Cov(q, s) `[size, d]`, and its covariance over samples."""
     n, d = s.shape
     c, share = s - s.mean(0), bins(window.plain)
-    pairs = torch.einsum("na,nb->abn", c, c).reshape(d * d, n)
+    pairs = _products_of(c, c)
     once = window.products(x, torch.cat([w[None], w * c.T, w * pairs]), share)
     mean, slope, single = once[0] / n, once[1 : d + 1].T, once[d + 1 :]
     square = window.products(x, w.square() * pairs, share, share)
     second = square - 2 * mean * single + mean.square() * pairs.sum(1, keepdim=True)
-    total, covariance = _of_terms(slope, second.reshape(d, d, -1).permute(2, 0, 1), n)
+    total, covariance = _of_terms(slope, _symmetric(second, d), n)
     return total * (n / (n - 1)), covariance
 
 
@@ -204,12 +197,26 @@ def _slope(window: Binning, bins: Bins, x: Tensor, w: Tensor, v: Tensor) -> Tens
 
 def _paths(window: Binning, bins: Bins, x: Tensor, w: Tensor, v: Tensor) -> Moments:
     """The same, and its covariance over samples."""
-    n, _, d = v.shape
+    n, axes, d = v.shape
     ups, slope, second = [bins(up) for up in higher(window.plain)], _slope(window, bins, x, w, v), 0.0
-    for (k, up), (l, other) in itertools.product(enumerate(ups), repeat=2):
-        pairs = torch.einsum("na,nb->abn", v[:, k], v[:, l]).reshape(d * d, n)
-        second = second + window.products(x, w.square() * pairs, up, other)
-    return _of_terms(slope, second.reshape(d, d, -1).permute(2, 0, 1), n)
+    for k, l in itertools.combinations_with_replacement(range(axes), 2):
+        pairs = _products_of(v[:, k], v[:, l]) + (_products_of(v[:, l], v[:, k]) if k != l else 0.0)
+        second = second + window.products(x, w.square() * pairs, ups[k], ups[l])
+    return _of_terms(slope, _symmetric(second, d), n)
+
+
+def _products_of(a: Tensor, b: Tensor) -> Tensor:
+    """a_i b_j of all i <= j, `[d (d + 1) / 2, n]`, of a and b `[n, d]`."""
+    i, j = torch.triu_indices(a.shape[1], a.shape[1])
+    return (a[:, i] * b[:, j]).T
+
+
+def _symmetric(rows: Tensor, d: int) -> Tensor:
+    """`[size, d, d]` of its upper half in rows `[d (d + 1) / 2, size]`."""
+    i, j = torch.triu_indices(d, d)
+    made = rows.new_empty(rows.shape[1], d, d)
+    made[:, i, j] = made[:, j, i] = rows.T
+    return made
 
 
 def _of_terms(total: Tensor, second: Tensor, n: int) -> Moments:

@@ -153,6 +153,34 @@ def test_two_axes():
     assert made.diagnostics["pull"] < 4.5
 
 
+@pytest.mark.parametrize("axes", [1, 2])
+def test_covariances_are_those_of_the_terms_of_single_samples(axes):
+    """Each sample's own term by automatic differentiation, of the gradient and of its bias in the bandwidth."""
+    n, edges = 30, truth.BIN if axes == 1 else (truth.BIN, (-0.5, 1.0))
+    one = Soft(edges=edges, bandwidth=0.3, kernel="gaussian")
+    x, v, w = normal(n, axes), normal(n, axes, 2, seed=1), normal(n, seed=2)
+
+    def term(x: torch.Tensor, v: torch.Tensor, w: torch.Tensor, soft: Soft) -> torch.Tensor:
+        def moved(t: torch.Tensor) -> torch.Tensor:
+            at = (x + v @ t)[None]
+            return soft.counts(at if axes == 2 else at[:, 0], w[None]).values.flatten()
+
+        return torch.func.jacfwd(moved)(torch.zeros(2, dtype=torch.float64))
+
+    def terms(h: float) -> torch.Tensor:
+        wide = Soft(edges=edges, bandwidth=h, kernel="gaussian")
+        return torch.stack([term(a, b, c, wide) for a, b, c in zip(x, v, w, strict=True)])
+
+    e = from_velocities(one, x if axes == 2 else x[:, 0], v if axes == 2 else v[:, 0], w)
+    own = terms(0.3)
+    off = own - own.mean(0)
+    torch.testing.assert_close(e.gradient, own.sum(0))
+    torch.testing.assert_close(e.covariance, torch.einsum("nja,njb->jab", off, off) * n / (n - 1))
+    bias = own - (8 * own - 6 * terms(0.3 * math.sqrt(2)) + terms(0.6)) / 3  # less the parabola in h^2 at 0
+    torch.testing.assert_close(e.diagnostics["bias"], bias.sum(0))
+    torch.testing.assert_close(e.diagnostics["bias_error"], bias.std(0) * n**0.5)
+
+
 def test_the_boundary_term_is_exact_with_the_least_noise():
     n = 4000
     z, edges = normal(n, 1), torch.tensor([0.0, 1.0], dtype=torch.float64)

@@ -49,17 +49,19 @@ class Surrogate(Gradient):
     an emulator that follows the bends errs less. It is unknown (NaN) where emulators cannot tell left-out runs: f turns
     more often in the box than there are runs. `diagnostics["unresolved"]` names those outputs.
 
-    Intervals of 95 % hold the truth more often than they say where f is smooth: the bias bound is cautious (1 / (1 + 25 t^2):
-    in 200 of 200 seeds).
+    Of 200 intervals of 95 % so many held the truth: of (theta + Z)^2 with 16 replicates 96 %, of a jump with 200, by a line,
+    96 %, of noise that is not shared, by a line, 96 %, of 1 / (1 + 25 t^2) all. Of eight smooth functions of one to ten
+    parameters at two widths 98 to 100 % of 30 each did, or the bias was NaN: there the bound is cautious. Of a jump with 20
+    and 60 replicates, of which a third moved, by a process, 91 and 94 % of 100 and 80.
 
     An `Emulator` as f is asked itself, without a run: the error is the spread of the Jacobians of a network's members, not
     divided by root M, for they share their runs; or the standard deviation of the derivative of a Gaussian process given its
     runs. How far either is from the simulator beyond that, nobody knows without running it: the bias is NaN.
 
-    "auto" never takes it: twenty fits and more take a second, in which most programs run thousands of times. Name it where
-    runs are dear. Default fits take 0.01 s each for up to ten parameters and a hundred runs, a network's some seconds: lower
+    "auto" never takes it: its fits take up to a second, in which most programs run thousands of times. Name it where runs
+    are dear. Default fits take 0.01 s each for up to ten parameters and a hundred runs, a network's some seconds: lower
     `members` there. Where f jumps, or noise is not shared, a line, {"use": "polynomial", "degree": 1}, has a third to two
-    thirds of the process's noise; a box should see ten replicates move.
+    thirds of the process's noise; some twenty replicates should move within the box.
 
     >>> theta = torch.tensor([1.0, 0.5], dtype=torch.float64)
     >>> e = Surrogate().estimate(lambda t: torch.exp(t[0]) * t[1] ** 2, theta, seed=0)

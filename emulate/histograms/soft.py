@@ -1,5 +1,6 @@
 """Bins with soft edges: every sample spread by a kernel, so that derivatives flow to the samples."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -53,18 +54,19 @@ class Soft(Histogram):
         many = isinstance(self.bandwidth, tuple | list)
         widths = [*self.bandwidth] if many else [self.bandwidth]
         if self.bandwidth != "auto" and (len(widths) not in (1, len(axes)) or not all(
-            isinstance(h, int | float) and 0 < h < float("inf") for h in widths)):  # fmt: skip
+            _number(h) and h > 0 for h in widths)):  # fmt: skip
             raise InputError(f"bandwidth must be a finite number above 0, one for each axis, or auto. Got {shown(self.bandwidth)}; "
                              "hard bins are the histogram hard.")  # fmt: skip
         if many:
-            object.__setattr__(self, "bandwidth", tuple(widths) if len(axes) > 1 else widths[0])
+            object.__setattr__(self, "bandwidth", tuple(widths) if len(widths) > 1 else widths[0])
         for name, allowed in (("kernel", ("gaussian", "logistic", "compact")), ("target", ("value", "gradient"))):
             if getattr(self, name) not in allowed:
                 raise InputError(
                     f"{name} must be {', '.join(allowed[:-1])} or {allowed[-1]}. Got {shown(getattr(self, name))}."
                 )
         ends = self._ends
-        if len(ends) != len(axes) or not all(len(e) == 2 and (None in e or e[0] < e[1]) for e in ends):
+        if len(ends) != len(axes) or not all(
+            len(e) == 2 and all(x is None or _number(x) for x in e) and (None in e or e[0] < e[1]) for e in ends):  # fmt: skip
             raise InputError(f"support must be [low, high] with low < high, null for an open end, of two axes a list for each. "
                              f"Got {shown(self.support)}.")  # fmt: skip
         if self.bandwidth != "auto":
@@ -104,3 +106,7 @@ class Soft(Histogram):
                 raise InputError(f"bandwidth must be at most the width of the support, {high - low:g}. Got {h:g}, which "
                                  "leaves nothing of the samples' places.")  # fmt: skip
         return tuple(Axis(e, kernel, h, s) for e, h, s in zip(edges, widths, self._ends, strict=True))
+
+
+def _number(x: Any) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)

@@ -66,7 +66,7 @@ class Exact(Emission):
         return log_density(z, given.a, given.c)
 
 
-_TRIES = 4
+_TRIES, _WIDE = 4, 2048  # several tries at once where the cost is that of the calls
 
 
 @dataclass(frozen=True)
@@ -83,17 +83,14 @@ class AcceptReject(Exact):
 
     def sample(self, given: Condition, noise: Keyed) -> Tensor:
         hat = self._hat(given.a + 1, given.c)
-        x, kept = (row[0] for row in self._trials(hat, noise, 1))
+        x, kept = self._first(hat, noise, 1 if len(given.mt2) > _WIDE else _TRIES)
         todo, where = (~kept).nonzero().view(-1), None
-        while len(todo):  # the eighth that is left gets several tries at once
+        while len(todo):  # the eighth that is left
             noise, hat = noise.select(todo), tuple(row.index_select(0, todo) for row in hat)
-            ways, kept = self._trials(hat, noise, _TRIES)
-            found = ways[-1]
-            for way, good in zip(ways.flip(0)[1:], kept.flip(0)[1:], strict=True):
-                found = torch.where(good, way, found)
+            found, kept = self._first(hat, noise, _TRIES)
             where = todo if where is None else where.index_select(0, todo)
             x.index_copy_(0, where, found)
-            todo = (~kept.any(0)).nonzero().view(-1)
+            todo = (~kept).nonzero().view(-1)
         t = torch.exp(x)  # torch.sigmoid would have other bits at the end of an array than inside it
         return torch.reciprocal(1 + t).clamp_(max=1 - 2.0**-53)
 
@@ -113,14 +110,18 @@ class AcceptReject(Exact):
         return n, c, h, rise, torch.reciprocal(rise), fall, torch.reciprocal(fall), begin, end - begin
 
     @staticmethod
-    def _trials(hat: tuple[Tensor, ...], noise: Keyed, m: int) -> tuple[Tensor, Tensor]:
-        """x `[m, k]` from the hat, and which of them stay."""
+    def _first(hat: tuple[Tensor, ...], noise: Keyed, m: int) -> tuple[Tensor, Tensor]:
+        """The first of m tries x `[k]` under the hat that stays, and whether one does."""
         n, c, h, rise, left, fall, right, begin, flat = hat
-        u, v = noise.uniform(2 * m).view(2, m, -1)
+        u, v = noise.uniform(2 * m).view(m, 2, -1).unbind(1)  # the j-th try has the same numbers whatever m
         s = u * (left + flat + right)
         in_left, in_right = s * rise, (left + flat + right - s) * fall  # share of the tail that lies beyond, if below 1
         drop = torch.log(torch.minimum(in_left, in_right).clamp_(max=1.0))  # how far the hat has fallen
         x = begin + torch.minimum((s - left).clamp_(min=0.0), flat)
         x += drop * (left * (in_left < 1) - right * (in_right < 1))
         t = torch.exp(x)
-        return x, n * (x - torch.log(1 + t)) - c * t - h - drop >= torch.log(v)
+        kept = n * (x - torch.log(1 + t)) - c * t - h - drop >= torch.log(v)
+        found = x[-1]
+        for way, good in zip(x.flip(0)[1:], kept.flip(0)[1:], strict=True):
+            found = torch.where(good, way, found)
+        return found, kept.any(0)

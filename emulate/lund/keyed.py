@@ -50,6 +50,12 @@ class Keyed:
         bits = (mixed(self._keys + sites[:, None]) >> 12).bitwise_and_((1 << 52) - 1)
         return bits.to(torch.float64).add_(0.5).mul_(2.0**-52)  # exact, and neither 0 nor 1
 
+    def later(self) -> "Keyed":
+        """Numbers of the same trial that lie beyond all that `uniform` gives here, however many those were."""
+        beyond = Keyed(self._keys)
+        beyond._site = _TRIAL // 2
+        return beyond
+
     def select(self, index: Tensor) -> "Keyed":
         """The noise of some of the events, from here on."""
         chosen = Keyed(self._keys.index_select(0, index))

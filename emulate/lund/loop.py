@@ -163,7 +163,7 @@ def _trial(slots: _Slots, string: String, table: Any, emission: Emission, block:
     if len(at):
         mine = (c.index_select(-1, at) for c in (b, side, slots.flavour, slots.px, slots.py, new, hadron, kx, ky, mt2))
         ends = Ends(*mine, plus=string.energy * plus[at], minus=string.energy * minus[at])
-        pair = join(ends, table, noise.select(at))
+        pair = join(ends, table, noise.select(at).later())
         final = torch.stack((slots.event, slots.begun, slots.tries, *slots.count))[:, at].T
         block.last(pair, final, torch.stack((ends.kx, ends.ky), 1))
         good[at] = pair.good

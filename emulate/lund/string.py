@@ -12,6 +12,7 @@ from emulate.lund.flavours import QUARKS, Flavours, index
 from emulate.lund.fragmentation import A_MOST
 
 NAMES = ("a", "b", "sigma")
+KINDS = {"pions": Flavours.pions(), "mesons": Flavours(), "baryons": Flavours(diquark=0.081)}
 B_LEAST, B_MOST = 0.01, 50.0  # GeV^-2
 SIGMA_LEAST, SIGMA_MOST = 0.01, 2.0  # GeV
 
@@ -72,4 +73,4 @@ class String:
         return theta.contiguous()
 
 
-__all__ = ["NAMES", "QUARKS", "String"]
+__all__ = ["KINDS", "NAMES", "QUARKS", "String"]

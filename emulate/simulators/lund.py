@@ -1,6 +1,5 @@
 """`Lund`: the parameters of string fragmentation to observables of hadronic events."""
 
-import itertools
 import time
 from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar, Literal
@@ -13,9 +12,10 @@ from emulate.contracts import Estimate, Simulator
 from emulate.emissions import FlowEmission, saved
 from emulate.errors import InputError, nearest
 from emulate.lund import Events, Flavours, String, generate
-from emulate.lund.observables import charged_multiplicity, counts, gradient, scaled_momentum, thrust, transverse
-from emulate.lund.string import NAMES
-from emulate.runs import Field, Outputs, Runs
+from emulate.lund.measurement import ALL, Measurement, Observable, Output
+from emulate.lund.observables import gradient
+from emulate.lund.string import KINDS, NAMES
+from emulate.runs import Outputs, Runs
 from emulate.space import Parameter, Space, Uniform
 
 __all__ = ["Lund"]
@@ -23,14 +23,6 @@ __all__ = ["Lund"]
 _SPACE = Space((Parameter("a", Uniform(0.3, 1.2)), Parameter("b", Uniform(0.6, 1.4), unit="GeV^-2"),
                 Parameter("sigma", Uniform(0.25, 0.45), unit="GeV", label=r"\sigma")))  # fmt: skip
 _FIDUCIAL = {"a": 0.68, "b": 0.98, "sigma": 0.335}
-_KINDS = {"pions": Flavours.pions(), "mesons": Flavours(), "baryons": Flavours(diquark=0.081)}
-# name: coordinate, unit, default edges
-_OBSERVABLES: dict[str, tuple[str, str, tuple[float, ...]]] = {
-    "multiplicity": ("n", "", tuple(range(-1, 36, 2))),
-    "thrust": ("t", "", (0.0, 0.002, 0.004, 0.006, 0.008, 0.01, 0.0125, 0.015, 0.02, 0.025, 0.03, 0.04, 0.06)),
-    "x_p": ("xi", "", tuple(i / 2 for i in range(13))),
-    "pt": ("pt", "GeV", (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 1.0, 1.5)),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +62,8 @@ class Lund(Simulator):
     flavours: Literal["pions", "mesons", "baryons"] = "mesons"
     suppression: dict[str, float] = field(default_factory=dict)
     events: Annotated[int, Ge(1)] = 1000
-    output: Literal["histograms", "means", "event"] = "histograms"
-    observables: tuple[Literal["multiplicity", "thrust", "x_p", "pt"], ...] = ("multiplicity", "thrust", "x_p", "pt")
+    output: Output = "histograms"
+    observables: tuple[Observable, ...] = ALL
     edges: dict[str, tuple[float, ...]] = field(default_factory=dict)
     emission: str = ""
     _learnt: ClassVar[FlowEmission | None] = None  # of an instance: what `emission` names, loaded
@@ -92,13 +84,7 @@ class Lund(Simulator):
         for name in self.suppression:
             if name not in known:
                 raise InputError(f"lund: suppression must name {', '.join(known)}. Got {name!r}.{nearest(name, known)}")
-        if not self.observables or len(set(self.observables)) < len(self.observables):
-            raise InputError(f"lund: observables must be one or more, each once. Got {list(self.observables)}.")
-        for name, edges in self.edges.items():
-            if name not in self.observables or len(edges) < 2 or any(x >= y for x, y in itertools.pairwise(edges)):
-                raise InputError(f"lund: edges must be two or more rising numbers for one of {', '.join(self.observables)}. Got "
-                                 f"{name} = {list(edges)}.")  # fmt: skip
-        _ = self.string  # checks energy and flavours
+        _ = self.string, self._measurement  # check energy and flavours, observables and edges
         object.__setattr__(self, "_learnt", saved(self.emission) if self.emission else None)
 
     @property
@@ -109,21 +95,12 @@ class Lund(Simulator):
     @property
     def string(self) -> String:
         """What is fragmented."""
-        kind = Flavours(**{**vars(_KINDS[self.flavours]), **self.suppression})
+        kind = Flavours(**{**vars(KINDS[self.flavours]), **self.suppression})
         return String(energy=self.energy, ends=self.ends, flavours=kind)
 
     @property
     def outputs(self) -> Outputs:
-        found = []
-        for name in self.observables:
-            coordinate, unit, _ = _OBSERVABLES[name]
-            edges = self._edges(name).tolist()
-            if self.output == "histograms":
-                middles = tuple((x + y) / 2 for x, y in itertools.pairwise(edges))
-                found.append(Field(name, coordinate=coordinate, at=middles, at_unit=unit))
-            else:
-                found.append(Field(name, unit))
-        return Outputs(tuple(found))
+        return self._measurement.outputs
 
     @property
     def stochastic(self) -> bool:
@@ -144,18 +121,7 @@ class Lund(Simulator):
 
     def measure(self, events: Events) -> Tensor:
         """What every event adds to the outputs, `[n, m]`: the outputs are its mean over events."""
-        columns = []
-        for name in self.observables:
-            x, of_hadrons = self._observed(name, events)
-            if self.output != "histograms":
-                x = events.sum(x) / events.multiplicity if of_hadrons else x
-                columns.append(x[:, None])
-            elif of_hadrons:
-                rows = counts(x, self._edges(name)) * events.charged[:, None]
-                columns.append(events.sum(rows)[:, 1:-1])
-            else:
-                columns.append(counts(x, self._edges(name))[:, 1:-1])
-        return torch.cat(columns, 1)
+        return self._measurement.of(events)
 
     def table(self, theta: Tensor, *, seed: int) -> Runs:
         """A table to train on, one event at each row of theta `[n, d]`, made all at once: what `output = "event"` gives."""
@@ -178,13 +144,6 @@ class Lund(Simulator):
             torch.broadcast_tensors(*(torch.as_tensor(given[k], dtype=torch.float64) for k in NAMES)), -1
         )
 
-    def _edges(self, name: str) -> Tensor:
-        return torch.tensor(self.edges.get(name, _OBSERVABLES[name][2]), dtype=torch.float64)
-
-    def _observed(self, name: str, events: Events) -> tuple[Tensor, bool]:
-        """An observable of each event `[n]` or of each hadron `[N]`, and whether it is of hadrons."""
-        if name == "multiplicity":
-            return charged_multiplicity(events), False
-        if name == "thrust":
-            return 1 - thrust(events).value, False
-        return (-torch.log(scaled_momentum(events)), True) if name == "x_p" else (transverse(events), True)
+    @property
+    def _measurement(self) -> Measurement:
+        return Measurement(self.observables, self.output, self.edges)

@@ -194,6 +194,14 @@ def test_refusals(histogram, x, w, sentence):
         histogram.counts(x, w)
 
 
+def test_what_is_no_array_of_numbers_is_told(histogram):
+    for wrong in ("abc", [[1.0], [1.0, 2.0]], None):
+        with pytest.raises(InputError, match=r"^samples must be an array of numbers\. Got "):
+            Counts.of(histogram.binning([0.0, 1.0]), wrong)
+    with pytest.raises(InputError, match=r"^weights must be an array of numbers\. Got 'a' "):
+        histogram.counts([0.0], "a")
+
+
 def test_nan_is_seen_under_vmap_and_on_two_axes(histogram, flat):
     x = normal(3, 5, 2)
     x[1, 2, 1] = math.nan

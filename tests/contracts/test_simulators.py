@@ -16,7 +16,8 @@ from pipelines.runner import Runner
 from pipelines.study import plain
 
 # The smallest case of an entry that takes more than a moment, and its noisy variant where it has one.
-SMALL = {"nbody": {"particles": 8, "steps": 2, "precision": "float64"}}
+SMALL = {"nbody": {"particles": 8, "steps": 2, "precision": "float64"}, "pythia": {"events": 20}}
+EXTRAS = {"pythia": ("pythia8mc", "pip install emulate[pythia]")}  # what an entry needs that may be absent
 NOISY = {"linear_gaussian": {"noise": 0.1}, "nbody": {"phase_seed": None}}
 CASES = [
     (name, noisy) for name in registry.names("simulators") for noisy in (False, True) if not noisy or name in NOISY
@@ -24,6 +25,9 @@ CASES = [
 
 
 def built(name, noisy=False):
+    if name in EXTRAS:
+        package, command = EXTRAS[name]
+        pytest.importorskip(package, reason=f"{name} needs {package}: {command}")
     example = registry.find("simulators", name).example
     noise = NOISY[name] if noisy else {}
     return registry.build("simulators", {"use": name, **example, **SMALL.get(name, {}), **noise})

@@ -56,3 +56,21 @@ def test_one_replicate_that_draws_has_no_error_bar_though_two_agree():
         return theta[0] * (noise.draw("z", Normal(0.0, 1.0)) > -9)
 
     assert Reverse().estimate(program, THETA, seed=1).standard_error.isnan().all()
+
+
+@pytest.mark.parametrize("jump", [
+    lambda x: torch.sign(x), lambda x: torch.where(x > 0, 1.0, 0.0) + x, lambda x: x if x > 0 else -x,
+])  # fmt: skip
+def test_what_a_plain_comparison_of_a_draw_may_hide_leaves_the_bias_unknown(jump):
+    e = Reverse().estimate(lambda t, noise: jump(t[0] + noise.draw("z", Normal(0.0, 1.0))) + 0 * t[0],
+                           torch.tensor([0.3], dtype=torch.float64), seed=1, n=50)  # fmt: skip
+    assert bool(e.bias_bound.isnan().all())
+    assert e.diagnostics["reads"]
+
+
+def test_a_comparison_of_theta_alone_or_of_what_is_not_random_leaves_the_bias_at_none():
+    theta = torch.tensor([0.3], dtype=torch.float64)
+    checked = Reverse().estimate(lambda t, noise: (t if t[0] > 0 else -t) + noise.draw("z", Normal(0.0, 1.0)), theta,
+                                 seed=1, n=50)  # fmt: skip
+    fixed = Reverse().estimate(lambda t: t * float(t[0].detach()), theta, seed=1, n=3)
+    assert float(checked.bias_bound) == float(fixed.bias_bound) == 0

@@ -164,6 +164,12 @@ def test_a_study_may_name_it():
          "bins are the histogram hard."),
         ({"bandwidth": math.nan}, "bandwidth must be a finite number above 0, one for each axis, or auto. Got nan; hard bins are "
          "the histogram hard."),
+        ({"bandwidth": True}, "bandwidth must be a finite number above 0, one for each axis, or auto. Got true; hard bins are the "
+         "histogram hard."),
+        ({"support": (0.0, math.inf)}, "support must be [low, high] with low < high, null for an open end, of two axes a list for "
+         "each. Got (0.0, inf)."),
+        ({"support": ("a", 1.0)}, "support must be [low, high] with low < high, null for an open end, of two axes a list for each. "
+         "Got ('a', 1.0)."),
         ({"kernel": "normal"}, "kernel must be gaussian, logistic or compact. Got 'normal'."),
         ({"target": "both"}, "target must be value or gradient. Got 'both'."),
         ({"support": (0.0, 1.0), "bandwidth": 2.0}, "bandwidth must be at most the width of the support, 1. Got 2, which leaves "
@@ -175,6 +181,12 @@ def test_a_study_may_name_it():
 def test_refusals(change, sentence):
     with pytest.raises(InputError, match=f"^{re.escape(sentence)}$"):
         Soft(**{"edges": (0.0, 1.0), "bandwidth": 0.1, **change})
+
+
+def test_one_bandwidth_serves_two_axes():
+    edges = ((0.0, 1.0), (0.0, 1.0))
+    both = [Soft(edges=edges, bandwidth=b).binning(None) for b in (0.2, (0.2,), [0.2, 0.2])]
+    assert both[0] == both[1] == both[2]
 
 
 def test_a_sample_outside_the_support_is_refused():

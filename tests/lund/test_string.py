@@ -154,7 +154,7 @@ def test_means_are_those_of_a_plain_twin(theta, pions):
 @pytest.mark.parametrize("pions", [True, False])
 @pytest.mark.parametrize("theta", [MONASH, (0.2, 1.3, 0.25), (1.2, 0.7, 0.45)])
 def test_means_are_those_of_a_plain_twin_with_many_events(theta, pions):
-    assert np.abs(compared(theta, 30_000, pions)).max() < 3.3
+    assert np.abs(compared(theta, 20_000, pions)).max() < 3.3
 
 
 def test_another_emission_may_stand_in():

@@ -10,6 +10,7 @@ import torch
 from emulate import registry
 from emulate.errors import InputError
 from emulate.lund import Flavours, String, generate
+from emulate.lund.measurement import Measurement
 from emulate.lund.observables import charged_multiplicity, scaled_momentum, thrust, transverse
 from emulate.simulators.lund import Lund
 from emulate.space import Parameter, Space, Uniform
@@ -26,7 +27,7 @@ def test_histograms_are_those_of_numpy():
               "x_p": -np.log(scaled_momentum(events).numpy()[charged]), "pt": transverse(events).numpy()[charged]}  # fmt: skip
     for name, where in simulator.outputs.slices.items():
         at = np.array(simulator.outputs.field(name).at)
-        edges = simulator._edges(name).numpy()
+        edges = Measurement().edges_of(name).numpy()
         np.testing.assert_allclose(at, (edges[1:] + edges[:-1]) / 2)
         np.testing.assert_allclose(y[where], np.histogram(values[name], edges)[0] / 400, rtol=1e-12, err_msg=name)
     assert y[simulator.outputs.slices["multiplicity"]].sum() == pytest.approx(1)
@@ -99,9 +100,9 @@ def test_flavours_are_settings():
         ({"fixed": {"b": 1.0}}, "lund: a parameter must be varied or fixed, not both. Got b in the space"),
         ({"suppression": {"strange": 1.0}}, 'Did you mean "strangeness"?'),
         ({"suppression": {"eta": -1.0}}, "flavours: eta must be a finite number of at least 0. Got -1.0."),
-        ({"observables": ["thrust", "thrust"]}, "lund: observables must be one or more, each once."),
+        ({"observables": ["thrust", "thrust"]}, "observables must be one or more, each once."),
         ({"observables": ["spin"]}, "Got 'spin'."),
-        ({"edges": {"pt": [0.3, 0.2]}}, "lund: edges must be two or more rising numbers for one of"),
+        ({"edges": {"pt": [0.3, 0.2]}}, "edges must be two or more rising numbers for one of"),
         ({"events": 0}, "simulators.events: must be at least 1. Got 0."),
     ],
 )

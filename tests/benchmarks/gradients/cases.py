@@ -64,6 +64,13 @@ def option_drawn(theta: Tensor, noise: Noise) -> Tensor:
     return math.exp(-jumps.RATE * jumps.TIME) * noise.above("strike", end - math.log(jumps.STRIKE))
 
 
+def option_unmarked(theta: Tensor, noise: Noise) -> Tensor:
+    """The digital call by the sign of a difference, which hides the decision and keeps torch's graph whole."""
+    s, v = theta
+    end = s * torch.exp((jumps.RATE - v**2 / 2) * jumps.TIME + v * jumps.TIME**0.5 * noise.draw("z", Normal(0.0, 1.0)))
+    return math.exp(-jumps.RATE * jumps.TIME) * (1 + torch.sign(end - jumps.STRIKE)) / 2
+
+
 def accepted_below(theta: Tensor, noise: Noise) -> Tensor:
     """X and N as they are told: uniform numbers until one is below theta; at theta = 0.5 one run of 1e19 needs more."""
     u = noise.uniform("u", (64,))

@@ -18,7 +18,7 @@ from emulate.dual import derivative, pushforward
 from emulate.errors import EmulateError
 from emulate.gradients import verify
 from emulate.tangents import forward
-from tests.benchmarks.gradients.cases import euler_step
+from tests.benchmarks.gradients.cases import euler_step, option_unmarked
 from tests.benchmarks.gradients.running import ONE_BY_ONE
 from tests.benchmarks.gradients.table import Row
 from tests.benchmarks.gradients.test_modes import family
@@ -223,7 +223,15 @@ def diagnoses() -> Iterator[Row]:
         ((left, right_),) = found.evidence["clarke"]
         yield Row(f"diagnose, min(theta^2, 2 theta) at {at:g}: slopes", truth, f"[{left + 0.0:.5g}, {right_:.5g}]",
                   calls=found.evidence["calls"])  # fmt: skip
-    found = diagnose(option, numbers(jumps.SPOT, jumps.VOLATILITY), seed=1)
+    market = numbers(jumps.SPOT, jumps.VOLATILITY)
+    plain = gradients.estimate(option_unmarked, market, method="reverse", n=400, seed=1)
+    found = diagnose(option_unmarked, market, seed=1)
+    yield Row("plain reverse mode, digital call by `sign`: delta at fixed noise", 0.0, float(plain.gradient[0, 0]),
+              calls=plain.calls, seconds=plain.seconds, note=f"of the mean it is {jumps.digital()[0]:.8f}")  # fmt: skip
+    yield Row(
+        "diagnose, digital call by `sign`", "jump", found.trouble, calls=found.evidence["calls"], note=f'"{found}"'
+    )
+    found = diagnose(option, market, seed=1)
     yield Row("diagnose, digital call", "jump at strike", f"{found.trouble} at {found.site}", calls=found.evidence["calls"],
               note=f'"{found}"')  # fmt: skip
     began, troubled, named, smooth, alarms, most = time.perf_counter(), 0, 0, 0, 0, 0

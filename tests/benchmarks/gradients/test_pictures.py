@@ -144,5 +144,5 @@ def test_bias_against_variance(picture):
                       rotation=13, xytext=(0, 4), textcoords="offset points")  # fmt: skip
     axes.set(xlabel="variance of one replicate", ylabel="|bias|",
              title=f"Delta of a digital call, {delta:.5f}: below a grey line the noise is the larger part")  # fmt: skip
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 0.08), fontsize=9)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 0.02), fontsize=9)
     picture("bias_against_variance", figure)
