@@ -144,7 +144,8 @@ def _objection(name: str, made: Estimate) -> str:
     if bool(made.bias_bound.isnan().any()) and name not in _OWN_NOISE:
         reads = ", ".join(made.diagnostics.get("reads", ())) or "something"
         return f"what depends on theta is read by {reads}, which has no derivative."
-    if bool((made.gradient == 0).all()) and name not in ("conditional", "enumerate"):
+    nothing = (made.gradient == 0) & ~(made.standard_error > 0)  # slopes of both signs may add up to zero
+    if bool(nothing.all()) and name not in ("conditional", "enumerate"):
         return "it finds a gradient of zeros, which only a difference can tell from a lost one."
     return ""
 

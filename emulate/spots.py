@@ -75,7 +75,7 @@ def descend(lines: Lines, line: int, t: tuple[float, float, float], y: tuple[Ten
     def bend(three: Sequence[Tensor]) -> float:
         return float(three[0][output] - 2 * three[1][output] + three[2][output])
 
-    sizes = [bend(y)]
+    sizes = [x for x in [bend(y)] if x != 0]  # three values on a straight line, which the finer ones may leave
     for level in range(1, LEVELS + 1):
         middle = ((t[0] + t[1]) / 2, (t[1] + t[2]) / 2)
         a, b = (lines.at(line, s) for s in middle)
@@ -90,7 +90,7 @@ def descend(lines: Lines, line: int, t: tuple[float, float, float], y: tuple[Ten
         sizes.append(size)
         if enough(_falls(sizes), level):
             break
-    return Spot(line, t[0], t[2], output, sizes[-1], _falls(sizes))
+    return Spot(line, t[0], t[2], output, sizes[-1] if sizes else 0.0, _falls(sizes))
 
 
 def _falls(sizes: list[float]) -> float:

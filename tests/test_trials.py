@@ -152,6 +152,16 @@ def test_the_one_call_takes_the_winner(f, theta, expected):
     assert e.calls > e.diagnostics["choice_calls"] > 200
 
 
+def test_slopes_of_both_signs_that_add_up_to_zero_are_no_lost_derivative():
+    """With an even number of replicates half the slopes of |theta + z| at 0 are 1 and half are -1, once in some seeds."""
+
+    def f(theta, noise):
+        return (theta[0] + noise.draw("z", Normal(0.0, 1.0))).abs()
+
+    found = [gradients.choose(f, 0 * ONE, seed=seed, n=20) for seed in range(6)]
+    assert {c.method.entry_name() for c in found} == {"pathwise"}
+
+
 def test_fewer_replicates_than_a_race_pays_for_follow_the_diagnosis():
     e = gradients.estimate(log_of_gamma, [2.0], n=FEWEST - 1, seed=3)
     assert e.diagnostics["method"]["use"] == "pathwise"

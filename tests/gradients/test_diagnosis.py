@@ -12,6 +12,8 @@ from torch.distributions import Bernoulli, Normal
 from emulate.diagnosis import TROUBLES, diagnose
 from emulate.errors import InputError
 from emulate.replication import Program, lift
+from emulate.roughness import Lines
+from emulate.spots import descend
 from tests.gradients.gallery import CASES, HELD, TUNED, Case
 
 
@@ -120,6 +122,22 @@ def test_a_spot_is_found_wherever_it_lies_and_however_small_it_is(trouble):
         d = diagnose(f, torch.ones(1, dtype=torch.float64), seed=1)
         assert d.trouble == trouble, (x, size)
         assert d.evidence["nearest"] == [pytest.approx(1 + x, abs=1e-7)]
+
+
+def test_a_jump_between_three_values_on_a_straight_line_is_found():
+    """y = 0, 1, 2 at t = -1, 0, 1, and a jump at 0.5 that the first second difference does not see."""
+
+    def f(theta):
+        t = (theta - 1) * 8
+        return torch.where(t < 0.5, t + 1, 2.0)
+
+    lines = Lines(lift(f), torch.ones(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64), 0, 500, random=False)
+    t = (-0.125, 0.0, 0.125)
+    spot = descend(lines, 0, t, tuple(lines.along(0, t)), 0, 1e-12)
+    assert spot.exponent == pytest.approx(0, abs=0.01)
+    assert spot.t == pytest.approx(0.0625, abs=1e-8)
+    straight = descend(lines, 0, (-0.125, -0.0625, 0.0), tuple(lines.along(0, (-0.125, -0.0625, 0.0))), 0, 1e-12)
+    assert (straight.size, straight.exponent) == (0, 2)
 
 
 def test_waves_that_meet_all_places_at_zero_are_no_constant():
