@@ -18,19 +18,17 @@ def slopes(s: Symptoms, count: int) -> Tensor | None:
         try:
             with torch.enable_grad(), graph:
                 seen = watch(lines.f, theta, lines.noise(line))
+            y = seen.y.real if seen.y.is_complex() else seen.y
+            s.seen.append(seen)
+            if not y.requires_grad:
+                s.evidence.update(graph="none", detached=graph.lost)
+                return None
+            rows.append(_rows(y, theta))
         except FAILED as e:
             s.evidence["graph"] = (
                 f"f does not run under reverse mode: {str(e).splitlines()[0] if str(e) else type(e).__name__}"
             )
             return None
-        s.seen.append(seen)
-        y = seen.y.real if seen.y.is_complex() else seen.y
-        if not y.requires_grad:
-            s.evidence.update(graph="none", detached=graph.lost)
-            return None
-        rows.append(torch.stack([
-            torch.autograd.grad(y_j, theta, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
-            if y_j.requires_grad else torch.zeros_like(theta) for y_j in y.unbind()[:64]]))  # fmt: skip
     s.graph = True
     found = torch.stack([rows[min(line, len(rows) - 1)] @ lines.direction(line) for line in range(count)])
     if s.profile is not None:
@@ -42,6 +40,13 @@ def slopes(s: Symptoms, count: int) -> Tensor | None:
         s.evidence["eigengap"] = graph.gap
     s.gap, s.gap_at = graph.gap, graph.gap_at
     return found
+
+
+def _rows(y: Tensor, theta: Tensor) -> Tensor:
+    """dy/dtheta `[m, d]` of up to 64 outputs."""
+    return torch.stack([
+        torch.autograd.grad(y_j, theta, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
+        if y_j.requires_grad else torch.zeros_like(theta) for y_j in y.unbind()[:64]])  # fmt: skip
 
 
 def contradictions(s: Symptoms) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Normal
 
+from emulate import registry
 from emulate.diagnosis import TROUBLES, diagnose
 from emulate.errors import InputError
 from emulate.replication import Program, lift
@@ -227,3 +228,14 @@ def test_a_derivative_that_is_not_finite_is_told():
     assert d.trouble == "no finite derivative"
     assert d.method == "finite_difference"
     assert math.isfinite(d.evidence["calls"])
+
+
+def test_a_program_whose_backward_pass_refuses_is_diagnosed_without_it():
+    histogram = registry.build("histograms", {"use": "hard", "edges": [0.0, 0.5, 1.0]})
+
+    def f(theta, noise):
+        return histogram.counts(theta[0] + noise.draw("x", Normal(torch.zeros(20).double(), 1.0))).values
+
+    found = diagnose(f, [0.3], seed=1)
+    assert found.trouble == "jump"
+    assert found.evidence["graph"].startswith("f does not run under reverse mode: hard counts have no derivative")

@@ -84,7 +84,8 @@ def test_no_classifier_tells_the_string_from_that_of_pythia(theta, flavours):
     print(f"\n{flavours}, a, b, sigma = {theta}: AUC {found:.4f}, of two samples of our own {null:.4f}; largest of {len(names)} "
           f"pulls {pulls[worst]:+.2f} ({names[worst]}), of multiplicity, thrust, x_p, pt {np.round(pulls[-4:], 2)}")  # fmt: skip
     assert abs(found - 0.5) < 0.012
-    assert np.abs(pulls).max() < 3.5
+    assert np.abs(pulls[-4:]).max() < 3.5
+    assert np.abs(pulls).max() < 4.5  # of some 160 in six cases: one in a thousand passes it by chance
 
 
 @pytest.mark.slow
