@@ -23,13 +23,10 @@ class Splines:
 
     def __init__(self, phi: Tensor, bound: float, slope: float):
         self.bound, self._most, self._pieces = bound, -math.log(slope), (len(phi) + 1) // 3
-        widths, heights, self._slopes = phi.split((self._pieces, self._pieces, self._pieces - 1))
-        self._widths, self._heights = self._sizes(widths), self._sizes(heights)
-
-    def _sizes(self, phi: Tensor) -> tuple[Tensor, Tensor]:
-        """Positive sizes of the pieces `[K, ...]` and where they end, in units of their own."""
-        size = torch.exp(phi / (1 + phi.abs() * (2 / self._most)))
-        return size, size.cumsum(0)
+        sizes, self._slopes = phi.split((2 * self._pieces, self._pieces - 1))
+        sizes = torch.exp(sizes / (1 + sizes.abs() * (2 / self._most)))
+        # positive sizes of the pieces [K, ...] and where they end, in units of their own
+        self._widths, self._heights = ((x, x.cumsum(0)) for x in sizes.split(self._pieces))
 
     def push(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """y and ln dy/dx `[...]`."""
