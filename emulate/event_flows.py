@@ -1,0 +1,117 @@
+r"""A flow of what is seen of one event, given theta: the multiplicity first, then all else given it.
+
+    p(y | theta) = P(n | theta) p(rest | theta, n),     n the first output, which has few values, such as a multiplicity
+
+A flow has a density and n has none. It learns x = Phi^-1(F(n-) + U (F(n) - F(n-))), F the distribution function of n in the
+whole table, U uniform and keyed by the seed: a standard normal over the table (Rueschendorf 2009), so that without a step
+in it, which plain n + U would have at every n. A draw of x falls into the cell of one n, and P(n) is the integral of the
+density over that cell. The rest learns with n as a parameter.
+
+    runs = Lund().table(theta, seed=0)  # one event at each theta [n, 3]
+    number, rest = (emulate.build("emulators", {"use": "flow", **s}) for s in (event_flows.NUMBER, event_flows.REST))
+    flow = event_flows.learn(number, rest, runs, seed=0)
+    y = flow.sample(theta, seed=1)
+    score = flow.score(y, theta)  # dE[h]/dtheta = Cov(h, score), of hard bins too
+
+Along the path of draws only the rest moves with theta; what n adds is Cov(h, number_score).
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emulate.contracts import Recipe
+from emulate.emulator import Emulator, fit
+from emulate.errors import InputError
+from emulate.runs import Field, Outputs, Runs
+from emulate.space import Parameter, Space, Uniform
+
+# settings of the two flows that suit 400,000 events: 240 CPU s
+NUMBER: Mapping[str, Any] = MappingProxyType({"transforms": 1, "bins": 12, "width": 32, "epochs": 12, "patience": 12,
+                                              "batch": 1024, "rate": 3e-3, "held_out": 0.05, "calibrate": False})  # fmt: skip
+REST: Mapping[str, Any] = MappingProxyType(
+    {**NUMBER, "transforms": 2, "bins": 8, "width": 64, "epochs": 25, "patience": 25}
+)
+_MOST = 200  # values of a number
+_SMALL = 1e-9  # its uniform numbers keep that far from 0 and 1
+_NODES = 32  # of Gauss and Legendre, in the cell of a number
+
+
+@dataclass(frozen=True)
+class EventFlow:
+    """Draws of events y `[n, m]`, each at its own theta `[n, d]`, with their density."""
+
+    number: Emulator  # p(x | theta)
+    rest: Emulator  # p(rest | theta, n)
+    values: Tensor  # of n [k], rising
+    below: Tensor  # F [k + 1], from 0 to 1
+
+    def sample(self, theta: Tensor, *, seed: int) -> Tensor:
+        """y `[n, m]` at theta `[n, d]`; same seed, same bits. The rest is differentiable in theta, n is not."""
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            x = self.number.predict(theta, outside="ignore").rsample(generator=generator)[:, 0]
+            n = self.values[torch.searchsorted(self.below[1:-1], torch.special.ndtr(x), right=True)][:, None]
+        given = torch.cat((theta, n), 1)
+        return torch.cat((n, self.rest.predict(given, outside="ignore").rsample(generator=generator)), 1)
+
+    def log_prob(self, y: Tensor, theta: Tensor) -> Tensor:
+        """ln P(n | theta) + ln p(rest | theta, n) `[n]`, of y `[n, m]`."""
+        given = torch.cat((theta, y[:, :1]), 1)
+        return self.log_number(y[:, 0], theta) + self.rest.predict(given, outside="ignore").log_prob(y[:, 1:])
+
+    def log_number(self, n: Tensor, theta: Tensor) -> Tensor:
+        """ln P(n | theta) `[n]`."""
+        k = torch.searchsorted(self.values, n.contiguous()).clamp(max=len(self.values) - 1)
+        if bool((self.values[k] != n).any()):
+            raise InputError(f"event_flows: the number of an event must be one that was learnt from, {self.values.tolist()}. Got "
+                             f"{float(n[self.values[k] != n][0]):g}.")  # fmt: skip
+        t, w = (torch.from_numpy(a) / 2 for a in np.polynomial.legendre.leggauss(_NODES))
+        share = self.below.diff()[k][:, None]
+        x = torch.special.ndtri(self.below[k][:, None] + share * (t + 0.5))
+        each = self.number.predict(theta[:, None], outside="ignore").log_prob(x[..., None])
+        return torch.logsumexp(each + 0.5 * (x.square() + math.log(2 * math.pi)) + torch.log(w * share), 1)
+
+    def score(self, y: Tensor, theta: Tensor) -> Tensor:
+        """d log_prob / dtheta `[n, d]`."""
+        parts = []
+        for rows, leaf in zip(y.split(16384), theta.split(16384), strict=True):
+            leaf = leaf.detach().clone().requires_grad_()
+            given = torch.cat((leaf, rows[:, :1]), 1)
+            of = self.rest.predict(given, outside="ignore").log_prob(rows[:, 1:]).sum()
+            parts.append(torch.autograd.grad(of, leaf)[0])
+        return torch.cat(parts) + self.number_score(y[:, 0], theta)
+
+    def number_score(self, n: Tensor, theta: Tensor) -> Tensor:
+        """d log_number / dtheta `[n, d]`."""
+        places, back = torch.unique(torch.cat((theta, n[:, None]), 1).detach(), dim=0, return_inverse=True)
+        parts = []
+        for rows in places.split(8192):
+            leaf = rows[:, :-1].clone().requires_grad_()
+            parts.append(torch.autograd.grad(self.log_number(rows[:, -1], leaf).sum(), leaf)[0])
+        return torch.cat(parts)[back]
+
+
+def learn(number: Recipe, rest: Recipe, runs: Runs, *, seed: int) -> EventFlow:
+    """Both flows from a table of events whose first output is n."""
+    runs = runs.finished()
+    values, which, counts = np.unique(runs.y[:, 0], return_inverse=True, return_counts=True)
+    if runs.outputs.size < 2 or not 1 < len(values) <= _MOST:
+        raise InputError(f"event_flows: events must have a number of 2 to {_MOST} values as their first output, and others after "
+                         f"it. Got {', '.join(runs.outputs.labels)}, {len(values)} values of the first.")  # fmt: skip
+    below = torch.from_numpy(np.append(0, np.cumsum(counts)) / len(which))
+    u = torch.rand(len(which), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x = torch.special.ndtri((below[:-1][which] + u * below.diff()[which]).clamp(_SMALL, 1 - _SMALL))
+    first, *others = runs.outputs.fields
+    counted = Runs.of(runs.space, Outputs((Field("x"),)), runs.theta, x[:, None].numpy(), stochastic=True)
+    step = float(np.diff(values).max())
+    space = Space((*runs.space.parameters, Parameter(first.name, Uniform(values[0] - step, values[-1] + step))))
+    fields = tuple(replace(f, positive=bool((runs.y[:, j] > 0).all())) for j, f in enumerate(others, 1))
+    given = Runs.of(space, Outputs(fields), np.column_stack((runs.theta, runs.y[:, 0])), runs.y[:, 1:], stochastic=True)
+    return EventFlow(fit(number, counted, seed=seed), fit(rest, given, seed=seed), torch.from_numpy(values), below)
