@@ -3,9 +3,9 @@ r"""A flow of what is seen of one event, given theta: the multiplicity first, th
     p(y | theta) = P(n | theta) p(rest | theta, n),     n the first output, which has few values, such as a multiplicity
 
 A flow has a density and n has none. It learns x = Phi^-1(F(n-) + U (F(n) - F(n-))), F the distribution function of n in the
-whole table, U uniform and keyed by the seed: a standard normal over the table (Rueschendorf 2009), so that without a step
-in it, which plain n + U would have at every n. A draw of x falls into the cell of one n, and P(n) is the integral of the
-density over that cell. The rest learns with n as a parameter.
+whole table and U uniform, keyed by the seed. Over the table x is a standard normal (Rueschendorf 2009), without the steps
+that n + U has at every n. A draw of x falls into the cell of one n, and P(n) is the integral of the density over that cell.
+The rest learns with n as a parameter.
 
     runs = Lund().table(theta, seed=0)  # one event at each theta [n, 3]
     number, rest = (emulate.build("emulators", {"use": "flow", **s}) for s in (event_flows.NUMBER, event_flows.REST))
@@ -13,7 +13,7 @@ density over that cell. The rest learns with n as a parameter.
     y = flow.sample(theta, seed=1)
     score = flow.score(y, theta)  # dE[h]/dtheta = Cov(h, score), of hard bins too
 
-Along the path of draws only the rest moves with theta; what n adds is Cov(h, number_score).
+Along the path of draws only the rest moves with theta; a gradient by path must add Cov(h, flow.number_score(n, theta)).
 """
 
 import math
@@ -32,12 +32,10 @@ from emulate.errors import InputError
 from emulate.runs import Field, Outputs, Runs
 from emulate.space import Parameter, Space, Uniform
 
-# settings of the two flows that suit 400,000 events: 240 CPU s
-NUMBER: Mapping[str, Any] = MappingProxyType({"transforms": 1, "bins": 12, "width": 32, "epochs": 12, "patience": 12,
+# settings of the two flows that suit 600,000 events: 240 CPU s
+NUMBER: Mapping[str, Any] = MappingProxyType({"transforms": 1, "bins": 8, "width": 16, "epochs": 10, "patience": 16,
                                               "batch": 1024, "rate": 3e-3, "held_out": 0.05, "calibrate": False})  # fmt: skip
-REST: Mapping[str, Any] = MappingProxyType(
-    {**NUMBER, "transforms": 2, "bins": 8, "width": 64, "epochs": 25, "patience": 25}
-)
+REST: Mapping[str, Any] = MappingProxyType({**NUMBER, "transforms": 2, "width": 64, "epochs": 16})
 _MOST = 200  # values of a number
 _SMALL = 1e-9  # its uniform numbers keep that far from 0 and 1
 _NODES = 32  # of Gauss and Legendre, in the cell of a number
