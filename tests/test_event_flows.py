@@ -26,7 +26,7 @@ from emulate.runs import Field, Outputs, Runs
 from emulate.simulators.lund import Lund
 from emulate.space import Parameter, Space, Uniform
 
-LUND = Lund()
+LUND = Lund(output="event")
 LOW, HIGH = LUND.space.from_unit(torch.tensor([[0.0] * 3, [1.0] * 3], dtype=torch.float64))
 HELD_OUT = LOW + (HIGH - LOW) * torch.rand((8, 3), generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 MOST = 6  # of the binomial number
