@@ -32,7 +32,7 @@ from emulate.errors import InputError
 from emulate.runs import Field, Outputs, Runs
 from emulate.space import Parameter, Space, Uniform
 
-# settings of the two flows that suit 600,000 events: 240 CPU s
+# settings of the two flows for 600,000 events
 NUMBER: Mapping[str, Any] = MappingProxyType({"transforms": 1, "bins": 8, "width": 16, "epochs": 10, "patience": 16,
                                               "batch": 1024, "rate": 3e-3, "held_out": 0.05, "calibrate": False})  # fmt: skip
 REST: Mapping[str, Any] = MappingProxyType({**NUMBER, "transforms": 2, "width": 64, "epochs": 16})
