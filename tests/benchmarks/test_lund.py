@@ -1,7 +1,5 @@
 """What an event of the Lund string costs: events per CPU second, and as a ratio to a plain Python twin's."""
 
-import time
-
 import pytest
 import torch
 
@@ -9,6 +7,7 @@ from emulate.lund import Flavours, String, generate
 from emulate.lund.inverse import Inverse
 from emulate.lund.observables import thrust
 from tests.reference.lund.twin import Twin
+from tests.stopwatch import least
 
 pytestmark = pytest.mark.benchmark
 MONASH = torch.tensor([0.68, 0.98, 0.335], dtype=torch.float64)
@@ -22,36 +21,26 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def seconds(work, times=3):
-    """CPU seconds of the best of some runs."""
-    found = []
-    for _ in range(times):
-        start = time.process_time()
-        work()
-        found.append(time.process_time() - start)
-    return min(found)
-
-
 @pytest.mark.parametrize("pions", [True, False], ids=["pions", "mesons"])
 def test_events_per_second_with_a_theta_for_each(pions):
     string = String(flavours=Flavours.pions() if pions else Flavours())
     n, few = 65536, 1000
     theta = MONASH * (0.9 + 0.2 * torch.rand((n, 3), generator=torch.Generator().manual_seed(0), dtype=torch.float64))
     generate(theta[:2000], seed=0, string=string)
-    fast = seconds(lambda: generate(theta, seed=1, string=string)) / n
+    fast = least(lambda: generate(theta, seed=1, string=string)) / n
     twin = Twin(*MONASH.tolist(), pions=pions)
-    slow = seconds(lambda: [twin.event() for _ in range(few)]) / few
-    small = seconds(lambda: generate(theta[:1000], seed=1, string=string)) / 1000
+    slow = least(lambda: [twin.event() for _ in range(few)]) / few
+    small = least(lambda: generate(theta[:1000], seed=1, string=string)) / 1000
     print(f"\n91.2 GeV, {'pions' if pions else 'mesons'}: {1 / fast:,.0f} events per CPU second, {slow / fast:.1f} times the plain "
           f"twin's {1 / slow:,.0f}; {fast / small:.2f} of that for 1,000 events at a time")  # fmt: skip
 
 
 def test_what_is_done_with_events_beside_making_them():
     n, string = 16384, String(flavours=Flavours.pions())
-    make = seconds(lambda: generate(MONASH, n, seed=1, string=string))
+    make = least(lambda: generate(MONASH, n, seed=1, string=string))
     events = generate(MONASH, n, seed=1, string=string)
-    score, weights = seconds(events.history.score), seconds(lambda: events.history.log_weights(1.05 * MONASH))
-    best = seconds(lambda: thrust(events))
-    inverse = seconds(lambda: generate(MONASH, 2048, seed=1, string=string, emission=Inverse()), 1) * n / 2048
+    score, weights = least(events.history.score), least(lambda: events.history.log_weights(1.05 * MONASH))
+    best = least(lambda: thrust(events))
+    inverse = least(lambda: generate(MONASH, 2048, seed=1, string=string, emission=Inverse()), 1) * n / 2048
     print(f"\nas multiples of making the events: score {score / make:.2f}, weights {weights / make:.2f}, exact thrust "
           f"{best / make:.2f}; events by the inverse distribution function {inverse / make:.0f}")  # fmt: skip

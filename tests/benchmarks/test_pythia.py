@@ -3,14 +3,12 @@
 `uv run --extra pythia pytest -m benchmark -s tests/benchmarks/test_pythia.py`
 """
 
-import time
-from collections.abc import Callable
-
 import pytest
 import torch
 
 from emulate.simulators.lund import Lund
 from emulate.simulators.pythia import Pythia, program
+from tests.stopwatch import least
 
 pytest.importorskip("pythia8mc", reason="pythia needs pythia8mc: pip install emulate[pythia]")
 pytestmark = pytest.mark.benchmark
@@ -18,21 +16,11 @@ pytestmark = pytest.mark.benchmark
 THETA = torch.tensor([0.68, 0.98, 0.335], dtype=torch.float64)
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """CPU seconds, the least of three."""
-    found = []
-    for _ in range(3):
-        start = time.process_time()
-        work()
-        found.append(time.process_time() - start)
-    return min(found)
-
-
 def test_events_per_second():
     n = 10_000
     pions, z = Pythia(flavours="pions"), Pythia(process="z")
-    start = seconds(lambda: pions.generate(THETA, seed=1, n=1))
-    start_z = seconds(lambda: z.generate(THETA, seed=1, n=1))
+    start = least(lambda: pions.generate(THETA, seed=1, n=1))
+    start_z = least(lambda: z.generate(THETA, seed=1, n=1))
     names = ("StringZ:aLund", "StringZ:bLund", "StringPT:sigma")
     pythia = program.started(pions._lines, dict(zip(names, THETA.tolist(), strict=True)), seed=1)
 
@@ -45,14 +33,14 @@ def test_events_per_second():
             assert pythia.next()
 
     rates = {
-        "pion string, Pythia alone": n / seconds(alone),
-        "pion string, Pythia with its hadrons in columns": n / (seconds(lambda: pions.generate(THETA, seed=1, n=n)) - start),
-        "pion string, Pythia with every emission": n / (seconds(lambda: pions.emissions(THETA, seed=1, n=n)) - start),
-        "pion string, the house": n / seconds(lambda: Lund(flavours="pions").fragment(THETA, seed=1, n=n)),
+        "pion string, Pythia alone": n / least(alone),
+        "pion string, Pythia with its hadrons in columns": n / (least(lambda: pions.generate(THETA, seed=1, n=n)) - start),
+        "pion string, Pythia with every emission": n / (least(lambda: pions.emissions(THETA, seed=1, n=n)) - start),
+        "pion string, the house": n / least(lambda: Lund(flavours="pions").fragment(THETA, seed=1, n=n)),
         "Z -> hadrons, Pythia with all particles in columns":
-            n / 5 / (seconds(lambda: z.generate(THETA, seed=1, n=n // 5)) - start_z),
+            n / 5 / (least(lambda: z.generate(THETA, seed=1, n=n // 5)) - start_z),
     }  # fmt: skip
-    measured = seconds(lambda: pions.measure(pions.generate(THETA, seed=1, n=n))) - start
+    measured = least(lambda: pions.measure(pions.generate(THETA, seed=1, n=n))) - start
     rates["pion string, Pythia with the four observables"] = n / measured
     print(f"\nto begin: {start:.2f} s for strings, {start_z:.2f} s for Z decays")
     for name, rate in rates.items():

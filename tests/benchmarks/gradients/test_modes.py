@@ -1,8 +1,5 @@
 """What modes of differentiation cost: reverse over a forward run, in few and many parameters; dual numbers; checkpoints."""
 
-import statistics
-import time
-
 import pytest
 import torch
 
@@ -13,6 +10,7 @@ from emulate.gradients.checkpointed import Checkpointed
 from emulate.gradients.reverse import Reverse
 from emulate.meter import Meter
 from tests.reference.gradients.exact import rosenbrock
+from tests.stopwatch import in_turn
 
 pytestmark = pytest.mark.benchmark
 STEPS = 60  # of a pointwise program
@@ -23,19 +21,6 @@ def family(d):
     """f of d parameters, each in WORK / d terms: the same forward work for every d."""
     x = torch.linspace(0.1, 1.0, WORK // d * d, dtype=torch.float64).reshape(-1, d)
     return lambda t: torch.sin(x * t).exp().sum(), torch.linspace(-1.0, 1.0, d, dtype=torch.float64)
-
-
-def seconds(*jobs, repeats=9):
-    """The median time of each, taken in turn so that all meet the same load."""
-    taken = [[] for _ in jobs]
-    for job in jobs:
-        job()
-    for _ in range(repeats):
-        for job, times in zip(jobs, taken, strict=True):
-            began = time.perf_counter()
-            job()
-            times.append(time.perf_counter() - began)
-    return [statistics.median(times) for times in taken]
 
 
 def test_what_reverse_mode_costs():
@@ -61,7 +46,7 @@ def test_what_dual_numbers_cost(k, size):
         return torch.func.vmap(lambda e: torch.func.jvp(f, (x,), (e,))[1])(v)
 
     with torch.no_grad():
-        plain, ours, theirs = seconds(lambda: f(x), lambda: pushforward(f, x, v), func)
+        plain, ours, theirs = in_turn(lambda: f(x), lambda: pushforward(f, x, v), func, repeats=9)
     print(
         f"\n{k} directions, {size} numbers, over a plain run: dual numbers {ours / plain:.1f}, torch.func {theirs / plain:.1f}"
     )
