@@ -333,6 +333,10 @@ class Histogram(Entry, ABC):
 class Likelihood(Entry, ABC):
     """p(data | prediction): the observation's noise, with the emulator's own covariance added."""
 
+    def on(self, outputs: Outputs) -> "Likelihood":
+        """The same likelihood told of the fields of y and their coordinates, which one that reads them overrides."""
+        return self
+
     @abstractmethod
     def log_prob(self, prediction: Distribution, data: Tensor) -> Tensor:
         """ln p(data `[..., m]` | prediction), shape of the prediction's batch, normalised."""

@@ -5,18 +5,28 @@ import torch
 
 from emulate import registry
 from emulate.distributions import Exact, Gaussian
+from emulate.runs import Field, Outputs
 
 M = 4
+OUTPUTS = Outputs((Field("pk", coordinate="k", at=(0.1, 0.2)), Field("counts", coordinate="x", at=(1.0, 2.0))))
 NAMES = registry.names("likelihoods")
 
 
 @pytest.fixture(params=NAMES)
 def likelihood(request):
-    return registry.build("likelihoods", {"use": request.param, **registry.find("likelihoods", request.param).example})
+    example = registry.find("likelihoods", request.param).example
+    return registry.build("likelihoods", {"use": request.param, **example}).on(OUTPUTS)
 
 
 def _normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _data(likelihood, *shape: int) -> torch.Tensor:
+    """Observations `[*shape, 4]` that the likelihood can make: counts are whole numbers."""
+    truth = 5 + _normal(*shape, M, seed=1)
+    rows = [likelihood.sample(y, seed=i) for i, y in enumerate(truth.reshape(-1, M))]
+    return torch.stack(rows).reshape(truth.shape)
 
 
 def _emulated(mean: torch.Tensor, sd: float) -> Gaussian:
@@ -25,7 +35,7 @@ def _emulated(mean: torch.Tensor, sd: float) -> Gaussian:
 
 
 def test_a_batch_is_a_loop(likelihood):
-    means, data = 5 + _normal(7, M), 5 + _normal(7, M, seed=1)
+    means, data = 5 + _normal(7, M), _data(likelihood, 7)
     loop = torch.stack([likelihood.log_prob(_emulated(a, 0.3), b) for a, b in zip(means, data, strict=True)])
     torch.testing.assert_close(likelihood.log_prob(_emulated(means, 0.3), data), loop)
     one = torch.stack([likelihood.log_prob(_emulated(a, 0.3), data[0]) for a in means])
@@ -36,7 +46,7 @@ def test_a_batch_is_a_loop(likelihood):
 
 
 def test_the_gradient_is_that_of_differences(likelihood):
-    mean, data = 5 + _normal(M), 5 + _normal(M, seed=1)
+    mean, data = 5 + _normal(M), _data(likelihood)
     assert torch.autograd.gradcheck(lambda y: likelihood.log_prob(_emulated(y, 0.3), data), mean.requires_grad_())
 
 
@@ -76,8 +86,8 @@ def test_the_truth_is_preferred(likelihood):
 
 
 def test_the_error_of_the_emulator_makes_outliers_less_surprising(likelihood):
-    truth = 5 + _normal(M)
-    near, far = truth, truth + 3
+    truth = (5 + _normal(M)).round()
+    near, far = truth, truth + 6
     sure, unsure = ([likelihood.log_prob(p, d) for d in (near, far)] for p in (Exact(truth), _emulated(truth, 1.0)))
     assert sure[0] > unsure[0]
     assert sure[1] < unsure[1]
@@ -85,4 +95,4 @@ def test_the_error_of_the_emulator_makes_outliers_less_surprising(likelihood):
 
 def test_a_prediction_that_is_not_finite_is_impossible_not_nan(likelihood):
     y = torch.full((M,), torch.nan, dtype=torch.float64)
-    assert float(likelihood.log_prob(Exact(y), 5 + _normal(M))) == -torch.inf
+    assert float(likelihood.log_prob(Exact(y), _data(likelihood))) == -torch.inf
