@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from emulate.errors import InputError, nearest, shown
 
@@ -91,11 +91,22 @@ def validate(cls: type, values: Mapping[str, Any], *, path: str) -> Any:
 
 
 def _nested(cls: type, values: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """The entries that stand in fields of an entry, `first: {use: gp}`, built."""
+    """The entries that stand in fields of an entry, `first: {use: gp}` or `parts: {pk: {use: gaussian}}`, built."""
+    made = {}
+    for k, t in _fields(cls).items():
+        one, many = room_of(t)
+        if one and isinstance(values.get(k), str | Mapping):
+            made[k] = build(one, values[k], path=f"{path}.{k}")
+        if many and isinstance(values.get(k), Mapping):
+            made[k] = {n: build(many, v, path=f"{path}.{k}.{n}") for n, v in values[k].items()}
+    return made
+
+
+def room_of(kind: Any) -> tuple[str | None, str | None]:
+    """The room of the entry that a field of this type holds, and of the entries in it by name."""
     rooms = {contract: room for room, contract in ROOMS.items()}
-    kinds = {k: rooms.get(getattr(t, "__name__", "")) for k, t in _fields(cls).items()}
-    return {k: build(kinds[k], values[k], path=f"{path}.{k}") for k in values
-            if kinds.get(k) and isinstance(values[k], str | Mapping)}  # fmt: skip
+    values = get_args(kind)[1:] if get_origin(kind) is dict else ()
+    return rooms.get(getattr(kind, "__name__", "")), rooms.get(getattr(values[0], "__name__", "")) if values else None
 
 
 def _coerced(met: Any, kept: Any, loc: tuple) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, NamedTuple, Self
 
@@ -40,14 +41,14 @@ class Around(Likelihood, ABC):
     """
 
     emulator_covariance: bool = True  # add the predictive covariance of the emulator
-    scale_error: Annotated[float, Ge(0)] = 0.0  # sd of an unknown factor around 1 that all outputs share; marginalised
+    scale_error: Annotated[float, Ge(0)] = 0.0  # sd of an unknown factor near 1, common to all outputs; marginalised
     offset_error: Annotated[float, Ge(0)] = (
-        0.0  # sd of an unknown shift that all outputs share, in their unit; marginalised
+        0.0  # sd of an unknown shift, common to all outputs, in their unit; marginalised
     )
     discrepancy: Discrepancy | None = None  # what the simulator is wrong by over its coordinate; marginalised
 
     outputs: ClassVar[Outputs | None] = None  # what `on` was told, an attribute of the instance alone
-    logarithmic: ClassVar[bool] = False  # `local` takes w = ln y
+    logarithmic: ClassVar[bool] = False  # w of `local` is ln y
 
     def on(self, outputs: Outputs) -> Self:
         made = copy.copy(self)
@@ -55,8 +56,8 @@ class Around(Likelihood, ABC):
         return made
 
     @abstractmethod
-    def local(self, w: Tensor, data: Tensor) -> Local:
-        """ln p(data | w) of the noise alone, with two derivatives by w, which is y or its logarithm."""
+    def local(self, data: Tensor) -> Callable[[Tensor], Local]:
+        """ln p(data | w) of the noise alone with two derivatives, as a function of w, which is y or its logarithm."""
 
     @property
     def sure(self) -> bool:

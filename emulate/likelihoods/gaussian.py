@@ -1,6 +1,7 @@
 """Gaussian noise around the prediction, the emulator's own covariance added."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, ClassVar, Literal
@@ -70,8 +71,10 @@ class Gaussian(Around):
 
     def log_prob(self, prediction: Distribution, data: Tensor) -> Tensor:
         mean, own = prediction.gaussian()
-        covariance = self.widened(self._noise(data), mean, own)
-        return self._density(data - mean, covariance)
+        factor, failed = torch.linalg.cholesky_ex(self.widened(self._noise(data), mean, own))
+        scaled = torch.linalg.solve_triangular(factor, (data - mean)[..., None], upper=False)[..., 0]
+        value = self._density((scaled**2).sum(-1), _spread(factor), data.shape[-1])
+        return torch.where((failed != 0) | torch.isnan(value), -torch.inf, value)
 
     def covariance(self, data: Tensor, prediction: Distribution | None = None) -> Tensor:
         mean, own = (data, None) if prediction is None else prediction.gaussian()
@@ -86,31 +89,30 @@ class Gaussian(Around):
             step = step * math.sqrt((dof - 2) / chi2)
         return truth + step
 
-    def local(self, w: Tensor, data: Tensor) -> Local:
-        noise, r, m = self._noise(data), data - w, data.shape[-1]
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(noise))
-        slope = (inverse @ r[..., None])[..., 0]
-        weight = inverse.expand(*slope.shape, m)
-        value, dof = self._density(r, noise), self._dof(m)
-        if not dof:
-            return Local(value, slope, weight, weight)
-        share = (dof + m) / (dof - 2 + (r * slope).sum(-1))[..., None]  # t: shape noise (dof - 2) / dof
-        steady = share[..., None] * weight
-        tilt = share * slope
-        return Local(value, tilt, steady - 2 / (dof + m) * tilt[..., :, None] * tilt[..., None, :], steady)
+    def local(self, data: Tensor) -> Callable[[Tensor], Local]:
+        factor, m = torch.linalg.cholesky(self._noise(data)), data.shape[-1]
+        inverse, spread, dof = torch.cholesky_inverse(factor), _spread(factor), self._dof(m)
 
-    def _density(self, r: Tensor, covariance: Tensor) -> Tensor:
-        """ln p of residuals r `[..., m]`: normal, or the t of the same covariance."""
-        factor, failed = torch.linalg.cholesky_ex(covariance)
-        scaled = torch.linalg.solve_triangular(factor, r[..., None], upper=False)[..., 0]
-        spread = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        chi2, m, dof = (scaled**2).sum(-1), r.shape[-1], self._dof(r.shape[-1])
-        if dof:
+        def at(w: Tensor) -> Local:
+            r = data - w
+            slope = (inverse @ r[..., None])[..., 0]
+            weight = inverse.expand(*slope.shape, m)
+            chi2 = (r * slope).sum(-1)
+            value = self._density(chi2, spread, m)
+            if not dof:
+                return Local(value, slope, weight, weight)
+            share = (dof + m) / (dof - 2 + chi2)[..., None]  # t: shape noise (dof - 2) / dof
+            steady, tilt = share[..., None] * weight, share * slope
+            return Local(value, tilt, steady - 2 / (dof + m) * tilt[..., :, None] * tilt[..., None, :], steady)
+
+        return at
+
+    def _density(self, chi2: Tensor, spread: Tensor, m: int) -> Tensor:
+        """ln p at chi2 = r^T C^-1 r for spread = ln |C| / 2: normal, or the t of the same covariance."""
+        if dof := self._dof(m):
             constant = math.lgamma((dof + m) / 2) - math.lgamma(dof / 2) - 0.5 * m * math.log(math.pi * (dof - 2))
-            value = constant - spread - 0.5 * (dof + m) * torch.log1p(chi2 / (dof - 2))
-        else:
-            value = -0.5 * chi2 - spread - 0.5 * m * math.log(2 * math.pi)
-        return torch.where((failed != 0) | torch.isnan(value), -torch.inf, value)
+            return constant - spread - 0.5 * (dof + m) * torch.log1p(chi2 / (dof - 2))
+        return -0.5 * chi2 - spread - 0.5 * m * math.log(2 * math.pi)
 
     def _dof(self, m: int) -> float | None:
         """Degrees of freedom of the t; None where the density is normal."""
@@ -121,7 +123,8 @@ class Gaussian(Around):
     def _noise(self, data: Tensor) -> Tensor:
         """The covariance `[..., m, m]` of the noise alone."""
         m = data.shape[-1]
-        variance = (self._spread("relative_error", data) * data) ** 2 + self._spread("absolute_error", data) ** 2
+        relative, absolute = (each(n, getattr(self, n), data) for n in ("relative_error", "absolute_error"))
+        variance = (relative * data) ** 2 + absolute**2
         noise = torch.diag_embed(variance)
         if self.covariance_file:
             if len(self._given) != m:
@@ -142,9 +145,6 @@ class Gaussian(Around):
                              f"itself. Got {n}; run more, or observe fewer outputs.")  # fmt: skip
         return (n - 1) / (n - m - 2) if n else 1.0
 
-    def _spread(self, name: str, data: Tensor) -> Tensor:
-        return each(name, getattr(self, name), data)
-
     @cached_property
     def _given(self) -> Tensor:
         """The matrix in the file, symmetric and positive definite."""
@@ -164,3 +164,8 @@ class Gaussian(Around):
             raise InputError(f"{where} must be positive definite. Got {smallest:.3g} as the smallest eigenvalue of "
                              f"its correlation matrix; an estimate from few runs needs more runs than outputs.")  # fmt: skip
         return torch.as_tensor(0.5 * (matrix + matrix.T))
+
+
+def _spread(factor: Tensor) -> Tensor:
+    """Half the logarithm of the determinant of the matrix with this Cholesky factor."""
+    return factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)

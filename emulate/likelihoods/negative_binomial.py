@@ -1,5 +1,6 @@
 """Counts that scatter more than Poisson's around expected counts."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -42,7 +43,7 @@ class NegativeBinomial(Around):
                              f"{self.dispersion}; without it the counts are poisson.")  # fmt: skip
 
     def log_prob(self, prediction: Distribution, data: Tensor) -> Tensor:
-        return evidence(self, prediction, whole(data))
+        return evidence(self, prediction, data)
 
     def covariance(self, data: Tensor, prediction: Distribution | None = None) -> Tensor:
         mean, own = (standing(data), None) if prediction is None else prediction.gaussian()
@@ -55,11 +56,15 @@ class NegativeBinomial(Around):
         r = 1 / each("dispersion", self.dispersion, truth).numpy()
         return torch.from_numpy(rng.negative_binomial(r, r / (r + y), y.shape).astype(np.float64)).to(truth)
 
-    def local(self, w: Tensor, data: Tensor) -> Local:
+    def local(self, data: Tensor) -> Callable[[Tensor], Local]:
         r = 1 / each("dispersion", self.dispersion, data)
-        odds = w - r.log()
-        share = odds.sigmoid()  # y / (r + y)
-        fixed = torch.lgamma(data + r) - torch.lgamma(r) - torch.lgamma(data + 1)
-        value = (fixed + r * logsigmoid(-odds) + data * logsigmoid(odds)).sum(-1)
-        weight = torch.diag_embed((data + r) * share * (1 - share))
-        return Local(value, data - (data + r) * share, weight, weight)
+        fixed, ln_r = torch.lgamma(whole(data) + r) - torch.lgamma(r) - torch.lgamma(data + 1), r.log()
+
+        def at(w: Tensor) -> Local:
+            odds = w - ln_r
+            share = odds.sigmoid()  # y / (r + y)
+            value = (fixed + r * logsigmoid(-odds) + data * logsigmoid(odds)).sum(-1)
+            weight = torch.diag_embed((data + r) * share * (1 - share))
+            return Local(value, data - (data + r) * share, weight, weight)
+
+        return at

@@ -1,5 +1,6 @@
 """Counts around expected counts: the bins of a histogram of which the emulator predicts the contents."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -33,7 +34,7 @@ class Poisson(Around):
     logarithmic: ClassVar = True
 
     def log_prob(self, prediction: Distribution, data: Tensor) -> Tensor:
-        return evidence(self, prediction, whole(data))
+        return evidence(self, prediction, data)
 
     def covariance(self, data: Tensor, prediction: Distribution | None = None) -> Tensor:
         mean, own = (standing(data), None) if prediction is None else prediction.gaussian()
@@ -44,8 +45,13 @@ class Poisson(Around):
         y = self.moved(expected(truth), torch.from_numpy(rng.standard_normal(truth.shape)).to(truth))
         return torch.from_numpy(rng.poisson(y.numpy()).astype(np.float64)).to(truth)
 
-    def local(self, w: Tensor, data: Tensor) -> Local:
-        y = w.exp()
-        value = (data * w - y - torch.lgamma(data + 1)).sum(-1)
-        weight = torch.diag_embed(y).expand(*(data * y).shape, y.shape[-1])
-        return Local(value, data - y, weight, weight)
+    def local(self, data: Tensor) -> Callable[[Tensor], Local]:
+        fixed = torch.lgamma(whole(data) + 1)
+
+        def at(w: Tensor) -> Local:
+            y = w.exp()
+            slope = data - y
+            weight = torch.diag_embed(y).expand(*slope.shape, y.shape[-1])
+            return Local((data * w - y - fixed).sum(-1), slope, weight, weight)
+
+        return at

@@ -1,6 +1,7 @@
 """Heavy-tailed noise around the prediction: an output that is far off costs its logarithm, not its square."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -57,14 +58,18 @@ class StudentT(Around):
         y = self.moved(truth, torch.from_numpy(rng.standard_normal(truth.shape)).to(truth))
         return y + self._scale(truth) * torch.from_numpy(rng.standard_t(self.dof, truth.shape)).to(truth)
 
-    def local(self, w: Tensor, data: Tensor) -> Local:
+    def local(self, data: Tensor) -> Callable[[Tensor], Local]:
         scale, nu = self._scale(data), self.dof
-        r = (data - w) / scale
-        constant = math.lgamma((nu + 1) / 2) - math.lgamma(nu / 2) - 0.5 * math.log(nu * math.pi)
-        value = (constant - scale.log() - 0.5 * (nu + 1) * torch.log1p(r**2 / nu)).sum(-1)
-        steady = (nu + 1) / (nu + r**2) / scale**2
-        weight = steady * (nu - r**2) / (nu + r**2)
-        return Local(value, steady * scale * r, torch.diag_embed(weight), torch.diag_embed(steady))
+        constant = math.lgamma((nu + 1) / 2) - math.lgamma(nu / 2) - 0.5 * math.log(nu * math.pi) - scale.log()
+
+        def at(w: Tensor) -> Local:
+            r = (data - w) / scale
+            value = (constant - 0.5 * (nu + 1) * torch.log1p(r**2 / nu)).sum(-1)
+            steady = (nu + 1) / (nu + r**2) / scale**2
+            weight = steady * (nu - r**2) / (nu + r**2)
+            return Local(value, steady * scale * r, torch.diag_embed(weight), torch.diag_embed(steady))
+
+        return at
 
     def _scale(self, data: Tensor) -> Tensor:
         relative, absolute = (each(n, getattr(self, n), data) for n in ("relative_error", "absolute_error"))

@@ -96,3 +96,23 @@ def test_the_error_of_the_emulator_makes_outliers_less_surprising(likelihood):
 def test_a_prediction_that_is_not_finite_is_impossible_not_nan(likelihood):
     y = torch.full((M,), torch.nan, dtype=torch.float64)
     assert float(likelihood.log_prob(Exact(y), _data(likelihood))) == -torch.inf
+
+
+def test_settings_build_the_same_entry(likelihood):
+    again = registry.build("likelihoods", {"use": likelihood.entry_name(), **likelihood.settings()}).on(OUTPUTS)
+    data = _data(likelihood)
+    assert again.settings() == likelihood.settings()
+    assert float(again.log_prob(Exact(data + 1), data)) == float(likelihood.log_prob(Exact(data + 1), data))
+
+
+def test_the_emulators_covariance_can_be_switched_off(likelihood):
+    if "emulator_covariance" not in likelihood.settings():
+        return  # the prediction's own spread is the noise: there is nothing to switch
+    spec = {"use": likelihood.entry_name(), **likelihood.settings(), "emulator_covariance": False}
+    off, data = registry.build("likelihoods", spec).on(OUTPUTS), _data(likelihood)
+    assert float(off.log_prob(_emulated(data + 1, 0.5), data)) == pytest.approx(
+        float(likelihood.log_prob(Exact(data + 1), data))
+    )
+    torch.testing.assert_close(
+        off.covariance(data, _emulated(data + 1, 0.5)), likelihood.covariance(data, Exact(data + 1))
+    )
