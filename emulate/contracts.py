@@ -130,6 +130,18 @@ def rows_of(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return torch.stack(columns, -1)
 
 
+@dataclass(frozen=True)
+class Made:
+    """Rows that a recipe made for itself: `runs` with the outputs of the study's, what it knows of each of them, and more.
+
+    scores `[n, d]` are d ln p(row) / du; see `Recipe.make`.
+    """
+
+    runs: Runs
+    scores: Tensor | None = None
+    extras: dict[str, Any] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Entry, ABC):
     """How to fit an emulator. `emulate.emulator.fit(recipe, runs, seed=...)` alone knows units, logs and PCA.
@@ -139,6 +151,7 @@ class Recipe(Entry, ABC):
     - `slopes`: dz/du `[n, p, d]` of runs that carry Jacobians, else None; with `needs_slopes` those are refused.
     - `coarse`: (u `[c, d]`, z `[c, q]`) of each cheaper fidelity in the recipe's `fidelities`, in that order, in the
       components of the study's own runs where the outputs are the same, else in components of its own.
+    - `made`: (u `[k, d]`, z `[k, p]`, the rest) of what `make` made of the study's simulator, in the components of the runs.
     """
 
     takes: ClassVar[tuple[str, ...]] = ()
@@ -164,6 +177,10 @@ class Recipe(Entry, ABC):
         """What `train` takes with n runs, d parameters and p components; None where nobody knows. A recipe that grows
         faster than its runs overrides it, so that this can be said before."""
         return None
+
+    def make(self, space: Space, outputs: Outputs, simulator: Simulator | None, *, seed: int) -> "Made":
+        """What a recipe that takes `made` makes for itself of the study's simulator, which is None where `fit` has none."""
+        raise NotImplementedError
 
     def doubt(self, runs: Runs) -> str:
         """What in the finished runs speaks against what this recipe takes from them, as one sentence; nothing where all is
