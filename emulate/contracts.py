@@ -350,17 +350,21 @@ class Histogram(Entry, ABC):
 class Likelihood(Entry, ABC):
     """p(data | prediction): the observation's noise, with the emulator's own covariance added."""
 
+    adds_noise: ClassVar[bool] = True  # to a run; else the observation is a run, and all noise lies in the prediction
+
     @abstractmethod
     def log_prob(self, prediction: Distribution, data: Tensor) -> Tensor:
         """ln p(data `[..., m]` | prediction), shape of the prediction's batch, normalised."""
 
     @abstractmethod
     def covariance(self, data: Tensor, prediction: Distribution | None = None) -> Tensor:
-        """The covariance `[..., m, m]` of the observation's noise, plus the emulator's own if a prediction is given."""
+        """The covariance `[..., m, m]` of the observation's noise, plus the emulator's own if a prediction is given.
+
+        Zeros without one where the observation has no noise beside the prediction's."""
 
     @abstractmethod
     def sample(self, truth: Tensor, *, seed: int) -> Tensor:
-        """One observation `[m]` of a noise-free truth `[m]`."""
+        """One observation `[m]` of a truth `[m]` without the observation's noise."""
 
 
 LogDensity = Callable[[Tensor], Tensor]  # x [chains, d] unconstrained -> ln p [chains], differentiable
@@ -442,7 +446,8 @@ class Weighted:
     """Draws of the surrogate posterior at which the true simulator was run.
 
     theta `[s, d]` equally likely under the surrogate posterior; log_weight `[s]` = ln p_true - ln p_surrogate of the
-    unnormalised densities, -inf where the true run failed and the prior excludes that; draws `[t, d]` all draws of the
+    unnormalised densities, -inf where the true run failed and the prior excludes that; s = 0 where the observation adds no
+    noise to a run, so that true runs have no density; draws `[t, d]` all draws of the
     surrogate posterior; failed `[k, d]` draws whose true run failed where that says nothing of the parameters, and which
     are left out on both sides; expected `[s + k]` the probability to finish that earlier runs gave each of both, None
     where none failed.
@@ -490,6 +495,7 @@ class Check(Entry, ABC):
 
     stage: ClassVar[Literal["validate", "check"]]
     needs: ClassVar[tuple[str, ...]]  # the fields of Evidence that it reads
+    weighs: ClassVar[bool] = False  # it reads the weights of true runs, which need an observation with noise of its own
 
     def require(self, evidence: Evidence) -> None:
         """Complain about evidence that no stage has made yet; the first line of every `find`."""
