@@ -93,8 +93,8 @@ def validate(cls: type, values: Mapping[str, Any], *, path: str) -> Any:
 def _nested(cls: type, values: Mapping[str, Any], path: str) -> dict[str, Any]:
     """The entries that stand in fields of an entry, `first: {use: gp}` or `parts: {pk: {use: gaussian}}`, built."""
     made = {}
-    for k, t in _fields(cls).items():
-        one, many = room_of(t)
+    for k, kind in _fields(cls).items():
+        one, many = room_of(kind), named_room_of(kind)
         if one and isinstance(values.get(k), str | Mapping):
             made[k] = build(one, values[k], path=f"{path}.{k}")
         if many and isinstance(values.get(k), Mapping):
@@ -102,11 +102,16 @@ def _nested(cls: type, values: Mapping[str, Any], path: str) -> dict[str, Any]:
     return made
 
 
-def room_of(kind: Any) -> tuple[str | None, str | None]:
-    """The room of the entry that a field of this type holds, and of the entries in it by name."""
+def room_of(kind: Any) -> str | None:
+    """The room whose entries a field of that type holds, `Recipe` or `Recipe | None`; None where it holds none."""
     rooms = {contract: room for room, contract in ROOMS.items()}
-    values = get_args(kind)[1:] if get_origin(kind) is dict else ()
-    return rooms.get(getattr(kind, "__name__", "")), rooms.get(getattr(values[0], "__name__", "")) if values else None
+    kinds = () if get_origin(kind) is dict else (kind, *get_args(kind))
+    return next((rooms[n] for t in kinds if (n := getattr(t, "__name__", "")) in rooms), None)
+
+
+def named_room_of(kind: Any) -> str | None:
+    """The room whose entries a field of that type holds by names, `dict[str, Likelihood]`; None where it holds none."""
+    return room_of(get_args(kind)[1]) if get_origin(kind) is dict else None
 
 
 def _coerced(met: Any, kept: Any, loc: tuple) -> Iterator[dict[str, Any]]:

@@ -42,9 +42,7 @@ class Around(Likelihood, ABC):
 
     emulator_covariance: bool = True  # add the predictive covariance of the emulator
     scale_error: Annotated[float, Ge(0)] = 0.0  # sd of an unknown factor near 1, common to all outputs; marginalised
-    offset_error: Annotated[float, Ge(0)] = (
-        0.0  # sd of an unknown shift, common to all outputs, in their unit; marginalised
-    )
+    offset_error: Annotated[float, Ge(0)] = 0.0  # sd of an unknown shift, in the outputs' unit; marginalised
     discrepancy: Discrepancy | None = None  # what the simulator is wrong by over its coordinate; marginalised
 
     outputs: ClassVar[Outputs | None] = None  # what `on` was told, an attribute of the instance alone

@@ -31,7 +31,8 @@ def marginal(local: Callable[[Tensor], Local], mean: Tensor, covariance: Tensor,
     which may be singular). Exact where ln p is a parabola: for normal noise, and in the limit of a sure prediction.
 
     The mode is searched without a graph, to 1e-3 of the error of w; the two Newton steps after it take what is left to
-    rounding and carry the derivatives, of which the first is then exact and the second right to 1e-6. -inf where an expected count is not above 0, and never NaN.
+    rounding and carry the derivatives, of which the first is then exact and the second right to 1e-6. -inf where an
+    expected count is not above 0, and never NaN.
     """
     mu, c, possible = logarithms(mean, covariance, log)
     if not c.any():

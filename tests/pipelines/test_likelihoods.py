@@ -35,7 +35,7 @@ infer:
     parts:
       pk: {use: gaussian, covariance_file: data/pk.csv, simulations: 40, scale_error: 0.1, discrepancy: {share: 0.02, length: 1}}
       counts: {use: negative_binomial, dispersion: 0.02}
-  sampler: {use: hmc}
+  sampler: {use: laplace}
   draws: 200
   chains: 8
 check: {importance_runs: 40, recovery: 20}
@@ -57,7 +57,10 @@ def folder(tmp_path_factory):
 def test_the_study_comes_to_a_verdict(folder):
     code, output = emulate(folder, "run", "study.yaml")
     assert code == 0, output
-    findings = {f["name"]: f for f in files.read_json(folder / "runs" / "survey" / "check" / "findings.json")["findings"]}
+    findings = {
+        f["name"]: f
+        for f in files.read_json(folder / "runs" / "survey" / "check" / "findings.json")["emulators"]["plane"]
+    }
     print({k: v["value"] for k, v in findings.items()})
     assert findings["recovery.inside"]["passed"]
     assert findings["posterior.ess"]["value"] > 0.9  # the emulator is good: the same likelihood stands on both sides
@@ -79,7 +82,10 @@ def test_files_of_parts_lie_beside_the_study_and_make_infer_stale(folder, monkey
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("infer.likelihood.parts.pks=poisson", 'parts.pks: there is no such output. Fields are pk, counts. Did you mean "pk"?'),
+        (
+            "infer.likelihood.parts.pks=poisson",
+            'parts.pks: there is no such output. Fields are pk, counts. Did you mean "pk"?',
+        ),
         ("infer.likelihood.parts.pk.simulations=5", "simulations must be more than 5 for 3 outputs"),
         ("infer.likelihood.parts.pk.covariance_file=pk.csv", "there is no file"),
         ("infer.likelihood.parts.counts.dispersion=0", "dispersion must be a finite number above 0"),
