@@ -13,6 +13,7 @@ from emulate.simulators.lund import Lund
 LUND = Lund(output="event")
 LOW, HIGH = LUND.space.from_unit(torch.tensor([[0.0] * 3, [1.0] * 3], dtype=torch.float64))
 HELD_OUT = LOW + (HIGH - LOW) * torch.rand((8, 3), generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+SHOWN = 20_000  # events of a comparison
 ROWS = 20_000  # events whose paths are followed at once
 
 
@@ -37,16 +38,24 @@ def binned(y: Tensor) -> list[np.ndarray]:
 
 
 def apart(left: Tensor, right: Tensor, edges: list[np.ndarray]) -> tuple[float, float, float]:
-    """Of two samples of one size: AUC, the largest Wasserstein-1 of an observable over its standard deviation, and chi2 per
-    degree of freedom of all bins that hold enough."""
+    """Of two samples of one size: AUC of the first 20,000; the largest Wasserstein-1 of an observable over its standard
+    deviation, of the whole; chi2 per degree of freedom, the mean over all pairs of 20,000. Of 20,000 alone the last two are
+    up to 0.025 and above 1.4 now and then where both are of one distribution."""
     far = (left.sort(0).values - right.sort(0).values).abs().mean(0) / right.std(0)
+    pairs = [(a, b) for a, b in zip(left.split(SHOWN), right.split(SHOWN), strict=True) if len(a) == SHOWN]
+    area = auc(*(x.numpy() for x in pairs[0]))
+    return area, float(far.max()), float(np.mean([chi2(*pair, edges) for pair in pairs]))
+
+
+def chi2(left: Tensor, right: Tensor, edges: list[np.ndarray]) -> float:
+    """Per degree of freedom, in all bins that hold enough."""
     total, freedom = 0.0, 0
     for j, e in enumerate(edges):
         a, b = np.histogram(left[:, j], e)[0], np.histogram(right[:, j], e)[0]
         enough = a + b >= 20
         total += ((a - b)[enough] ** 2 / (a + b)[enough]).sum()
         freedom += enough.sum() - 1
-    return auc(left.numpy(), right.numpy()), float(far.max()), float(total / freedom)
+    return total / freedom
 
 
 def by_score(y: Tensor, score: Tensor, edges: list[np.ndarray]) -> tuple[Tensor, Tensor]:
