@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 from emulate.errors import InputError, nearest, shown
 
@@ -92,10 +92,15 @@ def validate(cls: type, values: Mapping[str, Any], *, path: str) -> Any:
 
 def _nested(cls: type, values: Mapping[str, Any], path: str) -> dict[str, Any]:
     """The entries that stand in fields of an entry, `first: {use: gp}`, built."""
-    rooms = {contract: room for room, contract in ROOMS.items()}
-    kinds = {k: rooms.get(getattr(t, "__name__", "")) for k, t in _fields(cls).items()}
+    kinds = {k: room_of(kind) for k, kind in _fields(cls).items()}
     return {k: build(kinds[k], values[k], path=f"{path}.{k}") for k in values
             if kinds.get(k) and isinstance(values[k], str | Mapping)}  # fmt: skip
+
+
+def room_of(kind: Any) -> str | None:
+    """The room whose entries a field of that type holds, `Recipe` or `Recipe | None`; None where it holds none."""
+    rooms = {contract: room for room, contract in ROOMS.items()}
+    return next((rooms[n] for t in (kind, *get_args(kind)) if (n := getattr(t, "__name__", "")) in rooms), None)
 
 
 def _coerced(met: Any, kept: Any, loc: tuple) -> Iterator[dict[str, Any]]:

@@ -64,6 +64,7 @@ def load_study(path: Path | str, overrides: Iterable[str] = ()) -> Study:
         "jacobians": keep(_gradient, source, "simulate.jacobians", simulator, "none") if simulator else None,
     }
     source.judge()
+    parts["checks"] = _able(parts["checks"], source.unasked, parts["likelihood"])
     study = _study(read, simulator, parts, Path(path))
     from pipelines.rules import broken  # the rules count on parts that stand
 
@@ -79,7 +80,7 @@ def _study(read: StudyFile, simulator: Any, parts: dict[str, Any], path: Path) -
     if o.held_out is None and o.parameters is None and not o.file:
         o = Observation(held_out=0, noise=o.noise)
     if o.noise is None:
-        o = replace(o, noise=not o.file)
+        o = replace(o, noise=not o.file and parts["likelihood"].adds_noise)
     points, recovery = read.validate.gradient_points or min(10, n), read.check.recovery or min(20, n)
     folds = _folds(read, len(parts["emulators"]))
     within = read.train.within or (SEARCH if read.emulators == AUTO else None)
@@ -108,6 +109,11 @@ def _folds(read: StudyFile, emulators: int) -> int:
     """One emulator alone needs no comparison, which would cost as much again as its fit, several times."""
     few = min(FOLDS, read.design.runs) if read.design.runs > 1 else 0
     return read.train.folds if read.train.folds is not None else few if emulators > 1 else 0
+
+
+def _able(checks: dict[str, Any], unasked: frozenset[str], likelihood: Any) -> dict[str, Any]:
+    """The checks, without those that nobody named and that this study has no evidence for."""
+    return {n: c for n, c in checks.items() if n not in unasked or likelihood.adds_noise or not c.weighs}
 
 
 def _folder(read: StudyFile) -> Path:

@@ -77,13 +77,14 @@ def _entry(room: str, name: str, beside: Schema) -> Schema:
     """The settings of an entry with its `use`, and the keys that stand beside; the parameter space is no setting."""
     from emulate import space
 
-    rooms = {contract: r for r, contract in registry.ROOMS.items()}
-    nested = {f.name: rooms.get(getattr(f.type, "__name__", "")) for f in fields(registry.find(room, name))}
+    nested = {f.name: registry.room_of(f.type) for f in fields(registry.find(room, name))}
     made = _plain(registry.find(room, name), f"#/$defs/{room}.{name}/$defs/{{model}}")
     settings = {k: v for k, v in made.get("properties", {}).items() if k != "space"}
     settings |= {k: {"$ref": f"#/$defs/{inside}", **({"description": v["description"]} if "description" in v else {})}
                  for k, v in settings.items() if (inside := nested.get(k))}  # fmt: skip
-    inner = {k: v for k, v in made.get("$defs", {}).items() if not hasattr(space, k) and k not in rooms}
+    inner = {
+        k: v for k, v in made.get("$defs", {}).items() if not hasattr(space, k) and k not in registry.ROOMS.values()
+    }
     return {"type": "object", "description": made["description"],
             "properties": {"use": {"const": name, "description": made["description"]}, **settings, **beside},
             "required": [k for k in made.get("required", ()) if k != "space"], "additionalProperties": False,

@@ -44,6 +44,7 @@ class Posterior(Check):
 
     stage: ClassVar = "check"
     needs: ClassVar = ("weighted",)
+    weighs: ClassVar = True
 
     def find(self, evidence: Evidence) -> tuple[Finding, ...]:
         self.require(evidence)

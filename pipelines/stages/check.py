@@ -37,21 +37,26 @@ def run(bench: Workbench) -> str:
     files.write_tensors(bench.folder / "check" / "evidence.safetensors", stored)
     _figures(bench, weighted, recovery, observed.truth)
     _register(bench, findings)
-    failed = study.check.importance_runs - int(weighted.log_weight.isfinite().sum())
-    lost = f" ({failed} failed)" if failed else ""
-    return (f"{study.check.importance_runs} true runs at draws of the posterior{lost}, {len(recovery.rank)} recovered "
-            "observations")  # fmt: skip
+    said = [f"{len(recovery.rank)} recovered observations"]
+    if study.infer.likelihood.adds_noise:
+        failed = study.check.importance_runs - int(weighted.log_weight.isfinite().sum())
+        lost = f" ({failed} failed)" if failed else ""
+        said.insert(0, f"{study.check.importance_runs} true runs at draws of the posterior{lost}")
+    return ", ".join(said)
 
 
 def _weighted(bench: Workbench, emulator: Emulator, data: Tensor) -> Weighted:
     """ln w = ln L_true - ln L_surrogate at draws spread evenly over the chains; the prior cancels.
 
     A draw whose true run failed is left out. But where the study multiplies the prior by P(a run finishes), a failure
-    speaks against the parameters: there the true prior has 1 where the run finished and 0 where not.
+    speaks against the parameters: there the true prior has 1 where the run finished and 0 where not. Nothing is run where
+    the likelihood adds no noise to a run: a run is then a draw of the data, and has no density of its own.
     """
     study = bench.study
     draws = files.read_tensors(bench.folder / "infer" / "draws.safetensors")["theta"]
     flat = draws.transpose(0, 1).reshape(-1, study.space.d)  # draw by draw, so that a stride visits every chain
+    if not study.infer.likelihood.adds_noise:
+        return Weighted(flat[:0], flat[:0, 0], flat)
     theta = flat[torch.linspace(0, len(flat) - 1, study.check.importance_runs).round().long()]
     bench.campaign(theta.numpy(), "true runs at draws of the posterior")
     runs = bench.runs(theta.numpy())
@@ -108,13 +113,14 @@ def _figures(bench: Workbench, weighted: Weighted, recovery: Recovery, truth: Te
     from pipelines import figures
 
     space = bench.study.space
-    pair = (weighted.theta, weighted.log_weight)
+    pair = (weighted.theta, weighted.log_weight) if bench.study.infer.likelihood.adds_noise else None
+    dashed = " and, dashed, the true simulator's by importance weights" if pair else ""
     bench.figures(
         "check",
         {
             "corner": (
                 figures.corner(space, weighted.draws, weighted=pair, truth=truth),
-                "The surrogate's posterior and, dashed, the true simulator's by importance weights.",
+                f"The surrogate's posterior{dashed}.",
             ),
             "recovery": (
                 figures.recovery(recovery, space),

@@ -64,7 +64,7 @@ def run(bench: Workbench) -> str:
     )
     summary = _summary(bench, observed, theta, draws, best) | ({} if thin is None else {"thin": thin})
     files.write_json(bench.folder / "infer" / "summary.json", summary)
-    _figures(bench, observed, emulator, theta)
+    _figures(bench, observed, emulator, theta, best.theta)
     _journal(bench, summary, draws)
     rows = [
         (
@@ -131,7 +131,7 @@ def observation(bench: Workbench) -> Observation:
             "held-out run with infer.observation.held_out."
         )
     data = torch.from_numpy(runs.y[0])
-    if choice.noise:
+    if choice.noise and study.infer.likelihood.adds_noise:
         data = study.infer.likelihood.sample(data, seed=bench.seed("infer/observation"))
         sentence += " with noise added"
     return Observation(data, torch.from_numpy(np.asarray(theta)), sentence)
@@ -232,12 +232,14 @@ def _warn_of_misfit(bench: Workbench, o: Observation, emulator, best: Tensor) ->
         )
 
 
-def _figures(bench: Workbench, o: Observation, emulator, theta: Tensor) -> None:
+def _figures(bench: Workbench, o: Observation, emulator, theta: Tensor, best: Tensor) -> None:
     from pipelines import figures
 
+    likelihood = bench.study.infer.likelihood
+    own = None if likelihood.adds_noise else emulator.predict(best.detach())  # whose covariance is then all the error
     flat = theta.reshape(-1, theta.shape[-1])
     some = emulator.predict(flat[:: max(1, len(flat) // 400)]).mean.detach()
-    sigma = bench.study.infer.likelihood.covariance(o.data).diagonal(dim1=-2, dim2=-1).sqrt()
+    sigma = likelihood.covariance(o.data, own).detach().diagonal(dim1=-2, dim2=-1).sqrt()
     outputs = bench.study.simulator.outputs
     bench.figures(
         "infer",
@@ -255,8 +257,9 @@ def _figures(bench: Workbench, o: Observation, emulator, theta: Tensor) -> None:
 
 
 def _noise_free(bench: Workbench, o: Observation) -> Tensor | None:
-    """The simulator's own output `[m]` behind the observation, where a run made it."""
-    return None if o.truth is None else torch.from_numpy(bench.runs(o.truth[None].numpy()).y[0])
+    """The simulator's own output `[m]` behind the observation, where a run made it and noise was added to it."""
+    same = o.truth is None or not bench.study.infer.likelihood.adds_noise
+    return None if same else torch.from_numpy(bench.runs(o.truth[None].numpy()).y[0])
 
 
 def _journal(bench: Workbench, summary: dict, draws) -> None:

@@ -1,4 +1,7 @@
-"""Laws of the room of likelihoods: batches are loops, noise is what it says, the emulator's error counts."""
+"""Laws of the room of likelihoods: batches are loops, noise is what it says, the emulator's error counts.
+
+One that adds no noise has none of its own in `covariance` and `sample`, and needs predictions with a density.
+"""
 
 import pytest
 import torch
@@ -24,6 +27,11 @@ def _emulated(mean: torch.Tensor, sd: float) -> Gaussian:
     return Gaussian(mean, torch.full_like(mean, sd**2), basis, torch.zeros_like(mean))
 
 
+def _sure(likelihood, y: torch.Tensor):
+    """The surest prediction of y that a likelihood takes."""
+    return Exact(y) if likelihood.adds_noise else _emulated(y, 0.1)
+
+
 def test_a_batch_is_a_loop(likelihood):
     means, data = 5 + _normal(7, M), 5 + _normal(7, M, seed=1)
     loop = torch.stack([likelihood.log_prob(_emulated(a, 0.3), b) for a, b in zip(means, data, strict=True)])
@@ -45,7 +53,10 @@ def test_covariances_are_symmetric_and_positive_definite(likelihood):
     noise = likelihood.covariance(data)
     assert noise.shape == (3, M, M)
     torch.testing.assert_close(noise, noise.mT)
-    assert (torch.linalg.eigvalsh(noise) > 0).all()
+    if likelihood.adds_noise:
+        assert (torch.linalg.eigvalsh(noise) > 0).all()
+    else:
+        assert (noise == 0).all()
     more = likelihood.covariance(data, _emulated(data, 0.3)) - noise
     torch.testing.assert_close(more, 0.09 * torch.eye(M, dtype=torch.float64).expand(3, M, M))
 
@@ -54,6 +65,9 @@ def test_noise_has_the_covariance_that_is_claimed(likelihood):
     truth, n = 5 + _normal(M), 4000
     samples = torch.stack([likelihood.sample(truth, seed=s) for s in range(n)])
     claimed = likelihood.covariance(truth)
+    if not likelihood.adds_noise:
+        assert torch.equal(samples, truth.expand(n, M))
+        return
     whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(claimed), (samples - truth).T, upper=False).T
     second = whitened.T @ whitened / n
     assert (whitened.mean(0) * n**0.5).abs().max() < 4
@@ -64,25 +78,30 @@ def test_noise_has_the_covariance_that_is_claimed(likelihood):
 def test_noise_is_keyed_by_its_seed(likelihood):
     truth, state = 5 + _normal(M), torch.get_rng_state()
     assert torch.equal(likelihood.sample(truth, seed=3), likelihood.sample(truth, seed=3))
-    assert not torch.equal(likelihood.sample(truth, seed=3), likelihood.sample(truth, seed=4))
+    other = likelihood.sample(truth, seed=4)
+    assert torch.equal(likelihood.sample(truth, seed=3), other) != likelihood.adds_noise
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_the_truth_is_preferred(likelihood):
     truth = 5 + _normal(M)
     data = torch.stack([likelihood.sample(truth, seed=s) for s in range(200)])
-    right, wrong = (likelihood.log_prob(Exact(y), data) for y in (truth, truth + 1.0))
+    right, wrong = (likelihood.log_prob(_sure(likelihood, y), data) for y in (truth, truth + 1.0))
     assert right.mean() > wrong.mean()
 
 
 def test_the_error_of_the_emulator_makes_outliers_less_surprising(likelihood):
     truth = 5 + _normal(M)
     near, far = truth, truth + 3
-    sure, unsure = ([likelihood.log_prob(p, d) for d in (near, far)] for p in (Exact(truth), _emulated(truth, 1.0)))
+    sure, unsure = (
+        [likelihood.log_prob(p, d) for d in (near, far)] for p in (_sure(likelihood, truth), _emulated(truth, 1.0))
+    )
     assert sure[0] > unsure[0]
     assert sure[1] < unsure[1]
 
 
 def test_a_prediction_that_is_not_finite_is_impossible_not_nan(likelihood):
     y = torch.full((M,), torch.nan, dtype=torch.float64)
-    assert float(likelihood.log_prob(Exact(y), 5 + _normal(M))) == -torch.inf
+    assert float(likelihood.log_prob(_sure(likelihood, y), 5 + _normal(M))) == -torch.inf
+    some = torch.stack([y, 5 + _normal(M)])
+    assert likelihood.log_prob(_sure(likelihood, some), 5 + _normal(M)).isfinite().tolist() == [False, True]
