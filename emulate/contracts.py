@@ -42,9 +42,14 @@ class Entry:
         return parts[2] if parts[0] == "emulate" and len(parts) > 2 else f"{cls.__module__}:{cls.__qualname__}"
 
     def settings(self) -> dict[str, Any]:
-        """The fields by name, without the parameter space; an entry that stands in a field as `{"use": NAME, ...}`."""
-        named = {f.name: getattr(self, f.name) for f in fields(self) if f.init and f.name != "space"}
-        return {k: {"use": v.entry_name(), **v.settings()} if isinstance(v, Entry) else v for k, v in named.items()}
+        """The fields by name, without the parameter space; entries that stand in a field as `{"use": NAME, ...}`."""
+
+        def spelled(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {k: spelled(v) for k, v in value.items()}
+            return {"use": value.entry_name(), **value.settings()} if isinstance(value, Entry) else value
+
+        return {f.name: spelled(getattr(self, f.name)) for f in fields(self) if f.init and f.name != "space"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -351,6 +356,10 @@ class Likelihood(Entry, ABC):
     """p(data | prediction): the observation's noise, with the emulator's own covariance added."""
 
     adds_noise: ClassVar[bool] = True  # to a run; else the observation is a run, and all noise lies in the prediction
+
+    def on(self, outputs: Outputs) -> "Likelihood":
+        """The same likelihood told of the fields of y and their coordinates, which one that reads them overrides."""
+        return self
 
     @abstractmethod
     def log_prob(self, prediction: Distribution, data: Tensor) -> Tensor:
