@@ -43,7 +43,9 @@ class Correction:
 
     @property
     def finite(self) -> bool:
-        known = torch.cat([self.theta, self.sd, self.error, self.corrected, torch.tensor([self.chi2], dtype=torch.float64)])
+        known = torch.cat(
+            [self.theta, self.sd, self.error, self.corrected, torch.tensor([self.chi2], dtype=torch.float64)]
+        )
         return bool(known.isfinite().all())
 
 
@@ -56,9 +58,9 @@ def correct(emulator: Any, known: Confirmation) -> Correction:
 
     to first order in b: C the likelihood's covariance of the data about the prediction, V that of the posterior's draws. For
     Gaussian priors and linear r, V is (J^T C^-1 J + 1 / prior variance)^-1, and delta is exact for a b that is the same
-    everywhere; V of the draws holds for other priors and at the edges of a box too. The runs are independent, so that each gives a delta of its own,
-    and their scatter the standard error, whatever the emulator says of it: about (k runs)^-1/2 posterior standard
-    deviations where the observation is one run.
+    everywhere; V of the draws holds for other priors and at the edges of a box too. The runs are independent, so that
+    each gives a delta of its own, and their scatter the standard error, whatever the emulator says of it: about k^-1/2
+    posterior standard deviations for k runs, where the observation is one run.
 
     Trust it where it is small: what b changes over the shift, and the curvature of r there, are left out, of second order.
 
@@ -67,12 +69,13 @@ def correct(emulator: Any, known: Confirmation) -> Correction:
     >>> from emulate.runs import Field, Outputs, Runs
     >>> from emulate.space import Parameter, Space, Uniform
     >>> a = torch.linspace(0, 1, 11, dtype=torch.float64)[:, None]
-    >>> emulator = fit(Polynomial(), Runs.of(Space((Parameter("a", Uniform(0, 1)),)), Outputs((Field("y"),)), a, a), seed=0)
+    >>> runs = Runs.of(Space((Parameter("a", Uniform(0, 1)),)), Outputs((Field("y"),)), a, a)
+    >>> emulator = fit(Polynomial(), runs, seed=0)
     >>> here, one = torch.tensor([0.5], dtype=torch.float64), torch.eye(1, dtype=torch.float64)
     >>> true = torch.tensor([[0.51], [0.53]], dtype=torch.float64)  # y = a + 0.02 of a = 0.5, twice
     >>> c = correct(emulator, Confirmation(here, 0.01 * one, true, 0.01 * one))
-    >>> c.delta.round(decimals=3), c.error.round(decimals=3), c.corrected.round(decimals=3)
-    (tensor([0.0200], dtype=torch.float64), tensor([0.0100], dtype=torch.float64), tensor([0.4800], dtype=torch.float64))
+    >>> [round(float(x), 3) for x in (c.delta, c.error, c.corrected)]
+    [0.02, 0.01, 0.48]
     """
     mean, own = (part[0].detach() for part in emulator.predict(known.theta[None]).gaussian())
     jacobian = emulator.jacobian(known.theta[None])[0].detach()

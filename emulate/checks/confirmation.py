@@ -73,7 +73,8 @@ class Confirmation(Check):
         """The verdict on all parameters: the worst value, or NaN where it keeps the bound but is not resolved."""
         i = int(np.abs(shift).argmax())
         text = (f"By {count(len(made.each), 'true run')} at it the surrogate posterior's mean is off most in {space.names[i]}: "
-                f"by {number(shift[i])} +- {number(error[i])} posterior standard deviations. {_becomes(made, space, i)}.{lost}")  # fmt: skip
+                f"by {number(shift[i])} +- {number(error[i])} posterior standard deviations. "
+                f"{_becomes(made, space, i)}.{lost}")  # fmt: skip
         said = self._shift("", abs(float(shift[i])), text)
         if not said.passed:
             return self._shift("", said.value, f"{text} The correction is linear in the shift: add true runs there to the "
@@ -86,7 +87,13 @@ class Confirmation(Check):
         value = made.chi2 / n
         low, high = (float(x) / n for x in chi2.ppf((self.chance / 2, 1 - self.chance / 2), n))
         low, high = low / self.spread, high * self.spread
-        fault = " The prediction is too wide." if value < low else " The prediction is too narrow, or off." if value > high else ""
+        fault = (
+            " The prediction is too wide."
+            if value < low
+            else " The prediction is too narrow, or off."
+            if value > high
+            else ""
+        )
         said = (f"The chi2 of {k} true runs at the posterior mean against the prediction of a run is {number(value)} for each of "
                 f"{n} numbers, and 1 when that is right.{fault}")  # fmt: skip
         return Finding("confirmation.chi2", value, low, high, said, "confirmation")
@@ -97,7 +104,9 @@ class Confirmation(Check):
         return self._shift("", nan, sentence), whole
 
     def _shift(self, name: str, value: float, sentence: str) -> Finding:
-        return Finding(f"confirmation.shift{name}", value, None, self.shift, sentence, "confirmation", blocking=not name)
+        return Finding(
+            f"confirmation.shift{name}", value, None, self.shift, sentence, "confirmation", blocking=not name
+        )
 
 
 def _becomes(made: Correction, space: Space, i: int) -> str:
@@ -105,8 +114,14 @@ def _becomes(made: Correction, space: Space, i: int) -> str:
     before, after, error = (float(x[i]) for x in (made.theta, made.corrected, made.error))
     size = max(abs(before), abs(after))
     digits = min(6, max(2, 2 + int(np.log10(size / error)))) if size > error > 0 else 2
-    return f"Corrected, {before:.{digits}g} becomes {after:.{digits}g} +- {error:.2g} {space.parameters[i].unit}".rstrip()
+    return (
+        f"Corrected, {before:.{digits}g} becomes {after:.{digits}g} +- {error:.2g} {space.parameters[i].unit}".rstrip()
+    )
 
 
 def _lost(known: Known) -> str:
-    return f" {count(known.failed, 'true run')} failed there and {'is' if known.failed == 1 else 'are'} not counted." if known.failed else ""
+    return (
+        f" {count(known.failed, 'true run')} failed there and {'is' if known.failed == 1 else 'are'} not counted."
+        if known.failed
+        else ""
+    )
