@@ -238,9 +238,19 @@ def _entry(room: str, source: Source, path: str, default: str) -> Any:
     spec = around.get(key) if isinstance(around, Mapping) else None
     if isinstance(spec, Mapping):
         folder = Path(source.name).parent
-        paths = {k: str(folder / v) for k, v in spec.items() if k.endswith("_file") and isinstance(v, str) and v}
-        spec = {"use": default, **spec, **paths}
+        spec = {"use": default, **_beside(folder, spec)}
     return registry.build(room, default if spec is None else spec, path=path)
+
+
+def _beside(folder: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings whose files lie relative to a folder, those of entries within too."""
+
+    def placed(k: Any, v: Any) -> Any:
+        if isinstance(v, Mapping):
+            return _beside(folder, v)
+        return str(folder / v) if isinstance(v, str) and v and str(k).endswith("_file") else v
+
+    return {k: placed(k, v) for k, v in spec.items()}
 
 
 def _gradient(source: Source, path: str, simulator: Any, default: str) -> Any:

@@ -228,7 +228,7 @@ def _noise(s: Study) -> Iterator[str]:
                f".{nearest(path.name, there)}")  # fmt: skip
     if not absent:
         try:
-            s.infer.likelihood.covariance(torch.ones(s.simulator.outputs.size, dtype=torch.float64))
+            s.likelihood.covariance(torch.ones(s.simulator.outputs.size, dtype=torch.float64))
         except InputError as e:
             yield f"infer.likelihood: {e}"
 

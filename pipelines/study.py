@@ -5,7 +5,7 @@ in the file they are written as its name or as `{use: NAME, ...settings}`.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -18,7 +18,7 @@ from pipelines.addresses import redact
 from pipelines.limits import Limits, checked, size
 
 if TYPE_CHECKING:
-    from emulate.contracts import Check, Recipe, Simulator
+    from emulate.contracts import Check, Likelihood, Recipe, Simulator
     from emulate.space import Space
 
 Size = Annotated[int | str, AfterValidator(checked)]
@@ -230,6 +230,11 @@ class Study:
             return ""
         return self.design.entry.emulator or next((n for n in self.emulators if n != self.train.baseline), "")
 
+    @property
+    def likelihood(self) -> "Likelihood":
+        """That of `infer`, told of the simulator's outputs."""
+        return self.infer.likelihood.on(self.simulator.outputs)
+
     def replicates_of(self, which: str) -> int:
         """How often each point of a set is run: points to train on, and those of a fidelity that is stochastic, as often as
         the study says. Held-out points once: coverage and CRPS are judged by independent runs, and runs at one point share
@@ -306,9 +311,9 @@ class Study:
 
     def data_files(self) -> dict[str, Path]:
         """The files that inference reads, by the key that names them; settings that end in `_file` name one."""
-        o, settings = self.infer.observation, self.infer.likelihood.settings()
+        o = self.infer.observation
         found = {"infer.observation.file": self.resolve(o.file)} if o.file else {}
-        return found | {f"infer.likelihood.{k}": Path(v) for k, v in settings.items() if k.endswith("_file") and v}
+        return found | dict(_files("infer.likelihood", self.infer.likelihood.settings()))
 
     def to_dict(self) -> dict[str, Any]:
         """The whole study with every default, as plain JSON that reads as a study again; secrets are taken out."""
@@ -320,6 +325,15 @@ class Study:
         parts["tracking"]["uri"] = redact(self.tracking.uri)
         head = {k: parts.pop(k) for k in ("name", "seed")}
         return {**head, "parameters": parameters, **parts, "design": design, "output": str(self.folder)}
+
+
+def _files(path: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
+    """The settings that name a file, by their path; those of entries within too."""
+    for k, v in settings.items():
+        if isinstance(v, Mapping):
+            yield from _files(f"{path}.{k}", v)
+        elif k.endswith("_file") and v:
+            yield f"{path}.{k}", Path(v)
 
 
 def plain(value: Any) -> Any:

@@ -73,7 +73,7 @@ def _weighted(bench: Workbench, emulator: Emulator, data: Tensor) -> Weighted:
     ok = torch.from_numpy(runs.ok)
     log_weight = torch.full((len(theta),), -torch.inf, dtype=torch.float64)
     with torch.no_grad():
-        likelihood = study.infer.likelihood
+        likelihood = study.likelihood
         true = likelihood.log_prob(Exact(torch.from_numpy(runs.y[runs.ok])), data)
         log_weight[ok] = true - likelihood.log_prob(surrogate(bench, emulator)(theta[ok]), data)
     expected = _expected(bench, theta)
@@ -101,7 +101,7 @@ def _recovery(bench: Workbench, emulator: Emulator, chains: int = 6, draws: int 
     tried = made.select(slice(last))
     held_out, failed = tried.finished(), torch.from_numpy(tried.theta[~tried.ok])
     truth, y, q = torch.from_numpy(held_out.theta), torch.from_numpy(held_out.y), len(held_out)
-    likelihood = study.infer.likelihood
+    likelihood = study.likelihood
     data = torch.stack([likelihood.sample(v, seed=bench.seed(f"recovery/{i}")) for i, v in enumerate(y)])
     each = data.repeat_interleave(chains, 0)
     posterior = Posterior(study.space, surrogate(bench, emulator), likelihood, each, hindsight.restriction(bench))

@@ -8,18 +8,28 @@ import torch
 
 from emulate import registry
 from emulate.distributions import Exact, Gaussian
+from emulate.runs import Field, Outputs
 
 M = 4
+OUTPUTS = Outputs((Field("pk", coordinate="k", at=(0.1, 0.2)), Field("counts", coordinate="x", at=(1.0, 2.0))))
 NAMES = registry.names("likelihoods")
 
 
 @pytest.fixture(params=NAMES)
 def likelihood(request):
-    return registry.build("likelihoods", {"use": request.param, **registry.find("likelihoods", request.param).example})
+    example = registry.find("likelihoods", request.param).example
+    return registry.build("likelihoods", {"use": request.param, **example}).on(OUTPUTS)
 
 
 def _normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _data(likelihood, *shape: int) -> torch.Tensor:
+    """Observations `[*shape, 4]` that the likelihood can make: counts are whole numbers."""
+    truth = 5 + _normal(*shape, M, seed=1)
+    rows = [likelihood.sample(y, seed=i) for i, y in enumerate(truth.reshape(-1, M))]
+    return torch.stack(rows).reshape(truth.shape)
 
 
 def _emulated(mean: torch.Tensor, sd: float) -> Gaussian:
@@ -33,7 +43,7 @@ def _sure(likelihood, y: torch.Tensor):
 
 
 def test_a_batch_is_a_loop(likelihood):
-    means, data = 5 + _normal(7, M), 5 + _normal(7, M, seed=1)
+    means, data = 5 + _normal(7, M), _data(likelihood, 7)
     loop = torch.stack([likelihood.log_prob(_emulated(a, 0.3), b) for a, b in zip(means, data, strict=True)])
     torch.testing.assert_close(likelihood.log_prob(_emulated(means, 0.3), data), loop)
     one = torch.stack([likelihood.log_prob(_emulated(a, 0.3), data[0]) for a in means])
@@ -44,7 +54,7 @@ def test_a_batch_is_a_loop(likelihood):
 
 
 def test_the_gradient_is_that_of_differences(likelihood):
-    mean, data = 5 + _normal(M), 5 + _normal(M, seed=1)
+    mean, data = 5 + _normal(M), _data(likelihood)
     assert torch.autograd.gradcheck(lambda y: likelihood.log_prob(_emulated(y, 0.3), data), mean.requires_grad_())
 
 
@@ -91,8 +101,8 @@ def test_the_truth_is_preferred(likelihood):
 
 
 def test_the_error_of_the_emulator_makes_outliers_less_surprising(likelihood):
-    truth = 5 + _normal(M)
-    near, far = truth, truth + 3
+    truth = (5 + _normal(M)).round()
+    near, far = truth, truth + 6
     sure, unsure = (
         [likelihood.log_prob(p, d) for d in (near, far)] for p in (_sure(likelihood, truth), _emulated(truth, 1.0))
     )
@@ -102,6 +112,24 @@ def test_the_error_of_the_emulator_makes_outliers_less_surprising(likelihood):
 
 def test_a_prediction_that_is_not_finite_is_impossible_not_nan(likelihood):
     y = torch.full((M,), torch.nan, dtype=torch.float64)
-    assert float(likelihood.log_prob(_sure(likelihood, y), 5 + _normal(M))) == -torch.inf
+    assert float(likelihood.log_prob(_sure(likelihood, y), _data(likelihood))) == -torch.inf
     some = torch.stack([y, 5 + _normal(M)])
-    assert likelihood.log_prob(_sure(likelihood, some), 5 + _normal(M)).isfinite().tolist() == [False, True]
+    assert likelihood.log_prob(_sure(likelihood, some), _data(likelihood)).isfinite().tolist() == [False, True]
+
+
+def test_settings_build_the_same_entry(likelihood):
+    again = registry.build("likelihoods", {"use": likelihood.entry_name(), **likelihood.settings()}).on(OUTPUTS)
+    data = _data(likelihood)
+    prediction = _emulated(data + 1, 0.3)
+    assert again.settings() == likelihood.settings()
+    assert float(again.log_prob(prediction, data)) == float(likelihood.log_prob(prediction, data))
+
+
+def test_the_emulators_covariance_can_be_switched_off(likelihood):
+    if not likelihood.adds_noise:
+        return  # the prediction's own spread is the noise: there is nothing to switch
+    spec = {"use": likelihood.entry_name(), **likelihood.settings(), "emulator_covariance": False}
+    off, data = registry.build("likelihoods", spec).on(OUTPUTS), _data(likelihood)
+    prediction, exact = _emulated(data + 1, 0.5), Exact(data + 1)
+    assert float(off.log_prob(prediction, data)) == pytest.approx(float(likelihood.log_prob(exact, data)))
+    torch.testing.assert_close(off.covariance(data, prediction), likelihood.covariance(data, exact))
