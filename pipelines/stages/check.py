@@ -126,7 +126,7 @@ def _confirmation(bench: Workbench, emulator: Emulator, data: Tensor, draws: Ten
     bench.campaign(points, "true runs at the posterior mean")
     runs = bench.runs(points)
     prediction = surrogate(bench, emulator)(theta)
-    spread = bench.study.infer.likelihood.covariance(data, prediction).detach()
+    spread = bench.study.likelihood.covariance(data, prediction).detach()
     covariance = draws.mT.cov().reshape(len(theta), len(theta))
     return Confirmation(theta, covariance, torch.from_numpy(runs.y[runs.ok]), spread, int((~runs.ok).sum()))
 

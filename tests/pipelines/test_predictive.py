@@ -125,6 +125,23 @@ def test_a_second_check_makes_no_run_again_and_fewer_take_the_first(study, tmp_p
     assert not (here / "out" / "check" / "corrected.json").exists()
 
 
+def test_noise_of_the_observation_counts_beside_that_of_a_run(study, tmp_path):
+    """With 1.5 beside the 0.5 of a run the answer is less sure, and as many true runs tell its shift the better."""
+    folder, *_ = study
+    shutil.copytree(folder.parent, here := tmp_path / "x")
+    parts = ", ".join(f"y{i}: {{absolute_error: 1.5}}" for i in range(5)).replace("{", "{use: gaussian, ")
+    like = ("--set", f"infer.likelihood={{use: combined, parts: {{{parts}}}}}", "--set", "check.importance_runs=2")
+    for stage in ("infer", "check"):
+        code, output = emulate(here, stage, "study.yaml", *like)
+        assert code == 0, output
+    assert "32 true runs at the posterior mean, 2 true runs at draws" in " ".join(output.split())
+    stored = files.read_tensors(here / "out" / "check" / "evidence.safetensors")
+    own = library.load(folder / "emulators" / "line").predict(stored["confirmation.theta"]).gaussian()[1]
+    np.testing.assert_allclose(stored["confirmation.spread"], own.numpy() + 1.5**2 * np.eye(5), rtol=1e-9, atol=1e-12)
+    sure, less = (files.read_json(x / "check" / "corrected.json")["parameters"] for x in (folder, here / "out"))
+    assert all(less[n]["error"] / less[n]["sd"] < 0.6 * sure[n]["error"] / sure[n]["sd"] for n in "ab")
+
+
 def _loaded(tmp_path, *changes: tuple[str, str], overrides: tuple[str, ...] = ()):
     text = STUDY
     for old, new in changes:
