@@ -32,7 +32,7 @@ def marginal(local: Callable[[Tensor], Local], mean: Tensor, covariance: Tensor,
 
     The mode is searched without a graph, to 1e-3 of the error of w; the two Newton steps after it take what is left to
     rounding and carry the derivatives, of which the first is then exact and the second right to 1e-6. -inf where an
-    expected count is not above 0, and never NaN.
+    expected count is not above 0, or no lognormal has such moments, and never NaN.
     """
     mu, c, possible = logarithms(mean, covariance, log)
     if not c.any():
