@@ -105,6 +105,17 @@ class Gaussian(Joint):
         c = c + torch.diag_embed(self.diagonal)
         return c if self.rest is None else c + self.rest.mT @ self.rest
 
+    @property
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """root `[..., k, m]` and diagonal `[..., m]`, k < m, of cov(y) = root^T root + diag(diagonal), if it has that form."""
+        k = len(self.basis) + (0 if self.rest is None else len(self.rest))
+        if self.log is not None or self._triangle or self._mixed or k >= self.loc.shape[-1]:
+            return None
+        root = self.spread.sqrt()[..., None] * self.basis
+        if self.rest is not None:
+            root = torch.cat([root, self.rest.expand(*root.shape[:-2], *self.rest.shape)], -2)
+        return root, self.diagonal
+
     @cached_property
     def _stretch(self) -> Tensor:
         """dy/dw in the mean: E_j where w is a logarithm, 1 elsewhere."""

@@ -70,6 +70,12 @@ class Gaussian(Around):
                              "one of them out, or choose correction: hartlap.")  # fmt: skip
 
     def log_prob(self, prediction: Distribution, data: Tensor) -> Tensor:
+        if self.sure and self.emulator_covariance and not self.covariance_file:
+            factors = getattr(prediction, "factors", None)
+            if factors is not None:
+                root, diagonal = factors
+                variance = self._noise(data).diagonal(dim1=-2, dim2=-1) + diagonal
+                return of_factors(data - prediction.mean, root, variance, self._dof(data.shape[-1]))
         mean, own = prediction.gaussian()
         return normal(data - mean, self.widened(self._noise(data), mean, own), self._dof(data.shape[-1]))
 
@@ -164,6 +170,16 @@ def normal(r: Tensor, covariance: Tensor, dof: float | None = None) -> Tensor:
     factor, failed = torch.linalg.cholesky_ex(covariance)
     scaled = torch.linalg.solve_triangular(factor, r[..., None], upper=False)[..., 0]
     value = _density((scaled**2).sum(-1), _spread(factor), r.shape[-1], dof)
+    return torch.where((failed != 0) | torch.isnan(value), -torch.inf, value)
+
+
+def of_factors(r: Tensor, root: Tensor, variance: Tensor, dof: float | None = None) -> Tensor:
+    """The same for the covariance root^T root + diag(variance), root `[..., k, m]`: by a k x k matrix (Woodbury 1950)."""
+    sd = variance.sqrt()
+    r, root = r / sd, root / sd[..., None, :]
+    factor, failed = torch.linalg.cholesky_ex(root @ root.mT + torch.eye(root.shape[-2]).to(root))
+    told = torch.linalg.solve_triangular(factor, root @ r[..., None], upper=False)[..., 0]
+    value = _density((r**2).sum(-1) - (told**2).sum(-1), _spread(factor) + sd.log().sum(-1), r.shape[-1], dof)
     return torch.where((failed != 0) | torch.isnan(value), -torch.inf, value)
 
 

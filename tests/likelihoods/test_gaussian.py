@@ -113,3 +113,27 @@ def test_a_file_that_is_not_there_is_named():
     with pytest.raises(InputError, match=r"^covariance_file nowhere\.csv must be a CSV of numbers without a header\. "
                        r"It could not be read: nowhere\.csv not found\.$"):  # fmt: skip
         Gaussian(covariance_file="nowhere.csv").covariance(DATA)
+
+
+@pytest.mark.parametrize("dof", [None, 7.0])
+def test_few_components_give_the_density_of_the_whole_matrix(dof):
+    """Through a k x k matrix: the value and its gradients are those through the m x m covariance."""
+    r = torch.Generator().manual_seed(1)
+    loc, spread, basis, rest = (
+        torch.randn(*s, generator=r, dtype=torch.float64) for s in ((4, 9), (4, 2), (2, 9), (3, 9))
+    )
+    like, data = Gaussian(absolute_error=0.3, error_dof=dof), torch.linspace(-1, 1, 9, dtype=torch.float64)
+
+    def asked(rest: torch.Tensor | None, whole: bool) -> tuple[torch.Tensor, ...]:
+        given = [loc.clone().requires_grad_(), spread.square().requires_grad_()]
+        prediction = Predicted(*given, basis, torch.full((4, 9), 0.01, dtype=torch.float64), rest)
+        assert (prediction.factors is None) == (rest is not None and len(rest) > 6)
+        if whole:
+            prediction = torch.distributions.MultivariateNormal(prediction.mean, prediction.covariance_matrix)
+            prediction.gaussian = lambda: (prediction.mean, prediction.covariance_matrix)
+        value = like.log_prob(prediction, data)
+        return value, *torch.autograd.grad(value.sum(), given)
+
+    for one in (None, rest, rest.repeat(3, 1)):
+        for found, expected in zip(asked(one, False), asked(one, True), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)

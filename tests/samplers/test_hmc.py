@@ -89,6 +89,47 @@ def test_posteriors_of_two_hundred_data_sets_are_calibrated():
     assert 0.5 < float(z.square().mean()) < 2  # mean squared error of about independent draws
 
 
+def _moments(x: torch.Tensor, mean: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
+    """z of all means and products of x `[chains, draws, d]`, white if the moments are right."""
+    factor = torch.linalg.cholesky(covariance)
+    white = torch.linalg.solve_triangular(factor, (x - mean).flatten(0, 1).T, upper=False).T.reshape(x.shape)
+    i, j = torch.triu_indices(x.shape[-1], x.shape[-1])
+    found = torch.cat([white, white[..., i] * white[..., j]], -1)
+    _, ess = diagnose(found)
+    expected = torch.cat([torch.zeros(x.shape[-1]), (i == j).double()])
+    return (found.mean((0, 1)) - expected) / (found.std((0, 1)) / ess.sqrt())
+
+
+def test_twenty_parameters_of_a_linear_model():
+    """y = A theta + noise: the posterior is normal with precision A^T A / s^2 + 1 (Bishop 2006, eq. 3.50)."""
+    matrix, d = _normal(30, 20, seed=3) * torch.logspace(-1, 1, 20, dtype=torch.float64), 20
+    data = matrix @ _normal(d, seed=4) + 0.5 * _normal(30, seed=5)
+    covariance = torch.linalg.inv(matrix.T @ matrix / 0.25 + torch.eye(d, dtype=torch.float64))
+    target = lambda x: -2 * (data - x @ matrix.T).square().sum(-1) - 0.5 * x.square().sum(-1)  # noqa: E731
+    draws = HMC().draw(target, _normal(64, d, seed=6), 400, seed=1)
+    z = _moments(draws.x, covariance @ matrix.T @ data / 0.25, covariance)
+    assert draws.rhat.max() < 1.01
+    assert z[:d].abs().max() < 3
+    assert z.abs().max() < 4  # of 230
+    assert float(z.square().mean()) == pytest.approx(1, abs=0.4)
+
+
+def test_a_twisted_normal_in_every_coordinate():
+    """x_0 = 10 e_0, x_1 = e_1 + 0.03 (x_0^2 - 100): Haario, Saksman and Tamminen (1999) in five dimensions."""
+
+    def straight(x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([x[..., 0] / 10, x[..., 1] - 0.03 * (x[..., 0] ** 2 - 100), *x[..., 2:].unbind(-1)], -1)
+
+    draws = HMC().draw(lambda x: -0.5 * straight(x).square().sum(-1), _normal(64, 5), 400, seed=1)
+    z = _moments(straight(draws.x), torch.zeros(5), torch.eye(5, dtype=torch.float64))
+    assert draws.rhat.max() < 1.01
+    assert z.abs().max() < 3.5  # of 20
+    heavy = draws.x[..., 1]  # 0.03 * 100 (chi^2_1 - 1) + e: mean 0, variance 1 + 2 * 9
+    assert abs(_z(heavy, 0.0)) < 3
+    assert abs(_z(heavy**2, 19.0)) < 3
+    assert draws.ess.min() > 0.5 * 64 * 400
+
+
 def test_few_gradients_make_an_independent_draw():
     """One batched call advances every chain; on a correlated Gaussian about 2.5 of them make an independent draw."""
     d = 5
