@@ -8,6 +8,7 @@ from scipy.optimize import minimize
 
 _WIDEST = 16  # parameters up to which bends are looked for: there are d^3 / 6 of them
 _MOST = 3000  # draws that bends are learnt from
+_CLIMB = 40  # steps towards the axis that bends most
 _WORTH = 0.9  # a bend stays when it leaves less than this share of the variance of draws that it was not fitted to
 
 
@@ -103,18 +104,38 @@ def _bent(y: np.ndarray, half: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def _axes(y: np.ndarray) -> np.ndarray:
-    """The rotation `[d, d]` after which each y_i bends with those before it, from S_ijk = E[y_i y_j y_k]."""
+    """The rotation `[d, d]` after which each y_i bends with those before it, from S_ijk = E[y_i y_j y_k].
+
+    The last axis v is the one that squares and products of all across it tell best, |P S(v) P|^2 with P = 1 - v v^T, up to
+    a constant; the one before it is that of what lies across v, and so on.
+    """
     n, d = y.shape
     third = (y.T @ (y[:, :, None] * y[:, None]).reshape(n, -1) / n).reshape(d, d, d)
-    _, axes = np.linalg.eigh(np.einsum("ajk,bjk->ab", third, third))
-    told = np.einsum("abc,ai,bj,ck->ijk", third, axes, axes, axes, optimize=True) ** 2
-    own = np.arange(d)
-    told[own, own] = told[own, :, own] = 0
-    left, order = np.ones(d), []
-    while left.any():  # the last is what the squares and products of all the others tell best
-        order.append(int(np.where(left > 0, told @ left @ left, -1).argmax()))
-        left[order[-1]] = 0
-    return axes[:, order[::-1]]
+    space, axes = np.eye(d), []
+    while space.shape[1] > 1:
+        inner = np.einsum("abc,ai,bj,ck->ijk", third, space, space, space, optimize=True)
+        v = _last(inner)
+        axes.append(space @ v)
+        space = space @ np.linalg.svd(v[None])[2][1:].T
+    return np.stack([space[:, 0], *axes[::-1]], 1)
+
+
+def _last(third: np.ndarray) -> np.ndarray:
+    """The unit vector `[d]` of the highest |P S(v) P|^2, uphill on the sphere from several."""
+    d = len(third)
+    flat = third.reshape(d, -1)
+    size, own = np.linalg.eigh(flat @ flat.T)
+    v, rate = np.concatenate([own.T, np.eye(d), (own[:, :1] + own[:, 1:]).T]), 0.1 / size[-1].clip(1e-9)
+    for i in range(_CLIMB + 1):
+        v = v / np.linalg.norm(v, axis=1, keepdims=True)
+        slice_ = (v @ flat).reshape(-1, d, d)
+        w = np.einsum("sij,sj->si", slice_, v)
+        t = np.einsum("si,si->s", w, v)[:, None]
+        if i < _CLIMB:
+            whole = np.einsum("sij,kij->sk", slice_, third, optimize=True)
+            v = v + rate * (2 * whole - 8 * np.einsum("sij,sj->si", slice_, w) + 6 * t * w)
+    told = np.einsum("sij,sij->s", slice_, slice_) - 2 * np.einsum("si,si->s", w, w) + t[:, 0] ** 2
+    return v[told.argmax()]
 
 
 def _fit(features: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -73,7 +73,9 @@ class HMC(Sampler):
             steps = int(np.ceil(length / tuning.step - 0.25).clip(1, most).max())
             if tuning.rough and i % 4 == 3:
                 steps = min(3 * steps, most)  # reaches narrow places, and leads out of them
-            size = (length / steps / tuning.step).clip(None, 1.25) * tuning.step  # every group ends at the same time
+            size = (length / steps / tuning.step).clip(
+                None, 1.25 if steps < most else 1.0
+            ) * tuning.step  # every group ends at the same time
             before = tuning.state
             end, p, error = trajectory(before, rng.standard_normal(shape), density, tuning.coordinates, size, steps)
             chance = np.exp(-error.clip(0))
