@@ -109,21 +109,23 @@ def table(events):
 
 @functools.cache
 def taught(by, flavours):
-    """A flow of one emission, from draws of the exact density, or from as many that Pythia's hook wrote down at 64 theta."""
+    """A flow of one emission, from draws of the exact density, or from five times as many that Pythia's hook wrote down at 64
+    theta: those are neither quasi-random nor known to move. With as few, KL 8e-4 to 3e-3 and a mean AUC of 0.512 of pions."""
     if by == "the exact density":
         return FlowEmission(emulate.fit(Flow(**emissions.FLOW), emissions.table(emissions.RUNS, seed=3), seed=0))
-    simulator = Pythia(flavours=flavours, events=emissions.RUNS // 256)  # of five emissions or more each
+    simulator = Pythia(flavours=flavours, events=700)
     low, high = (torch.tensor(x, dtype=torch.float64) for x in ((0.2, 0.5, 0.2), (1.3, 1.5, 0.5)))
     places = low + (high - low) * torch.quasirandom.SobolEngine(3, scramble=True, seed=1).draw(64, dtype=torch.float64)
     told = [simulator.emissions(theta, seed=i)[0] for i, theta in enumerate(places)]
     given = [every.condition() for every in told]
     z, a, c = (torch.cat(x) for x in ([e.z for e in told], [g.a for g in given], [g.c for g in given]))
-    some = torch.randperm(len(z), generator=torch.Generator().manual_seed(1))[: emissions.RUNS]
-    assert len(some) == emissions.RUNS
+    some = torch.randperm(len(z), generator=torch.Generator().manual_seed(1))[: 5 * emissions.RUNS]
+    assert len(some) == 5 * emissions.RUNS
     return FlowEmission(emulate.fit(Flow(**emissions.FLOW), emissions.tabulated(z[some], a[some], c[some]), seed=1))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("flavours", ["pions", "mesons"])
 @pytest.mark.parametrize("by", ["the exact density", "Pythia"])
 def test_no_classifier_tells_events_of_a_learnt_emission_from_those_of_pythia(by, flavours):
