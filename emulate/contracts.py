@@ -42,9 +42,14 @@ class Entry:
         return parts[2] if parts[0] == "emulate" and len(parts) > 2 else f"{cls.__module__}:{cls.__qualname__}"
 
     def settings(self) -> dict[str, Any]:
-        """The fields by name, without the parameter space; an entry that stands in a field as `{"use": NAME, ...}`."""
-        named = {f.name: getattr(self, f.name) for f in fields(self) if f.init and f.name != "space"}
-        return {k: {"use": v.entry_name(), **v.settings()} if isinstance(v, Entry) else v for k, v in named.items()}
+        """The fields by name, without the parameter space; entries that stand in a field as `{"use": NAME, ...}`."""
+
+        def spelled(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {k: spelled(v) for k, v in value.items()}
+            return {"use": value.entry_name(), **value.settings()} if isinstance(value, Entry) else value
+
+        return {f.name: spelled(getattr(self, f.name)) for f in fields(self) if f.init and f.name != "space"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +135,18 @@ def rows_of(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return torch.stack(columns, -1)
 
 
+@dataclass(frozen=True)
+class Made:
+    """Rows that a recipe made for itself: `runs` with the outputs of the study's, what it knows of each of them, and more.
+
+    scores `[n, d]` are d ln p(row) / du; see `Recipe.make`.
+    """
+
+    runs: Runs
+    scores: Tensor | None = None
+    extras: dict[str, Any] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Entry, ABC):
     """How to fit an emulator. `emulate.emulator.fit(recipe, runs, seed=...)` alone knows units, logs and PCA.
@@ -139,6 +156,7 @@ class Recipe(Entry, ABC):
     - `slopes`: dz/du `[n, p, d]` of runs that carry Jacobians, else None; with `needs_slopes` those are refused.
     - `coarse`: (u `[c, d]`, z `[c, q]`) of each cheaper fidelity in the recipe's `fidelities`, in that order, in the
       components of the study's own runs where the outputs are the same, else in components of its own.
+    - `made`: (u `[k, d]`, z `[k, p]`, the rest) of what `make` made of the study's simulator, in the components of the runs.
     """
 
     takes: ClassVar[tuple[str, ...]] = ()
@@ -164,6 +182,10 @@ class Recipe(Entry, ABC):
         """What `train` takes with n runs, d parameters and p components; None where nobody knows. A recipe that grows
         faster than its runs overrides it, so that this can be said before."""
         return None
+
+    def make(self, space: Space, outputs: Outputs, simulator: Simulator | None, *, seed: int) -> "Made":
+        """What a recipe that takes `made` makes for itself of the study's simulator, which is None where `fit` has none."""
+        raise NotImplementedError
 
     def doubt(self, runs: Runs) -> str:
         """What in the finished runs speaks against what this recipe takes from them, as one sentence; nothing where all is
@@ -333,17 +355,25 @@ class Histogram(Entry, ABC):
 class Likelihood(Entry, ABC):
     """p(data | prediction): the observation's noise, with the emulator's own covariance added."""
 
+    adds_noise: ClassVar[bool] = True  # to a run; else the observation is a run, and all noise lies in the prediction
+
+    def on(self, outputs: Outputs) -> "Likelihood":
+        """The same likelihood told of the fields of y and their coordinates, which one that reads them overrides."""
+        return self
+
     @abstractmethod
     def log_prob(self, prediction: Distribution, data: Tensor) -> Tensor:
         """ln p(data `[..., m]` | prediction), shape of the prediction's batch, normalised."""
 
     @abstractmethod
     def covariance(self, data: Tensor, prediction: Distribution | None = None) -> Tensor:
-        """The covariance `[..., m, m]` of the observation's noise, plus the emulator's own if a prediction is given."""
+        """The covariance `[..., m, m]` of the observation's noise, plus the emulator's own if a prediction is given.
+
+        Zeros without one where the observation has no noise beside the prediction's."""
 
     @abstractmethod
     def sample(self, truth: Tensor, *, seed: int) -> Tensor:
-        """One observation `[m]` of a noise-free truth `[m]`."""
+        """One observation `[m]` of a truth `[m]` without the observation's noise."""
 
 
 LogDensity = Callable[[Tensor], Tensor]  # x [chains, d] unconstrained -> ln p [chains], differentiable
@@ -425,7 +455,8 @@ class Weighted:
     """Draws of the surrogate posterior at which the true simulator was run.
 
     theta `[s, d]` equally likely under the surrogate posterior; log_weight `[s]` = ln p_true - ln p_surrogate of the
-    unnormalised densities, -inf where the true run failed and the prior excludes that; draws `[t, d]` all draws of the
+    unnormalised densities, -inf where the true run failed and the prior excludes that; s = 0 where the observation adds no
+    noise to a run, so that true runs have no density; draws `[t, d]` all draws of the
     surrogate posterior; failed `[k, d]` draws whose true run failed where that says nothing of the parameters, and which
     are left out on both sides; expected `[s + k]` the probability to finish that earlier runs gave each of both, None
     where none failed.
@@ -454,6 +485,21 @@ class Recovery:
 
 
 @dataclass(frozen=True)
+class Confirmation:
+    """k true runs of a stochastic simulator at one point, the mean of the surrogate posterior.
+
+    theta `[d]` and covariance `[d, d]` are the posterior's mean and covariance, y `[k, m]` the runs that finished, spread
+    `[m, m]` the covariance of the data about the prediction there as the likelihood has it; failed: runs that did not finish.
+    """
+
+    theta: Tensor
+    covariance: Tensor
+    y: Tensor
+    spread: Tensor
+    failed: int = 0
+
+
+@dataclass(frozen=True)
 class Evidence:
     """All a check may read; what a stage has not made yet is None."""
 
@@ -465,6 +511,7 @@ class Evidence:
     baseline: "Any | None" = None  # an emulator printed beside, for scale
     truth: Tensor | None = None  # [d], the parameters of the observation where they are known
     feasibility: "Any | None" = None  # emulate.feasibility.Feasibility of all runs, finished and failed
+    confirmation: Confirmation | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -473,6 +520,7 @@ class Check(Entry, ABC):
 
     stage: ClassVar[Literal["validate", "check"]]
     needs: ClassVar[tuple[str, ...]]  # the fields of Evidence that it reads
+    weighs: ClassVar[bool] = False  # it reads the weights of true runs, which need an observation with noise of its own
 
     def require(self, evidence: Evidence) -> None:
         """Complain about evidence that no stage has made yet; the first line of every `find`."""

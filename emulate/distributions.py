@@ -158,14 +158,15 @@ class Gaussian(Joint):
             return self.rsample(sample_shape, generator=generator)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """ln p(y) of y `[..., m]` in physical units; -inf where a positive output is not above 0."""
+        """ln p(y) of y `[..., m]` in physical units; -inf where a positive output is not above 0, NaN without a covariance."""
         w, jacobian, inside = logarithms(fitting(self, value), self.log)
         sd = self._w_variance.sqrt()  # unit diagonal first: outputs may differ by twenty decades
-        factor = torch.linalg.cholesky(self._w_covariance / (sd[..., :, None] * sd[..., None, :]))
+        factor, failed = torch.linalg.cholesky_ex(self._w_covariance / (sd[..., :, None] * sd[..., None, :]))
         x = ((w - self.loc) / sd)[..., None]
         x = torch.linalg.solve_triangular(factor.expand(*x.shape[:-2], *factor.shape[-2:]), x, upper=False)[..., 0]
         half_logdet = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) + sd.log().sum(-1)
         density = -0.5 * x.square().sum(-1) - half_logdet - 0.5 * x.shape[-1] * math.log(2 * math.pi) - jacobian
+        density = torch.where(failed != 0, math.nan, density)  # of one point, and the others of a batch stand
         return density if inside is None else torch.where(inside, density, -math.inf)
 
 

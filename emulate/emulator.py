@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from emulate import artefact, conformal
-from emulate.contracts import Core, Finding, Recipe, rows_of
+from emulate.contracts import Core, Finding, Made, Recipe, Simulator, rows_of
 from emulate.distributions import Gaussian
 from emulate.domain import Domain, Outside, Widened, checked
 from emulate.errors import CampaignError, DoubtWarning, ExtrapolationWarning, InputError, nearest
@@ -28,6 +28,7 @@ from emulate.runs import Outputs, Runs, places
 from emulate.space import Space
 from emulate.transforms import OutputTransform
 
+_ROWS = 4096  # that a recipe made, among those that find the components
 _SOME = 200  # runs that choose between y and ln y
 _EDGE = 1e-9  # box widths that a point may lie outside by rounding
 
@@ -45,10 +46,12 @@ def demand(recipe: Any, runs: Any, seed: Any) -> None:
 
 
 @torch.inference_mode(False)  # tensors made in inference mode never carry a gradient again
-def fit(recipe: Recipe, runs: Runs, *, seed: int, fidelities: Mapping[str, Runs] | None = None) -> "Emulator":
+def fit(recipe: Recipe, runs: Runs, *, seed: int, fidelities: Mapping[str, Runs] | None = None,
+        simulator: Simulator | None = None) -> "Emulator":  # fmt: skip
     """Fit a recipe to the finished runs; same recipe, runs and seed, same bits.
 
-    `fidelities` are runs of cheaper versions of the simulator by name, for recipes that read them. Failed runs are left
+    `fidelities` are runs of cheaper versions of the simulator by name, and `simulator` what made the runs, for recipes that
+    read them. Failed runs are left
     out and counted in the provenance. With `calibrate: conformal` a fifth of the runs, drawn by the seed, is held out and
     scales the error bars; see `emulate.conformal`. Warns (`DoubtWarning`) of Jacobians that the values contradict. Raises
     `CampaignError` when too few runs finished, `InputError` when the recipe reads Jacobians or fidelities that are not
@@ -67,7 +70,8 @@ def fit(recipe: Recipe, runs: Runs, *, seed: int, fidelities: Mapping[str, Runs]
     learnt, held_out = _split(recipe, finished, len(runs) - len(finished), seed)
     if said := recipe.doubt(learnt):
         warnings.warn(f"{recipe.entry_name()}: {said}", DoubtWarning, stacklevel=2)
-    transform, trained = _trained(recipe, learnt, _coarse(recipe, runs, fidelities or {}), seed=seed)
+    made = recipe.make(runs.space, runs.outputs, simulator, seed=seed) if "made" in recipe.takes else None
+    transform, trained = _trained(recipe, learnt, _coarse(recipe, runs, fidelities or {}), made, seed=seed)
     state = {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in trained.state_dict().items()}
     core = recipe.rebuild(state)  # as `load` does: strides and alignment change the last bits of a product
     core.history = trained.history
@@ -102,7 +106,7 @@ def _widening(recipe: Recipe, core: Core, transform: OutputTransform, held_out: 
     return conformal.widening(prediction.standard(torch.from_numpy(held_out.y)))
 
 
-def _trained(recipe: Recipe, finished: Runs, coarse: tuple[Runs, ...], *,
+def _trained(recipe: Recipe, finished: Runs, coarse: tuple[Runs, ...], made: Made | None = None, *,
              seed: int) -> tuple[OutputTransform, Core]:  # fmt: skip
     """The transform and what was trained on its z; of both transforms the one under which runs that were left out are
     the likelier, where the recipe asks for that and its training knows."""
@@ -116,15 +120,18 @@ def _trained(recipe: Recipe, finished: Runs, coarse: tuple[Runs, ...], *,
     both = recipe.log == "auto" and bool(finished.outputs.positive.any())
     if both and (len(finished) > _SOME or recipe.quick() is not recipe):  # a quick look at some of the runs tells which
         some = finished.select(np.unique(np.linspace(0, len(finished) - 1, _SOME).astype(int)))
-        transform, core = _trained(recipe.quick(), some, coarse, seed=seed)
-        return _trained(replace(recipe, log=core.left_out is None or transform.logged), finished, coarse, seed=seed)
+        transform, core = _trained(recipe.quick(), some, coarse, made, seed=seed)
+        return _trained(
+            replace(recipe, log=core.left_out is None or transform.logged), finished, coarse, made, seed=seed
+        )
     for log in (True, False) if both else (bool(recipe.log),):
-        known = _pooled(finished, coarse, log)
+        known = _pooled(finished, (*coarse, *_some(made)), log)
         own = places(finished.theta)
         place = np.append(own, own.max() + 1 + np.arange(len(known) - len(own)))  # pooled runs come after the own
         transform = OutputTransform.fit(finished.outputs, known, log=log, truncation=recipe.truncation, place=place)
         given = {"slopes": None if slopes is None else transform.slopes(y, slopes),
-                 "coarse": tuple(_components(recipe, finished, transform, cheap, log) for cheap in coarse)}  # fmt: skip
+                 "coarse": tuple(_components(recipe, finished, transform, cheap, log) for cheap in coarse),
+                 "made": made and (*_components(recipe, finished, transform, made.runs, log), made)}  # fmt: skip
         with torch.enable_grad():
             core = recipe.train(u, transform.to_z(y), noisy=finished.stochastic, seed=seed,
                                 **{name: given[name] for name in recipe.takes})  # fmt: skip
@@ -156,9 +163,14 @@ def _components(
     recipe: Recipe, finished: Runs, transform: OutputTransform, cheap: Runs, log: bool
 ) -> tuple[Tensor, Tensor]:
     """u and z of cheaper runs: by the transform of the runs where the outputs are the same, else by one of their own."""
-    own = OutputTransform.fit(cheap.outputs, cheap.y, log=log, truncation=recipe.truncation)
-    used = transform if cheap.outputs == finished.outputs else own
-    return cheap.space.scaled(torch.from_numpy(cheap.theta)), used.to_z(torch.from_numpy(cheap.y))
+    if cheap.outputs != finished.outputs:
+        transform = OutputTransform.fit(cheap.outputs, cheap.y, log=log, truncation=recipe.truncation)
+    return cheap.space.scaled(torch.from_numpy(cheap.theta)), transform.to_z(torch.from_numpy(cheap.y))
+
+
+def _some(made: Made | None) -> tuple[Runs, ...]:
+    """As many of the rows that a recipe made as tell which components there are."""
+    return () if made is None else (made.runs.select(slice(_ROWS)),)
 
 
 def _pooled(finished: Runs, coarse: tuple[Runs, ...], log: bool) -> np.ndarray:

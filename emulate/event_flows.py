@@ -3,9 +3,12 @@ r"""A flow of what is seen of one event, given theta: the multiplicity first, th
     p(y | theta) = P(n | theta) p(rest | theta, n),     n the first output, which has few values, such as a multiplicity
 
 A flow has a density and n has none. It learns x = Phi^-1(F(n-) + U (F(n) - F(n-))), F the distribution function of n in the
-whole table and U uniform, keyed by the seed. Over the table x is a standard normal (Rueschendorf 2009), without the steps
-that n + U has at every n. A draw of x falls into the cell of one n, and P(n) is the integral of the density over that cell.
-The rest learns with n as a parameter.
+whole table and U in [0, 1], keyed by the seed. A draw of x falls into the cell of one n, and P(n) is the integral of the
+density over that cell. With U uniform x is a standard normal over the table (Rueschendorf 2009), without the steps that n + U
+has at every n; but at each theta P(n | theta) / P(n) still jumps from cell to cell, and a smooth density that follows such
+stairs has cells of the wrong size. So U is drawn once more, from the density learnt, in the cell of each n, and a second flow
+learns that: a step of expectation and maximisation (Dempster, Laird & Rubin 1977) towards the likelihood of n itself. The
+rest learns with n as a parameter.
 
     runs = Lund().table(theta, seed=0)  # one event at each theta [n, 3]
     number, rest = (emulate.build("emulators", {"use": "flow", **s}) for s in (event_flows.NUMBER, event_flows.REST))
@@ -33,11 +36,14 @@ from emulate.runs import Field, Outputs, Runs
 from emulate.space import Parameter, Space, Uniform
 
 # settings of the two flows for 600,000 events
-NUMBER: Mapping[str, Any] = MappingProxyType({"transforms": 1, "bins": 8, "width": 16, "epochs": 10, "patience": 16,
-                                              "batch": 1024, "rate": 3e-3, "held_out": 0.05, "calibrate": False})  # fmt: skip
-REST: Mapping[str, Any] = MappingProxyType({**NUMBER, "transforms": 2, "width": 64, "epochs": 16})
+NUMBER: Mapping[str, Any] = MappingProxyType({"transforms": 1, "bins": 6, "width": 16, "epochs": 6, "patience": 16,
+                                              "batch": 4096, "rate": 1e-2, "held_out": 0.05, "calibrate": False})  # fmt: skip
+REST: Mapping[str, Any] = MappingProxyType({**NUMBER, "transforms": 2, "bins": 8, "width": 64, "epochs": 16, "batch": 1024,
+                                            "rate": 3e-3})  # fmt: skip
 _MOST = 200  # values of a number
 _SMALL = 1e-9  # its uniform numbers keep that far from 0 and 1
+_ROUNDS = 2  # of learning the number
+_STRATA = 8  # of a cell, one of which a number is drawn from
 _NODES = 32  # of Gauss and Legendre, in the cell of a number
 
 
@@ -104,12 +110,30 @@ def learn(number: Recipe, rest: Recipe, runs: Runs, *, seed: int) -> EventFlow:
         raise InputError(f"event_flows: events must have a number of 2 to {_MOST} values as their first output, and others after "
                          f"it. Got {', '.join(runs.outputs.labels)}, {len(values)} values of the first.")  # fmt: skip
     below = torch.from_numpy(np.append(0, np.cumsum(counts)) / len(which))
-    u = torch.rand(len(which), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    x = torch.special.ndtri((below[:-1][which] + u * below.diff()[which]).clamp(_SMALL, 1 - _SMALL))
     first, *others = runs.outputs.fields
-    counted = Runs.of(runs.space, Outputs((Field("x"),)), runs.theta, x[:, None].numpy(), stochastic=True)
+    generator = torch.Generator().manual_seed(seed)
+    cells, counter = (below[:-1][which], below.diff()[which]), None
+    for _ in range(_ROUNDS):
+        x = _places(counter, torch.from_numpy(runs.theta), *cells, generator)
+        counted = Runs.of(runs.space, Outputs((Field("x"),)), runs.theta, x[:, None].numpy(), stochastic=True)
+        counter = fit(number, counted, seed=seed)
     step = float(np.diff(values).max())
     space = Space((*runs.space.parameters, Parameter(first.name, Uniform(values[0] - step, values[-1] + step))))
     fields = tuple(replace(f, positive=bool((runs.y[:, j] > 0).all())) for j, f in enumerate(others, 1))
     given = Runs.of(space, Outputs(fields), np.column_stack((runs.theta, runs.y[:, 0])), runs.y[:, 1:], stochastic=True)
-    return EventFlow(fit(number, counted, seed=seed), fit(rest, given, seed=seed), torch.from_numpy(values), below)
+    return EventFlow(counter, fit(rest, given, seed=seed), torch.from_numpy(values), below)
+
+
+@torch.no_grad()
+def _places(counter: Emulator | None, theta: Tensor, low: Tensor, share: Tensor, generator: torch.Generator) -> Tensor:
+    """x `[n]` in cells that begin at F = low and hold that share: uniform in F, or by the density that was learnt."""
+    parts = []
+    for at, start, size in zip(theta.split(16384), low.split(16384), share.split(16384), strict=True):
+        u = (torch.arange(_STRATA) + torch.rand((len(at), _STRATA), generator=generator, dtype=torch.float64)) / _STRATA
+        x = torch.special.ndtri((start[:, None] + u * size[:, None]).clamp(_SMALL, 1 - _SMALL))
+        weight = torch.ones_like(x)
+        if counter is not None:  # the density over that of the whole table
+            ratio = counter.predict(at[:, None], outside="ignore").log_prob(x[..., None]) + 0.5 * x.square()
+            weight = torch.softmax(ratio, 1)
+        parts.append(x.gather(1, torch.multinomial(weight, 1, generator=generator))[:, 0])
+    return torch.cat(parts)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from emulate.errors import InputError, nearest, shown
 
@@ -91,11 +91,27 @@ def validate(cls: type, values: Mapping[str, Any], *, path: str) -> Any:
 
 
 def _nested(cls: type, values: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """The entries that stand in fields of an entry, `first: {use: gp}`, built."""
+    """The entries that stand in fields of an entry, `first: {use: gp}` or `parts: {pk: {use: gaussian}}`, built."""
+    made = {}
+    for k, kind in _fields(cls).items():
+        one, many = room_of(kind), named_room_of(kind)
+        if one and isinstance(values.get(k), str | Mapping):
+            made[k] = build(one, values[k], path=f"{path}.{k}")
+        if many and isinstance(values.get(k), Mapping):
+            made[k] = {n: build(many, v, path=f"{path}.{k}.{n}") for n, v in values[k].items()}
+    return made
+
+
+def room_of(kind: Any) -> str | None:
+    """The room whose entries a field of that type holds, `Recipe` or `Recipe | None`; None where it holds none."""
     rooms = {contract: room for room, contract in ROOMS.items()}
-    kinds = {k: rooms.get(getattr(t, "__name__", "")) for k, t in _fields(cls).items()}
-    return {k: build(kinds[k], values[k], path=f"{path}.{k}") for k in values
-            if kinds.get(k) and isinstance(values[k], str | Mapping)}  # fmt: skip
+    kinds = () if get_origin(kind) is dict else (kind, *get_args(kind))
+    return next((rooms[n] for t in kinds if (n := getattr(t, "__name__", "")) in rooms), None)
+
+
+def named_room_of(kind: Any) -> str | None:
+    """The room whose entries a field of that type holds by names, `dict[str, Likelihood]`; None where it holds none."""
+    return room_of(get_args(kind)[1]) if get_origin(kind) is dict else None
 
 
 def _coerced(met: Any, kept: Any, loc: tuple) -> Iterator[dict[str, Any]]:

@@ -15,7 +15,7 @@ from pipelines.derivatives import OWN, Own, automatic
 from pipelines.parameters import read_space
 from pipelines.schema import schema
 from pipelines.source import Source
-from pipelines.study import AUTO, Fidelity, FidelityPart, Observation, Study, StudyFile
+from pipelines.study import AUTO, CheckPart, Fidelity, FidelityPart, Observation, Study, StudyFile
 
 if TYPE_CHECKING:
     from emulate.space import Space
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Study", "load_raw", "load_study", "schema"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}")
+CONFIRM = 32  # true runs: two standard errors of a shift are then 0.35 posterior standard deviations
 FOLDS, SEARCH = 5, 300.0  # folds, and seconds of a search, where the study names none
 FIDELITY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,59}")
 
@@ -64,6 +65,8 @@ def load_study(path: Path | str, overrides: Iterable[str] = ()) -> Study:
         "jacobians": keep(_gradient, source, "simulate.jacobians", simulator, "none") if simulator else None,
     }
     source.judge()
+    read = replace(read, check=_check(read.check, parts["checks"], source.unasked, parts["likelihood"]))
+    parts["checks"] = _able(parts["checks"], source.unasked, parts["likelihood"], read.check.confirm)
     study = _study(read, simulator, parts, Path(path))
     from pipelines.rules import broken  # the rules count on parts that stand
 
@@ -79,7 +82,7 @@ def _study(read: StudyFile, simulator: Any, parts: dict[str, Any], path: Path) -
     if o.held_out is None and o.parameters is None and not o.file:
         o = Observation(held_out=0, noise=o.noise)
     if o.noise is None:
-        o = replace(o, noise=not o.file)
+        o = replace(o, noise=not o.file and parts["likelihood"].adds_noise)
     points, recovery = read.validate.gradient_points or min(10, n), read.check.recovery or min(20, n)
     folds = _folds(read, len(parts["emulators"]))
     within = read.train.within or (SEARCH if read.emulators == AUTO else None)
@@ -108,6 +111,20 @@ def _folds(read: StudyFile, emulators: int) -> int:
     """One emulator alone needs no comparison, which would cost as much again as its fit, several times."""
     few = min(FOLDS, read.design.runs) if read.design.runs > 1 else 0
     return read.train.folds if read.train.folds is not None else few if emulators > 1 else 0
+
+
+def _check(part: CheckPart, checks: dict[str, Any], unasked: frozenset[str], likelihood: Any) -> CheckPart:
+    """True runs at the posterior mean are made for a check that was named, or where no true run can be weighed."""
+    readers = {n for n, c in checks.items() if "confirmation" in c.needs}
+    asked = readers - unasked or (readers and not likelihood.adds_noise)
+    return part if part.confirm is not None else replace(part, confirm=CONFIRM if asked else 0)
+
+
+def _able(checks: dict[str, Any], unasked: frozenset[str], likelihood: Any, confirm: int) -> dict[str, Any]:
+    """The checks, without those that nobody named and that this study has no evidence for."""
+    unable = {n for n in unasked if (checks[n].weighs and not likelihood.adds_noise) or
+              ("confirmation" in checks[n].needs and not confirm)}  # fmt: skip
+    return {n: c for n, c in checks.items() if n not in unable}
 
 
 def _folder(read: StudyFile) -> Path:
@@ -221,9 +238,19 @@ def _entry(room: str, source: Source, path: str, default: str) -> Any:
     spec = around.get(key) if isinstance(around, Mapping) else None
     if isinstance(spec, Mapping):
         folder = Path(source.name).parent
-        paths = {k: str(folder / v) for k, v in spec.items() if k.endswith("_file") and isinstance(v, str) and v}
-        spec = {"use": default, **spec, **paths}
+        spec = {"use": default, **_beside(folder, spec)}
     return registry.build(room, default if spec is None else spec, path=path)
+
+
+def _beside(folder: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings whose files lie relative to a folder, those of entries within too."""
+
+    def placed(k: Any, v: Any) -> Any:
+        if isinstance(v, Mapping):
+            return _beside(folder, v)
+        return str(folder / v) if isinstance(v, str) and v and str(k).endswith("_file") else v
+
+    return {k: placed(k, v) for k, v in spec.items()}
 
 
 def _gradient(source: Source, path: str, simulator: Any, default: str) -> Any:

@@ -126,7 +126,7 @@ def _look(bench: Workbench, runs: "Runs") -> "Lookahead":
     posterior = None
     if design.aim == "posterior":
         limit = where.log_prob if where is not None and study.infer.feasible else None
-        posterior = Posterior(study.space, infer.surrogate(bench, emulator), study.infer.likelihood,
+        posterior = Posterior(study.space, infer.surrogate(bench, emulator), study.likelihood,
                               infer.observation(bench).data, limit)  # fmt: skip
     return design.look(emulator, seed=bench.seed(f"active/{len(runs)}"), posterior=posterior, feasibility=where)
 

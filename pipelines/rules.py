@@ -24,7 +24,7 @@ def broken(study: Study) -> Iterator[str]:
     """The sentences of all rules that the study breaks."""
     unable = list(_simulator(study))
     yield from unable
-    able = () if unable else (_fidelities, _noise, _replicates)
+    able = () if unable else (_fidelities, _noise, _replicates, _predictive, _confirm)
     for rule in (_sizes, _region, _until, _active, _emulators, _gradient, _observation, *able, _surroundings):
         yield from rule(study)
 
@@ -76,7 +76,7 @@ def _sizes(s: Study) -> Iterator[str]:
     for path, n in (("check.recovery", s.check.recovery), ("validate.gradient_points", s.validate.gradient_points)):
         if n > held_out:
             yield f"{path}: must be at most design.held_out = {held_out}. Got {n}; raise design.held_out or lower this."
-    if s.check.importance_runs > draws:
+    if s.check.importance_runs > draws and s.infer.likelihood.adds_noise:
         yield (f"check.importance_runs: must be at most infer.draws x infer.chains = {draws}. "
                f"Got {s.check.importance_runs}; raise infer.draws or lower this.")  # fmt: skip
 
@@ -199,6 +199,9 @@ def _observation(s: Study) -> Iterator[str]:
                f"Got {o.held_out}.")  # fmt: skip
     if o.file and o.noise:
         yield f"{path}.noise: must be false for a file, which is an observation already. Got true; take it out."
+    if o.noise and not o.file and not (likelihood := s.infer.likelihood).adds_noise:
+        yield (f"{path}.noise: must be false with {likelihood.entry_name()}, for a run has all the noise of its observation. Got "
+               "true; take it out.")  # fmt: skip
     if o.parameters is not None:
         yield from _point(s, o.parameters, f"{path}.parameters")
 
@@ -225,9 +228,39 @@ def _noise(s: Study) -> Iterator[str]:
                f".{nearest(path.name, there)}")  # fmt: skip
     if not absent:
         try:
-            s.infer.likelihood.covariance(torch.ones(s.simulator.outputs.size, dtype=torch.float64))
+            s.likelihood.covariance(torch.ones(s.simulator.outputs.size, dtype=torch.float64))
         except InputError as e:
             yield f"infer.likelihood: {e}"
+
+
+def _predictive(s: Study) -> Iterator[str]:
+    """An observation without noise of its own must be a random run, and no true run can then be weighed by it."""
+    likelihood = s.infer.likelihood
+    if likelihood.adds_noise:
+        return
+    name, simulator = likelihood.entry_name(), s.simulator.entry_name()
+    if not s.simulator.stochastic:
+        yield (f"infer.likelihood.use: {name} must have a simulator that is stochastic, for the noise of a run is all the noise "
+               f"there is. {simulator} is not; use gaussian with the observation's error.")  # fmt: skip
+    for key, check in s.checks.items():
+        if check.weighs:
+            yield (f"checks.{key}: must not be {check.entry_name()} with {name}: a true run is a draw and has no density that "
+                   "could weigh it. Take it out.")  # fmt: skip
+
+
+def _confirm(s: Study) -> Iterator[str]:
+    """Runs at the posterior mean differ only where they are random, and give a standard error where there are two."""
+    readers, k = [n for n, c in s.checks.items() if "confirmation" in c.needs], s.check.confirm
+    if k and not s.simulator.stochastic:
+        if s.infer.likelihood.adds_noise:  # else that is said already
+            path = f"checks.{readers[0]}" if readers else "check.confirm"
+            yield (f"{path}: must have a simulator that is stochastic, for the true runs of {s.simulator.entry_name()} at one "
+                   "point are all the same. Take it out; the check posterior weighs true runs.")  # fmt: skip
+    elif k == 1:
+        yield "check.confirm: must be 0, or at least 2 for a standard error. Got 1; raise it, or set it to 0."
+    elif readers and not k:
+        yield (f"check.confirm: must be at least 2, for checks.{readers[0]} reads these runs. Got 0; raise it, or take the "
+               "check out.")  # fmt: skip
 
 
 def _surroundings(s: Study) -> Iterator[str]:

@@ -77,17 +77,27 @@ def _entry(room: str, name: str, beside: Schema) -> Schema:
     """The settings of an entry with its `use`, and the keys that stand beside; the parameter space is no setting."""
     from emulate import space
 
-    rooms = {contract: r for r, contract in registry.ROOMS.items()}
-    nested = {f.name: rooms.get(getattr(f.type, "__name__", "")) for f in fields(registry.find(room, name))}
+    nested = {f.name: _within(f.type) for f in fields(registry.find(room, name))}
     made = _plain(registry.find(room, name), f"#/$defs/{room}.{name}/$defs/{{model}}")
     settings = {k: v for k, v in made.get("properties", {}).items() if k != "space"}
-    settings |= {k: {"$ref": f"#/$defs/{inside}", **({"description": v["description"]} if "description" in v else {})}
+    settings |= {k: {**inside, **({"description": v["description"]} if "description" in v else {})}
                  for k, v in settings.items() if (inside := nested.get(k))}  # fmt: skip
-    inner = {k: v for k, v in made.get("$defs", {}).items() if not hasattr(space, k) and k not in rooms}
+    inner = {
+        k: v for k, v in made.get("$defs", {}).items() if not hasattr(space, k) and k not in registry.ROOMS.values()
+    }
     return {"type": "object", "description": made["description"],
             "properties": {"use": {"const": name, "description": made["description"]}, **settings, **beside},
             "required": [k for k in made.get("required", ()) if k != "space"], "additionalProperties": False,
             **({"$defs": inner} if inner else {})}  # fmt: skip
+
+
+def _within(kind: Any) -> Schema:
+    """An entry that stands in a field, or several of them by names of their own, each with its `use`; nothing else."""
+    if one := registry.room_of(kind):
+        return {"$ref": f"#/$defs/{one}"}
+    named = {"anyOf": [{"type": "string"}, {"required": ["use"]}]}
+    many = registry.named_room_of(kind)
+    return {"type": "object", "additionalProperties": {"allOf": [{"$ref": f"#/$defs/{many}"}, named]}} if many else {}
 
 
 def _room(room: str, entries: Schema, beside: Schema) -> Schema:

@@ -28,8 +28,11 @@ class Source:
         for section, room in (("emulators", None), ("checks", "checks")):
             names = registry.names(room) if room else ("gp",)
             self.data.setdefault(section, {n: {"use": n} for n in names})
+        named = isinstance(document.data.get("checks"), Mapping)
         for text in overrides:
             self._override(text)
+        checks = {} if named or not isinstance(self.data["checks"], Mapping) else self.data["checks"]
+        self.unasked = frozenset(n for n, spec in checks.items() if spec == {"use": n})  # checks that nobody named
 
     def keep(self, make: Callable[..., T], *args: Any, **kwargs: Any) -> T | None:
         """What `make` makes; None, and a problem noted, when the user's input does not allow it."""

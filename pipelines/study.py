@@ -5,7 +5,7 @@ in the file they are written as its name or as `{use: NAME, ...settings}`.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -18,7 +18,7 @@ from pipelines.addresses import redact
 from pipelines.limits import Limits, checked, size
 
 if TYPE_CHECKING:
-    from emulate.contracts import Check, Recipe, Simulator
+    from emulate.contracts import Check, Likelihood, Recipe, Simulator
     from emulate.space import Space
 
 Size = Annotated[int | str, AfterValidator(checked)]
@@ -26,6 +26,7 @@ Size = Annotated[int | str, AfterValidator(checked)]
 
 SETS = ("training", "held_out")  # the runs of the study's own simulator
 AUTO = "auto"  # emulators: sensible recipes are tried; train.champion: the best is taken
+CONFIRMING = "true runs"  # the runs at the posterior mean; no fidelity can have a name with a space
 ITSELF = "own"  # that simulator where fidelities are listed
 JOBS = ("slurm", "pbs", "lsf", "htcondor", "sge", "oar", "moab")  # systems that start workers as jobs
 CLUSTERS = ("serial", "local", "address", *JOBS)  # what cluster.use may be, beside the class of a Dask cluster
@@ -169,6 +170,7 @@ class CheckPart(Section):
 
     importance_runs: Annotated[int, Ge(2)] = 128  # true runs at draws of the posterior
     recovery: Annotated[int, Ge(1)] | None = None  # held-out runs to recover; empty: 20, or all
+    confirm: Annotated[int, Ge(0), Le(100_000)] | None = None  # true runs at the mean; empty: 32 if read, else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +196,7 @@ class StudyFile(Section):
     validate: ValidatePart = field(default_factory=ValidatePart)
     infer: InferPart = field(default_factory=InferPart)
     check: CheckPart = field(default_factory=CheckPart)
-    checks: Any = None  # checks by a name of your choice; empty: every check with its default bounds
+    checks: Any = None  # checks by a name of your choice; empty: all that can be made, with default bounds
     tracking: TrackingPart = field(default_factory=TrackingPart)
     output: str = ""  # folder of the results; empty: runs/NAME
 
@@ -228,10 +230,17 @@ class Study:
             return ""
         return self.design.entry.emulator or next((n for n in self.emulators if n != self.train.baseline), "")
 
+    @property
+    def likelihood(self) -> "Likelihood":
+        """That of `infer`, told of the simulator's outputs."""
+        return self.infer.likelihood.on(self.simulator.outputs)
+
     def replicates_of(self, which: str) -> int:
         """How often each point of a set is run: points to train on, and those of a fidelity that is stochastic, as often as
         the study says. Held-out points once: coverage and CRPS are judged by independent runs, and runs at one point share
-        the emulator's error there."""
+        the emulator's error there. The posterior mean as often as `check.confirm` says."""
+        if which == CONFIRMING:
+            return self.check.confirm
         repeated = which == "training" or (which in self.fidelities and self.simulator_of(which).stochastic)
         return self.design.replicates if repeated else 1
 
@@ -302,9 +311,9 @@ class Study:
 
     def data_files(self) -> dict[str, Path]:
         """The files that inference reads, by the key that names them; settings that end in `_file` name one."""
-        o, settings = self.infer.observation, self.infer.likelihood.settings()
+        o = self.infer.observation
         found = {"infer.observation.file": self.resolve(o.file)} if o.file else {}
-        return found | {f"infer.likelihood.{k}": Path(v) for k, v in settings.items() if k.endswith("_file") and v}
+        return found | dict(_files("infer.likelihood", self.infer.likelihood.settings()))
 
     def to_dict(self) -> dict[str, Any]:
         """The whole study with every default, as plain JSON that reads as a study again; secrets are taken out."""
@@ -316,6 +325,15 @@ class Study:
         parts["tracking"]["uri"] = redact(self.tracking.uri)
         head = {k: parts.pop(k) for k in ("name", "seed")}
         return {**head, "parameters": parameters, **parts, "design": design, "output": str(self.folder)}
+
+
+def _files(path: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
+    """The settings that name a file, by their path; those of entries within too."""
+    for k, v in settings.items():
+        if isinstance(v, Mapping):
+            yield from _files(f"{path}.{k}", v)
+        elif k.endswith("_file") and v:
+            yield f"{path}.{k}", Path(v)
 
 
 def plain(value: Any) -> Any:

@@ -18,6 +18,7 @@ from emulate.lund.keyed import streams
 from emulate.lund.measurement import Measurement
 from emulate.lund.observables import charged_multiplicity, gradient, scaled_momentum, thrust, transverse
 from emulate.simulators.lund import Lund
+from tests.event_figures import auc
 
 MONASH = torch.tensor([0.68, 0.98, 0.335], dtype=torch.float64)
 LOW, HIGH = torch.tensor([[0.3, 0.6, 0.25], [1.2, 1.4, 0.45]], dtype=torch.float64)
@@ -254,19 +255,6 @@ def features(events):
     return torch.stack(
         (events.multiplicity.double(), charged_multiplicity(events), thrust(events).value, events.sum(pt), events.sum(pt**2),
          events.sum(torch.log(x)), events.sum(x**2), x[first], x[last], x[first + 1], pt[first], pt[last]), 1).numpy()  # fmt: skip
-
-
-def auc(left, right):
-    """Area under the curve of gradient-boosted trees, on folds, that tell two samples apart; 0.5: nobody can."""
-    from sklearn.ensemble import HistGradientBoostingClassifier
-    from sklearn.metrics import roc_auc_score
-    from sklearn.model_selection import cross_val_predict
-
-    x, y = np.concatenate((left, right)), np.repeat([0, 1], (len(left), len(right)))
-    trees = HistGradientBoostingClassifier(max_iter=60, learning_rate=0.08, random_state=0)
-    folds = np.random.default_rng(0).permutation(len(x))
-    said = cross_val_predict(trees, x[folds], y[folds], cv=3, method="predict_proba")[:, 1]
-    return roc_auc_score(y[folds], said)
 
 
 @pytest.mark.slow

@@ -1,8 +1,6 @@
 """Least-squares polynomial."""
 
 from dataclasses import dataclass
-from functools import reduce
-from itertools import combinations_with_replacement
 from math import comb
 from typing import Annotated
 
@@ -13,6 +11,7 @@ from torch.distributions import Normal
 
 from emulate.contracts import Core, Recipe
 from emulate.errors import InputError
+from emulate.polynomials import basis, terms
 
 
 class _Fitted(Core):
@@ -22,15 +21,9 @@ class _Fitted(Core):
             self.register_buffer(name, state[name])
 
     def forward(self, u: Tensor) -> Normal:
-        h = _basis(u, self.terms)
+        h = basis(u, self.terms)
         leverage = (h @ self.root).square().sum(-1, keepdim=True)
         return Normal(h @ self.coefficients, (self.variance * (1 + leverage)).sqrt(), validate_args=False)
-
-
-def _basis(u: Tensor, terms: Tensor) -> Tensor:
-    """h `[..., k]`: products of x = 2u - 1, one row of `terms` `[k, degree]` each; index d stands for 1."""
-    x = torch.cat([2 * u - 1, torch.ones_like(u[..., :1])], -1)
-    return reduce(torch.mul, (x[..., column] for column in terms.T))  # powers have no second derivative at 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,21 +45,23 @@ class Polynomial(Recipe):
 
     def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int) -> Core:
         d = u.shape[-1]
-        terms = torch.tensor(list(combinations_with_replacement(range(d + 1), self.degree)))
-        h = _basis(u, terms)
+        products = terms(d, self.degree)
+        h = basis(u, products)
         q, s, vt = torch.linalg.svd(h, full_matrices=False)
         rank = int((s > 1e-10 * s[0]).sum())
-        if rank < len(terms):
+        if rank < len(products):
             raise InputError(f"polynomial: degree must have coefficients that the runs determine. Got degree = {self.degree} "
-                             f"with {len(terms)} coefficients and {len(u)} runs that determine {rank}; choose a lower degree, "
+                             f"with {len(products)} coefficients and {len(u)} runs that determine {rank}; choose a lower degree, "
                              "or run at more places.")  # fmt: skip
         root = vt.T / s
         residual = z - q @ (q.T @ z)
         free = (1 - q.square().sum(1, keepdim=True)).clamp_min(1e-3)
         variance = (
-            (residual / free).square().mean(0) if self.calibrate else residual.square().sum(0) / (len(u) - len(terms))
+            (residual / free).square().mean(0)
+            if self.calibrate
+            else residual.square().sum(0) / (len(u) - len(products))
         )
-        return self.rebuild({"terms": terms, "coefficients": root @ (q.T @ z), "root": root,
+        return self.rebuild({"terms": products, "coefficients": root @ (q.T @ z), "root": root,
                              "variance": variance.clamp_min(1e-20)})  # fmt: skip
 
     def rebuild(self, state: dict[str, Tensor]) -> Core:

@@ -8,8 +8,9 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from emulate.contracts import Estimate, Simulator
-from emulate.emissions import FlowEmission, saved
+from emulate.contracts import Estimate, Recipe, Simulator
+from emulate.emissions import FlowEmission, saved, table
+from emulate.emulator import Emulator, fit
 from emulate.errors import InputError, nearest
 from emulate.lund import Events, Flavours, String, generate
 from emulate.lund.measurement import ALL, Measurement, Observable, Output
@@ -47,6 +48,8 @@ class Lund(Simulator):
             2 |p| / energy; "pt" of charged hadrons to the string, GeV. Of the last two the mean over all hadrons of an
             event is taken where the output is not histograms.
         edges: of the bins of an observable, in place of the usual ones; what lies outside is in no bin.
+        bandwidth: smooths histograms by a kernel of that standard deviation, in widths of an observable's narrowest bin; 0 are
+            hard bins. Compare soft with soft, observations included.
         emission: folder of a saved emulator of one emission that draws z in place of the exact density, relative to where
             emulate is started; see `emulate.emissions`. Its content enters the key of every run.
 
@@ -65,6 +68,7 @@ class Lund(Simulator):
     output: Output = "histograms"
     observables: tuple[Observable, ...] = ALL
     edges: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    bandwidth: Annotated[float, Ge(0)] = 0.0
     emission: str = ""
     _learnt: ClassVar[FlowEmission | None] = None  # of an instance: what `emission` names, loaded
 
@@ -129,13 +133,38 @@ class Lund(Simulator):
         y = one.measure(self.fragment(theta, seed=seed))
         return Runs.of(self.space, one.outputs, theta.numpy(), y.numpy(), stochastic=True)
 
+    def scored(self, theta: Tensor, *, seed: int) -> tuple[Tensor, Tensor]:
+        """What one event at each row of theta `[n, d]` adds to the outputs, `[n, m]`, and its score d ln p / dtheta `[n, d]`,
+        which lacks the normaliser of strings that are begun again."""
+        events = self.fragment(theta, seed=seed)
+        return self.measure(events), self._of_mine(events.history.score(self._learnt))
+
+    def taught(self, recipe: Recipe, *, draws: int, seed: int) -> "Lund":
+        """The same with z by a flow, trained by a recipe on so many draws of the exact density; `learnt` is the emulator."""
+        made = replace(self, emission="")
+        object.__setattr__(made, "_learnt", FlowEmission(fit(recipe, table(draws, seed=seed), seed=seed)))
+        return made
+
+    @property
+    def learnt(self) -> Emulator | None:
+        """The emulator of logit_z that draws z; None where the exact density does."""
+        return self._learnt and self._learnt.emulator
+
+    def jacobian(self, theta: Tensor, *, seed: int) -> tuple[Tensor, Tensor]:
+        """The outputs of `run` and their derivative `[m, d]` by the score of the same events, hard counts included."""
+        events = self.fragment(theta, seed=seed, n=1 if self.output == "event" else None)
+        return gradient(self.measure(events), self._of_mine(events.history.score(self._learnt)))[:2]
+
     def gradient(self, theta: Tensor, *, seed: int, n: int | None = None) -> Estimate:
         """dE[y]/dtheta at theta `[d]` by the score of n events, `events` by default: unbiased, for hard counts too."""
         start = time.perf_counter()
         events = self.fragment(theta, seed=seed, n=n)
-        of = [NAMES.index(name) for name in self.space.names]
-        value, slope, error = gradient(self.measure(events), events.history.score(self._learnt)[:, of])
+        value, slope, error = gradient(self.measure(events), self._of_mine(events.history.score(self._learnt)))
         return Estimate(value, slope, error, calls=1, seconds=time.perf_counter() - start, replicates=len(events))
+
+    def _of_mine(self, score: Tensor) -> Tensor:
+        """The columns of a score `[n, 3]` that belong to the parameters of the space."""
+        return score[:, [NAMES.index(name) for name in self.space.names]]
 
     def _abc(self, theta: Tensor) -> Tensor:
         """a, b, sigma `[..., 3]` from theta `[..., d]` in the order of the space."""
@@ -146,4 +175,4 @@ class Lund(Simulator):
 
     @property
     def _measurement(self) -> Measurement:
-        return Measurement(self.observables, self.output, self.edges)
+        return Measurement(self.observables, self.output, self.edges, bandwidth=self.bandwidth)

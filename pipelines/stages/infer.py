@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from emulate.diagnostics import diagnose
+from emulate.distributions import Exact
 from emulate.emulator import Emulator
 from emulate.errors import CampaignError, InputError
 from emulate.posterior import Posterior
@@ -39,7 +40,7 @@ def run(bench: Workbench) -> str:
     _write_observation(bench, observed)
     emulator = bench.emulator(bench.champion)
     posterior = Posterior(
-        study.space, surrogate(bench, emulator), infer.likelihood, observed.data, hindsight.restriction(bench)
+        study.space, surrogate(bench, emulator), study.likelihood, observed.data, hindsight.restriction(bench)
     )
     with bench.terminal.bar("maximum a posteriori"):
         best = posterior.find_map(seed=bench.seed("infer/map"))
@@ -64,7 +65,7 @@ def run(bench: Workbench) -> str:
     )
     summary = _summary(bench, observed, theta, draws, best) | ({} if thin is None else {"thin": thin})
     files.write_json(bench.folder / "infer" / "summary.json", summary)
-    _figures(bench, observed, emulator, theta)
+    _figures(bench, observed, emulator, theta, best.theta)
     _journal(bench, summary, draws)
     rows = [
         (
@@ -131,8 +132,8 @@ def observation(bench: Workbench) -> Observation:
             "held-out run with infer.observation.held_out."
         )
     data = torch.from_numpy(runs.y[0])
-    if choice.noise:
-        data = study.infer.likelihood.sample(data, seed=bench.seed("infer/observation"))
+    if choice.noise and study.likelihood.adds_noise:
+        data = study.likelihood.sample(data, seed=bench.seed("infer/observation"))
         sentence += " with noise added"
     return Observation(data, torch.from_numpy(np.asarray(theta)), sentence)
 
@@ -222,7 +223,7 @@ def _warn(bench: Workbench, summary: dict) -> None:
 def _warn_of_misfit(bench: Workbench, o: Observation, emulator, best: Tensor) -> None:
     """Say it when even the best fit misses the observation: chi2 = r^T C^-1 r is then far above its m numbers."""
     mean, covariance = emulator.predict(best.detach()).gaussian()
-    covariance = (covariance + bench.study.infer.likelihood.covariance(o.data)).detach()
+    covariance = (covariance + bench.study.likelihood.covariance(o.data, Exact(mean))).detach()
     r = o.data - mean.detach()
     squared = float(r @ torch.linalg.lstsq(covariance, r[:, None]).solution[:, 0])
     if not chdtrc(len(r), squared) >= 1e-6:
@@ -232,12 +233,14 @@ def _warn_of_misfit(bench: Workbench, o: Observation, emulator, best: Tensor) ->
         )
 
 
-def _figures(bench: Workbench, o: Observation, emulator, theta: Tensor) -> None:
+def _figures(bench: Workbench, o: Observation, emulator, theta: Tensor, best: Tensor) -> None:
     from pipelines import figures
 
+    likelihood = bench.study.likelihood
+    own = None if likelihood.adds_noise else emulator.predict(best.detach())  # whose covariance is then all the error
     flat = theta.reshape(-1, theta.shape[-1])
     some = emulator.predict(flat[:: max(1, len(flat) // 400)]).mean.detach()
-    sigma = bench.study.infer.likelihood.covariance(o.data).diagonal(dim1=-2, dim2=-1).sqrt()
+    sigma = likelihood.covariance(o.data, own).detach().diagonal(dim1=-2, dim2=-1).sqrt()
     outputs = bench.study.simulator.outputs
     bench.figures(
         "infer",
@@ -255,8 +258,9 @@ def _figures(bench: Workbench, o: Observation, emulator, theta: Tensor) -> None:
 
 
 def _noise_free(bench: Workbench, o: Observation) -> Tensor | None:
-    """The simulator's own output `[m]` behind the observation, where a run made it."""
-    return None if o.truth is None else torch.from_numpy(bench.runs(o.truth[None].numpy()).y[0])
+    """The simulator's own output `[m]` behind the observation, where a run made it and noise was added to it."""
+    same = o.truth is None or not bench.study.infer.likelihood.adds_noise
+    return None if same else torch.from_numpy(bench.runs(o.truth[None].numpy()).y[0])
 
 
 def _journal(bench: Workbench, summary: dict, draws) -> None:

@@ -102,7 +102,9 @@ class _Fits:
             bench.note(f"{name}: {said}")
         with bench.terminal.bar(f"train {name}"), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", DoubtWarning)
-            emulator = fit(recipe, self.runs, seed=bench.seed(scope), fidelities=self.fidelities)
+            emulator = fit(
+                recipe, self.runs, seed=bench.seed(scope), fidelities=self.fidelities, simulator=bench.study.simulator
+            )
         for warning in caught:
             if issubclass(warning.category, DoubtWarning):
                 bench.terminal.warn(f"{name}: {str(warning.message).split(': ', 1)[1]}")

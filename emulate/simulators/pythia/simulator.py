@@ -49,6 +49,7 @@ class Pythia(Simulator):
         output: what a run gives, "histograms", "means" or one "event", as `lund` has them.
         observables: as those of `lund`, of all particles that do not decay; "pt" in Z decays is to the thrust axis.
         edges: of the bins of an observable, in place of the usual ones; what lies outside is in no bin.
+        bandwidth: smooths histograms, as that of `lund`; 0 are hard bins.
 
     >>> Pythia(process="z", output="means", sets={"strange": "StringFlav:probStoUD"}).outputs.labels
     ('multiplicity', 'thrust', 'x_p', 'pt')
@@ -65,6 +66,7 @@ class Pythia(Simulator):
     output: Output = "histograms"
     observables: tuple[Observable, ...] = ALL
     edges: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    bandwidth: Annotated[float, Ge(0)] = 0.0
 
     def __post_init__(self) -> None:
         for name in ("lines", "observables"):
@@ -147,7 +149,7 @@ class Pythia(Simulator):
     @property
     def _measurement(self) -> Measurement:
         z = {"usual": _Z_EDGES, "axis": "thrust"} if self.process == "z" else {}
-        return Measurement(self.observables, self.output, self.edges, **z)
+        return Measurement(self.observables, self.output, self.edges, bandwidth=self.bandwidth, **z)
 
     def _values(self, theta: Tensor) -> dict[str, float]:
         return {self._sets[k]: v for k, v in zip(self.space.names, theta.detach().tolist(), strict=True)}

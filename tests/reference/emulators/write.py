@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from emulate import registry
-from emulate.contracts import rows_of
+from emulate.contracts import Simulator, rows_of
 from emulate.emulator import fit
 from emulate.runs import Field, Outputs, Runs
 from emulate.space import LogUniform, Normal, Parameter, Space, Uniform
@@ -41,6 +41,7 @@ SETTINGS = {
         "first": {"use": "polynomial"},
         "then": {"use": "mlp", "members": 3, "width": 4, "layers": 1, "epochs": 3},
     },
+    "response": {"events": 3000, "degree": 2},
     "multifidelity": {
         "fidelities": ["coarse"],
         "low": {"use": "polynomial"},
@@ -73,11 +74,25 @@ def points() -> torch.Tensor:
     return SPACE.from_unit(u)
 
 
+class Events(Simulator):
+    """Events around the truth with normal noise, for recipes that read scores."""
+
+    outputs, stochastic = OUTPUTS, True
+
+    def run(self, theta: torch.Tensor, *, seed: int) -> torch.Tensor:
+        return self.scored(theta[None], seed=seed)[0][0]
+
+    def scored(self, theta: torch.Tensor, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, share = truth(theta), torch.tensor([1e-5, 0.02, 0.02, 0.02], dtype=torch.float64)
+        noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        sd = share * truth(points()).mean(0)
+        return mean + sd * noise, (rows_of(truth, theta).mT @ (noise / sd)[:, :, None])[:, :, 0]
+
+
 def write(folder: Path, name: str) -> None:
     recipe = registry.build("emulators", {"use": name, **SETTINGS.get(name, {})})
-    emulator = fit(
-        recipe, runs(RUNS.get(name, 14)), seed=0, fidelities={"coarse": runs(40)}
-    )  # for recipes that read it
+    own = {"fidelities": {"coarse": runs(40)}, "simulator": Events(space=SPACE)}  # for recipes that read them
+    emulator = fit(recipe, runs(RUNS.get(name, 14)), seed=0, **own)
     emulator.save(folder / name)
     theta = points()
     p = emulator.predict(theta)

@@ -1,0 +1,76 @@
+"""The predictive likelihood against densities of scipy and closed forms, and its refusal word for word."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import laplace, multivariate_normal, norm
+
+from emulate.distributions import Exact, Gaussian
+from emulate.domain import Widened
+from emulate.errors import InputError
+from emulate.likelihoods.predictive import Predictive
+from emulate.posterior import Posterior
+from emulate.pushforward import Pushforward
+from emulate.simulators.linear_gaussian import LinearGaussian
+
+DATA = torch.tensor([10.0, 2.0, 4.0], dtype=torch.float64)
+NOISE = 0.5
+
+
+def test_a_gaussian_prediction_has_its_own_covariance_and_no_other():
+    mean, root = np.array([9.0, 1.0, 3.0]), np.array([[0.5, 1.0, 0.2], [0.0, 0.3, -0.4]])
+    own = root.T @ root + 0.2 * np.eye(3)
+    made = Gaussian(*map(torch.as_tensor, (mean, np.ones(2), root, np.full(3, 0.2))))
+    expected = multivariate_normal(mean, own).logpdf(DATA.numpy())
+    assert float(Predictive().log_prob(made, DATA)) == pytest.approx(expected, rel=1e-12)
+    np.testing.assert_allclose(Predictive().covariance(DATA, made), own, rtol=1e-12)
+    wide = Widened(made, torch.tensor(4.0, dtype=torch.float64))
+    expected = multivariate_normal(mean, 4 * own).logpdf(DATA.numpy())
+    assert float(Predictive().log_prob(wide, DATA)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_prediction_of_logarithms_is_a_density_of_the_data_itself():
+    loc = torch.tensor([2.0, 0.5, 1.0], dtype=torch.float64)
+    one = torch.full((3,), 0.09, dtype=torch.float64)
+    made = Gaussian(loc, one, torch.eye(3, dtype=torch.float64), 0 * one, log=torch.ones(3, dtype=torch.bool))
+    expected = (norm(loc.numpy(), 0.3).logpdf(DATA.log().numpy()) - DATA.log().numpy()).sum()
+    assert float(Predictive().log_prob(made, DATA)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_density_of_another_shape_is_taken_as_it_is():
+    """Its tails count: that of the Gaussian with the same moments is off by units."""
+    z = torch.distributions.Independent(torch.distributions.Laplace(torch.zeros(1).double(), 1.0), 1)
+    made = Pushforward(z, torch.tensor([3.0]).double(), torch.tensor([[2.0]]).double(), torch.zeros(1).double())
+    y = torch.tensor([[3.0], [19.0]]).double()
+    found = Predictive().log_prob(made, y)
+    np.testing.assert_allclose(found, laplace(3, 2).logpdf(y[:, 0].numpy()), rtol=1e-12)
+    assert found[1] > norm(3, 8**0.5).logpdf(19.0) + 4
+
+
+def test_fisher_and_mode_are_those_of_a_run_of_known_noise():
+    """y = A theta + e with a standard normal prior: information A^T A / s^2, mean V A^T y / s^2 (Bishop 2006, eq. 3.50)."""
+    simulator = LinearGaussian(noise=NOISE)
+    a = simulator.matrix
+    basis = torch.eye(5, dtype=torch.float64)
+
+    def predict(theta):
+        y = theta @ a.T
+        return Gaussian(y, torch.full_like(y, NOISE**2), basis, torch.zeros_like(y))
+
+    y = simulator.run(torch.tensor([0.4, -0.3], dtype=torch.float64), seed=3)
+    posterior = Posterior(simulator.space, predict, Predictive(), Predictive().sample(y, seed=1))
+    information = a.T @ a / NOISE**2
+    torch.testing.assert_close(posterior.fisher(torch.zeros(2, dtype=torch.float64)), information)
+    v = torch.linalg.inv(information + torch.eye(2, dtype=torch.float64))
+    mode = posterior.find_map(seed=1)
+    torch.testing.assert_close(mode.theta, v @ a.T @ y / NOISE**2, atol=1e-5, rtol=0)
+    torch.testing.assert_close(mode.covariance, v, atol=1e-6, rtol=0)
+
+
+def test_a_true_run_has_no_density():
+    sentence = ("predictive must be given a prediction with a density. Got one true run, which is a draw and has none; "
+                "predict by an emulator, or use gaussian with the observation's noise.")  # fmt: skip
+    with pytest.raises(InputError, match=f"^{re.escape(sentence)}$"):
+        Predictive().log_prob(Exact(DATA), DATA)
