@@ -485,6 +485,21 @@ class Recovery:
 
 
 @dataclass(frozen=True)
+class Confirmation:
+    """k true runs of a stochastic simulator at one point, the mean of the surrogate posterior.
+
+    theta `[d]` and covariance `[d, d]` are the posterior's mean and covariance, y `[k, m]` the runs that finished, spread
+    `[m, m]` the covariance of the data about the prediction there as the likelihood has it; failed: runs that did not finish.
+    """
+
+    theta: Tensor
+    covariance: Tensor
+    y: Tensor
+    spread: Tensor
+    failed: int = 0
+
+
+@dataclass(frozen=True)
 class Evidence:
     """All a check may read; what a stage has not made yet is None."""
 
@@ -496,6 +511,7 @@ class Evidence:
     baseline: "Any | None" = None  # an emulator printed beside, for scale
     truth: Tensor | None = None  # [d], the parameters of the observation where they are known
     feasibility: "Any | None" = None  # emulate.feasibility.Feasibility of all runs, finished and failed
+    confirmation: Confirmation | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

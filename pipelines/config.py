@@ -15,7 +15,7 @@ from pipelines.derivatives import OWN, Own, automatic
 from pipelines.parameters import read_space
 from pipelines.schema import schema
 from pipelines.source import Source
-from pipelines.study import AUTO, Fidelity, FidelityPart, Observation, Study, StudyFile
+from pipelines.study import AUTO, CheckPart, Fidelity, FidelityPart, Observation, Study, StudyFile
 
 if TYPE_CHECKING:
     from emulate.space import Space
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Study", "load_raw", "load_study", "schema"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}")
+CONFIRM = 32  # true runs: two standard errors of a shift are then 0.35 posterior standard deviations
 FOLDS, SEARCH = 5, 300.0  # folds, and seconds of a search, where the study names none
 FIDELITY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,59}")
 
@@ -64,7 +65,8 @@ def load_study(path: Path | str, overrides: Iterable[str] = ()) -> Study:
         "jacobians": keep(_gradient, source, "simulate.jacobians", simulator, "none") if simulator else None,
     }
     source.judge()
-    parts["checks"] = _able(parts["checks"], source.unasked, parts["likelihood"])
+    read = replace(read, check=_check(read.check, parts["checks"], source.unasked, parts["likelihood"]))
+    parts["checks"] = _able(parts["checks"], source.unasked, parts["likelihood"], read.check.confirm)
     study = _study(read, simulator, parts, Path(path))
     from pipelines.rules import broken  # the rules count on parts that stand
 
@@ -111,9 +113,18 @@ def _folds(read: StudyFile, emulators: int) -> int:
     return read.train.folds if read.train.folds is not None else few if emulators > 1 else 0
 
 
-def _able(checks: dict[str, Any], unasked: frozenset[str], likelihood: Any) -> dict[str, Any]:
+def _check(part: CheckPart, checks: dict[str, Any], unasked: frozenset[str], likelihood: Any) -> CheckPart:
+    """True runs at the posterior mean are made for a check that was named, or where no true run can be weighed."""
+    readers = {n for n, c in checks.items() if "confirmation" in c.needs}
+    asked = readers - unasked or (readers and not likelihood.adds_noise)
+    return part if part.confirm is not None else replace(part, confirm=CONFIRM if asked else 0)
+
+
+def _able(checks: dict[str, Any], unasked: frozenset[str], likelihood: Any, confirm: int) -> dict[str, Any]:
     """The checks, without those that nobody named and that this study has no evidence for."""
-    return {n: c for n, c in checks.items() if n not in unasked or likelihood.adds_noise or not c.weighs}
+    unable = {n for n in unasked if (checks[n].weighs and not likelihood.adds_noise) or
+              ("confirmation" in checks[n].needs and not confirm)}  # fmt: skip
+    return {n: c for n, c in checks.items() if n not in unable}
 
 
 def _folder(read: StudyFile) -> Path:

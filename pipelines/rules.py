@@ -24,7 +24,7 @@ def broken(study: Study) -> Iterator[str]:
     """The sentences of all rules that the study breaks."""
     unable = list(_simulator(study))
     yield from unable
-    able = () if unable else (_fidelities, _noise, _replicates, _predictive)
+    able = () if unable else (_fidelities, _noise, _replicates, _predictive, _confirm)
     for rule in (_sizes, _region, _until, _active, _emulators, _gradient, _observation, *able, _surroundings):
         yield from rule(study)
 
@@ -246,6 +246,21 @@ def _predictive(s: Study) -> Iterator[str]:
         if check.weighs:
             yield (f"checks.{key}: must not be {check.entry_name()} with {name}: a true run is a draw and has no density that "
                    "could weigh it. Take it out.")  # fmt: skip
+
+
+def _confirm(s: Study) -> Iterator[str]:
+    """Runs at the posterior mean differ only where they are random, and give a standard error where there are two."""
+    readers, k = [n for n, c in s.checks.items() if "confirmation" in c.needs], s.check.confirm
+    if k and not s.simulator.stochastic:
+        if s.infer.likelihood.adds_noise:  # else that is said already
+            path = f"checks.{readers[0]}" if readers else "check.confirm"
+            yield (f"{path}: must have a simulator that is stochastic, for the true runs of {s.simulator.entry_name()} at one "
+                   "point are all the same. Take it out; the check posterior weighs true runs.")  # fmt: skip
+    elif k == 1:
+        yield "check.confirm: must be 0, or at least 2 for a standard error. Got 1; raise it, or set it to 0."
+    elif readers and not k:
+        yield (f"check.confirm: must be at least 2, for checks.{readers[0]} reads these runs. Got 0; raise it, or take the "
+               "check out.")  # fmt: skip
 
 
 def _surroundings(s: Study) -> Iterator[str]:

@@ -26,6 +26,7 @@ Size = Annotated[int | str, AfterValidator(checked)]
 
 SETS = ("training", "held_out")  # the runs of the study's own simulator
 AUTO = "auto"  # emulators: sensible recipes are tried; train.champion: the best is taken
+CONFIRMING = "true runs"  # the runs at the posterior mean; no fidelity can have a name with a space
 ITSELF = "own"  # that simulator where fidelities are listed
 JOBS = ("slurm", "pbs", "lsf", "htcondor", "sge", "oar", "moab")  # systems that start workers as jobs
 CLUSTERS = ("serial", "local", "address", *JOBS)  # what cluster.use may be, beside the class of a Dask cluster
@@ -169,6 +170,7 @@ class CheckPart(Section):
 
     importance_runs: Annotated[int, Ge(2)] = 128  # true runs at draws of the posterior
     recovery: Annotated[int, Ge(1)] | None = None  # held-out runs to recover; empty: 20, or all
+    confirm: Annotated[int, Ge(0), Le(100_000)] | None = None  # true runs at the mean; empty: 32 if read, else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +196,7 @@ class StudyFile(Section):
     validate: ValidatePart = field(default_factory=ValidatePart)
     infer: InferPart = field(default_factory=InferPart)
     check: CheckPart = field(default_factory=CheckPart)
-    checks: Any = None  # checks by a name of your choice; empty: every check with its default bounds
+    checks: Any = None  # checks by a name of your choice; empty: all that can be made, with default bounds
     tracking: TrackingPart = field(default_factory=TrackingPart)
     output: str = ""  # folder of the results; empty: runs/NAME
 
@@ -236,7 +238,9 @@ class Study:
     def replicates_of(self, which: str) -> int:
         """How often each point of a set is run: points to train on, and those of a fidelity that is stochastic, as often as
         the study says. Held-out points once: coverage and CRPS are judged by independent runs, and runs at one point share
-        the emulator's error there."""
+        the emulator's error there. The posterior mean as often as `check.confirm` says."""
+        if which == CONFIRMING:
+            return self.check.confirm
         repeated = which == "training" or (which in self.fidelities and self.simulator_of(which).stochastic)
         return self.design.replicates if repeated else 1
 

@@ -1,8 +1,9 @@
 """How findings speak: numbers, parameters and outputs as a scientist would write them."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 from torch import Tensor
 
 from emulate.runs import Outputs
@@ -51,6 +52,17 @@ def output(outputs: Outputs, j: int) -> str:
             return f"{f.name} at {f.coordinate} = {f.at[j]:.4g} {f.at_unit}".rstrip() if f.at else f.name
         j -= f.size
     raise IndexError(j)
+
+
+def unresolved(names: Sequence[str], error: np.ndarray, margin: float) -> str:
+    """What a shift or a width within its bound does not say where two standard errors `[d]` exceed the margin; or nothing."""
+    blurred, reach = ~(2 * error <= margin), 2 * error.max()
+    if not blurred.any():
+        return ""
+    which = listing(n for n, b in zip(names, blurred, strict=True) if b)
+    more = f"about {math.ceil(10 * (reach / margin) ** 2) / 10:g} times as many" if np.isfinite(reach) else "more"
+    return (f" Cannot say more: for {which} two standard errors reach {number(reach)}, above the margin of {number(margin)} that "
+            f"the bound leaves; {more} true runs would settle it.")  # fmt: skip
 
 
 def lost(failed: int, expected: Tensor | None) -> str:

@@ -1,14 +1,14 @@
 """How far is the surrogate's posterior from the one the true simulator would give?"""
 
 from dataclasses import dataclass
-from math import ceil, log10
+from math import log10
 from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le
 
-from emulate.checks._words import at, count, listing, lost, number, percent
+from emulate.checks._words import at, count, lost, number, percent, unresolved
 from emulate.contracts import Check, Evidence, Finding, Weighted
 from emulate.space import Space
 
@@ -80,18 +80,13 @@ class Posterior(Check):
     def _worst(self, what: str, value: np.ndarray, error: np.ndarray, space: Space, words: str, tail: str) -> Finding:
         """The verdict on all parameters: the worst value, or NaN where it keeps the bound but is not resolved."""
         off, margin = (np.abs(value), self.shift) if what == "shift" else (np.abs(value - 1), self.width - 1)
-        i, blurred = int(off.argmax()), ~(2 * error <= margin)
+        i = int(off.argmax())
         noun = "mean" if what == "shift" else "width"
         text = (f"The surrogate posterior's {noun} is off most in {space.names[i]}: "
                 f"{words.format(f'{number(value[i])} +- {number(error[i])}')}.{tail}")  # fmt: skip
         said = self._finding(what, off[i] if what == "shift" else value[i], text)
-        if not (said.passed and blurred.any()):
-            return said
-        names, reach = listing(n for n, b in zip(space.names, blurred, strict=True) if b), 2 * error.max()
-        more = f"about {ceil(10 * (reach / margin) ** 2) / 10:g} times as many" if np.isfinite(reach) else "more"
-        return self._finding(what, np.nan, f"{text} Cannot say more: for {names} two standard errors reach "
-                             f"{number(reach)}, above the margin of {number(margin)} that the bound leaves; {more} "
-                             f"true runs would settle it.")  # fmt: skip
+        more = unresolved(space.names, error, margin) if said.passed else ""
+        return self._finding(what, np.nan, f"{text}{more}") if more else said
 
     def _pareto(self, log_weight: np.ndarray) -> Finding:
         s = len(log_weight)

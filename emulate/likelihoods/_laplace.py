@@ -9,7 +9,7 @@ from torch.distributions import Distribution
 
 from emulate.likelihoods._around import Around, Local
 
-_ITERATIONS, _TOLERANCE = 60, 1e-3  # steps to the mode; the last, in units of the error that y has of its own
+_ITERATIONS, _TOLERANCE = 60, 1e-2  # steps to the mode; the last, in units of the error that y has of its own
 _STEP = 2.0  # in ln y, as far as one step goes: an exponential is no parabola over more
 _LEAST = -2.0  # of ln |I + C W|, which falls to -inf where one mode splits into two and Laplace's method says nothing
 
@@ -30,9 +30,9 @@ def marginal(local: Callable[[Tensor], Local], mean: Tensor, covariance: Tensor,
     ln p = ln p(data | w) - a^T C a / 2 - ln |I + C W| / 2 (Rasmussen and Williams 2006, eq. 3.32; nothing is divided by C,
     which may be singular). Exact where ln p is a parabola: for normal noise, and in the limit of a sure prediction.
 
-    The mode is searched without a graph, to 1e-3 of the error of w; the two Newton steps after it take what is left to
-    rounding and carry the derivatives, of which the first is then exact and the second right to 1e-6. -inf where an
-    expected count is not above 0, and never NaN.
+    The mode is searched without a graph, to 1e-2 of the error of w; the two Newton steps after it bring it to
+    1e-8 and carry the derivatives, of which the first is then right to 1e-6 and the second to 1e-4. -inf where an
+    expected count is not above 0, or no lognormal has such moments, and never NaN.
     """
     mu, c, possible = logarithms(mean, covariance, log)
     if not c.any():

@@ -13,6 +13,7 @@ from emulate.contracts import Likelihood
 from emulate.errors import InputError, nearest
 from emulate.likelihoods._around import Around, Local
 from emulate.likelihoods._laplace import marginal
+from emulate.likelihoods.gaussian import Gaussian, normal
 from emulate.runs import Outputs
 from emulate.seeds import replicate
 
@@ -72,8 +73,14 @@ class Combined(Likelihood):
         return made
 
     def log_prob(self, prediction: Distribution, data: Tensor) -> Tensor:
-        mean, own = prediction.gaussian()
         self._told(data)
+        if all(isinstance(part, Gaussian) and part.normal for part, _ in self._places):
+            return normal(data - prediction.gaussian()[0], self.covariance(data, prediction))
+        return self._marginal(prediction, data)
+
+    def _marginal(self, prediction: Distribution, data: Tensor) -> Tensor:
+        mean, own = prediction.gaussian()
+        own = own.expand(*mean.shape, mean.shape[-1])
         covariance = self._joint(
             own, lambda part, s: part.widened(torch.zeros_like(own[..., s, s]), mean[..., s], own[..., s, s])
         )
@@ -86,7 +93,7 @@ class Combined(Likelihood):
             none = data.new_zeros(*data.shape, data.shape[-1])
             return self._joint(none, lambda part, s: part.covariance(data[..., s]))
         mean, own = prediction.gaussian()
-        shape = torch.broadcast_shapes(own.shape, (*data.shape, 1))
+        shape = torch.broadcast_shapes(own.shape, (*data.shape, 1), (*mean.shape, 1))
         return self._joint(
             own.expand(shape), lambda part, s: part.covariance(data[..., s], _Part(mean[..., s], own[..., s, s]))
         )

@@ -71,10 +71,7 @@ class Gaussian(Around):
 
     def log_prob(self, prediction: Distribution, data: Tensor) -> Tensor:
         mean, own = prediction.gaussian()
-        factor, failed = torch.linalg.cholesky_ex(self.widened(self._noise(data), mean, own))
-        scaled = torch.linalg.solve_triangular(factor, (data - mean)[..., None], upper=False)[..., 0]
-        value = self._density((scaled**2).sum(-1), _spread(factor), data.shape[-1])
-        return torch.where((failed != 0) | torch.isnan(value), -torch.inf, value)
+        return normal(data - mean, self.widened(self._noise(data), mean, own), self._dof(data.shape[-1]))
 
     def covariance(self, data: Tensor, prediction: Distribution | None = None) -> Tensor:
         mean, own = (data, None) if prediction is None else prediction.gaussian()
@@ -98,7 +95,7 @@ class Gaussian(Around):
             slope = (inverse @ r[..., None])[..., 0]
             weight = inverse.expand(*slope.shape, m)
             chi2 = (r * slope).sum(-1)
-            value = self._density(chi2, spread, m)
+            value = _density(chi2, spread, m, dof)
             if not dof:
                 return Local(value, slope, weight, weight)
             share = (dof + m) / (dof - 2 + chi2)[..., None]  # t: shape noise (dof - 2) / dof
@@ -107,18 +104,14 @@ class Gaussian(Around):
 
         return at
 
-    def _density(self, chi2: Tensor, spread: Tensor, m: int) -> Tensor:
-        """ln p at chi2 = r^T C^-1 r for spread = ln |C| / 2: normal, or the t of the same covariance."""
-        if dof := self._dof(m):
-            constant = math.lgamma((dof + m) / 2) - math.lgamma(dof / 2) - 0.5 * m * math.log(math.pi * (dof - 2))
-            return constant - spread - 0.5 * (dof + m) * torch.log1p(chi2 / (dof - 2))
-        return -0.5 * chi2 - spread - 0.5 * m * math.log(2 * math.pi)
+    @property
+    def normal(self) -> bool:
+        """Whether the noise is normal, and no t."""
+        return not self.error_dof and not (self.simulations and self.correction == "sellentin_heavens")
 
     def _dof(self, m: int) -> float | None:
         """Degrees of freedom of the t; None where the density is normal."""
-        if self.simulations and self.correction == "sellentin_heavens":
-            return float(self.simulations - m)
-        return self.error_dof
+        return None if self.normal else self.error_dof or float(self.simulations - m)
 
     def _noise(self, data: Tensor) -> Tensor:
         """The covariance `[..., m, m]` of the noise alone."""
@@ -164,6 +157,22 @@ class Gaussian(Around):
             raise InputError(f"{where} must be positive definite. Got {smallest:.3g} as the smallest eigenvalue of "
                              f"its correlation matrix; an estimate from few runs needs more runs than outputs.")  # fmt: skip
         return torch.as_tensor(0.5 * (matrix + matrix.T))
+
+
+def normal(r: Tensor, covariance: Tensor, dof: float | None = None) -> Tensor:
+    """ln p `[...]` of residuals r `[..., m]`: normal, or the t of the same covariance; -inf where that is none."""
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    scaled = torch.linalg.solve_triangular(factor, r[..., None], upper=False)[..., 0]
+    value = _density((scaled**2).sum(-1), _spread(factor), r.shape[-1], dof)
+    return torch.where((failed != 0) | torch.isnan(value), -torch.inf, value)
+
+
+def _density(chi2: Tensor, spread: Tensor, m: int, dof: float | None) -> Tensor:
+    """ln p at chi2 = r^T C^-1 r, with spread = ln |C| / 2."""
+    if dof is None:
+        return -0.5 * chi2 - spread - 0.5 * m * math.log(2 * math.pi)
+    constant = math.lgamma((dof + m) / 2) - math.lgamma(dof / 2) - 0.5 * m * math.log(math.pi * (dof - 2))
+    return constant - spread - 0.5 * (dof + m) * torch.log1p(chi2 / (dof - 2))
 
 
 def _spread(factor: Tensor) -> Tensor:

@@ -4,18 +4,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emulate.contracts import Evidence, Recovery, Weighted
+from emulate.contracts import Confirmation, Evidence, Recovery, Weighted
+from emulate.corrections import Correction, correct
 from emulate.distributions import Exact
 from emulate.emulator import Emulator
 from emulate.feasibility import Feasibility
 from emulate.posterior import Posterior
 from pipelines import files, hindsight
 from pipelines.stages.infer import load_observation, surrogate
+from pipelines.study import CONFIRMING
 from pipelines.workbench import SETS, Workbench
 
 SENTENCE = "hold the posterior against the true simulator's"
 READS = ("design", "simulate", "train", "validate", "infer")
 WRITES = ("check/findings.json", "check/evidence.safetensors")
+CORRECTED = "corrected.json"  # beside the findings, where true runs were made at the posterior mean
 
 
 def run(bench: Workbench) -> str:
@@ -24,24 +27,31 @@ def run(bench: Workbench) -> str:
     observed = load_observation(bench)
     weighted = _weighted(bench, emulator, observed.data)
     recovery = _recovery(bench, emulator)
+    confirmation = _confirmation(bench, emulator, observed.data, weighted.draws) if study.check.confirm else None
     sets = {which: bench.points(which) for which in SETS}
     draws = np.concatenate([t.numpy() for t in (weighted.theta, weighted.failed) if t is not None])
     known = bench.runs(sets | {"draws": draws})
     evidence = Evidence(emulator, bench.runs_of("held_out").finished(), weighted=weighted, recovery=recovery, truth=observed.truth,
-                        feasibility=Feasibility.fit(known, seed=bench.seed("feasibility")))  # fmt: skip
+                        feasibility=Feasibility.fit(known, seed=bench.seed("feasibility")), confirmation=confirmation)  # fmt: skip
     checks = [c for c in study.checks.values() if c.stage == "check"]
     findings = [f.to_dict() for c in checks for f in c.find(evidence)]
     bench.findings("check", {bench.champion: findings})
     stored = {f"weighted.{k}": v for k, v in vars(weighted).items() if v is not None}
     stored |= {f"recovery.{k}": v for k, v in vars(recovery).items() if v is not None}
+    if confirmation is not None:
+        stored |= {f"confirmation.{k}": v for k, v in vars(confirmation).items() if isinstance(v, Tensor)}
     files.write_tensors(bench.folder / "check" / "evidence.safetensors", stored)
-    _figures(bench, weighted, recovery, observed.truth)
+    correction = _correction(bench, emulator, confirmation)
+    _figures(bench, weighted, recovery, observed.truth, correction)
     _register(bench, findings)
     said = [f"{len(recovery.rank)} recovered observations"]
     if study.infer.likelihood.adds_noise:
         failed = study.check.importance_runs - int(weighted.log_weight.isfinite().sum())
         lost = f" ({failed} failed)" if failed else ""
         said.insert(0, f"{study.check.importance_runs} true runs at draws of the posterior{lost}")
+    if confirmation is not None:
+        lost = f" ({confirmation.failed} failed)" if confirmation.failed else ""
+        said.insert(0, f"{study.check.confirm} true runs at the posterior mean{lost}")
     return ", ".join(said)
 
 
@@ -109,12 +119,56 @@ def _recovery(bench: Workbench, emulator: Emulator, chains: int = 6, draws: int 
     return Recovery(rank, truth, theta.mean(1), theta.std(1), failed, expected)
 
 
-def _figures(bench: Workbench, weighted: Weighted, recovery: Recovery, truth: Tensor | None) -> None:
+def _confirmation(bench: Workbench, emulator: Emulator, data: Tensor, draws: Tensor) -> Confirmation:
+    """True runs at the mean of the draws, each with a seed of its own."""
+    theta = draws.mean(0)
+    points = {CONFIRMING: theta[None].numpy()}
+    bench.campaign(points, "true runs at the posterior mean")
+    runs = bench.runs(points)
+    prediction = surrogate(bench, emulator)(theta)
+    spread = bench.study.likelihood.covariance(data, prediction).detach()
+    covariance = draws.mT.cov().reshape(len(theta), len(theta))
+    return Confirmation(theta, covariance, torch.from_numpy(runs.y[runs.ok]), spread, int((~runs.ok).sum()))
+
+
+def _correction(bench: Workbench, emulator: Emulator, known: Confirmation | None) -> Correction | None:
+    """What the true runs at the posterior mean say of it, written beside the findings; None where they say nothing."""
+    path = bench.folder / "check" / CORRECTED
+    path.unlink(missing_ok=True)
+    made = correct(emulator, known) if known is not None and len(known.y) > 1 else None
+    if made is None or not made.finite:
+        return None
+    columns = {"mean": made.theta, "sd": made.sd, "delta": made.delta, "error": made.error, "corrected": made.corrected}
+    parameters = {n: {k: float(x[i]) for k, x in columns.items()} for i, n in enumerate(bench.study.space.names)}
+    whole = {
+        "runs": len(known.y),
+        "failed": known.failed,
+        "chi2": made.chi2,
+        "numbers": made.numbers,
+        "parameters": parameters,
+    }
+    files.write_json(path, whole)
+    metrics = {f"{n}/{k}": p[k] for n, p in parameters.items() for k in ("delta", "corrected")}
+    bench.journal.append("metrics", "check", metrics=metrics)
+    rows = [(n, *(f"{p[k]:.4g}" for k in columns)) for n, p in parameters.items()]
+    bench.terminal.table("", ("parameter", "posterior mean", "sd", "off by", "+-", "corrected"), rows)
+    return made
+
+
+def _figures(
+    bench: Workbench, weighted: Weighted, recovery: Recovery, truth: Tensor | None, correction: Correction | None
+) -> None:
     from pipelines import figures
 
     space = bench.study.space
     pair = (weighted.theta, weighted.log_weight) if bench.study.infer.likelihood.adds_noise else None
     dashed = " and, dashed, the true simulator's by importance weights" if pair else ""
+    confirmed = {}
+    if correction is not None:
+        confirmed["confirmation"] = (
+            figures.confirmation(space, correction, truth=truth),
+            "What true runs at the posterior mean say of it, each and all, and how far they lie from the prediction.",
+        )
     bench.figures(
         "check",
         {
@@ -126,6 +180,7 @@ def _figures(bench: Workbench, weighted: Weighted, recovery: Recovery, truth: Te
                 figures.recovery(recovery, space),
                 "Held-out observations: posterior mean against truth, and ranks.",
             ),
+            **confirmed,
         },
     )
 

@@ -14,7 +14,7 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
-from emulate.contracts import Evidence, Jacobians, Recovery, Weighted
+from emulate.contracts import Confirmation, Evidence, Jacobians, Recovery, Weighted
 from emulate.distributions import Gaussian
 from emulate.domain import Domain
 from emulate.feasibility import Feasibility
@@ -31,6 +31,7 @@ OUTPUTS = Outputs((Field("pk", "(Mpc/h)^3", True, "k", K, "h/Mpc"), Field("tilt"
 D, M = SPACE.d, OUTPUTS.size
 KINDS = ("honest", "shy", "boastful", "biased", "wrong_gradient")
 SIZE = 1e-4  # standard deviation of the honest stand-in's fractional error
+_MORE = 0.1  # of it, by which each output may err alone; else nine outputs would have a covariance of rank four
 
 
 def _normal(seed: int, *shape: int) -> Tensor:
@@ -102,8 +103,8 @@ class StandIn:
         if self.broken:
             y = y.where((theta != torch.as_tensor(held_out().theta[0])).any(-1, keepdim=True), torch.nan)
         w = torch.cat([y[..., :-1].log(), y[..., -1:]], -1)  # the error is one of ln y where y is positive
-        root, none = self.error * self.stated * _MIX.T, torch.zeros_like(w)
-        return Gaussian(w, torch.ones_like(w[..., :4]), root, none, log=torch.as_tensor(OUTPUTS.positive))
+        root, more = self.error * self.stated * _MIX.T, torch.full_like(w, (_MORE * self.error * self.stated) ** 2)
+        return Gaussian(w, torch.ones_like(w[..., :4]), root, more, log=torch.as_tensor(OUTPUTS.positive))
 
     def jacobian(self, theta: Tensor) -> Tensor:
         return jacobian(self.mean, theta)
@@ -165,6 +166,18 @@ def recovery(shift: float, width: float, *, q: int = 20, seed: int = 6) -> Recov
 
 
 @cache
+def confirmation(kind: str, *, k: int = 32, seed: int = 0) -> Confirmation:
+    """k runs of a simulator that scatters as the honest stand-in says about its mean, at the centre of the box; the posterior
+    is that of one run through the stand-in of that kind, with a flat prior."""
+    theta = SPACE.from_unit(torch.full((1, D), 0.5, dtype=torch.float64))
+    honest, own = STAND_INS["honest"], STAND_INS[kind]
+    covariance = own.predict(theta).gaussian()[1][0]
+    j = own.jacobian(theta)[0]
+    y = honest.predict(theta).sample((k,), generator=torch.Generator().manual_seed(seed))[:, 0]
+    return Confirmation(theta[0], torch.linalg.inv(j.T @ torch.linalg.solve(covariance, j)), y, covariance)
+
+
+@cache
 def feasibility(edge: float, *, n: int = 128) -> Feasibility:
     """Runs fail where omega_m lies above `edge`; every posterior of these stand-ins lies near 0.3."""
     theta = SPACE.from_unit(torch.quasirandom.SobolEngine(D, scramble=True, seed=1).draw(n, dtype=torch.float64))
@@ -176,7 +189,7 @@ def evidence(kind: str) -> Evidence:
     """All that the stages would hand to the checks about one stand-in."""
     return Evidence(STAND_INS[kind], held_out(), jacobians(), weighted(*_POSTERIOR.get(kind, (0.02, 1.01))),
                     recovery(*_RECOVERY.get(kind, (0.0, 1.0))),
-                    feasibility=feasibility(0.3 if kind == "biased" else 0.36))  # fmt: skip
+                    feasibility=feasibility(0.3 if kind == "biased" else 0.36), confirmation=confirmation(kind))  # fmt: skip
 
 
 def spoiled(need: str):
@@ -192,8 +205,8 @@ def spoiled(need: str):
         yield "classifier", replace(good, feasibility=bad)
         return
     for name, value in vars(record).items():
-        if value is None:
+        if not isinstance(value, Tensor):
             continue
-        bad = value.clone()
+        bad = value.clone(memory_format=torch.contiguous_format)
         bad.view(-1)[0] = torch.nan
         yield name, replace(good, **{need: replace(record, **{name: bad})})

@@ -11,7 +11,7 @@ from emulate.errors import InputError
 from tests.checks.stand_ins import KINDS, evidence, spoiled
 
 NAMES = registry.names("checks")
-FIGURES = {"accuracy", "calibration", "crps", "gradient", "corner", "pit", "recovery", "regions"}
+FIGURES = {"accuracy", "calibration", "confirmation", "crps", "gradient", "corner", "pit", "recovery", "regions"}
 
 
 def _find(name: str, material: Evidence):

@@ -44,6 +44,14 @@ def test_normal_parts_are_one_normal():
     np.testing.assert_allclose(like.covariance(DATA, prediction), c + own, rtol=1e-10)
 
 
+def test_laplaces_method_is_exact_for_normal_noise():
+    """A t of 10^9 degrees of freedom takes the integral's road, and a normal one the closed form."""
+    given = {"counts": Gaussian(absolute_error=2.0, scale_error=0.1), "pk": Gaussian(relative_error=0.05)}
+    near = {**given, "pk": Gaussian(relative_error=0.05, error_dof=1e9)}
+    closed, by_laplace = (Combined(parts=p).on(OUTPUTS).log_prob(_common(), DATA) for p in (given, near))
+    assert float(by_laplace) == pytest.approx(float(closed), abs=1e-6)
+
+
 def test_a_spectrum_and_counts_by_quadrature():
     """Normal and Poisson noise around one common error of the emulator: the product of the two marginals is not it."""
     like = Combined(parts={"pk": Gaussian(absolute_error=0.5), "counts": Poisson()}).on(OUTPUTS)

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from scipy.stats import norm
 
 from emulate.contracts import Jacobians, Recovery
+from emulate.corrections import Correction
 from emulate.runs import Field, Outputs, Runs
 from emulate.space import LogUniform, Normal, Parameter, Space, Uniform
 from pipelines import figures
@@ -110,6 +111,14 @@ def recovered(d: int, q: int = 20) -> Recovery:
     return Recovery(torch.rand(q, generator=generator), truth, truth + spread * noise, spread)
 
 
+def corrected(d: int, k: int = 12) -> Correction:
+    """A posterior at the centre of the prior, one hundredth of it wide, by k runs that put it a third of that higher."""
+    theta = space(d).from_unit(torch.full((d,), 0.5, dtype=torch.float64))
+    noise = torch.randn(k, d, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    residual = torch.arange(6.0, dtype=torch.float64)
+    return Correction(theta, 0.01 * theta, 0.01 * theta * (noise - 1 / 3), residual, residual, 70.0, 72)
+
+
 def gallery(d: int, kind: str) -> dict[str, Figure]:
     """Every figure of a study with d parameters and one kind of output."""
     runs, held_out = campaign(d, kind), campaign(d, kind, 12, 1, seed=8)
@@ -130,6 +139,7 @@ def gallery(d: int, kind: str) -> dict[str, Figure]:
         "corner": figures.corner(space(d), some, truth=theta[1]),
         "weighted": figures.corner(space(d), some, weighted=(theta, weight), truth=theta[1]),
         "recovery": figures.recovery(recovered(d), space(d)),
+        "confirmation": figures.confirmation(space(d), corrected(d), truth=theta[1]),
         "prediction": figures.posterior_prediction(runs.outputs, y[0], 0.02 * y[0].abs() + 0.01, y, truth=y[1]),
         "training": figures.training({"mlp": losses}),
         "scores": figures.scores(table),
@@ -214,6 +224,20 @@ def _first(j: Jacobians, g: int) -> Jacobians:
 
 def _texts(figure: Figure) -> str:
     return " | ".join(t.get_text() for ax in figure.axes for t in [*ax.texts, ax.title, ax._left_title])
+
+
+def test_a_confirmation_shows_every_run_and_all_of_them_in_posterior_deviations():
+    made = corrected(2)
+    upper, lower = figures.confirmation(space(2), made).axes
+    runs = upper.collections[0].get_offsets().data
+    each = (made.each / made.sd).numpy()
+    np.testing.assert_allclose(np.sort(runs[:, 0]), np.sort(-each.ravel()))
+    bar = upper.containers[0]
+    np.testing.assert_allclose(bar[0].get_xdata(), -each.mean(0))
+    ends = np.array([s[:, 0] for s in bar[2][0].get_segments()])
+    np.testing.assert_allclose(np.ptp(ends, 1), 4 * each.std(0, ddof=1) / 12**0.5)
+    points = next(line for line in lower.lines if line.get_marker() == "o")
+    np.testing.assert_allclose(points.get_ydata(), [0.0, *[12**0.5] * 5])
 
 
 def test_failed_runs_are_counted_and_crossed_out():

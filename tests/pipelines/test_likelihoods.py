@@ -1,11 +1,16 @@
 """A study of two data sets, a spectrum with a common scale and counts, to the verdict: parts, files and fingerprints."""
 
+import json
+
 import numpy as np
 import pytest
+from jsonschema import Draft202012Validator
 
+from emulate.errors import InputError
 from emulate.runs import Field
-from pipelines import files
+from pipelines import files, yaml12
 from pipelines.config import load_study
+from pipelines.schema import schema
 from tests.pipelines.test_stages import emulate
 
 SIMULATOR = """
@@ -54,6 +59,11 @@ def folder(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def judge():
+    return Draft202012Validator(json.loads(json.dumps(schema())))
+
+
 def test_the_study_comes_to_a_verdict(folder):
     code, output = emulate(folder, "run", "study.yaml")
     assert code == 0, output
@@ -69,7 +79,8 @@ def test_the_study_comes_to_a_verdict(folder):
 
 
 def test_files_of_parts_lie_beside_the_study_and_make_infer_stale(folder, monkeypatch):
-    monkeypatch.chdir(folder.parent)
+    monkeypatch.chdir(folder.parent)  # files lie beside the study, wherever it is run
+    monkeypatch.syspath_prepend(folder)
     study = load_study(folder / "study.yaml")
     name = "infer.likelihood.parts.pk.covariance_file"
     assert study.data_files()[name] == folder / "data" / "pk.csv"
@@ -95,3 +106,38 @@ def test_what_is_wrong_with_a_part_is_told_before_any_run(folder, change, said):
     code, output = emulate(folder, "design", "study.yaml", "--dry-run", "--set", change)
     assert code == 2
     assert said in " ".join(output.split())
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "good"),
+    [
+        ("{use: combined, parts: {pk: {use: gaussian, absolute_error: 1}, counts: poisson}}", True),
+        (
+            "{use: combined, parts: {pk: {use: gaussian, absolute_error: 1}, counts: {use: poisson, scale_error: 0.1}}}",
+            True,
+        ),
+        ("{use: combined, parts: {pk: {absolute_error: 1}, counts: poisson}}", False),
+        ("{use: combined, parts: {pk: {use: gaussian, absolute_eror: 1}, counts: poisson}}", False),
+        ("{use: combined, parts: poisson}", False),
+        ("{use: combined}", False),
+        ("{absolute_error: 1, discrepancy: {share: 0.1, length: 2, log: false}}", True),
+        ("{absolute_error: 1, discrepancy: {share: 0.1, lenght: 2}}", False),
+        ("{absolute_error: 1, error_dof: 2}", False),
+        ("{absolute_error: 1, correction: bartlett}", False),
+        ("{use: negative_binomial, dispersion: [0.1, 0.1, 0.1, 0.2, 0.2]}", True),
+        ("{use: negative_binomial}", False),
+    ],
+)
+def test_the_schema_and_the_loader_agree_on_likelihoods(folder, judge, monkeypatch, likelihood, good):
+    monkeypatch.chdir(folder)
+    head, rest = STUDY.split("  likelihood:\n")
+    text = head + f"  likelihood: {likelihood}\n" + rest[rest.index("  sampler:") :]
+    (folder / "other.yaml").write_text(text)
+    said = ""
+    try:
+        made = load_study(folder / "other.yaml")
+        assert judge.is_valid(made.to_dict())
+    except InputError as e:
+        said = str(e)
+    assert (not said) == good, said
+    assert judge.is_valid(yaml12.parse(text).data) == good
