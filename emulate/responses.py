@@ -51,11 +51,12 @@ class Response:
         """r(u) `[..., p]`."""
         return basis(u, self.terms) @ self.coefficients
 
-    def of(self, u: Tensor, events: float) -> tuple[Tensor, Tensor]:
-        """Mean `[..., p]` and Cholesky factor `[..., p, p]` of the covariance of the average of so many rows at u."""
+    def of(self, u: Tensor, events: float, bias: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Mean `[..., p]` and Cholesky factor `[..., p, p]` of the covariance of the average of so many rows at u, with that
+        of the coefficients, and a further one that is `bias` times V."""
         b = basis(u, self.terms)
         own = torch.einsum("...i,ij,...j->...", b, self.inverse, b)
-        return b @ self.coefficients, self.root(u) * torch.sqrt(1 / events + own)[..., None, None]
+        return b @ self.coefficients, self.root(u) * torch.sqrt(1 / events + own + bias)[..., None, None]
 
     def root(self, u: Tensor) -> Tensor:
         """The Cholesky factor `[..., p, p]` of V(u), the covariance of one row."""
