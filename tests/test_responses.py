@@ -58,7 +58,8 @@ def test_coefficients_scatter_as_the_response_says(offset):
     off, variance = torch.stack(found) - mean(at), torch.stack(told).mean(0)
     assert float((off.mean(0) / (variance / len(off)).sqrt()).abs().max()) < 4
     ratio = off.square().mean(0) / variance
-    assert float(ratio.min()) > 0.45 and float(ratio.max()) < 1.9, ratio  # 40 squares: within 4 sigma of 1
+    assert float(ratio.min()) > 0.4, ratio  # of 40 squares
+    assert float(ratio.max()) < 2.0, ratio
 
 
 def test_scores_are_worth_many_events():
