@@ -96,7 +96,7 @@ class Response(Recipe):
         parts = [own.scored(part, seed=seed + i) for i, part in enumerate(theta.split(_AT_ONCE))]
         rows, scores = (torch.cat(p) for p in zip(*parts, strict=True))
         runs = Runs.of(space, outputs, theta.numpy(), rows.numpy(), stochastic=True)
-        return Made(runs, scores / space.stretch(theta), {"average": average, "flow": getattr(own, "learnt", None)})
+        return Made(runs, scores / space.stretch(theta), {"average": average, "flow": self.flow and own.learnt})
 
     def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int, made: tuple[Tensor, Tensor, Made]) -> Core:
         at, rows, more = made

@@ -14,10 +14,10 @@ from pipelines.config import load_study
 from pipelines.terminal import Terminal
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["tracking.uri=off", "cluster.use=serial", "simulator.events=2000", "design.runs=6", "design.held_out=6",
+SMALL = ["tracking.uri=off", "cluster.use=serial", "simulator.events=2000", "design.runs=6", "design.held_out=5",
          "emulators.tune.events=30000", "emulators.tune.degree=3", "emulators.tune.draws=8192", "emulators.tune.flow.epochs=8",
          "emulators.tune.flow.batch=256", "emulators.professor.degree=1", "validate.gradient_points=1", "infer.sampler=laplace",
-         "infer.chains=4", "infer.draws=50", "check.recovery=4", "check.confirm=4"]  # fmt: skip
+         "infer.chains=4", "infer.draws=50", "check.recovery=5", "check.confirm=8"]  # fmt: skip
 TRUTH = {"a": 0.68, "b": 0.98, "sigma": 0.335}
 
 
