@@ -78,15 +78,19 @@ def correct(emulator: Any, known: Confirmation) -> Correction:
     [0.02, 0.01, 0.48]
     """
     mean, own = (part[0].detach() for part in emulator.predict(known.theta[None]).gaussian())
-    jacobian = emulator.jacobian(known.theta[None])[0].detach()
     off = known.y - mean
-    gain = _whitened(known.spread, jacobian)  # J^T C^-1 y = (L^-1 J)^T L^-1 y
-    each = (gain.mT @ _whitened(known.spread, off.mT)).mT @ known.covariance
+    each = moved_by(emulator, known.theta, known.covariance, known.spread, off)
     scatter = own.diagonal().sqrt()
     moved = (known.y != known.y[0]).any(0) | (off.abs() > scatter).any(0)  # the others are constants, rightly predicted
     z = _whitened(own[moved][:, moved], off[:, moved].mT)
     return Correction(known.theta, known.covariance.diagonal().sqrt(), each, off.mean(0), scatter,
                       float(z.square().sum()) if moved.any() else float("nan"), len(off) * int(moved.sum()))  # fmt: skip
+
+
+def moved_by(emulator: Any, theta: Tensor, covariance: Tensor, spread: Tensor, off: Tensor) -> Tensor:
+    """By how much the posterior mean moves where the data do by `off` `[k, m]`: V J^T C^-1 off, `[k, d]`; spread is C."""
+    gain = _whitened(spread, emulator.jacobian(theta[None])[0].detach())  # J^T C^-1 y = (L^-1 J)^T L^-1 y
+    return (gain.mT @ _whitened(spread, off.mT)).mT @ covariance
 
 
 def _whitened(covariance: Tensor, x: Tensor) -> Tensor:

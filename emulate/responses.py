@@ -51,11 +51,12 @@ class Response:
         """r(u) `[..., p]`."""
         return basis(u, self.terms) @ self.coefficients
 
-    def of(self, u: Tensor, events: float) -> tuple[Tensor, Tensor]:
-        """Mean `[..., p]` and Cholesky factor `[..., p, p]` of the covariance of the average of so many rows at u."""
+    def of(self, u: Tensor, events: float, bias: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Mean `[..., p]` and Cholesky factor `[..., p, p]` of the covariance of the average of so many rows at u, with that
+        of the coefficients, and a further one that is `bias` times V."""
         b = basis(u, self.terms)
         own = torch.einsum("...i,ij,...j->...", b, self.inverse, b)
-        return b @ self.coefficients, self.root(u) * torch.sqrt(1 / events + own)[..., None, None]
+        return b @ self.coefficients, self.root(u) * torch.sqrt(1 / events + own + bias)[..., None, None]
 
     def root(self, u: Tensor) -> Tensor:
         """The Cholesky factor `[..., p, p]` of V(u), the covariance of one row."""
@@ -135,14 +136,16 @@ def _roots(u: Tensor, rows: Tensor, fitted: Tensor, few: Tensor, cells: int) -> 
     which = torch.cdist((u - low) / (high - low), centres).argmin(1)
     i, j = torch.tril_indices(p, p)
     found, places, misfit = [], [], 0.0
+    pooled = torch.cov((rows - fitted).T).view(p, p)
+    pooled = pooled + 1e-12 * pooled.diagonal().mean() * torch.eye(p, dtype=u.dtype)
     for cell in range(cells):
         mine = (which == cell).nonzero().view(-1)
         if len(mine) < _LEAST * p // 2:
             continue
         left = rows.index_select(0, mine) - fitted.index_select(0, mine)
-        covariance = torch.cov(left.T).view(p, p)
-        level = covariance.diagonal().mean()
-        root = torch.linalg.cholesky(covariance + 1e-12 * level * torch.eye(p, dtype=u.dtype))
+        own = torch.cov(left.T).view(p, p)
+        share = p / (p + len(mine))  # of all cells, worth p events: a bin may be empty in this one
+        root = torch.linalg.cholesky((1 - share) * own + share * pooled)
         misfit += float(torch.linalg.solve_triangular(root, left.mean(0)[:, None], upper=False).square().sum()) * len(
             mine
         )

@@ -3,7 +3,7 @@
 import inspect
 import re
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_args
 
 from emulate import registry
 from pipelines.derivatives import OWN
@@ -94,7 +94,8 @@ def _entry(room: str, name: str, beside: Schema) -> Schema:
 def _within(kind: Any) -> Schema:
     """An entry that stands in a field, or several of them by names of their own, each with its `use`; nothing else."""
     if one := registry.room_of(kind):
-        return {"$ref": f"#/$defs/{one}"}
+        inside = {"$ref": f"#/$defs/{one}"}
+        return {"anyOf": [inside, {"type": "null"}]} if type(None) in get_args(kind) else inside
     named = {"anyOf": [{"type": "string"}, {"required": ["use"]}]}
     many = registry.named_room_of(kind)
     return {"type": "object", "additionalProperties": {"allOf": [{"$ref": f"#/$defs/{many}"}, named]}} if many else {}

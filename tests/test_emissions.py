@@ -15,6 +15,7 @@ from emulate.errors import InputError, StoreError
 from emulate.lund import AcceptReject, Condition, Keyed, generate
 from emulate.lund.inverse import quantile
 from emulate.lund.keyed import streams
+from emulate.lund.measurement import Measurement
 from emulate.lund.observables import charged_multiplicity, gradient, scaled_momentum, thrust, transverse
 from emulate.simulators.lund import Lund
 from tests.event_figures import auc
@@ -57,7 +58,7 @@ def divergence(emission, given):
 
 @pytest.fixture(scope="module")
 def small():
-    return FlowEmission(learnt(4096, epochs=12, batch=256))
+    return FlowEmission(learnt(4096, epochs=12, batch=256, slopes=1.0))
 
 
 @pytest.fixture(scope="module")
@@ -315,3 +316,99 @@ def test_gradients_of_expected_counts_through_the_flow(trained):
     for name, pulls in (("exact scores", by_score), ("differences", by_difference)):
         print(f"against {name}: worst {float(pulls.abs().max()):.2f}, rms {float(pulls.square().mean().sqrt()):.2f}")
         assert float(pulls.abs().max()) < 3.0
+
+
+COUNTS = Measurement(edges={"multiplicity": (1, 3, 5, 7, 9, 11, 13),
+                            "thrust": (0.002, 0.004, 0.006, 0.008, 0.01, 0.0125, 0.015, 0.02, 0.025, 0.03),
+                            "x_p": tuple(0.5 + 0.5 * i for i in range(9)),
+                            "pt": (*(0.05 * i for i in range(11)), 0.6, 0.7, 0.8, 1.0)})  # fmt: skip
+STEPS = (0.1, 0.06, 0.01)  # of a, b and sigma: what they leave is under half the error of 10^6 events in every bin
+AT_ONCE = 50_000  # events in memory
+
+
+def by_differences(theta, n):
+    """dE[hard counts]/dtheta of the exact string `[37 * 3]` by n events at either side of theta with common random
+    numbers, other ones for each parameter; and its covariance."""
+    slopes, covariances = [], []
+    for k, step in enumerate(STEPS):
+        move, total, square = step * torch.eye(3, dtype=torch.float64)[k], 0.0, 0.0
+        for first in range(0, n, AT_ONCE):
+            high, low = (COUNTS.of(generate(theta + s * move, AT_ONCE, seed=30 + k, first=first)) for s in (1, -1))
+            each = (high - low) / (2 * step)
+            total, square = total + each.sum(0), square + each.T @ each
+        slopes.append(total / n)
+        covariances.append((square / n - torch.outer(slopes[-1], slopes[-1])) / n)
+    return torch.cat(slopes), torch.block_diag(*covariances)
+
+
+def left_by_steps(theta, n):
+    """What central differences of those steps are off by `[37 * 3]`: n exact events, weighted to either side."""
+    events, found = generate(theta, n, seed=4), []
+    h = COUNTS.of(events)
+    slope = gradient(h, events.history.score())[1]
+    for k, step in enumerate(STEPS):
+        move = step * torch.eye(3, dtype=torch.float64)[k]
+        with torch.no_grad():
+            weights = [torch.exp(events.history.log_weights(theta + s * move)) for s in (1, -1)]
+        high, low = (w @ h / w.sum() for w in weights)
+        found.append((high - low) / (2 * step) - slope[:, k])
+    return torch.cat(found)
+
+
+def moments(h, score, w):
+    """Cov(h, score) `[37 * 3]` of weighted events, and what each of them adds to it, `[n, 37 * 3]`."""
+    w = w[:, None] / w.mean()
+    h, score = h - (w * h).mean(0), w * (score - (w * score).mean(0))
+    each = torch.cat([h * s[:, None] for s in score.T], 1)
+    return each.mean(0), each
+
+
+def by_scores(theta, n, emission):
+    """The same of n events of the flow by its own score, and by the exact one with weights that make them exact; how far
+    the flow's slopes are off along the exact ones, in per cent, with the error of that, `[3, 2]`."""
+    parts = []
+    for first in range(0, n, AT_ONCE):
+        events = generate(theta, AT_ONCE, seed=50, emission=emission, first=first)
+        with torch.no_grad():
+            w = torch.exp(events.history.log_weights(theta, made_by=emission))
+        parts.append((COUNTS.of(events), events.history.score(emission), events.history.score(), w))
+    h, own, exact, w = (torch.cat(x) for x in zip(*parts, strict=True))
+    found, several = [], []
+    for score, weights in ((own, torch.ones_like(w)), (exact, w)):
+        slope, each = moments(h, score, weights)
+        found.append((slope, torch.cov(each.T) / n))
+        several.append(each)
+    toward = torch.linalg.solve(
+        torch.cov(h.T), found[1][0].view(3, -1).T
+    )  # best weights of the bins, for each parameter
+    toward = toward / (toward * found[1][0].view(3, -1).T).sum(0)
+    off = torch.einsum("nkj,jk->nk", (several[0] - several[1]).view(n, 3, -1), toward)
+    return (*found, 100 * torch.stack((off.mean(0), off.std(0) / n**0.5), 1))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("theta", [MONASH, HELD_OUT[0]], ids=["Monash", "held out"])
+def test_gradients_of_all_hard_counts_against_differences_of_the_exact_string(trained, theta):
+    """37 bins, three parameters: the flow in the loop, its events, hard bins, Cov(h, score), against 10^6 events of the
+    exact string at either side of theta. Its own events say how far its slopes are off, far below that noise."""
+    true, noise = by_differences(theta, 1_000_000)
+    left = (left_by_steps(theta, 100_000).abs() / noise.diagonal().sqrt()).max()
+    own, weighted, off = by_scores(theta, 300_000, trained)
+    print(f"\nsteps leave at most {float(left):.2f} errors of the differences")
+    for name, (slope, covariance) in (("the flow", own), ("weights to the exact string", weighted)):
+        difference, total = slope - true, covariance + noise
+        pulls = difference / total.diagonal().sqrt()
+        chi2 = float(difference @ torch.linalg.solve(total, difference))
+        p = stats.chi2.sf(chi2, len(pulls))
+        above = int((pulls.abs() > 3).sum())
+        print(f"{name}: {len(pulls)} pulls, worst {float(pulls.abs().max()):.2f}, rms {float(pulls.square().mean().sqrt()):.2f}, "
+              f"{above} above 3 (bar: 3 standard errors); chi2 {chi2:.1f}, per degree of freedom {chi2 / len(pulls):.2f}, "
+              f"p = {p:.2f}; error of the score over that of the differences "
+              f"{float((covariance.diagonal() / noise.diagonal()).sqrt().mean()):.2f}")  # fmt: skip
+        assert above <= 1  # of 111 that are right, 0.3 are expected
+        assert p > 1e-3
+    told = ", ".join(f"{k} {m:+.2f} +- {e:.2f}" for k, (m, e) in zip(("a", "b", "sigma"), off.tolist(), strict=True))
+    print(f"the flow's slopes are off by, in per cent: {told}")
+    assert float(left) < 0.5
+    assert float(off[:, 0].abs().max()) < 1.0

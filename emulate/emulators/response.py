@@ -14,6 +14,7 @@ from emulate import emissions, responses
 from emulate.contracts import Core, Made, Recipe, Simulator
 from emulate.emulator import Emulator
 from emulate.errors import DoubtWarning, InputError
+from emulate.polynomials import basis
 from emulate.responses import Response as Fit
 from emulate.runs import Outputs, Runs
 from emulate.space import Space
@@ -27,13 +28,13 @@ _STATE = ("terms", "coefficients", "inverse", "root_terms", "roots")
 class _Fitted(Core):
     def __init__(self, state: Mapping[str, Tensor], flow: Emulator | None):
         super().__init__()
-        for name in (*_STATE, "average"):
+        for name in (*_STATE, "average", "bias"):
             self.register_buffer(name, state[name])
         self.flow = flow  # what the simulator learnt first; None where nothing was
 
     def forward(self, u: Tensor) -> MultivariateNormal:
         fit = Fit(*(getattr(self, name) for name in _STATE))
-        mean, root = fit.of(u, self.average)
+        mean, root = fit.of(u, self.average, self.bias)
         return MultivariateNormal(mean, scale_tril=root, validate_args=False)
 
 
@@ -48,9 +49,12 @@ class Response(Recipe):
     events of a run, and the error of the polynomial's coefficients. So the noise of a run is inside, and an observation that
     is one run itself needs the likelihood `predictive`.
 
-    The runs of the study only scale the outputs: what counts is how many events are made, and those need no run of the
-    simulator where a flow makes them. `flow` is then the recipe of what the simulator learns before, `lund` the density of
-    one emission, from `draws` of it; core.flow is what it learnt.
+    The runs of the study are not learnt from: what counts is how many events are made, and those need no run of the
+    simulator where a flow makes them. The runs scale the outputs, and with `calibrate` they tell how far off the flow and
+    the polynomial are: as much variance is added, in proportion to an event's, as brings their chi2 to its mean.
+
+    `flow` is the recipe of what the simulator learns first, `lund` the density of one emission, from `draws` of it; the
+    emulator's core.flow is what it learnt.
 
     >>> Response(degree=2).minimum_runs(3)
     2
@@ -92,7 +96,7 @@ class Response(Recipe):
         parts = [own.scored(part, seed=seed + i) for i, part in enumerate(theta.split(_AT_ONCE))]
         rows, scores = (torch.cat(p) for p in zip(*parts, strict=True))
         runs = Runs.of(space, outputs, theta.numpy(), rows.numpy(), stochastic=True)
-        return Made(runs, scores / space.stretch(theta), {"average": average, "flow": getattr(own, "learnt", None)})
+        return Made(runs, scores / space.stretch(theta), {"average": average, "flow": self.flow and own.learnt})
 
     def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int, made: tuple[Tensor, Tensor, Made]) -> Core:
         at, rows, more = made
@@ -102,7 +106,10 @@ class Response(Recipe):
                           f"{fit.misfit:.2f} per degree of freedom; raise `degree`, or narrow the box.", DoubtWarning,
                           stacklevel=2)  # fmt: skip
         average = torch.tensor(float(more.extras["average"]), dtype=torch.float64)
-        return _Fitted({**{name: getattr(fit, name) for name in _STATE}, "average": average}, more.extras["flow"])
+        bias = _bias(fit, u, z, float(average)) if self.calibrate else torch.zeros_like(average)
+        return _Fitted(
+            {**{name: getattr(fit, name) for name in _STATE}, "average": average, "bias": bias}, more.extras["flow"]
+        )
 
     def rebuild(self, state: dict[str, Tensor]) -> Core:
         return _Fitted(state, self._flow({k[5:]: v for k, v in state.items() if k.startswith("flow.")}))
@@ -114,3 +121,13 @@ class Response(Recipe):
                                 for name in ("core", "transform")}  # fmt: skip
         core, transform = self.flow.rebuild(part["core"]), OutputTransform(part["transform"])
         return Emulator(emissions.SPACE, emissions.OUTPUTS, self.flow, core, transform, {})
+
+
+def _bias(fit: Fit, u: Tensor, z: Tensor, average: float) -> Tensor:
+    """The variance of what is common to all runs at a point and not to the events, in units of that of one event: by it
+    chi2 of the study's own runs, of which nothing was learnt, becomes what it must be. 0 where it is that or less."""
+    mean, root = fit.of(u, average)
+    chi2 = torch.linalg.solve_triangular(root, (z - mean)[..., None], upper=False).square().sum((-2, -1))
+    b = basis(u, fit.terms)
+    known = 1 / average + ((b @ fit.inverse) * b).sum(-1)
+    return (known.mean() * (chi2.mean() / z.shape[1] - 1)).clamp(min=0.0)

@@ -123,6 +123,10 @@ class Lund(Simulator):
         return generate(self._abc(theta), (n or self.events) if theta.ndim == 1 else n, seed=seed, string=self.string,
                         emission=self._learnt)  # fmt: skip
 
+    def softening(self, y: Tensor) -> Tensor | None:
+        """What the bandwidth adds to hard histograms, about, from smoothed ones y `[m]`; None for hard bins."""
+        return self._measurement.softening(y) if self.bandwidth else None
+
     def measure(self, events: Events) -> Tensor:
         """What every event adds to the outputs, `[n, m]`: the outputs are its mean over events."""
         return self._measurement.of(events)

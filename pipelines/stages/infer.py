@@ -9,11 +9,12 @@ from scipy.special import chdtrc
 from torch import Tensor
 from torch.distributions import Distribution
 
+from emulate.corrections import moved_by
 from emulate.diagnostics import diagnose
 from emulate.distributions import Exact
 from emulate.emulator import Emulator
 from emulate.errors import CampaignError, InputError
-from emulate.posterior import Posterior
+from emulate.posterior import MAP, Posterior
 from pipelines import files, hindsight
 from pipelines.workbench import Workbench
 
@@ -78,6 +79,7 @@ def run(bench: Workbench) -> str:
     ]
     _warn(bench, summary)
     _warn_of_misfit(bench, observed, emulator, best.theta)
+    _warn_of_smoothing(bench, observed, emulator, best)
     bench.terminal.table("", ("parameter", "mean", "sd", "2.5 %", "97.5 %", "MAP", "truth", "R-hat", "ESS"), rows)
     return f"{draws.x.shape[0]} chains of {draws.x.shape[1]} draws; {observed.sentence}"
 
@@ -231,6 +233,24 @@ def _warn_of_misfit(bench: Workbench, o: Observation, emulator, best: Tensor) ->
             f"no point of the box explains the observation: chi2 of the best fit is {squared:.4g}, and {len(r)} would "
             "be usual. Check the observation's unit and order, its errors, and the box."
         )
+
+
+def _warn_of_smoothing(bench: Workbench, o: Observation, emulator: Emulator, best: MAP) -> None:
+    """Say by how much the answer would move if an observation were not smoothed as the simulator's histograms are."""
+    softening = getattr(bench.study.simulator, "softening", None)
+    prediction = emulator.predict(best.theta)
+    added = softening(prediction.mean.detach()) if callable(softening) else None
+    if added is None:
+        return
+    spread = bench.study.likelihood.covariance(o.data, prediction).detach()
+    shift = moved_by(emulator, best.theta, best.covariance, spread, -added[None])[0] / best.covariance.diagonal().sqrt()
+    names = bench.study.space.names
+    told = ", ".join(f"{n} by {float(s):+.1f}" for n, s in zip(names, shift, strict=True))
+    said = f"the histograms are smoothed. Hard counts read as smoothed ones would move {told} standard deviations"
+    if o.truth is None:
+        bench.terminal.warn(f"{said}: the observation must be smoothed alike, or simulator.bandwidth be 0.")
+    else:
+        bench.note(f"{said}; the observation is smoothed alike.")
 
 
 def _figures(bench: Workbench, o: Observation, emulator, theta: Tensor, best: Tensor) -> None:

@@ -1,5 +1,6 @@
-"""Events per CPU second with z by a flow and by the exact density: printed, never asserted."""
+"""Events per CPU second with z by a flow and by the exact density, and of Pythia beside them: printed, never asserted."""
 
+import importlib.util
 import time
 
 import pytest
@@ -8,7 +9,10 @@ import torch
 import emulate
 from emulate import emissions
 from emulate.emissions import FlowEmission
-from emulate.lund import AcceptReject, Flavours, String, generate
+from emulate.lund import AcceptReject, generate
+from emulate.simulators.lund import Lund
+from emulate.simulators.pythia import Pythia, program
+from tests.stopwatch import least
 
 pytestmark = pytest.mark.benchmark
 MONASH = torch.tensor([0.68, 0.98, 0.335], dtype=torch.float64)
@@ -30,9 +34,26 @@ def rate(n, **how):
     return n / min(seconds)
 
 
+def rate_of_pythia(kind, n):
+    """Of Pythia alone, under the same conditions, its hadrons left where they are."""
+    names = ("StringZ:aLund", "StringZ:bLund", "StringPT:sigma")
+    values = dict(zip(names, MONASH.tolist(), strict=True))
+    pythia = program.started(Pythia(flavours=kind)._lines, values, seed=1)
+
+    def alone():
+        event = pythia.event
+        for _ in range(n):
+            event.reset()
+            event.append(2, 23, 101, 0, 0.0, 0.0, 45.6, 45.6, 0.0)
+            event.append(-2, 23, 0, 101, 0.0, 0.0, -45.6, 45.6, 0.0)
+            assert pythia.next()
+
+    return n / least(alone)
+
+
 @pytest.mark.parametrize("kind", ["pions", "mesons"])
 def test_events_per_second(flow, kind):
-    string = String(flavours=Flavours.pions() if kind == "pions" else Flavours())
+    string = Lund(flavours=kind).string
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -42,3 +63,6 @@ def test_events_per_second(flow, kind):
     print(
         f"\n{kind}: {learnt:.0f} events/s by the flow (bar: 25,000), {exact:.0f} by the exact density: {learnt / exact:.2f} of it"
     )
+    if importlib.util.find_spec("pythia8mc"):
+        its = rate_of_pythia(kind, 10_000)
+        print(f"{kind}: {its:.0f} by Pythia alone: the flow {learnt / its:.2f} of it")

@@ -1,5 +1,6 @@
 """The plain Lund string of the house against Pythia's, 40,000 events each: can a classifier tell them apart?"""
 
+import functools
 import time
 
 import numpy as np
@@ -58,8 +59,7 @@ def test_the_classifier_sees_what_is_there():
     theta = torch.tensor(SETTINGS[0], dtype=torch.float64)
     plain, wide = (Pythia(flavours="pions", events=N).generate(theta * factor, seed=seed)
                    for factor, seed in ((1.0, 5), (torch.tensor([1.0, 1.0, 1.03]), 6)))  # fmt: skip
-    x, y = (np.stack([column.numpy() for column in features(events).values()], 1) for events in (plain, wide))
-    found = area(x, y)
+    found = area(table(plain), table(wide))
     print(f"\nAUC where sigma is 3 % off: {found:.4f}")
     assert found > 0.52
 
@@ -88,31 +88,73 @@ def test_no_classifier_tells_the_string_from_that_of_pythia(theta, flavours):
     assert np.abs(pulls).max() < 4.5  # of some 160 in six cases: one in a thousand passes it by chance
 
 
-@pytest.mark.slow
-def test_an_emission_learnt_from_pythia_alone_makes_pythias_events():
-    """A flow of one emission, trained on what Pythia's hook wrote down at 32 theta, against the exact density and, in the
-    loop, against Pythia's events, at theta that it was not shown."""
-    simulator = Pythia(flavours="pions", events=600)
-    engine = torch.quasirandom.SobolEngine(3, scramble=True, seed=1)
-    low, high = (torch.tensor(x, dtype=torch.float64) for x in ((0.2, 0.5, 0.2), (1.3, 1.6, 0.5)))
-    told = [
-        simulator.emissions(low + (high - low) * u, seed=i)[0]
-        for i, u in enumerate(engine.draw(32, dtype=torch.float64))
-    ]
+LOW, HIGH = torch.tensor([[0.3, 0.6, 0.25], [1.2, 1.4, 0.45]], dtype=torch.float64)
+HELD_OUT = LOW + (HIGH - LOW) * torch.rand((8, 3), generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+EACH = 20_000
+
+
+@functools.cache
+def columns_of_pythia(flavours):
+    """What a classifier sees of two samples of Pythia at every held-out theta, and Pythia's events per CPU second."""
+    simulator = Pythia(flavours=flavours, events=EACH)
+    start = time.process_time()
+    made = [[simulator.generate(theta, seed=seed + i) for seed in (100, 200)] for i, theta in enumerate(HELD_OUT)]
+    rate = 2 * EACH * len(HELD_OUT) / (time.process_time() - start)
+    return [[table(events) for events in pair] for pair in made], rate
+
+
+def table(events):
+    return np.stack([column.numpy() for column in features(events).values()], 1)
+
+
+@functools.cache
+def taught(by, flavours):
+    """A flow of one emission, from draws of the exact density, or from five times as many that Pythia's hook wrote down at 64
+    theta: those are neither quasi-random nor known to move. With as few, KL 8e-4 to 3e-3 and a mean AUC of 0.512 of pions."""
+    if by == "the exact density":
+        return FlowEmission(emulate.fit(Flow(**emissions.FLOW), emissions.table(emissions.RUNS, seed=3), seed=0))
+    simulator = Pythia(flavours=flavours, events=700)
+    low, high = (torch.tensor(x, dtype=torch.float64) for x in ((0.2, 0.5, 0.2), (1.3, 1.5, 0.5)))
+    places = low + (high - low) * torch.quasirandom.SobolEngine(3, scramble=True, seed=1).draw(64, dtype=torch.float64)
+    told = [simulator.emissions(theta, seed=i)[0] for i, theta in enumerate(places)]
     given = [every.condition() for every in told]
     z, a, c = (torch.cat(x) for x in ([e.z for e in told], [g.a for g in given], [g.c for g in given]))
+    some = torch.randperm(len(z), generator=torch.Generator().manual_seed(1))[: 5 * emissions.RUNS]
+    assert len(some) == 5 * emissions.RUNS
+    return FlowEmission(emulate.fit(Flow(**emissions.FLOW), emissions.tabulated(z[some], a[some], c[some]), seed=1))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("flavours", ["pions", "mesons"])
+@pytest.mark.parametrize("by", ["the exact density", "Pythia"])
+def test_no_classifier_tells_events_of_a_learnt_emission_from_those_of_pythia(by, flavours):
+    """The flow in the loop against Pythia's own events at theta that it was not shown, 20,000 each."""
+    emission, string = taught(by, None if by == "the exact density" else flavours), Lund(flavours=flavours).string
+    pythia, its = columns_of_pythia(flavours)
     start = time.process_time()
-    emission = FlowEmission(emulate.fit(Flow(**emissions.FLOW), emissions.tabulated(z, a, c), seed=1))
-    print(f"\n{len(z)} emissions of Pythia, trained in {time.process_time() - start:.0f} CPU s")
-    n, string = 20_000, Lund(flavours="pions").string
+    made = [generate(theta, EACH, seed=i, string=string, emission=emission) for i, theta in enumerate(HELD_OUT)]
+    rate = EACH * len(HELD_OUT) / (time.process_time() - start)
+    found = [area(one, table(events)) for (one, _), events in zip(pythia, made, strict=True)]
+    null = [area(one, two) for one, two in pythia]
+    print(
+        f"\n{flavours}, emission taught by {by}: {rate:.0f} events per CPU s (bar: 25,000 of a quiet core), Pythia {its:.0f}"
+    )
+    for name, areas in (("flow against Pythia (bar: 0.510)", found), ("Pythia against Pythia", null)):
+        print(f"AUC of {name}: mean {np.mean(areas):.4f}, worst {max(areas):.4f}, each {np.round(areas, 4)}")
+    assert max(found) <= 0.510
+    assert max(null) <= 0.510
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flavours", ["pions", "mesons"])
+def test_an_emission_learnt_from_pythia_alone_has_the_exact_density(flavours):
+    """Its divergence, over emissions of Pythia at theta that it was not shown."""
+    emission = taught("Pythia", flavours)
     for theta in SETTINGS[:2]:
-        at = torch.tensor(theta, dtype=torch.float64)
-        every, events = Pythia(flavours="pions", events=n).emissions(at, seed=99)
-        ratio = AcceptReject().log_prob(every.z, every.condition()) - emission.log_prob(every.z, every.condition())
+        every, _ = Pythia(flavours=flavours, events=5000).emissions(torch.tensor(theta, dtype=torch.float64), seed=99)
+        with torch.no_grad():
+            ratio = AcceptReject().log_prob(every.z, every.condition()) - emission.log_prob(every.z, every.condition())
         kl, error = float(ratio.mean()), float(ratio.std()) / len(ratio) ** 0.5
-        ours = generate(at, n, seed=3, string=string, emission=emission)
-        x, y = (np.stack([column.numpy() for column in features(e).values()], 1) for e in (events, ours))
-        found = area(x, y)
-        print(f"a, b, sigma = {theta}: KL {kl:.1e} +- {error:.1e} nats, AUC of events {found:.4f}")
+        print(f"\n{flavours}, a, b, sigma = {theta}: KL {kl:.1e} +- {error:.1e} nats")
         assert kl < 1e-3
-        assert abs(found - 0.5) < 0.012

@@ -134,6 +134,10 @@ class Pythia(Simulator):
         every, history = emissions(notes, given, self.energy)
         return every, events if self.flavours == "all" else replace(events, history=history)
 
+    def softening(self, y: Tensor) -> Tensor | None:
+        """What the bandwidth adds to hard histograms, about, from smoothed ones y `[m]`; None for hard bins."""
+        return self._measurement.softening(y) if self.bandwidth else None
+
     def measure(self, events: Events) -> Tensor:
         """What every event adds to the outputs, `[n, m]`: the outputs are its mean over events."""
         return self._measurement.of(events)

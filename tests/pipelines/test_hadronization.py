@@ -1,0 +1,52 @@
+"""The tune in configs, small: a flow of one emission, the response that it teaches, the fit, and true runs that confirm it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import emulate
+from emulate.emissions import FlowEmission
+from emulate.lund import generate
+from pipelines import engine, stages
+from pipelines.config import load_study
+from pipelines.terminal import Terminal
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["tracking.uri=off", "cluster.use=serial", "simulator.events=2000", "design.runs=6", "design.held_out=5",
+         "emulators.tune.events=30000", "emulators.tune.degree=3", "emulators.tune.draws=8192", "emulators.tune.flow.epochs=8",
+         "emulators.tune.flow.batch=256", "emulators.professor.degree=1", "validate.gradient_points=1", "infer.sampler=laplace",
+         "infer.chains=4", "infer.draws=50", "check.recovery=5", "check.confirm=8"]  # fmt: skip
+TRUTH = {"a": 0.68, "b": 0.98, "sigma": 0.335}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("hadronization")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        engine.run(
+            load_study("configs/hadronization.yaml", [f"output={out}", *SMALL]), stages.ORDER, Terminal(quiet=True)
+        )
+    return out
+
+
+def test_the_parameters_come_back(folder):
+    found = json.loads((folder / "infer" / "summary.json").read_text())["parameters"]
+    for name, truth in TRUTH.items():
+        assert abs(found[name]["mean"] - truth) < 4.5 * found[name]["sd"], found[name]
+    assert found["sigma"]["sd"] < 0.004, "2,000 events know sigma to 0.002"
+
+
+def test_true_runs_confirm_it(folder):
+    found = json.loads((folder / "check" / "findings.json").read_text())["emulators"]["tune"]
+    shift = next(f for f in found if f["name"] == "confirmation.shift")
+    assert "true run" in shift["sentence"] or "true runs" in shift["sentence"], shift
+    assert {f["name"] for f in found} >= {f"confirmation.shift.{n}" for n in TRUTH}
+
+
+def test_the_flow_that_it_learnt_makes_events(folder):
+    flow = emulate.load(folder / "emulators" / "tune").core.flow
+    events = generate(torch.tensor([*TRUTH.values()], dtype=torch.float64), 500, seed=1, emission=FlowEmission(flow))
+    assert 5 < float(events.sum(events.charged.double()).mean()) < 9
