@@ -174,6 +174,6 @@ def _likeliest(y: np.ndarray, bend: np.ndarray) -> tuple[np.ndarray, np.ndarray,
 
     start = np.concatenate([np.zeros(d), np.eye(d).ravel(), bend[free]])
     with np.errstate(over="ignore", invalid="ignore"):
-        found = minimize(loss, start, jac=True, method="BFGS", options={"maxiter": 100})
+        found = minimize(loss, start, jac=True, method="BFGS", options={"maxiter": 150})
     c, w, a = unpacked(found.x if np.isfinite(found.fun) else start)
     return c, np.linalg.inv(w), a

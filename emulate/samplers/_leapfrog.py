@@ -35,7 +35,7 @@ class Density:
             value = self.log_density(at)
             (gradient,) = torch.autograd.grad(value, at, self._ones.to(value))
         value, gradient = self.shaped(value), self.shaped(gradient)
-        if np.isfinite(value.sum() + gradient.sum()):
+        if np.isfinite(value).all() and np.isfinite(gradient).all():
             return value, gradient
         good = np.isfinite(value) & np.isfinite(gradient).all(-1)
         return np.where(good, value, -np.inf), np.where(good[..., None], gradient, 0.0)

@@ -120,10 +120,10 @@ def test_a_twisted_normal_in_every_coordinate():
     def straight(x: torch.Tensor) -> torch.Tensor:
         return torch.stack([x[..., 0] / 10, x[..., 1] - 0.03 * (x[..., 0] ** 2 - 100), *x[..., 2:].unbind(-1)], -1)
 
-    draws = HMC().draw(lambda x: -0.5 * straight(x).square().sum(-1), _normal(64, 5), 400, seed=1)
+    draws = HMC().draw(lambda x: -0.5 * straight(x).square().sum(-1), _normal(64, 5), 400, seed=2)
     z = _moments(straight(draws.x), torch.zeros(5), torch.eye(5, dtype=torch.float64))
     assert draws.rhat.max() < 1.01
-    assert z.abs().max() < 3.5  # of 20
+    assert z.abs().max() < 3  # of 20
     heavy = draws.x[..., 1]  # 0.03 * 100 (chi^2_1 - 1) + e: mean 0, variance 1 + 2 * 9
     assert abs(_z(heavy, 0.0)) < 3
     assert abs(_z(heavy**2, 19.0)) < 3
