@@ -18,7 +18,7 @@ be counts of hard bins: their scores' gradients are unbiased.
     mean, root = response.of(u, events=20_000)  # of an average over as many events, the response's own error included
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -87,6 +87,57 @@ def fit(u: Tensor, rows: Tensor, scores: Tensor | None, *, degree: int) -> Respo
     inverse = torch.linalg.inv(normal)
     roots, misfit = _roots(u, rows, basis(u, products) @ beta, few, cells)
     return Response(products, beta, inverse, few, roots, misfit)
+
+
+def corrected(fit: Response, u: Tensor, means: Tensor, average: float) -> tuple[Response, Tensor]:
+    """The response with what means `[k, p]` of so many true events, at u `[k, d]`, leave of it; and the `bias` that is left.
+
+    What they leave is a plane B g, a priori g ~ N(0, t V), and noise, V (1 / average + b^T A^-1 b): t makes the means the
+    likeliest (empirical Bayes), 0 where a response needs no correction. The variance of B g given the means takes the place
+    of the coefficients' own where both are known. bias is what brings chi2 of the rest to its mean, 0 if that is less.
+    """
+    plane, products = terms(u.shape[1], 1), fit.terms
+    b, all_b = basis(u, plane), basis(u, products)
+    noise = 1 / average + ((all_b @ fit.inverse) * all_b).sum(1)
+    left = (means - fit.mean(u))[:, :, None]
+    white = torch.linalg.solve_triangular(fit.root(u), left, upper=False)[:, :, 0]
+    scale = noise.mean()
+    best = max(
+        (0.0, *(scale * torch.logspace(-3, 3, 61, dtype=u.dtype)).tolist()), key=lambda t: _evidence(white, b, noise, t)
+    )
+    if best:
+        precision = (b.T / noise) @ b + torch.eye(len(plane), dtype=u.dtype) / best
+        g = torch.linalg.solve(precision, (b.T / noise) @ left[:, :, 0])
+        rows = _places(products, plane)
+        coefficients, inverse = fit.coefficients.clone(), fit.inverse.clone()
+        coefficients[rows] += g
+        inverse[rows[:, None], rows] += torch.linalg.inv(precision)
+        fit = replace(fit, coefficients=coefficients, inverse=inverse)
+        left = (means - fit.mean(u))[:, :, None]
+        white = torch.linalg.solve_triangular(fit.root(u), left, upper=False)[:, :, 0]
+    free = white.numel() - (_free(b, noise, best) * white.shape[1] if best else 0.0)
+    chi2 = (white.square() / noise[:, None]).sum() / free
+    return fit, (scale * (chi2 - 1)).clamp(min=0.0)
+
+
+def _evidence(white: Tensor, b: Tensor, noise: Tensor, t: float) -> float:
+    """ln p of whitened means under a plane of variance t and their noise, for all columns."""
+    root = torch.linalg.cholesky(torch.diag(noise) + t * b @ b.T)
+    squares = torch.linalg.solve_triangular(root, white, upper=False).square().sum()
+    return float(-0.5 * squares - white.shape[1] * root.diagonal().log().sum())
+
+
+def _free(b: Tensor, noise: Tensor, t: float) -> float:
+    """How many numbers a plane of variance t takes from each column."""
+    known = (b.T / noise) @ b
+    return float(torch.linalg.solve(known + torch.eye(len(known), dtype=b.dtype) / t, known).trace())
+
+
+def _places(products: Tensor, plane: Tensor) -> Tensor:
+    """Where the terms of the plane stand among all products, `[k]`."""
+    one = int(plane.max())
+    padded = torch.nn.functional.pad(plane, (0, products.shape[1] - plane.shape[1]), value=one)
+    return (padded[:, None] == products).all(2).int().argmax(1)
 
 
 def _plain(u: Tensor, rows: Tensor, products: Tensor) -> tuple[Tensor, Tensor]:

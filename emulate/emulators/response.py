@@ -14,7 +14,6 @@ from emulate import emissions, responses
 from emulate.contracts import Core, Made, Recipe, Simulator
 from emulate.emulator import Emulator
 from emulate.errors import DoubtWarning, InputError
-from emulate.polynomials import basis
 from emulate.responses import Response as Fit
 from emulate.runs import Outputs, Runs
 from emulate.space import Space
@@ -49,9 +48,10 @@ class Response(Recipe):
     events of a run, and the error of the polynomial's coefficients. So the noise of a run is inside, and an observation that
     is one run itself needs the likelihood `predictive`.
 
-    The runs of the study are not learnt from: what counts is how many events are made, and those need no run of the
-    simulator where a flow makes them. The runs scale the outputs, and with `calibrate` they tell how far off the flow and
-    the polynomial are: as much variance is added, in proportion to an event's, as brings their chi2 to its mean.
+    What counts is how many events are made, and those need no run of the simulator where a flow makes them. The runs of the
+    study scale the outputs, and with `calibrate` they tell how far off the flow and the polynomial are: a plane through
+    what they leave is added, drawn towards nothing by how likely that makes the runs, and as much variance, in
+    proportion to an event's, as brings chi2 of the rest to its mean.
 
     `flow` is the recipe of what the simulator learns first, `lund` the density of one emission, from `draws` of it; the
     emulator's core.flow is what it learnt.
@@ -105,10 +105,13 @@ class Response(Recipe):
             warnings.warn(f"response: a polynomial of degree {self.degree} misses the mean of cells of the events, chi2 is "
                           f"{fit.misfit:.2f} per degree of freedom; raise `degree`, or narrow the box.", DoubtWarning,
                           stacklevel=2)  # fmt: skip
-        average = torch.tensor(float(more.extras["average"]), dtype=torch.float64)
-        bias = _bias(fit, u, z, float(average)) if self.calibrate else torch.zeros_like(average)
+        average = float(more.extras["average"])
+        bias = torch.zeros((), dtype=torch.float64)
+        if self.calibrate:
+            fit, bias = responses.corrected(fit, u, z, average)
+        state = {name: getattr(fit, name) for name in _STATE}
         return _Fitted(
-            {**{name: getattr(fit, name) for name in _STATE}, "average": average, "bias": bias}, more.extras["flow"]
+            {**state, "average": torch.tensor(average, dtype=torch.float64), "bias": bias}, more.extras["flow"]
         )
 
     def rebuild(self, state: dict[str, Tensor]) -> Core:
@@ -121,13 +124,3 @@ class Response(Recipe):
                                 for name in ("core", "transform")}  # fmt: skip
         core, transform = self.flow.rebuild(part["core"]), OutputTransform(part["transform"])
         return Emulator(emissions.SPACE, emissions.OUTPUTS, self.flow, core, transform, {})
-
-
-def _bias(fit: Fit, u: Tensor, z: Tensor, average: float) -> Tensor:
-    """The variance of what is common to all runs at a point and not to the events, in units of that of one event: by it
-    chi2 of the study's own runs, of which nothing was learnt, becomes what it must be. 0 where it is that or less."""
-    mean, root = fit.of(u, average)
-    chi2 = torch.linalg.solve_triangular(root, (z - mean)[..., None], upper=False).square().sum((-2, -1))
-    b = basis(u, fit.terms)
-    known = 1 / average + ((b @ fit.inverse) * b).sum(-1)
-    return (known.mean() * (chi2.mean() / z.shape[1] - 1)).clamp(min=0.0)
