@@ -106,15 +106,16 @@ class Gaussian(Joint):
         return c if self.rest is None else c + self.rest.mT @ self.rest
 
     @property
-    def factors(self) -> tuple[Tensor, Tensor] | None:
-        """root `[..., k, m]` and diagonal `[..., m]`, k < m, of cov(y) = root^T root + diag(diagonal), if it has that form."""
+    def factors(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """sd `[..., k]`, B `[k, m]`, k < m, and diagonal `[..., m]` of cov(y) = B^T diag(sd)^2 B + diag, if it has that form."""
         k = len(self.basis) + (0 if self.rest is None else len(self.rest))
         if self.log is not None or self._triangle or self._mixed or k >= self.loc.shape[-1]:
             return None
-        root = self.spread.sqrt()[..., None] * self.basis
+        sd, basis = self.spread.clamp_min(1e-30).sqrt(), self.basis  # at 0 the root has no slope
         if self.rest is not None:
-            root = torch.cat([root, self.rest.expand(*root.shape[:-2], *self.rest.shape)], -2)
-        return root, self.diagonal
+            sd = torch.cat([sd, sd.new_ones(*sd.shape[:-1], len(self.rest))], -1)
+            basis = torch.cat([basis, self.rest])
+        return sd, basis, self.diagonal
 
     @cached_property
     def _stretch(self) -> Tensor:

@@ -73,9 +73,9 @@ class Gaussian(Around):
         if self.sure and self.emulator_covariance and not self.covariance_file:
             factors = getattr(prediction, "factors", None)
             if factors is not None:
-                root, diagonal = factors
+                *root, diagonal = factors
                 variance = self._noise(data).diagonal(dim1=-2, dim2=-1) + diagonal
-                return of_factors(data - prediction.mean, root, variance, self._dof(data.shape[-1]))
+                return of_factors(data - prediction.mean, *root, variance, self._dof(data.shape[-1]))
         mean, own = prediction.gaussian()
         return normal(data - mean, self.widened(self._noise(data), mean, own), self._dof(data.shape[-1]))
 
@@ -173,13 +173,16 @@ def normal(r: Tensor, covariance: Tensor, dof: float | None = None) -> Tensor:
     return torch.where((failed != 0) | torch.isnan(value), -torch.inf, value)
 
 
-def of_factors(r: Tensor, root: Tensor, variance: Tensor, dof: float | None = None) -> Tensor:
-    """The same for the covariance root^T root + diag(variance), root `[..., k, m]`: by a k x k matrix (Woodbury 1950)."""
-    sd = variance.sqrt()
-    r, root = r / sd, root / sd[..., None, :]
-    factor, failed = torch.linalg.cholesky_ex(root @ root.mT + torch.eye(root.shape[-2]).to(root))
-    told = torch.linalg.solve_triangular(factor, root @ r[..., None], upper=False)[..., 0]
-    value = _density((r**2).sum(-1) - (told**2).sum(-1), _spread(factor) + sd.log().sum(-1), r.shape[-1], dof)
+def of_factors(r: Tensor, sd: Tensor, basis: Tensor, variance: Tensor, dof: float | None = None) -> Tensor:
+    """The same for the covariance B^T diag(sd)^2 B + diag(variance), sd `[..., k]`, B `[k, m]`: by k x k (Woodbury 1950)."""
+    k = len(basis)
+    inner = (variance.reciprocal() @ (basis[:, None] * basis).flatten(0, 1).mT).unflatten(-1, (k, k))
+    inner = sd[..., :, None] * inner * sd[..., None, :] + torch.eye(k).to(sd)
+    told = sd * ((r / variance) @ basis.mT)
+    factor, failed = torch.linalg.cholesky_ex(inner)
+    white = torch.linalg.solve_triangular(factor, told[..., None], upper=False)[..., 0]
+    chi2 = (r**2 / variance).sum(-1) - (white**2).sum(-1)
+    value = _density(chi2, _spread(factor) + 0.5 * variance.log().sum(-1), r.shape[-1], dof)
     return torch.where((failed != 0) | torch.isnan(value), -torch.inf, value)
 
 

@@ -137,3 +137,10 @@ def test_few_components_give_the_density_of_the_whole_matrix(dof):
     for one in (None, rest, rest.repeat(3, 1)):
         for found, expected in zip(asked(one, False), asked(one, True), strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_component_without_variance_keeps_the_gradient_finite():
+    zero, one = torch.zeros(1, dtype=torch.float64, requires_grad=True), torch.ones(3, dtype=torch.float64)
+    prediction = Predicted(one, zero, one[None], 0 * one)
+    (slope,) = torch.autograd.grad(Gaussian(absolute_error=1.0).log_prob(prediction, DATA), zero)
+    assert torch.isfinite(slope).all()
