@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ def load(path_or_uri: str | os.PathLike, *, recipe: type[Recipe] | None = None) 
     if not isinstance(settings, Mapping):
         raise StoreError(f"{folder} is no whole emulator: the settings of its recipe must be named. Got {settings!r:.60}. Train "
                          "it again.")  # fmt: skip
+    settings = _without_simulators(_recipe(use, recipe), settings)
     _refuse_foreign(settings)
     built = registry.validate(_recipe(use, recipe), settings, path=f"{folder}: recipe")
     try:
@@ -123,6 +125,12 @@ def _recipe(use: Any, given: type[Recipe] | None) -> type[Recipe]:
         raise InputError(f"this emulator was trained by {use!r}, which is not part of emulate, and a file must not choose "
                          "what is imported. Import that class and pass it: load(path, recipe=...).")  # fmt: skip
     return registry.find("emulators", use)
+
+
+def _without_simulators(cls: type[Recipe], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without the simulator that a recipe learnt from: a prediction needs none, and a file must not build one."""
+    simulators = {f.name for f in fields(cls) if registry.room_of(f.type) == "simulators"}
+    return {k: None if k in simulators else v for k, v in settings.items()}
 
 
 def _refuse_foreign(settings: Mapping[str, Any]) -> None:

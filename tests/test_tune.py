@@ -21,6 +21,7 @@ EDGES = {"multiplicity": (1, 3, 5, 7, 9, 11, 13), "x_p": tuple(i / 2 for i in ra
          "thrust": (0.002, 0.004, 0.006, 0.008, 0.01, 0.0125, 0.015, 0.02, 0.025, 0.03),
          "pt": (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 1.0)}  # fmt: skip
 SETTINGS = {"events": 20_000, "bandwidth": 0.3, "edges": EDGES}
+pytestmark = pytest.mark.timeout(3600)
 EXPERIMENTS = 24  # the rms pull of as many has an error of a tenth; that of ten of a sixth
 TRUE, CONFIRMING = 40, 8  # true runs of 20,000 events: those that correct the response, and those at each best fit
 SPACE = Lund().space

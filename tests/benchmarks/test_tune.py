@@ -97,16 +97,16 @@ def test_events_to_equal_precision():
         rms = {name: float(torch.stack(x).square().mean().sqrt()) for name, x in off.items()}
         found[n] = rms
         print(f"{n:8} {rms['response']:9.2f} {rms['quadratic']:9.2f} {rms['zoom']:9.2f}", flush=True)
-    level = found[BUDGETS[0]]["response"]
-    for name in ("quadratic", "zoom"):
-        print(f"{name}: {times(found, name, level)} the events of the response for its precision with {BUDGETS[0]:,}")
+    for n in BUDGETS[:-1]:
+        told = ", ".join(f"{name} {times(found, name, n)}" for name in ("quadratic", "zoom"))
+        print(f"events over the response's for its precision with {n:,}: {told}")
 
 
-def times(found, name, level):
-    """How many times as many events reach the level, by interpolation of logarithms."""
-    known = [(n, found[n][name]) for n in BUDGETS]
-    for (n, a), (m, b) in itertools.pairwise(known):
+def times(found, name, n):
+    """How many times as many events reach the precision that the response has with n, by interpolation of logarithms."""
+    level, known = found[n]["response"], [(m, found[m][name]) for m in BUDGETS]
+    for (low, a), (high, b) in itertools.pairwise(known):
         if b <= level <= a:
             share = math.log(a / level) / math.log(a / b)
-            return f"{math.exp(math.log(n) + share * math.log(m / n)) / BUDGETS[0]:.1f} times"
-    return f"more than {BUDGETS[-1] / BUDGETS[0]:.0f} times"
+            return f"{math.exp(math.log(low) + share * math.log(high / low)) / n:.1f} times"
+    return f"more than {BUDGETS[-1] / n:.0f} times"

@@ -1,6 +1,7 @@
 """The tune in configs, small: a flow of one emission, the response that it teaches, the fit, and true runs that confirm it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 import emulate
 from emulate.emissions import FlowEmission
 from emulate.lund import generate
+from emulate.runs import Runs
+from emulate.simulators.lund import Lund
 from pipelines import engine, stages
 from pipelines.config import load_study
 from pipelines.terminal import Terminal
@@ -50,3 +53,17 @@ def test_the_flow_that_it_learnt_makes_events(folder):
     flow = emulate.load(folder / "emulators" / "tune").core.flow
     events = generate(torch.tensor([*TRUTH.values()], dtype=torch.float64), 500, seed=1, emission=FlowEmission(flow))
     assert 5 < float(events.sum(events.charged.double()).mean()) < 9
+
+
+def test_a_saved_response_builds_no_simulator(tmp_path):
+    """A file tells which simulator a recipe learnt from, and must not choose what is made or imported."""
+    lund = Lund(events=400, output="means")
+    theta = lund.space.from_unit(torch.rand(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    y = torch.stack([lund.run(t, seed=i) for i, t in enumerate(theta)])
+    runs = Runs.of(lund.space, lund.outputs, theta.numpy(), y.numpy(), stochastic=True)
+    recipe = emulate.build("emulators", {"use": "response", "events": 4000, "degree": 2})
+    emulator = emulate.fit(replace(recipe, simulator=lund), runs, seed=0)
+    again = emulate.load(emulator.save(tmp_path / "response"))
+    assert again.recipe.simulator is None
+    assert again.provenance["recipe"]["simulator"]["use"] == "lund"
+    assert torch.equal(again.predict(theta).mean, emulator.predict(theta).mean)
