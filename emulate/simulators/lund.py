@@ -154,11 +154,6 @@ class Lund(Simulator):
         """The emulator of logit_z that draws z; None where the exact density does."""
         return self._learnt and self._learnt.emulator
 
-    def jacobian(self, theta: Tensor, *, seed: int) -> tuple[Tensor, Tensor]:
-        """The outputs of `run` and their derivative `[m, d]` by the score of the same events, hard counts included."""
-        events = self.fragment(theta, seed=seed, n=1 if self.output == "event" else None)
-        return gradient(self.measure(events), self._of_mine(events.history.score(self._learnt)))[:2]
-
     def gradient(self, theta: Tensor, *, seed: int, n: int | None = None) -> Estimate:
         """dE[y]/dtheta at theta `[d]` by the score of n events, `events` by default: unbiased, for hard counts too."""
         start = time.perf_counter()
