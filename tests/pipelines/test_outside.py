@@ -75,7 +75,15 @@ def test_infer_inflates_by_choice_and_the_posterior_is_wider(folder, tmp_path):
     shutil.copytree(folder, here := tmp_path / "x")
     before = files.read_json(here / "runs" / "slab" / "infer" / "summary.json")["parameters"]["a"]["sd"]
     code, output = emulate(
-        here, "infer", "study.yaml", "--set", "infer.outside=inflate", "--set", "infer.sampler.use=hmc"
+        here,
+        "infer",
+        "study.yaml",
+        "--set",
+        "infer.outside=inflate",
+        "--set",
+        "infer.sampler.use=hmc",
+        "--set",
+        "infer.draws=4000",
     )
     assert code == 0, output
     assert "the variance was widened there" in " ".join(output.split())
