@@ -185,7 +185,8 @@ class Recipe(Entry, ABC):
 
     def make(self, space: Space, outputs: Outputs, simulator: Simulator | None, *, seed: int) -> "Made":
         """What a recipe that takes `made` makes for itself of the study's simulator, which is None where `fit` has none."""
-        raise NotImplementedError
+        raise InputError(f"{self.entry_name()} takes what it makes for itself, and must define `make`. Got a recipe without; "
+                         "define it, or take \"made\" out of `takes`.")  # fmt: skip
 
     def doubt(self, runs: Runs) -> str:
         """What in the finished runs speaks against what this recipe takes from them, as one sentence; nothing where all is

@@ -71,7 +71,7 @@ def test_what_cannot_be_is_refused():
                   "the coordinate itself."):  # fmt: skip
         Discrepancy(amplitude=1.0, log=True).covariance(zero, Y[:2])
     like = Gaussian(absolute_error=1.0, discrepancy=Discrepancy(amplitude=1.0))
-    with _refused("a discrepancy must know the coordinates of the outputs. Got a likelihood that has not been told; use "
+    with _refused("a discrepancy must know the fields and coordinates of the outputs. Got a likelihood that has not been told; use "
                   "likelihood.on(simulator.outputs)."):  # fmt: skip
         like.covariance(Y)
     with _refused("the outputs must be those that the likelihood was told of, 7 numbers. Got 2."):

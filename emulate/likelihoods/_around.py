@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, NamedTuple, Self
 
+import numpy as np
 import torch
 from annotated_types import Ge
 from torch import Tensor
@@ -69,12 +70,7 @@ class Around(Likelihood, ABC):
         added = self.scale_error**2 * mean[..., :, None] * mean[..., None, :] + self.offset_error**2
         if self.discrepancy is None:
             return added
-        if self.outputs is None:
-            raise InputError("a discrepancy must know the coordinates of the outputs. Got a likelihood that has not been "
-                             "told; use likelihood.on(simulator.outputs).")  # fmt: skip
-        if self.outputs.size != mean.shape[-1]:
-            raise InputError(f"the outputs must be those that the likelihood was told of, {self.outputs.size} numbers. "
-                             f"Got {mean.shape[-1]}.")  # fmt: skip
+        demand_told("a discrepancy", self.outputs, mean.shape[-1])
         return added + self.discrepancy.covariance(self.outputs, mean)
 
     def widened(self, noise: Tensor, mean: Tensor, own: Tensor | None) -> Tensor:
@@ -101,3 +97,22 @@ def each(name: str, given: float | tuple[float, ...], data: Tensor) -> Tensor:
         raise InputError(f"{name} must be one number, or a list of {data.shape[-1]}, one per output. "
                          f"Got {len(made)} numbers.")  # fmt: skip
     return made
+
+
+def demand_told(who: str, outputs: Outputs | None, m: int) -> None:
+    """Complain where a likelihood reads the outputs and was not told of them, or of others."""
+    if outputs is None:
+        raise InputError(f"{who} must know the fields and coordinates of the outputs. Got a likelihood that has not been told; "
+                         "use likelihood.on(simulator.outputs).")  # fmt: skip
+    if outputs.size != m:
+        raise InputError(f"the outputs must be those that the likelihood was told of, {outputs.size} numbers. Got {m}.")
+
+
+def demand_errors(**given: float | tuple[float, ...]) -> None:
+    """Complain about errors, by name, that are no finite numbers of at least 0, one or one per output."""
+    for name, value in given.items():
+        errors = np.asarray(value, np.float64)
+        if errors.ndim > 1 or not (np.isfinite(errors).all() and (errors >= 0).all()):
+            raise InputError(
+                f"{name} must be a finite number of at least 0, or a list of them, one per output. Got {value}."
+            )

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from emulate.contracts import Likelihood
 from emulate.errors import InputError, nearest
-from emulate.likelihoods._around import Around, Local
+from emulate.likelihoods._around import Around, Local, demand_told
 from emulate.likelihoods._laplace import marginal
 from emulate.likelihoods.gaussian import Gaussian, normal
 from emulate.runs import Outputs
@@ -108,12 +108,7 @@ class Combined(Likelihood):
         return [(self.parts[name], s) for name, s in self.outputs.slices.items()]
 
     def _told(self, data: Tensor) -> None:
-        if self.outputs is None:
-            raise InputError("a combined likelihood must know the fields of the outputs. Got one that has not been told; use "
-                             "likelihood.on(simulator.outputs).")  # fmt: skip
-        if self.outputs.size != data.shape[-1]:
-            raise InputError(f"the data must be the {self.outputs.size} outputs that the likelihood was told of. Got "
-                             f"{data.shape[-1]}.")  # fmt: skip
+        demand_told("a combined likelihood", self.outputs, data.shape[-1])
 
     def _joint(self, own: Tensor, block: Any) -> Tensor:
         """The emulator's covariance between the fields that count it, and within each field what its part says."""

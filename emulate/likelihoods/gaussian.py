@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from emulate.errors import InputError
-from emulate.likelihoods._around import Around, Local, each
+from emulate.likelihoods._around import Around, Local, demand_errors, each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +54,7 @@ class Gaussian(Around):
     example: ClassVar[dict] = {"relative_error": 0.05, "absolute_error": 0.1}  # what the contract tests build
 
     def __post_init__(self):
-        for name in ("relative_error", "absolute_error"):
-            errors = np.asarray(getattr(self, name), np.float64)
-            if errors.ndim > 1 or not (np.isfinite(errors).all() and (errors >= 0).all()):
-                raise InputError(f"{name} must be a finite number of at least 0, or a list of them, one per output. "
-                                 f"Got {getattr(self, name)}.")  # fmt: skip
+        demand_errors(relative_error=self.relative_error, absolute_error=self.absolute_error)
         if not (self.covariance_file or np.any(self.relative_error) or np.any(self.absolute_error)):
             raise InputError("the observation must have an error. Got relative_error = 0, absolute_error = 0 and no "
                              "covariance_file; give at least one of them.")  # fmt: skip

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from emulate.errors import InputError
-from emulate.likelihoods._around import Around, Local, each
+from emulate.likelihoods._around import Around, Local, demand_errors, each
 from emulate.likelihoods._laplace import evidence
 
 
@@ -40,11 +40,7 @@ class StudentT(Around):
     example: ClassVar[dict] = {"relative_error": 0.05, "absolute_error": 0.1, "dof": 10.0}
 
     def __post_init__(self):
-        for name in ("relative_error", "absolute_error"):
-            errors = np.asarray(getattr(self, name), np.float64)
-            if errors.ndim > 1 or not (np.isfinite(errors).all() and (errors >= 0).all()):
-                raise InputError(f"{name} must be a finite number of at least 0, or a list of them, one per output. "
-                                 f"Got {getattr(self, name)}.")  # fmt: skip
+        demand_errors(relative_error=self.relative_error, absolute_error=self.absolute_error)
 
     def log_prob(self, prediction: Distribution, data: Tensor) -> Tensor:
         return evidence(self, prediction, data)

@@ -11,8 +11,7 @@ from emulate import emissions
 from emulate.emissions import FlowEmission
 from emulate.lund import AcceptReject, generate
 from emulate.simulators.lund import Lund
-from emulate.simulators.pythia import Pythia, program
-from tests.stopwatch import least
+from tests.bare_pythia import rate_of_pythia
 
 pytestmark = pytest.mark.benchmark
 MONASH = torch.tensor([0.68, 0.98, 0.335], dtype=torch.float64)
@@ -32,23 +31,6 @@ def rate(n, **how):
         generate(MONASH, n, seed=seed, **how)
         seconds.append(time.process_time() - start)
     return n / min(seconds)
-
-
-def rate_of_pythia(kind, n):
-    """Of Pythia alone, under the same conditions, its hadrons left where they are."""
-    names = ("StringZ:aLund", "StringZ:bLund", "StringPT:sigma")
-    values = dict(zip(names, MONASH.tolist(), strict=True))
-    pythia = program.started(Pythia(flavours=kind)._lines, values, seed=1)
-
-    def alone():
-        event = pythia.event
-        for _ in range(n):
-            event.reset()
-            event.append(2, 23, 101, 0, 0.0, 0.0, 45.6, 45.6, 0.0)
-            event.append(-2, 23, 0, 101, 0.0, 0.0, -45.6, 45.6, 0.0)
-            assert pythia.next()
-
-    return n / least(alone)
 
 
 @pytest.mark.parametrize("kind", ["pions", "mesons"])

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from emulate.simulators.lund import Lund
-from emulate.simulators.pythia import Pythia, program
+from emulate.simulators.pythia import Pythia
+from tests.bare_pythia import rate_of_pythia
 from tests.stopwatch import least
 
 pytest.importorskip("pythia8mc", reason="pythia needs pythia8mc: pip install emulate[pythia]")
@@ -21,19 +22,8 @@ def test_events_per_second():
     pions, z = Pythia(flavours="pions"), Pythia(process="z")
     start = least(lambda: pions.generate(THETA, seed=1, n=1))
     start_z = least(lambda: z.generate(THETA, seed=1, n=1))
-    names = ("StringZ:aLund", "StringZ:bLund", "StringPT:sigma")
-    pythia = program.started(pions._lines, dict(zip(names, THETA.tolist(), strict=True)), seed=1)
-
-    def alone() -> None:
-        event = pythia.event
-        for _ in range(n):
-            event.reset()
-            event.append(2, 23, 101, 0, 0.0, 0.0, 45.6, 45.6, 0.0)
-            event.append(-2, 23, 0, 101, 0.0, 0.0, -45.6, 45.6, 0.0)
-            assert pythia.next()
-
     rates = {
-        "pion string, Pythia alone": n / least(alone),
+        "pion string, Pythia alone": rate_of_pythia("pions", n),
         "pion string, Pythia with its hadrons in columns": n / (least(lambda: pions.generate(THETA, seed=1, n=n)) - start),
         "pion string, Pythia with every emission": n / (least(lambda: pions.emissions(THETA, seed=1, n=n)) - start),
         "pion string, the house": n / least(lambda: Lund(flavours="pions").fragment(THETA, seed=1, n=n)),

@@ -126,8 +126,8 @@ def test_parts_that_do_not_fit_are_refused():
         "parts.pk must be a likelihood of noise around a prediction, such as gaussian or poisson. Got combined."
     ):
         Combined(parts={"pk": both})
-    with _refused("a combined likelihood must know the fields of the outputs. Got one that has not been told; use "
-                  "likelihood.on(simulator.outputs)."):  # fmt: skip
+    with _refused("a combined likelihood must know the fields and coordinates of the outputs. Got a likelihood that has not "
+                  "been told; use likelihood.on(simulator.outputs)."):  # fmt: skip
         both.covariance(DATA)
-    with _refused("the data must be the 5 outputs that the likelihood was told of. Got 2."):
+    with _refused("the outputs must be those that the likelihood was told of, 5 numbers. Got 2."):
         both.on(OUTPUTS).covariance(DATA[:2])
