@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -154,6 +154,16 @@ class Posterior:
             own = [_information(p.prior, t) for p, t in zip(self.space.parameters, theta.tolist(), strict=True)]
             information = information + torch.diag(torch.tensor(own).to(information))
         return information
+
+    def widened(self, theta: Tensor) -> Tensor | None:
+        """The factor `[d]` by which the emulator's own covariance widens each parameter, by the Fisher matrices at theta with
+        and without it; None where the likelihood cannot leave it out, for it is then all the noise there is."""
+        if not getattr(self.likelihood, "emulator_covariance", False):
+            return None
+        bare, told = replace(self.likelihood, emulator_covariance=False), getattr(self.likelihood, "outputs", None)
+        alone = replace(self, likelihood=bare if told is None else bare.on(told))
+        wide, narrow = (torch.linalg.inv_ex(p.fisher(theta, prior=True))[0].diagonal().sqrt() for p in (self, alone))
+        return (wide / narrow).detach()
 
     def _slope(self, x: Tensor) -> Tensor:
         """dtheta/dx `[..., d]`, each parameter by itself."""

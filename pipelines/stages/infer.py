@@ -65,6 +65,8 @@ def run(bench: Workbench) -> str:
         },
     )
     summary = _summary(bench, observed, theta, draws, best) | ({} if thin is None else {"thin": thin})
+    summary |= _settings(bench, posterior, best.theta)
+    _widened(bench, posterior, best.theta, summary["parameters"])
     files.write_json(bench.folder / "infer" / "summary.json", summary)
     _figures(bench, observed, emulator, theta, best.theta)
     _journal(bench, summary, draws)
@@ -206,6 +208,28 @@ def _summary(bench: Workbench, o: Observation, theta: Tensor, draws, best) -> di
     return {"observation": o.sentence, "parameters": parameters, "sampler": sampler, "map_converged": best.converged}
 
 
+def _settings(bench: Workbench, posterior: Posterior, best: Tensor) -> dict:
+    """What the data say of settings of the likelihood that have priors of their own, at the best fit."""
+    likelihood = posterior.likelihood
+    if not hasattr(likelihood, "settled"):
+        return {}
+    told = likelihood.settled(posterior.predict(best), posterior.data)
+    bench.note("by the best fit " + ", ".join(f"{n} is {mean:.3g} +- {sd:.2g}" for n, (mean, sd) in told.items()))
+    return {"settings": {n: {"mean": mean, "sd": sd} for n, (mean, sd) in told.items()}}
+
+
+def _widened(bench: Workbench, posterior: Posterior, best: Tensor, parameters: dict) -> None:
+    """By what factor the emulator's own covariance widens each parameter; written and said."""
+    factor = posterior.widened(best)
+    if factor is None or not factor.isfinite().all():
+        return  # a direction that nothing tells has no width
+    for n, x in zip(bench.study.space.names, factor.tolist(), strict=True):
+        parameters[n]["widened"] = x
+    worst, most = bench.study.space.names[int(factor.argmax())], float(factor.max()) - 1
+    how = f"most in {worst}, by {most:.1%}" if most >= 0.001 else "by less than 0.1 % in every parameter"
+    bench.note(f"the emulator's own error widens the answer {how}")
+
+
 def _warn(bench: Workbench, summary: dict) -> None:
     """Say it when the chains have not mixed: what they give is then not the posterior."""
     worst = max(summary["parameters"], key=lambda n: summary["parameters"][n]["rhat"])
@@ -296,6 +320,7 @@ def _journal(bench: Workbench, summary: dict, draws) -> None:
             "observation": summary["observation"],
         },
     )
-    metrics = {f"{n}/{k}": p[k] for n, p in summary["parameters"].items() for k in ("mean", "sd", "map", "rhat", "ess")}
+    told = ("mean", "sd", "map", "rhat", "ess", "widened")
+    metrics = {f"{n}/{k}": p[k] for n, p in summary["parameters"].items() for k in told if k in p}
     metrics |= {"divergent": summary["sampler"]["divergent"]} | ({"thin": summary["thin"]} if "thin" in summary else {})
     bench.journal.append("metrics", "infer", metrics=metrics)
