@@ -93,10 +93,10 @@ def _entry(room: str, name: str, beside: Schema) -> Schema:
 
 def _within(kind: Any) -> Schema:
     """An entry that stands in a field, or several of them by names of their own, each with its `use`; nothing else."""
-    if one := registry.room_of(kind):
-        inside = {"$ref": f"#/$defs/{one}"}
-        return {"anyOf": [inside, {"type": "null"}]} if type(None) in get_args(kind) else inside
     named = {"anyOf": [{"type": "string"}, {"required": ["use"]}]}
+    if one := registry.room_of(kind):
+        inside = {"allOf": [{"$ref": f"#/$defs/{one}"}, named]}
+        return {"anyOf": [inside, {"type": "null"}]} if type(None) in get_args(kind) else inside
     many = registry.named_room_of(kind)
     return {"type": "object", "additionalProperties": {"allOf": [{"$ref": f"#/$defs/{many}"}, named]}} if many else {}
 

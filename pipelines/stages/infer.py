@@ -65,6 +65,7 @@ def run(bench: Workbench) -> str:
         },
     )
     summary = _summary(bench, observed, theta, draws, best) | ({} if thin is None else {"thin": thin})
+    summary |= _settings(bench, posterior, best.theta)
     files.write_json(bench.folder / "infer" / "summary.json", summary)
     _figures(bench, observed, emulator, theta, best.theta)
     _journal(bench, summary, draws)
@@ -204,6 +205,16 @@ def _summary(bench: Workbench, o: Observation, theta: Tensor, draws, best) -> di
         **draws.diagnostics,
     }
     return {"observation": o.sentence, "parameters": parameters, "sampler": sampler, "map_converged": best.converged}
+
+
+def _settings(bench: Workbench, posterior: Posterior, best: Tensor) -> dict:
+    """What the data say of settings of the likelihood that have priors of their own, at the best fit."""
+    likelihood = posterior.likelihood
+    if not hasattr(likelihood, "settled"):
+        return {}
+    told = likelihood.settled(posterior.predict(best), posterior.data)
+    bench.note("by the best fit " + ", ".join(f"{n} is {mean:.3g} +- {sd:.2g}" for n, (mean, sd) in told.items()))
+    return {"settings": {n: {"mean": mean, "sd": sd} for n, (mean, sd) in told.items()}}
 
 
 def _warn(bench: Workbench, summary: dict) -> None:
