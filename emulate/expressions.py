@@ -23,11 +23,18 @@ Values = Mapping[str, Tensor]
 LONGEST, DEEPEST, POWER = 1000, 40, 64.0  # characters; levels of nesting; size of an exponent that is a number
 PLAIN = {"abs": torch.abs, "atan": torch.atan, "cos": torch.cos, "exp": torch.exp, "log": torch.log, "log10": torch.log10,
          "sin": torch.sin, "sqrt": torch.sqrt, "tan": torch.tan, "tanh": torch.tanh}  # fmt: skip
-OVER = {"max": lambda x: x.amax(-1), "mean": lambda x: x.mean(-1), "min": lambda x: x.amin(-1), "sum": lambda x: x.sum(-1)}
+OVER = {
+    "max": lambda x: x.amax(-1),
+    "mean": lambda x: x.mean(-1),
+    "min": lambda x: x.amin(-1),
+    "sum": lambda x: x.sum(-1),
+}
 PAIRS = {"max": torch.maximum, "min": torch.minimum}
 FUNCTIONS = tuple(sorted((*PLAIN, *OVER)))
 _SIGNS = {ast.Add: torch.add, ast.Sub: torch.sub, ast.Mult: torch.mul, ast.Div: torch.div, ast.Pow: torch.pow}
-_ALLOWED = f"Allowed are numbers, names, + - * / **, parentheses, places of a field such as pk[3], and {', '.join(FUNCTIONS)}."
+_ALLOWED = (
+    f"Allowed are numbers, names, + - * / **, parentheses, places of a field such as pk[3], and {', '.join(FUNCTIONS)}."
+)
 
 
 @dataclass(frozen=True)
@@ -146,7 +153,9 @@ class _Reader:
     def number(self, node: ast.AST, what: str) -> _Part:
         part = self.part(node)
         if part.size is not None:
-            raise self.wrong(f"{what}. Got a field of {part.size} values; take one place of it, or its mean, sum, min or max")
+            raise self.wrong(
+                f"{what}. Got a field of {part.size} values; take one place of it, or its mean, sum, min or max"
+            )
         return part
 
     def part(self, node: ast.AST) -> _Part:
@@ -159,7 +168,9 @@ class _Reader:
                 part, sign = self.part(inner), -1 if isinstance(node.op, ast.USub) else 1
                 return _Part(lambda v: sign * part.of(v), part.size, part.constant)
             case ast.BinOp(op=op) if type(op) in _SIGNS:
-                return self._pair(_SIGNS[type(op)], self.part(node.left), self.part(node.right), isinstance(op, ast.Pow))
+                return self._pair(
+                    _SIGNS[type(op)], self.part(node.left), self.part(node.right), isinstance(op, ast.Pow)
+                )
             case ast.Subscript(value=ast.Name(id=name)):
                 return self._place(name, node.slice)
             case ast.Call(func=ast.Name(id=name), keywords=[]):
@@ -217,7 +228,9 @@ class _Reader:
             return _Part(lambda v: over(only.of(v)), None)
         if len(parts) > 1 and name in PAIRS:
             return reduce(lambda a, b: self._pair(PAIRS[name], a, b, power=False), parts)
-        takes = "one value" if name in PLAIN else "one field" if name not in PAIRS else "one field, or two values or more"
+        takes = (
+            "one value" if name in PLAIN else "one field" if name not in PAIRS else "one field, or two values or more"
+        )
         got = f"{len(parts)} values" if len(parts) != 1 else "a number"
         raise self.wrong(f"must give {name} {takes}. Got {got}")
 

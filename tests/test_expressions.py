@@ -1,6 +1,7 @@
 """Expressions judged by Python's own arithmetic, by torch's gradcheck, and by texts that mean harm."""
 
 import math
+import re
 import time
 
 import pytest
@@ -56,12 +57,20 @@ def grown(inner):
 def test_a_text_means_what_python_means_by_it(pair):
     ours, judged = pair
     truth = pythons(judged, TORCH | tensors())
-    try:
-        value = Expression.read(ours, KNOWN)(tensors())
-    except InputError as e:
-        assert "must be a finite number" in str(e) or "powers of at most" in str(e) or "deep" in str(e)
+    read = outcome(ours)
+    if isinstance(read, str):  # constants alone that are no finite number, or beyond the limits
+        assert re.search("must be a finite number|powers of at most|deep", read)
         return
+    value = read(tensors())
     torch.testing.assert_close(value, truth, rtol=0, atol=0, equal_nan=True)
+
+
+def outcome(text):
+    """The expression, or the sentence that refuses it."""
+    try:
+        return Expression.read(text, KNOWN)
+    except InputError as e:
+        return str(e)
 
 
 def pythons(text, names):
@@ -137,10 +146,8 @@ def test_numbers_broadcast_along_the_batch_and_fields_along_their_axis():
 def test_what_is_no_arithmetic_is_refused_at_once(text, said):
     began = time.monotonic()
     if said == ".":  # harmless, and read or refused as Python's own parser has it
-        try:
-            Expression.read(text, KNOWN)
-        except InputError as e:
-            assert "deep" in str(e) or "cannot be read" in str(e)
+        read = outcome(text)
+        assert isinstance(read, Expression) or re.search("deep|cannot be read", read)
     else:
         with pytest.raises(InputError, match=said):
             Expression.read(text, KNOWN)
