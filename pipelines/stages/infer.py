@@ -15,7 +15,7 @@ from emulate.distributions import Exact
 from emulate.emulator import Emulator
 from emulate.errors import CampaignError, InputError
 from emulate.posterior import MAP, Posterior
-from pipelines import files, hindsight
+from pipelines import files, hindsight, sampling
 from pipelines.workbench import Workbench
 
 _THIN, _LOOKED_AT = 0.01, 2000  # share of the draws that goes without a word; draws that are looked at
@@ -83,7 +83,8 @@ def run(bench: Workbench) -> str:
     _warn_of_misfit(bench, observed, emulator, best.theta)
     _warn_of_smoothing(bench, observed, emulator, best)
     bench.terminal.table("", ("parameter", "mean", "sd", "2.5 %", "97.5 %", "MAP", "truth", "R-hat", "ESS"), rows)
-    return f"{draws.x.shape[0]} chains of {draws.x.shape[1]} draws; {observed.sentence}"
+    said = (f"{draws.x.shape[0]} chains of {draws.x.shape[1]} draws", sampling.evidence(summary["sampler"]), observed.sentence)
+    return "; ".join(part for part in said if part)
 
 
 def surrogate(bench: Workbench, emulator: Emulator) -> Callable[[Tensor], Distribution]:
@@ -322,5 +323,5 @@ def _journal(bench: Workbench, summary: dict, draws) -> None:
     )
     told = ("mean", "sd", "map", "rhat", "ess", "widened")
     metrics = {f"{n}/{k}": p[k] for n, p in summary["parameters"].items() for k in told if k in p}
-    metrics |= {"divergent": summary["sampler"]["divergent"]} | ({"thin": summary["thin"]} if "thin" in summary else {})
+    metrics |= sampling.metrics(summary["sampler"]) | ({"thin": summary["thin"]} if "thin" in summary else {})
     bench.journal.append("metrics", "infer", metrics=metrics)
