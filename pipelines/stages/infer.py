@@ -15,7 +15,7 @@ from emulate.distributions import Exact
 from emulate.emulator import Emulator
 from emulate.errors import CampaignError, InputError
 from emulate.posterior import MAP, Posterior
-from pipelines import answers, files, hindsight
+from pipelines import answers, files, hindsight, sampling
 from pipelines.workbench import Workbench
 
 _THIN, _LOOKED_AT = 0.01, 2000  # share of the draws that goes without a word; draws that are looked at
@@ -66,6 +66,7 @@ def run(bench: Workbench) -> str:
     )
     summary = _summary(bench, observed, theta, draws, best) | ({} if thin is None else {"thin": thin})
     summary |= _settings(bench, posterior, best.theta)
+    _widened(bench, posterior, best.theta, summary["parameters"])
     if told := answers.summary(bench, theta, best.theta, observed.truth):
         summary["derived"] = told
     files.write_json(bench.folder / "infer" / "summary.json", summary)
@@ -85,7 +86,8 @@ def run(bench: Workbench) -> str:
     _warn_of_misfit(bench, observed, emulator, best.theta)
     _warn_of_smoothing(bench, observed, emulator, best)
     bench.terminal.table("", ("parameter", "mean", "sd", "2.5 %", "97.5 %", "MAP", "truth", "R-hat", "ESS"), rows)
-    return f"{draws.x.shape[0]} chains of {draws.x.shape[1]} draws; {observed.sentence}"
+    said = (f"{draws.x.shape[0]} chains of {draws.x.shape[1]} draws", sampling.evidence(summary["sampler"]), observed.sentence)
+    return "; ".join(part for part in said if part)
 
 
 def surrogate(bench: Workbench, emulator: Emulator) -> Callable[[Tensor], Distribution]:
@@ -220,6 +222,18 @@ def _settings(bench: Workbench, posterior: Posterior, best: Tensor) -> dict:
     return {"settings": {n: {"mean": mean, "sd": sd} for n, (mean, sd) in told.items()}}
 
 
+def _widened(bench: Workbench, posterior: Posterior, best: Tensor, parameters: dict) -> None:
+    """By what factor the emulator's own covariance widens each parameter; written and said."""
+    factor = posterior.widened(best)
+    if factor is None or not factor.isfinite().all():
+        return  # a direction that nothing tells has no width
+    for n, x in zip(bench.study.space.names, factor.tolist(), strict=True):
+        parameters[n]["widened"] = x
+    worst, most = bench.study.space.names[int(factor.argmax())], float(factor.max()) - 1
+    how = f"most in {worst}, by {most:.1%}" if most >= 0.001 else "by less than 0.1 % in every parameter"
+    bench.note(f"the emulator's own error widens the answer {how}")
+
+
 def _warn(bench: Workbench, summary: dict) -> None:
     """Say it when the chains have not mixed: what they give is then not the posterior."""
     worst = max(summary["parameters"], key=lambda n: summary["parameters"][n]["rhat"])
@@ -310,7 +324,8 @@ def _journal(bench: Workbench, summary: dict, draws) -> None:
             "observation": summary["observation"],
         },
     )
-    told = summary["parameters"] | summary.get("derived", {})
-    metrics = {f"{n}/{k}": p[k] for n, p in told.items() for k in ("mean", "sd", "map", "rhat", "ess")}
-    metrics |= {"divergent": summary["sampler"]["divergent"]} | ({"thin": summary["thin"]} if "thin" in summary else {})
+    told = ("mean", "sd", "map", "rhat", "ess", "widened")
+    parameters = summary["parameters"] | summary.get("derived", {})
+    metrics = {f"{n}/{k}": p[k] for n, p in parameters.items() for k in told if k in p}
+    metrics |= sampling.metrics(summary["sampler"]) | ({"thin": summary["thin"]} if "thin" in summary else {})
     bench.journal.append("metrics", "infer", metrics=metrics)
