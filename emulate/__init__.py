@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from emulate.registry import build, find, names
     from emulate.runs import Field, Outputs, Runs
     from emulate.scoring import crps, energy_score, pit, sharpness
-    from emulate.space import LogUniform, Normal, Parameter, Space, TruncatedNormal, Uniform
+    from emulate.space import LogNormal, LogUniform, Normal, Parameter, Space, TruncatedNormal, Uniform
     from emulate.store import RunStore
 
 _HOMES = {
@@ -36,12 +36,12 @@ _HOMES = {
     "registry": ("build", "find", "names"),
     "runs": ("Field", "Outputs", "Runs"),
     "scoring": ("crps", "energy_score", "pit", "sharpness"),
-    "space": ("LogUniform", "Normal", "Parameter", "Space", "TruncatedNormal", "Uniform"),
+    "space": ("LogNormal", "LogUniform", "Normal", "Parameter", "Space", "TruncatedNormal", "Uniform"),
     "store": ("RunStore",),
 }
 
 __all__ = [  # noqa: RUF022  (by subject)
-    "Space", "Parameter", "Uniform", "LogUniform", "Normal", "TruncatedNormal",
+    "Space", "Parameter", "Uniform", "LogUniform", "Normal", "LogNormal", "TruncatedNormal",
     "Field", "Outputs", "Runs", "RunStore",
     "names", "find", "build",
     "fit", "compare", "load", "Emulator",

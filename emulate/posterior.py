@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,9 +11,10 @@ from torch.special import ndtr, ndtri
 
 from emulate.contracts import Likelihood, Simulator
 from emulate.densities import climb
-from emulate.distributions import Exact
+from emulate.distributions import Exact, drawn
 from emulate.errors import InputError
-from emulate.space import Normal, Space, TruncatedNormal
+from emulate.seeds import replicates
+from emulate.space import LogNormal, Normal, Prior, Space, TruncatedNormal
 
 _EDGE = 1e-12  # nearest that u comes to 0 and 1: |x| = 7; further out the prior alone pulls back
 
@@ -104,12 +105,13 @@ class Posterior:
 
     def log_density(self, x: Tensor) -> Tensor:
         """ln p(data, x) of x `[..., d]`, shape `[...]`."""
-        prior = -0.5 * (x**2).sum(-1) - 0.5 * self.space.d * math.log(2 * math.pi)
-        theta = self.theta(x)
-        value = self.log_likelihood(theta) + prior
-        if self.restriction is not None:
-            value = value + self.restriction(theta)
+        value = self.log_likelihood(self.theta(x)) + self.log_prior(x)
         return torch.where(torch.isnan(value), -torch.inf, value)
+
+    def log_prior(self, x: Tensor) -> Tensor:
+        """ln of the prior over x `[..., d]`, with the restriction, shape `[...]`."""
+        prior = -0.5 * (x**2).sum(-1) - 0.5 * self.space.d * math.log(2 * math.pi)
+        return prior if self.restriction is None else prior + self.restriction(self.theta(x))
 
     def find_map(self, *, restarts: int = 8, seed: int) -> MAP:
         """The highest mode over x, climbed to from the prior's median and from `restarts` - 1 draws of the prior.
@@ -135,12 +137,28 @@ class Posterior:
         theta = self.theta(x).detach()
         return MAP(theta, x, log_density, hessian, in_theta, covariance, bool(good.all()), sentence)
 
+    def predictive(self, theta: Tensor, *, seed: int, noise: bool = True) -> Tensor:
+        """What draws theta `[..., d]` predict for the observation, one draw `[..., m]` for each: of the emulator's own error
+        where the likelihood counts it, and of the observation's noise unless `noise` is False.
+
+        Over draws of the posterior these are draws of the posterior predictive distribution.
+        """
+        one, *rest = replicates(seed, 1 + theta.shape[:-1].numel())
+        with torch.no_grad():
+            prediction = self.predict(theta)
+            counted = getattr(self.likelihood, "emulator_covariance", True)
+            y = drawn(prediction, seed=one) if counted else prediction.mean
+            if noise and self.likelihood.adds_noise:
+                rows = y.reshape(-1, y.shape[-1])
+                y = torch.stack([self.likelihood.sample(r, seed=s) for r, s in zip(rows, rest)]).reshape(y.shape)
+        return y
+
     def fisher(self, theta: Tensor, *, prior: bool = False) -> Tensor:
         """The Fisher information J^T C^-1 J at theta `[d]`, shape `[..., d, d]`, one over the units of the parameters.
 
         J = dy/dtheta of the predicted mean, C the observation's noise with the emulator's covariance at theta. How C
         changes with theta is left out (Tegmark, Taylor and Heavens 1997, eq. 15). `prior` adds 1 / sd^2 of normal and
-        truncated normal priors; flat priors carry no information.
+        truncated normal priors, and 1 / (sd theta)^2 of log-normal ones; flat priors carry no information.
         """
         theta = self.space.pack(theta).detach().clone().requires_grad_()
         with torch.enable_grad():
@@ -151,13 +169,29 @@ class Posterior:
         whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), jacobian, upper=False)
         information = whitened.mT @ whitened
         if prior:
-            kinds = (p.prior for p in self.space.parameters)
-            own = [k.sd**-2 if isinstance(k, Normal | TruncatedNormal) else 0.0 for k in kinds]
+            own = [_information(p.prior, t) for p, t in zip(self.space.parameters, theta.tolist(), strict=True)]
             information = information + torch.diag(torch.tensor(own).to(information))
         return information
+
+    def widened(self, theta: Tensor) -> Tensor | None:
+        """The factor `[d]` by which the emulator's own covariance widens each parameter, by the Fisher matrices at theta with
+        and without it; None where the likelihood cannot leave it out, for it is then all the noise there is."""
+        if not getattr(self.likelihood, "emulator_covariance", False):
+            return None
+        bare, told = replace(self.likelihood, emulator_covariance=False), getattr(self.likelihood, "outputs", None)
+        alone = replace(self, likelihood=bare if told is None else bare.on(told))
+        wide, narrow = (torch.linalg.inv_ex(p.fisher(theta, prior=True))[0].diagonal().sqrt() for p in (self, alone))
+        return (wide / narrow).detach()
 
     def _slope(self, x: Tensor) -> Tensor:
         """dtheta/dx `[..., d]`, each parameter by itself."""
         x = x.detach().requires_grad_()
         with torch.enable_grad():
             return torch.autograd.grad(self.theta(x).sum(), x)[0]
+
+
+def _information(prior: Prior, theta: float) -> float:
+    """What a prior tells of its parameter, one over the variance."""
+    if isinstance(prior, LogNormal):
+        return (prior.sd * theta) ** -2
+    return prior.sd**-2 if isinstance(prior, Normal | TruncatedNormal) else 0.0

@@ -11,7 +11,7 @@ from emulate.errors import InputError
 from emulate.indices import SIGMAS, Indices, Measure, jackknife, need_variation, need_whole
 from emulate.seeds import replicates
 from emulate.sensitivity import CONSTANT, PARTS, Progress, evaluate, points, prepared
-from emulate.space import LogUniform, Normal, Parameter, TruncatedNormal
+from emulate.space import LOGARITHMIC, LogNormal, LogUniform, Normal, Parameter, TruncatedNormal
 
 _NUMBERS = 2**21  # outputs that are held at once
 _ROWS = 64  # points of one Jacobian, whose graph is held
@@ -136,7 +136,7 @@ def dgsm(emulator: Any, *, seed: int, n: int = 1024, progress: Progress | None =
     space = emulator.space
     labels, sums, centre = prepared(emulator, seed)
     constants = torch.tensor([_poincare(p) for p in space.parameters], dtype=torch.float64)[:, None]
-    logs = torch.tensor([isinstance(p.prior, LogUniform) for p in space.parameters])
+    logs = torch.tensor([isinstance(p.prior, LOGARITHMIC) for p in space.parameters])
     parts, done = [], 0
     for key in replicates(seed, PARTS):
         total = 0.0
@@ -170,9 +170,9 @@ def dgsm(emulator: Any, *, seed: int, n: int = 1024, progress: Progress | None =
 
 
 def _poincare(parameter: Parameter) -> float:
-    """The constant C of Var g(x) <= C E[g'(x)^2] for the prior of x, which is ln theta for a log-uniform theta."""
+    """The constant C of Var g(x) <= C E[g'(x)^2] for the prior of x, which is ln theta for a log-uniform or log-normal theta."""
     p = parameter.prior
-    if isinstance(p, Normal):
+    if isinstance(p, Normal | LogNormal):
         return p.sd**2
     if isinstance(p, LogUniform):
         return (math.log(p.high / p.low) / math.pi) ** 2

@@ -3,7 +3,8 @@
 `u = F(theta)` is the prior's distribution function, so a uniform `u` is a draw from the prior. Outside the
 support of a bounded prior `u` continues linearly below 0 and above 1: the distance from the box is `u - 1` or `-u`.
 `scaled` are the coordinates that emulators work in: `u` for uniform and log-uniform priors, but linear in theta for
-normal ones, because a function that is smooth in theta is not smooth in F(theta) where the prior has tails.
+normal ones, and in ln theta for log-normal ones: a function that is smooth in theta is not smooth in F(theta) where the
+prior has tails.
 """
 
 import math
@@ -126,6 +127,38 @@ class Normal:
 
 
 @dataclass(frozen=True)
+class LogNormal:
+    """ln theta ~ N(mean, sd^2), theta > 0: a rate or a scale that is known to a factor e^sd; its median is e^mean."""
+
+    mean: float  # of ln theta
+    sd: float  # of ln theta
+
+    def __post_init__(self):
+        _need(
+            abs(self.mean) < 300, f"log_normal: mean must be the mean of ln theta, below 300 in size. Got {self.mean}."
+        )
+        _positive_sd("log_normal", self.sd)
+
+    def to_unit(self, theta: Tensor) -> Tensor:
+        inside = theta > 0
+        safe = torch.where(inside, theta, math.exp(self.mean))  # keeps the gradient finite
+        return torch.where(inside, ndtr((safe.log() - self.mean) / self.sd), theta * math.exp(-self.mean))
+
+    def scaled(self, theta: Tensor) -> Tensor:
+        return 0.5 + (theta.log() - self.mean) / (4 * self.sd)  # two standard deviations either side are [0, 1]
+
+    def from_unit(self, u: Tensor) -> Tensor:
+        above = torch.exp(self.mean + self.sd * ndtri(u.clamp(_EDGE, 1 - _EDGE)))
+        return torch.where(u < 0, u * math.exp(self.mean), above)
+
+    def log_prob(self, theta: Tensor) -> Tensor:
+        inside = theta > 0
+        ln = torch.where(inside, theta, math.exp(self.mean)).log()
+        value = -0.5 * ((ln - self.mean) / self.sd) ** 2 - ln - math.log(self.sd * math.sqrt(2 * math.pi))
+        return torch.where(inside, value, -math.inf)
+
+
+@dataclass(frozen=True)
 class TruncatedNormal:
     """p(theta) proportional to N(mean, sd^2) between `low` and `high`, 0 elsewhere."""
 
@@ -169,8 +202,10 @@ class TruncatedNormal:
         return torch.where((theta >= self.low) & (theta <= self.high), value, -math.inf)
 
 
-Prior = Uniform | LogUniform | Normal | TruncatedNormal
-PRIORS = {"uniform": Uniform, "log_uniform": LogUniform, "normal": Normal, "truncated_normal": TruncatedNormal}
+Prior = Uniform | LogUniform | Normal | LogNormal | TruncatedNormal
+PRIORS = {"uniform": Uniform, "log_uniform": LogUniform, "normal": Normal, "log_normal": LogNormal,
+          "truncated_normal": TruncatedNormal}  # fmt: skip
+LOGARITHMIC = LogUniform | LogNormal  # even, or normal, in ln theta: what axes and derivatives should be in
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def text(answers: Answers, study: Path, template: Path | None) -> str:
         f"#   emulate simulate {study} --only 0 --verbose",
         f"#   emulate run {study}",
         f"name: {_quoted(name)}",
-        "parameters:                 # a prior each: uniform, log_uniform, normal, truncated_normal; unit and label if you like",
+        "parameters:                 # each a prior: uniform, log_uniform, normal, log_normal, truncated_normal; or unit, label",
         *(f"  {n}: {{{kind}: [{low}, {high}]}}" for n, kind, low, high in parameters),
         "simulator:",
         "  use: command",

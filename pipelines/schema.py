@@ -35,6 +35,8 @@ def schema() -> Schema:
     top["checks"] |= _named("checks")
     infer["likelihood"] |= {"$ref": "#/$defs/likelihoods"}
     infer["sampler"] |= {"$ref": "#/$defs/samplers"}
+    infer["derived"] |= _derived()
+    infer["profile"] |= {"anyOf": [{"type": "boolean"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
     parts["ClusterPart"]["properties"]["use"] |= {"anyOf": [{"enum": [*CLUSTERS]}, _FOREIGN]}
     parts["ValidatePart"]["properties"]["gradient"] |= _gradient("auto")
     parts["SimulatePart"]["properties"]["jacobians"] |= _gradient("none", "auto")
@@ -93,10 +95,10 @@ def _entry(room: str, name: str, beside: Schema) -> Schema:
 
 def _within(kind: Any) -> Schema:
     """An entry that stands in a field, or several of them by names of their own, each with its `use`; nothing else."""
-    if one := registry.room_of(kind):
-        inside = {"$ref": f"#/$defs/{one}"}
-        return {"anyOf": [inside, {"type": "null"}]} if type(None) in get_args(kind) else inside
     named = {"anyOf": [{"type": "string"}, {"required": ["use"]}]}
+    if one := registry.room_of(kind):
+        inside = {"allOf": [{"$ref": f"#/$defs/{one}"}, named]}
+        return {"anyOf": [inside, {"type": "null"}]} if type(None) in get_args(kind) else inside
     many = registry.named_room_of(kind)
     return {"type": "object", "additionalProperties": {"allOf": [{"$ref": f"#/$defs/{many}"}, named]}} if many else {}
 
@@ -129,6 +131,13 @@ def _fidelities() -> Schema:
     one = _plain(FidelityPart, "#/$defs/{model}")
     one = {"description": one["description"], **_closed({**one["properties"], "with": settings}, ["runs", "with"])}
     names = {"pattern": r"^[A-Za-z_][A-Za-z0-9_]{0,59}$", "not": {"enum": [ITSELF, *SETS]}}
+    return {"type": "object", "minProperties": 1, "propertyNames": names, "additionalProperties": one}
+
+
+def _derived() -> Schema:
+    words = {k: {"type": "string"} for k in ("expression", "unit", "label")}
+    one = {"anyOf": [{"type": "string"}, _closed(words, ["expression"])]}
+    names = {"pattern": r"^[^\d\W]\w*$"}
     return {"type": "object", "minProperties": 1, "propertyNames": names, "additionalProperties": one}
 
 

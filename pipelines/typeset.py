@@ -21,6 +21,7 @@ _KINDS = {
     "uniform": "uniform from {low} to {high}",
     "log_uniform": "log-uniform from {low} to {high}",
     "normal": "normal, mean {mean}, sd {sd}",
+    "log_normal": "log-normal, mean {mean} and sd {sd} of the logarithm",
     "truncated_normal": "normal, mean {mean}, sd {sd}, between {low} and {high}",
 }
 

@@ -15,6 +15,7 @@ from emulate.distributions import Exact
 from emulate.distributions import Gaussian as Predicted
 from emulate.errors import InputError
 from emulate.likelihoods.gaussian import Gaussian
+from emulate.likelihoods.predictive import Predictive
 from emulate.posterior import Posterior
 from emulate.samplers.hmc import HMC
 from emulate.simulators.linear_gaussian import LinearGaussian
@@ -167,6 +168,16 @@ def test_fisher_counts_the_error_of_the_emulator():
     for counted, expected in ((True, 9 / 5), (False, 9.0)):
         likelihood = Gaussian(absolute_error=1.0, emulator_covariance=counted)
         assert float(Posterior(space, predict, likelihood, one).fisher(0.5 * one)) == pytest.approx(expected)
+
+
+def test_what_the_error_of_the_emulator_widens():
+    """The same scalar with a prior of sd 0.5: (9 / 5 + 4)^-1/2 over (9 + 4)^-1/2; nothing where it cannot be left out."""
+    space = Space((Parameter("a", Normal(0.0, 0.5)),))
+    one = torch.ones(1, dtype=torch.float64)
+    predict = lambda t: Predicted(3 * t, 4 + 0 * t, torch.ones(1, 1).double(), 0 * t)  # noqa: E731
+    factor = Posterior(space, predict, Gaussian(absolute_error=1.0), one).widened(0.2 * one)
+    assert float(factor) == pytest.approx(((9 + 4) / (9 / 5 + 4)) ** 0.5)
+    assert Posterior(space, predict, Predictive(), one).widened(0.2 * one) is None
 
 
 def test_hmc_draws_the_closed_form():

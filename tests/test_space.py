@@ -10,16 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emulate.errors import InputError
-from emulate.space import LogUniform, Normal, Parameter, Space, TruncatedNormal, Uniform
+from emulate.space import LOGARITHMIC, LogNormal, LogUniform, Normal, Parameter, Space, TruncatedNormal, Uniform
 
 REAL = st.floats(-1e3, 1e3)
 WIDTH = st.floats(1e-3, 1e3)
 UNIFORM = st.builds(lambda low, w: Uniform(low, low + w), REAL, WIDTH)
 LOG_UNIFORM = st.builds(lambda low, r: LogUniform(low, low * r), st.floats(1e-6, 1e6), st.floats(1.01, 1e6))
 NORMAL = st.builds(Normal, REAL, WIDTH)
+LOG_NORMAL = st.builds(LogNormal, st.floats(-20.0, 20.0), st.floats(0.01, 2.0))
 TRUNCATED = st.builds(lambda m, s, a, b: TruncatedNormal(m, s, m + a * s, m + (a + b) * s),
                       REAL, WIDTH, st.floats(-3.0, 2.0), st.floats(0.1, 4.0))  # fmt: skip
-PRIOR = st.one_of(UNIFORM, LOG_UNIFORM, NORMAL, TRUNCATED)
+PRIOR = st.one_of(UNIFORM, LOG_UNIFORM, NORMAL, LOG_NORMAL, TRUNCATED)
 SPACE = Space((Parameter("a", Uniform(0.0, 2.0), "s", r"\alpha"), Parameter("b", LogUniform(0.1, 10.0)),
                Parameter("c", Normal(1.0, 2.0), label="c"), Parameter("d", TruncatedNormal(0.0, 1.0, -1.0, 3.0), "m")))  # fmt: skip
 
@@ -33,6 +34,8 @@ def judge(p):
             return scipy.stats.loguniform(low, high)
         case Normal(mean, sd):
             return scipy.stats.norm(mean, sd)
+        case LogNormal(mean, sd):
+            return scipy.stats.lognorm(sd, scale=math.exp(mean))
         case TruncatedNormal(mean, sd, low, high):
             return scipy.stats.truncnorm((low - mean) / sd, (high - mean) / sd, mean, sd)
 
@@ -41,7 +44,7 @@ def judge(p):
 @given(p=PRIOR, u=st.floats(0.001, 0.999))
 def test_priors_agree_with_scipy(p, u):
     theta, twin = p.from_unit(torch.tensor(u, dtype=torch.float64)), judge(p)
-    scale = float(twin.std())
+    scale = float(twin.ppf(0.84) - twin.ppf(0.16))
     assert float(theta) == pytest.approx(twin.ppf(u), rel=1e-9, abs=1e-9 * scale)
     assert float(p.to_unit(theta)) == pytest.approx(twin.cdf(float(theta)), abs=1e-9)
     assert float(p.log_prob(theta)) == pytest.approx(twin.logpdf(float(theta)), rel=1e-7, abs=1e-7)
@@ -78,13 +81,36 @@ def test_outside_a_bounded_prior_u_tells_the_distance_and_the_density_is_zero(p,
 
 
 @settings(deadline=None)
+@given(p=LOG_NORMAL, below=st.floats(1e-3, 1e3))
+def test_below_zero_a_log_normal_tells_the_distance_and_has_no_density(p, below):
+    theta = torch.tensor(-below * math.exp(p.mean), dtype=torch.float64, requires_grad=True)
+    u = p.to_unit(theta)
+    assert float(u.detach()) == pytest.approx(-below)
+    assert float(p.from_unit(u.detach())) == pytest.approx(float(theta.detach()))
+    assert p.log_prob(theta) == -math.inf
+    (slope,) = torch.autograd.grad(u, theta)
+    assert 0 < slope < math.inf
+
+
+@settings(deadline=None)
+@given(p=LOG_NORMAL, u=st.floats(0.01, 0.99))
+def test_the_logarithm_of_a_log_normal_is_normal(p, u):
+    u, twin = torch.tensor(u, dtype=torch.float64), Normal(p.mean, p.sd)
+    theta = p.from_unit(u)
+    assert float(theta.log()) == pytest.approx(float(twin.from_unit(u)), abs=1e-12 * (1 + abs(p.mean)))
+    assert float(p.scaled(theta)) == pytest.approx(float(twin.scaled(theta.log())))
+    assert float(p.log_prob(theta) + theta.log()) == pytest.approx(float(twin.log_prob(theta.log())))
+
+
+@settings(deadline=None)
 @given(p=PRIOR, theta=st.lists(REAL, min_size=3, max_size=3, unique=True))
 def test_scaled_coordinates_rise_and_hold_the_bulk_of_the_prior_in_the_unit_interval(p, theta):
-    if not isinstance(p, LogUniform):  # the others are linear: second differences vanish
+    if not isinstance(p, LOGARITHMIC):  # the others are linear: second differences vanish
         a, b, c = (float(p.scaled(torch.tensor(x, dtype=torch.float64))) for x in sorted(theta))
         x, y, z = sorted(theta)
         assert a <= b <= c
-        assert (b - a) * (z - y) == pytest.approx((c - b) * (y - x), rel=1e-6, abs=1e-9)
+        rounding = 1e-15 * (1 + abs(a) + abs(c)) * (z - x)
+        assert (b - a) * (z - y) == pytest.approx((c - b) * (y - x), rel=1e-6, abs=1e-9 + rounding)
     low, high = (p.from_unit(torch.tensor(u, dtype=torch.float64)) for u in (0.03, 0.97))
     assert -1e-9 <= p.scaled(low) < p.scaled(high) <= 1 + 1e-9
 
@@ -126,6 +152,8 @@ def test_labels_are_what_axes_say():
     (lambda: Uniform(2.0, 1.0), "uniform: low must be below high. Got low = 2.0, high = 1.0; swap them or widen the range."),
     (lambda: Uniform(0.0, math.inf), "uniform: low and high must be finite. Got [0.0, inf]."),
     (lambda: LogUniform(0.0, 1.0), "log_uniform: low must be above 0. Got 0.0; a logarithm needs positive bounds."),
+    (lambda: LogNormal(0.0, -1.0), "log_normal: sd must be positive. Got -1.0; give a standard deviation above 0."),
+    (lambda: LogNormal(1e6, 1.0), "log_normal: mean must be the mean of ln theta, below 300 in size. Got 1000000.0."),
     (lambda: Normal(0.0, 0.0), "normal: sd must be positive. Got 0.0; give a standard deviation above 0."),
     (lambda: Normal(math.nan, 1.0), "normal: mean must be finite. Got nan."),
     (lambda: TruncatedNormal(0.0, 1.0, 50.0, 60.0), "truncated_normal: [50.0, 60.0] must hold some probability of "

@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 from scipy.stats import binom
 
 from emulate.contracts import Recovery
-from emulate.space import LogUniform, Space
+from emulate.space import LOGARITHMIC, Space
 from pipelines.figures.densities import Cloud, levels
 from pipelines.figures.sheets import (
     COLOURS,
@@ -63,7 +63,7 @@ def corner(space: Space, draws: Any, weighted: tuple[Any, Any] | None = None, tr
 
 
 def _logarithmic(space: Space, i: int) -> bool:
-    return isinstance(space.parameters[i].prior, LogUniform)
+    return isinstance(space.parameters[i].prior, LOGARITHMIC)
 
 
 def _view(space: Space, theta: np.ndarray) -> np.ndarray:
@@ -85,8 +85,9 @@ def _range(space: Space, i: int, surrogate: Cloud, true: Cloud | None, truth: np
 
 def _support(space: Space, i: int) -> tuple[float, float]:
     prior = space.parameters[i].prior
-    ends = getattr(prior, "low", -np.inf), getattr(prior, "high", np.inf)
-    return tuple(np.log10(ends).tolist()) if _logarithmic(space, i) else ends
+    if not hasattr(prior, "low"):
+        return -np.inf, np.inf
+    return tuple(np.log10([prior.low, prior.high]).tolist()) if _logarithmic(space, i) else (prior.low, prior.high)
 
 
 def _edges(space: Space, i: int, ends: tuple[float, float]) -> tuple[float, float]:

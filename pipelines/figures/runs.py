@@ -7,7 +7,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
 from emulate.runs import Runs
-from emulate.space import LogUniform
+from emulate.space import LOGARITHMIC
 from pipelines.figures.sheets import (
     COLOURS,
     INK,
@@ -83,7 +83,7 @@ def outputs(runs: Runs) -> Figure:
     figure.suptitle(f"{len(finished)} of {len(runs)} runs finished, {len(runs) - len(finished)} failed"
                     + left_out(runs.outputs), fontsize=11, color=INK)  # fmt: skip
     hue = finished.theta[:, 0] if len(finished) else np.array([0.0, 1.0])
-    norm = LogNorm if isinstance(first.prior, LogUniform) and len(finished) else Normalize
+    norm = LogNorm if isinstance(first.prior, LOGARITHMIC) and len(finished) else Normalize
     colours = ScalarMappable(norm(hue.min(), hue.max()), SCALE)
     rows = iter(axes[:, 0])
     for part in parts:

@@ -15,7 +15,7 @@ from matplotlib.mathtext import MathTextParser
 from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullFormatter
 
 from emulate.runs import Field, Outputs
-from emulate.space import LogUniform, Parameter
+from emulate.space import LOGARITHMIC, Parameter
 
 WIDTH = 7.0  # inches: on a page 700 pixels wide, 10 point text is then 14 pixels high
 INK, GREY, PALE = "#222222", "#6b6b6b", "#e6e6e6"
@@ -153,7 +153,7 @@ def words(thing: Parameter | Field) -> str:
 
 def parameter_axis(ax: Axes, parameter: Parameter, which: str) -> None:
     """Logarithmic where the prior is, with few numbers."""
-    if isinstance(parameter.prior, LogUniform):
+    if isinstance(parameter.prior, LOGARITHMIC):
         log_axis(ax, which, 4)
     else:
         few_ticks(ax, which)

@@ -15,14 +15,14 @@ from emulate.distributions import Exact
 from emulate.emulator import Emulator
 from emulate.errors import CampaignError, InputError
 from emulate.posterior import MAP, Posterior
-from pipelines import files, hindsight
+from pipelines import answers, files, hindsight, sampling
 from pipelines.workbench import Workbench
 
 _THIN, _LOOKED_AT = 0.01, 2000  # share of the draws that goes without a word; draws that are looked at
 
 SENTENCE = "infer the parameters of the observation by gradients of the emulator"
 READS = ("design", "simulate", "train", "validate")
-WRITES = ("infer/draws.safetensors", "infer/summary.json", "infer/observation.json")
+WRITES = ("infer/draws.safetensors", "infer/summary.json", "infer/observation.json", answers.PREDICTION, answers.POSTERIOR)
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,13 @@ def run(bench: Workbench) -> str:
         },
     )
     summary = _summary(bench, observed, theta, draws, best) | ({} if thin is None else {"thin": thin})
+    summary |= _settings(bench, posterior, best.theta)
+    _widened(bench, posterior, best.theta, summary["parameters"])
+    if told := answers.summary(bench, theta, best.theta, observed.truth):
+        summary["derived"] = told
     files.write_json(bench.folder / "infer" / "summary.json", summary)
-    _figures(bench, observed, emulator, theta, best.theta)
+    answers.write_posterior(bench, posterior, theta, draws, observed.sentence)
+    _figures(bench, observed, emulator, theta, best.theta, answers.predicted(bench, posterior, theta))
     _journal(bench, summary, draws)
     rows = [
         (
@@ -75,13 +80,14 @@ def run(bench: Workbench) -> str:
             f"{p['rhat']:.3f}",
             f"{p['ess']:.0f}",
         )
-        for n, p in summary["parameters"].items()
+        for n, p in (summary["parameters"] | summary.get("derived", {})).items()
     ]
     _warn(bench, summary)
     _warn_of_misfit(bench, observed, emulator, best.theta)
     _warn_of_smoothing(bench, observed, emulator, best)
     bench.terminal.table("", ("parameter", "mean", "sd", "2.5 %", "97.5 %", "MAP", "truth", "R-hat", "ESS"), rows)
-    return f"{draws.x.shape[0]} chains of {draws.x.shape[1]} draws; {observed.sentence}"
+    said = (f"{draws.x.shape[0]} chains of {draws.x.shape[1]} draws", sampling.evidence(summary["sampler"]), observed.sentence)
+    return "; ".join(part for part in said if part)
 
 
 def surrogate(bench: Workbench, emulator: Emulator) -> Callable[[Tensor], Distribution]:
@@ -206,6 +212,28 @@ def _summary(bench: Workbench, o: Observation, theta: Tensor, draws, best) -> di
     return {"observation": o.sentence, "parameters": parameters, "sampler": sampler, "map_converged": best.converged}
 
 
+def _settings(bench: Workbench, posterior: Posterior, best: Tensor) -> dict:
+    """What the data say of settings of the likelihood that have priors of their own, at the best fit."""
+    likelihood = posterior.likelihood
+    if not hasattr(likelihood, "settled"):
+        return {}
+    told = likelihood.settled(posterior.predict(best), posterior.data)
+    bench.note("by the best fit " + ", ".join(f"{n} is {mean:.3g} +- {sd:.2g}" for n, (mean, sd) in told.items()))
+    return {"settings": {n: {"mean": mean, "sd": sd} for n, (mean, sd) in told.items()}}
+
+
+def _widened(bench: Workbench, posterior: Posterior, best: Tensor, parameters: dict) -> None:
+    """By what factor the emulator's own covariance widens each parameter; written and said."""
+    factor = posterior.widened(best)
+    if factor is None or not factor.isfinite().all():
+        return  # a direction that nothing tells has no width
+    for n, x in zip(bench.study.space.names, factor.tolist(), strict=True):
+        parameters[n]["widened"] = x
+    worst, most = bench.study.space.names[int(factor.argmax())], float(factor.max()) - 1
+    how = f"most in {worst}, by {most:.1%}" if most >= 0.001 else "by less than 0.1 % in every parameter"
+    bench.note(f"the emulator's own error widens the answer {how}")
+
+
 def _warn(bench: Workbench, summary: dict) -> None:
     """Say it when the chains have not mixed: what they give is then not the posterior."""
     worst = max(summary["parameters"], key=lambda n: summary["parameters"][n]["rhat"])
@@ -253,20 +281,20 @@ def _warn_of_smoothing(bench: Workbench, o: Observation, emulator: Emulator, bes
         bench.note(f"{said}; the observation is smoothed alike.")
 
 
-def _figures(bench: Workbench, o: Observation, emulator, theta: Tensor, best: Tensor) -> None:
+def _figures(bench: Workbench, o: Observation, emulator, theta: Tensor, best: Tensor, some: Tensor) -> None:
     from pipelines import figures
 
     likelihood = bench.study.likelihood
     own = None if likelihood.adds_noise else emulator.predict(best.detach())  # whose covariance is then all the error
     flat = theta.reshape(-1, theta.shape[-1])
-    some = emulator.predict(flat[:: max(1, len(flat) // 400)]).mean.detach()
     sigma = likelihood.covariance(o.data, own).detach().diagonal(dim1=-2, dim2=-1).sqrt()
     outputs = bench.study.simulator.outputs
+    answers.write_prediction(bench, o.data, sigma, some)
     bench.figures(
         "infer",
         {
             "corner": (
-                figures.corner(bench.study.space, flat, truth=o.truth),
+                answers.corner(bench.study, flat, o.truth),
                 "The posterior through the emulator; the truth should lie inside.",
             ),
             "prediction": (
@@ -296,6 +324,8 @@ def _journal(bench: Workbench, summary: dict, draws) -> None:
             "observation": summary["observation"],
         },
     )
-    metrics = {f"{n}/{k}": p[k] for n, p in summary["parameters"].items() for k in ("mean", "sd", "map", "rhat", "ess")}
-    metrics |= {"divergent": summary["sampler"]["divergent"]} | ({"thin": summary["thin"]} if "thin" in summary else {})
+    told = ("mean", "sd", "map", "rhat", "ess", "widened")
+    parameters = summary["parameters"] | summary.get("derived", {})
+    metrics = {f"{n}/{k}": p[k] for n, p in parameters.items() for k in told if k in p}
+    metrics |= sampling.metrics(summary["sampler"]) | ({"thin": summary["thin"]} if "thin" in summary else {})
     bench.journal.append("metrics", "infer", metrics=metrics)

@@ -220,13 +220,13 @@ def test_paths_are_relative_to_the_study(here):
         ("[0.2, 0.4]", "[0.2, high]", "4: parameters.a.uniform.high: must be a number. Got 'high'."),
         ("[0.2, 0.4]", "[0.2, .inf]", "4: parameters.a.uniform: low and high must be finite. Got [0.2, inf]."),
         ("uniform", "unifrom", "4: parameters.a.unifrom: this key is not known. Keys allowed here: uniform, "
-         'log_uniform, normal, truncated_normal, unit, label. Did you mean "uniform"?'),
+         'log_uniform, normal, log_normal, truncated_normal, unit, label. Did you mean "uniform"?'),
         ("  b: {normal", "  a: {normal", "5:3: parameters.a: a key must stand once. Got it twice, first in "
          "line 4; delete or rename one of them."),
         ("sd: 1.5", "sd: -1.5", "5: parameters.b.normal: sd must be positive. Got -1.5; give a standard "
          "deviation above 0."),
         ("unit: km", "uniform: [0, 1]", "5: parameters.b: must have one prior of uniform, log_uniform, "
-         "normal, truncated_normal. Got normal and uniform."),
+         "normal, log_normal, truncated_normal. Got normal and uniform."),
         ("unit: km", "unit: 3", "5: parameters.b.unit: must be text (quotes make a text). Got 3."),
         ("  b: {normal: {mean: 0, sd: 1.5}, unit: km}", "  b c: {uniform: [0, 1]}", "5: parameters.b c: a "
          "parameter's name must be letters, digits and _. Got 'b c'."),

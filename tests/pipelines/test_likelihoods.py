@@ -76,6 +76,9 @@ def test_the_study_comes_to_a_verdict(folder):
     assert findings["posterior.ess"]["value"] > 0.9  # the emulator is good: the same likelihood stands on both sides
     data = files.read_json(folder / "runs" / "survey" / "infer" / "observation.json")["data"]
     assert all(float(n).is_integer() for n in data[3:])
+    assert "the emulator's own error widens the answer by less than 0.1 % in every parameter" in " ".join(
+        output.split()
+    )
 
 
 def test_files_of_parts_lie_beside_the_study_and_make_infer_stale(folder, monkeypatch):
@@ -108,6 +111,19 @@ def test_what_is_wrong_with_a_part_is_told_before_any_run(folder, change, said):
     assert said in " ".join(output.split())
 
 
+def test_an_error_of_unknown_size_is_integrated_out_and_told(folder):
+    like = (
+        "{use: marginal, of: {use: gaussian, relative_error: 0.05}, over: {relative_error: {log_uniform: [0.01, 0.5]}}}"
+    )
+    out = ("--set", "output=runs/unknown", "--set", f"infer.likelihood={like}", "--set", "check.importance_runs=20")
+    code, output = emulate(folder, "run", "study.yaml", *out)
+    assert code in (0, 1), output
+    told = files.read_json(folder / "runs" / "unknown" / "infer" / "summary.json")["settings"]["relative_error"]
+    assert told["mean"] - told["sd"] > 0.01
+    assert told["mean"] + told["sd"] < 0.5
+    assert f"by the best fit relative_error is {told['mean']:.3g} +- {told['sd']:.2g}" in " ".join(output.split())
+
+
 @pytest.mark.parametrize(
     ("likelihood", "good"),
     [
@@ -126,6 +142,13 @@ def test_what_is_wrong_with_a_part_is_told_before_any_run(folder, change, said):
         ("{absolute_error: 1, correction: bartlett}", False),
         ("{use: negative_binomial, dispersion: [0.1, 0.1, 0.1, 0.2, 0.2]}", True),
         ("{use: negative_binomial}", False),
+        (
+            "{use: marginal, of: {use: gaussian, absolute_error: 1}, over: {absolute_error: {log_uniform: [0.1, 9]}}}",
+            True,
+        ),
+        ("{use: marginal, of: {use: gaussian, absolute_error: 1}, over: {absolute_error: 3}}", False),
+        ("{use: marginal, of: {absolute_error: 1}, over: {absolute_error: {uniform: [1, 2]}}}", False),
+        ("{use: marginal, of: poisson}", False),
     ],
 )
 def test_the_schema_and_the_loader_agree_on_likelihoods(folder, judge, monkeypatch, likelihood, good):
