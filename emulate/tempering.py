@@ -1,6 +1,12 @@
-"""Draws from a posterior of any shape without its gradient: particles that are led from the prior to it by degrees."""
+"""Populations that are led from a standard normal prior to a posterior of any shape, by degrees and without its gradient.
 
+Shapes: g groups, c populations of a group, n particles of a population, d parameters. Every group has a posterior and
+temperatures of its own; its populations share the temperatures and nothing else, so that their scatter is an error bar.
+"""
+
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,6 +17,23 @@ from emulate.errors import InputError
 _MOST = 200  # temperatures: each halves the effective number of particles, so that a likelihood of e^200 is reached
 _KEEP = 0.5  # share of the particles that stay effective from one temperature to the next
 _EDGE = 1e-9
+
+LogLikelihood = Callable[[Tensor], Tensor]  # x [g, c, n, d] -> [g, c, n]
+Move = Callable[
+    [Tensor, Tensor, Tensor], tuple[Tensor, Tensor]
+]  # x, its ln likelihood, the power [g] -> the first two, moved
+
+
+@dataclass(frozen=True)
+class Populations:
+    """x `[g, c, n, d]` of N(x; 0, 1) exp(power value) / Z: value `[g, c, n]` is the ln likelihood, power `[g]` is 1 where
+    the end was reached. log_evidence `[g, c]`: ln Z by each population, exp of which is unbiased."""
+
+    x: Tensor
+    value: Tensor
+    power: Tensor
+    log_evidence: Tensor
+    temperatures: int
 
 
 def tempered(log_likelihood: Callable[[Tensor], Tensor], n: int, d: int, *, seed: int, moves: int = 5) -> Tensor:
@@ -27,62 +50,104 @@ def tempered(log_likelihood: Callable[[Tensor], Tensor], n: int, d: int, *, seed
     (1.6, 0.4)
     """
     generator = torch.Generator().manual_seed(seed)
-    sobol = torch.quasirandom.SobolEngine(d, scramble=True, seed=seed)
-    x = ndtri(sobol.draw(n, dtype=torch.float64).clamp(_EDGE, 1 - _EDGE))
-    value, power, size = _value(log_likelihood, x), 0.0, 2.38 / d**0.5
-    if not torch.isfinite(value).any():
-        raise InputError("the likelihood must be above 0 somewhere in the prior. Got 0 at every one of "
-                         f"{n} points; look at the observation, its errors and the prior.")  # fmt: skip
-    for _ in range(_MOST):
-        step = _step(value, 1 - power)
-        power += step
-        rows = _resampled(step * value, generator)
-        x, value = x[rows], value[rows]
+    size = 2.38 / d**0.5
+
+    def rows(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return cleaned(log_likelihood(x[0, 0]))[None, None]
+
+    def walk(x: Tensor, value: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal size
         for _ in range(moves):
-            x, value, accepted = _moved(log_likelihood, x, value, power, size, generator)
+            x, value, accepted = _walked(rows, x, value, float(power), size, generator)
             size = min(max(size * (0.7 + accepted), 0.01), 2.38 / d**0.5)  # towards three in ten accepted
-        if power >= 1:
-            break
-    return x
+        return x, value
+
+    return led(rows, prior(n, d, seed)[None, None], walk, generator).x[0, 0]
 
 
-def _value(log_likelihood: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    with torch.no_grad():
-        value = log_likelihood(x)
-        return torch.where(value < torch.inf, value, -torch.inf)  # NaN is not below
+def led(log_likelihood: LogLikelihood, x: Tensor, move: Move, generator: torch.Generator,
+        progress: Callable[[float], None] | None = None) -> Populations:  # fmt: skip
+    """Populations x `[g, c, n, d]` of the prior, led to the posterior; `move` leaves every power's density as it is.
+
+    `progress` is told the lowest power. `InputError` when the likelihood is zero at every particle of a group.
+    """
+    g, c, n, _ = x.shape
+    value = log_likelihood(x)
+    if not torch.isfinite(value).flatten(1).any(1).all():
+        raise InputError("the likelihood must be above 0 somewhere in the prior. Got 0 at every one of "
+                         f"{c * n} points; look at the observation, its errors and the prior.")  # fmt: skip
+    power, log_evidence, temperatures = x.new_zeros(g), x.new_zeros(g, c), 0
+    while temperatures < _MOST and bool((power < 1).any()):
+        step = _steps(value.flatten(1), 1 - power)
+        power, temperatures = power + step, temperatures + 1
+        log_weight = torch.where(step[:, None, None] > 0, step[:, None, None] * value, 0.0)
+        log_evidence = log_evidence + torch.logsumexp(log_weight, -1) - math.log(n)
+        rows = _resampled(log_weight, generator)
+        lost = ~torch.isfinite(log_weight).any(-1)
+        x, value = x.gather(2, rows[..., None].expand_as(x)), value.gather(2, rows)
+        if lost.any():
+            x, value = _refilled(x, value, lost, generator)
+        x, value = move(x, value, power)
+        if progress:
+            progress(float(power.min()))
+    return Populations(x, value, power, log_evidence, temperatures)
 
 
-def _step(value: Tensor, most: float) -> float:
-    """The largest rise of the power that leaves the share `_KEEP` effective, by bisection."""
+def prior(n: int, d: int, seed: int) -> Tensor:
+    """A Sobol sequence over the standard normal prior `[n, d]`."""
+    sobol = torch.quasirandom.SobolEngine(d, scramble=True, seed=seed)
+    return ndtri(sobol.draw(n, dtype=torch.float64).clamp(_EDGE, 1 - _EDGE))
 
-    def effective(step: float) -> float:
-        w = torch.softmax(step * value, 0)
-        return float(1 / w.square().sum()) / len(value)
 
-    least = min(_KEEP, 0.5 * float(torch.isfinite(value).double().mean()))
-    if effective(most) >= least:
+def cleaned(value: Tensor) -> Tensor:
+    """The logarithm of a density, which is 0 where it is not a number."""
+    return torch.where(value < torch.inf, value, -torch.inf)  # NaN is not below
+
+
+def _steps(value: Tensor, most: Tensor) -> Tensor:
+    """The largest rise `[g]` of each group's power that leaves the share `_KEEP` of value `[g, N]` effective, by bisection."""
+
+    def effective(step: Tensor) -> Tensor:
+        w = torch.softmax(torch.where(step[:, None] > 0, step[:, None] * value, 0.0), -1)
+        return 1 / w.square().sum(-1) / value.shape[1]
+
+    least = (0.5 * torch.isfinite(value).double().mean(-1)).clamp_max(_KEEP)
+    if (whole := effective(most) >= least).all():
         return most
-    low, high = 0.0, most
+    low, high = torch.zeros_like(most), most
     for _ in range(60):
         middle = 0.5 * (low + high)
-        low, high = (middle, high) if effective(middle) >= least else (low, middle)
-    return low if low > 0 else high
+        good = effective(middle) >= least
+        low, high = torch.where(good, middle, low), torch.where(good, high, middle)
+    return torch.where(whole, most, torch.where(low > 0, low, high))
 
 
 def _resampled(log_weight: Tensor, generator: torch.Generator) -> Tensor:
-    """Systematic resampling: rows by weight, with one random number for all."""
-    n = len(log_weight)
-    at = (torch.arange(n, dtype=torch.float64) + torch.rand((), generator=generator, dtype=torch.float64)) / n
-    return torch.searchsorted(torch.softmax(log_weight, 0).cumsum(0), at).clamp_max(n - 1)
+    """Systematic resampling: rows `[g, c, n]` by weight, with one random number for all of a population."""
+    g, c, n = log_weight.shape
+    at = (torch.arange(n, dtype=torch.float64) + torch.rand(g, c, 1, generator=generator, dtype=torch.float64)) / n
+    return torch.searchsorted(torch.softmax(log_weight, -1).cumsum(-1), at).clamp_max(n - 1)
 
 
-def _moved(log_likelihood: Callable[[Tensor], Tensor], x: Tensor, value: Tensor, power: float, size: float,
-           generator: torch.Generator) -> tuple[Tensor, Tensor, float]:  # fmt: skip
-    n, d = x.shape
-    spread = x.T.cov().reshape(d, d)
+def _refilled(x: Tensor, value: Tensor, lost: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Populations that have lost every particle are made of those of their neighbours in the group."""
+    x, value = x.clone(), value.clone()
+    for i, j in lost.nonzero().tolist():
+        others = (~lost[i]).nonzero().flatten()
+        take = torch.randint(len(others) * x.shape[2], (x.shape[2],), generator=generator)
+        x[i, j], value[i, j] = x[i, others].flatten(0, 1)[take], value[i, others].flatten()[take]
+    return x, value
+
+
+def _walked(log_likelihood: LogLikelihood, x: Tensor, value: Tensor, power: float, size: float,
+            generator: torch.Generator) -> tuple[Tensor, Tensor, float]:  # fmt: skip
+    """One Metropolis step of one population."""
+    n, d = x.shape[2:]
+    spread = x[0, 0].T.cov().reshape(d, d)
     root = torch.linalg.cholesky(spread + (1e-12 + 1e-9 * spread.trace() / d) * torch.eye(d, dtype=x.dtype))
     new = x + size * torch.randn(n, d, generator=generator, dtype=x.dtype) @ root.T
-    other = _value(log_likelihood, new)
+    other = log_likelihood(new)
     rise = power * (other - value) - 0.5 * (new.square().sum(-1) - x.square().sum(-1))
-    accept = torch.rand(n, generator=generator, dtype=x.dtype).log() < rise  # never where that is NaN
-    return torch.where(accept[:, None], new, x), torch.where(accept, other, value), float(accept.double().mean())
+    accept = torch.rand(1, 1, n, generator=generator, dtype=x.dtype).log() < rise  # never where that is NaN
+    return torch.where(accept[..., None], new, x), torch.where(accept, other, value), float(accept.double().mean())

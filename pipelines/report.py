@@ -214,9 +214,10 @@ def _role(name: str, scores: Mapping[str, Any]) -> str:
 def _posterior(inferred: Mapping[str, Any], study: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The parameters as they are written, with the distance from the truth in standard deviations where it is known."""
     rows = []
-    for name, p in inferred["parameters"].items():
+    words = {**(study.get("parameters") or {}), **((study.get("infer") or {}).get("derived") or {})}
+    for name, p in {**inferred["parameters"], **inferred.get("derived", {})}.items():
         sd, truth = p.get("sd"), p.get("truth")
-        known = study.get("parameters", {}).get(name, {})
+        known = words.get(name, {})
         shift = None if truth is None or not sd or p.get("mean") is None else (p["mean"] - truth) / sd
         rows.append({"name": name, "unit": known.get("unit", ""), "label": known.get("label", ""), "p": p,
                      "written": {k: typeset.measured(p.get(k), sd) for k in _MEASURED},

@@ -11,6 +11,7 @@ from emulate.distributions import Exact
 from emulate.emulator import Emulator
 from emulate.feasibility import Feasibility
 from emulate.posterior import Posterior
+from emulate.recoveries import recover
 from pipelines import files, hindsight
 from pipelines.corrected import Corrected, correct
 from pipelines.stages.infer import load_observation, surrogate
@@ -90,12 +91,8 @@ def _expected(bench: Workbench, theta: Tensor) -> Tensor | None:
     return Feasibility.load(folder).probability(theta).detach() if folder.exists() else None
 
 
-def _recovery(bench: Workbench, emulator: Emulator, chains: int = 6, draws: int = 100) -> Recovery:
-    """Posteriors of noisy held-out runs, sampled in one batch: row r belongs to observation r // chains.
-
-    Densities are compared in the sampler's coordinates: the share of draws above the truth's density is uniform for an
-    exact posterior in any coordinates.
-    """
+def _recovery(bench: Workbench, emulator: Emulator) -> Recovery:
+    """Posteriors of noisy held-out runs, sampled in one batch."""
     study = bench.study
     made = bench.runs_of("held_out")
     last = int((np.cumsum(made.ok) < study.check.recovery).sum()) + 1  # as many as it takes, the failed ones counted
@@ -109,18 +106,9 @@ def _recovery(bench: Workbench, emulator: Emulator, chains: int = 6, draws: int 
         f"best fits of {q} held-out observations"
     ):  # a posterior may be a hundredth of its prior wide
         best = posterior.find_map(restarts=4, seed=bench.seed("recovery/map"))
-    start = best.starts(chains, seed=bench.seed("recovery/start")).transpose(0, 1).reshape(q * chains, -1)
-    posterior = replace(posterior, data=data.repeat_interleave(chains, 0))
-    sampler = study.infer.sampler.grouped(q)  # every observation adapts on its own
     with bench.terminal.bar(f"recover {q} held-out observations", total=1) as tick:
-        made = sampler.draw(posterior.log_density, start, draws, seed=bench.seed("recovery/draws"), progress=tick)
-    x_true = posterior.x(truth).repeat_interleave(chains, 0)
-    at_truth = posterior.log_density(x_true).detach().reshape(q, chains)[:, :1]
-    log_density = made.log_density.reshape(q, -1)
-    theta = posterior.theta(made.x).detach().reshape(q, -1, study.space.d)
-    rank = (log_density > at_truth).double().mean(1)
-    expected = _expected(bench, torch.cat([truth, failed]))
-    return Recovery(rank, truth, theta.mean(1), theta.std(1), failed, expected)
+        found = recover(posterior, truth, study.infer.sampler, seed=bench.seed("recovery"), best=best, progress=tick)
+    return replace(found, failed=failed, expected=_expected(bench, torch.cat([truth, failed])))
 
 
 def _confirmation(bench: Workbench, emulator: Emulator, data: Tensor, draws: Tensor) -> Confirmation:
@@ -161,6 +149,10 @@ def _figures(
             "recovery": (
                 figures.recovery(recovery, space),
                 "Held-out observations: posterior mean against truth, and ranks.",
+            ),
+            "ranks": (
+                figures.ranks(recovery, space),
+                "Truths of held-out observations among the draws of their posteriors, and what regions of all levels hold.",
             ),
             **confirmed,
         },
