@@ -305,7 +305,8 @@ def _smoothed(log_weight: Tensor) -> tuple[Tensor, float]:
         log_weight.isfinite(), log_weight, finite.min() - 100
     )  # weight 0; the tail is at the other end
     try:
-        made, k = array_stats.psislw(-filled.numpy())  # takes ln p of leave-one-out, the negative of our ln w
+        with np.errstate(divide="ignore", invalid="ignore"):  # a tail of equal weights
+            made, k = array_stats.psislw(-filled.numpy())  # takes ln p of leave-one-out, the negative of our ln w
     except ValueError:  # too few draws for a tail, or a tail of equal weights
         return log_weight, float("nan")
     made = torch.as_tensor(np.asarray(made))
