@@ -53,8 +53,6 @@ def missed(emulator: Emulator, runs: Runs) -> float:
     1 for an honest emulator and runs that it has not seen, 3 for one that is three times as sure as it should be.
     """
     prediction, y = emulator.predict(runs.theta, outside="ignore"), torch.from_numpy(runs.y)
-    if hasattr(prediction, "standard"):  # on logarithms where the emulator is
-        off = prediction.standard(y)
-    else:
-        off = (y - prediction.mean) / prediction.variance.sqrt()
+    of = getattr(prediction, "standard", None)  # on logarithms where the emulator is
+    off = of(y) if of else (y - prediction.mean) / prediction.variance.sqrt()
     return float(off.square().mean().sqrt())
