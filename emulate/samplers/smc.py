@@ -11,7 +11,7 @@ from annotated_types import Ge
 from torch import Tensor
 from torch.special import ndtri
 
-from emulate.contracts import Draws, LogDensity, Sampler
+from emulate.contracts import Checkpoint, Draws, LogDensity, Progress, Sampler
 from emulate.diagnostics import diagnose, require_chains
 from emulate.samplers._mixture import fitted
 from emulate.samplers._values import Values
@@ -42,7 +42,7 @@ class SMC(Sampler):
     which is unbiased but for what they adapt together, with `log_evidence_error` by their scatter. Of several groups it is
     the evidence of all their data together. `start` only says how many chains there are, from places where p is above 0.
 
-    A run restarts where it was interrupted, and more draws are other draws: particles come to the end together.
+    An interrupted call starts anew, keeps no checkpoint, and more draws are other draws: particles come to the end together.
 
     >>> draws = SMC().draw(lambda x: -0.5 * (x**2).sum(-1), torch.zeros(8, 2, dtype=torch.float64), 500, seed=1)
     >>> abs(draws.diagnostics["log_evidence"] - math.log(2 * math.pi)) < 3 * draws.diagnostics["log_evidence_error"] + 1e-9
@@ -51,8 +51,8 @@ class SMC(Sampler):
 
     moves: Annotated[int, Ge(1)] = 50  # most pairs of moves after each temperature
 
-    def draw(self, log_density: LogDensity, start: Tensor, n: int, *, seed: int,
-             progress: Callable[..., None] | None = None) -> Draws:  # fmt: skip
+    def draw(self, log_density: LogDensity, start: Tensor, n: int, *, seed: int, progress: Progress | None = None,
+             checkpoint: Checkpoint | None = None) -> Draws:  # fmt: skip
         require_chains(start, n, self.groups)
         began = time.perf_counter()
         values = Values(log_density, start, self.groups)
@@ -135,13 +135,13 @@ class _Moves:
 class _Told:
     """Progress out of `total`, which rises with the logarithm of the power."""
 
-    def __init__(self, progress: Callable[..., None] | None, total: int):
+    def __init__(self, progress: Progress | None, total: int):
         self.progress, self.total, self.done = progress, total, 0
 
     def __call__(self, power: float) -> None:
         done = self.total if power >= 1 else int(self.total * min(0.99, 1 / (1 - 0.2 * math.log(power))))
         if self.progress and done > self.done:
-            self.progress(done, self.total)
+            self.progress(done, self.total, f"temperature {1 / power:.3g}")
             self.done = done
 
 
