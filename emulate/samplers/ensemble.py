@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -48,13 +48,13 @@ _STATE = {
 class Ensemble(Sampler):
     """Ensemble sampling without gradients: all chains at once, by moves that they have learnt from each other.
 
-    Three moves of Metropolis and Hastings make a cycle, each one batched call for all chains: along the difference of two
-    earlier points (ter Braak and Vrugt 2008), towards or away from one (the stretch of Goodman and Weare 2010), which no
-    linear change of coordinates can slow down, and to a draw of a mixture of Student's t that was fitted to earlier points,
-    which leads between modes and forgets at once where it fits. Earlier points are those of the third quarter of the warm-up, of
-    all chains of a group; they stay what they are once it is over, so that the draws are exact and the chains independent of
-    each other, as R-hat takes them to be. A draw is as many cycles as make it worth half an independent one, by the last
-    quarter of the warm-up, or `cycles`.
+    Two moves of Metropolis and Hastings make a cycle, each one batched call for all chains: to a draw of a mixture of
+    Student's t that was fitted to earlier points, which leads between modes and forgets at once where it fits; and,
+    each half of the time, along the difference of two earlier points (ter Braak and Vrugt 2008) or towards or away
+    from one (the stretch of Goodman and Weare 2010), which no linear change of coordinates can slow down. Earlier
+    points are those of the third quarter of the warm-up, of all chains of a group. They stay what they are
+    afterwards, so that the draws are exact and the chains independent of each other, as R-hat takes them to be. A
+    draw is as many cycles as make it worth half an independent one, by the last quarter of the warm-up, or `cycles`.
 
     >>> draws = Ensemble().draw(lambda x: -0.5 * (x**2).sum(-1), torch.zeros(8, 2, dtype=torch.float64), 200, seed=1)
     >>> tuple(draws.x.shape), bool(draws.rhat.max() < 1.02)
@@ -62,7 +62,7 @@ class Ensemble(Sampler):
     """
 
     resumable: ClassVar[bool] = True
-    warmup: Annotated[int, Ge(64)] = 1000  # cycles of each chain that adapt and are thrown away
+    warmup: Literal["auto"] | Annotated[int, Ge(64)] = "auto"  # cycles of each chain that adapt; auto: 400 + 100 d
     cycles: Annotated[int, Ge(1)] = 50  # most cycles in one draw
 
     def draw(self, log_density: LogDensity, start: Tensor, n: int, *, seed: int, progress: Progress | None = None,
@@ -73,14 +73,15 @@ class Ensemble(Sampler):
         values = Values(log_density, start, self.groups)
         g, c, d = self.groups, values.chains, values.d
         made = Record(n, {"x": np.zeros((g, c, d)), "value": np.zeros((g, c)), "accepted": np.zeros(2), "points": 0})
-        told, warmup_points = Told(progress, self.warmup + n), 0
+        warmup = 400 + 100 * d if self.warmup == "auto" else self.warmup
+        told, warmup_points = Told(progress, warmup + n), 0
         if (state := stored(checkpoint, (g, c, d), _STATE)) is not None:
             made.fill(state)
             chains = _Chains.restored(values, generator, state)
             values.points, warmup_points = int(state["points"][-1]), int(state["warmup_points"])
         else:
             chains = _Chains(values, generator)
-            chains.warm(self.warmup, self.cycles, told, made)
+            chains.warm(warmup, self.cycles, told, made)
             warmup_points = values.points
         first = made.done
         for i in range(first, n):
@@ -90,9 +91,9 @@ class Ensemble(Sampler):
             )
             if i % 10 == 9 or i + 1 == n:
                 save(checkpoint, made.filled() | chains.stored() | {"warmup_points": warmup_points})
-                told(self.warmup + i + 1, made)
+                told(warmup + i + 1, made)
         if first == n:
-            told(self.warmup + n, made)
+            told(warmup + n, made)
         x, value = (made.chains(name, start.device) for name in ("x", "value"))
         figures = {
             "acceptance": float(made.parts["accepted"][:, 1].mean()),
@@ -132,11 +133,10 @@ class _Chains:
         self.cycles = max(1, min(most, math.ceil(_WORTH / max(worth, 1e-9))))
 
     def cycle(self) -> tuple[float, float]:
-        """One move of each kind; shares accepted of mixture and differences."""
+        """A leap, and a difference or a stretch; shares accepted."""
         leapt = self._chosen(*leaps(self.x, self.mixture, self.generator))
-        moved = self._chosen(*differences(self.x, self.pool, self.generator))
-        self._chosen(*stretches(self.x, self.pool, self.generator))
-        return leapt, moved
+        move = differences if float(torch.rand((), generator=self.generator)) < 0.5 else stretches
+        return leapt, self._chosen(*move(self.x, self.pool, self.generator))
 
     def stored(self) -> dict[str, np.ndarray | int]:
         """All of it but what the last draw says."""
