@@ -161,6 +161,8 @@ class InferPart(Section):
     draws: Annotated[int, Ge(4)] = 500  # per chain
     chains: Annotated[int, Ge(2)] = 16  # all in one batch
     outside: Literal["warn", "refuse", "inflate", "ignore"] = "warn"  # draws far from every run
+    derived: Any = None  # derived parameters by name: an expression of the parameters, or {expression, unit, label}
+    profile: Any = None  # profile likelihoods: true, or names of parameters and derived ones; empty: none
     feasible: bool = False  # the prior times the probability that a run finishes there, as the failed runs teach it
 
 
