@@ -25,7 +25,10 @@ COVARIANCE = torch.linalg.inv(A.T @ A / SIGMA**2)
 BEST = COVARIANCE @ A.T @ DATA / SIGMA**2
 
 
-def linear(prior=Uniform(-5, 5)) -> Posterior:
+FLAT = Uniform(-5, 5)
+
+
+def linear(prior=FLAT) -> Posterior:
     space = Space(tuple(Parameter(n, prior) for n in "abc"))
     return Posterior(space, lambda t: Exact(t @ A.T), Gaussian(absolute_error=SIGMA), DATA)
 
