@@ -6,13 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emulate.contracts import Confirmation, Evidence, Recovery, Weighted
+from emulate.contracts import Confirmation, Evidence, Recovery, Replicas, Weighted
 from emulate.corrections import Correction, correct
 from emulate.distributions import Exact
 from emulate.emulator import Emulator
 from emulate.feasibility import Feasibility
 from emulate.posterior import Posterior
 from emulate.recoveries import recover
+from emulate.replicas import replicas
 from pipelines import files, hindsight
 from pipelines.stages.infer import load_observation, surrogate
 from pipelines.study import CONFIRMING
@@ -35,7 +36,8 @@ def run(bench: Workbench) -> str:
     draws = np.concatenate([t.numpy() for t in (weighted.theta, weighted.failed) if t is not None])
     known = bench.runs(sets | {"draws": draws})
     evidence = Evidence(emulator, bench.runs_of("held_out").finished(), weighted=weighted, recovery=recovery, truth=observed.truth,
-                        feasibility=Feasibility.fit(known, seed=bench.seed("feasibility")), confirmation=confirmation)  # fmt: skip
+                        feasibility=Feasibility.fit(known, seed=bench.seed("feasibility")), confirmation=confirmation,
+                        replicas=_replicas(bench, emulator, observed.data, weighted.draws))  # fmt: skip
     checks = [c for c in study.checks.values() if c.stage == "check"]
     findings = [f.to_dict() for c in checks for f in c.find(evidence)]
     bench.findings("check", {bench.champion: findings})
@@ -43,9 +45,11 @@ def run(bench: Workbench) -> str:
     stored |= {f"recovery.{k}": v for k, v in vars(recovery).items() if v is not None}
     if confirmation is not None:
         stored |= {f"confirmation.{k}": v for k, v in vars(confirmation).items() if isinstance(v, Tensor)}
+    if evidence.replicas is not None:
+        stored |= {f"replicas.{k}": v for k, v in vars(evidence.replicas).items() if isinstance(v, Tensor)}
     files.write_tensors(bench.folder / "check" / "evidence.safetensors", stored)
     correction = _correction(bench, emulator, confirmation)
-    _figures(bench, weighted, recovery, observed.truth, correction)
+    _figures(bench, weighted, recovery, observed.truth, correction, evidence.replicas)
     _register(bench, findings)
     said = [f"{len(recovery.rank)} recovered observations"]
     if study.infer.likelihood.adds_noise:
@@ -112,6 +116,16 @@ def _recovery(bench: Workbench, emulator: Emulator) -> Recovery:
     return replace(found, failed=failed, expected=_expected(bench, torch.cat([truth, failed])))
 
 
+def _replicas(bench: Workbench, emulator: Emulator, data: Tensor, draws: Tensor) -> Replicas | None:
+    """The observation and data made again under draws of its posterior; None where no check reads them."""
+    study = bench.study
+    if not any("replicas" in c.needs for c in study.checks.values()):
+        return None
+    noisy = study.infer.observation.noise is not False
+    return replicas(surrogate(bench, emulator), study.likelihood, data, draws, study.simulator.outputs,
+                    seed=bench.seed("replicas"), noisy=noisy)  # fmt: skip
+
+
 def _confirmation(bench: Workbench, emulator: Emulator, data: Tensor, draws: Tensor) -> Confirmation:
     """True runs at the mean of the draws, each with a seed of its own."""
     theta = draws.mean(0)
@@ -149,7 +163,12 @@ def _correction(bench: Workbench, emulator: Emulator, known: Confirmation | None
 
 
 def _figures(
-    bench: Workbench, weighted: Weighted, recovery: Recovery, truth: Tensor | None, correction: Correction | None
+    bench: Workbench,
+    weighted: Weighted,
+    recovery: Recovery,
+    truth: Tensor | None,
+    correction: Correction | None,
+    again: Replicas | None,
 ) -> None:
     from pipelines import figures
 
@@ -161,6 +180,11 @@ def _figures(
         confirmed["confirmation"] = (
             figures.confirmation(space, correction, truth=truth),
             "What true runs at the posterior mean say of it, each and all, and how far they lie from the prediction.",
+        )
+    if again is not None:
+        confirmed["replicas"] = (
+            figures.replicas(again, bench.study.simulator.outputs),
+            "The observation against data made again under the posterior: chi2 of all outputs and each field, and pulls.",
         )
     bench.figures(
         "check",
