@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 from annotated_types import Gt, Le
 
-from emulate.checks._words import number, percent
+from emulate.checks._words import percent
 from emulate.contracts import Check, Evidence, Finding
 from emulate.space import Parameter
 
@@ -49,7 +49,7 @@ class Edge(Check):
         ratio, end, p = max(found, key=lambda one: one[0])
         at = f"{float(p.prior.low if end == 'lower' else p.prior.high):.4g} {p.unit}".rstrip()
         said = (f"The {percent(self.within)} of the prior next to the {end} edge of {p.name}, at {at}, hold "
-                f"{percent(ratio * self.within)} of {len(draws)} draws of the posterior, {number(ratio)} times as much.")  # fmt: skip
+                f"{percent(ratio * self.within)} of {len(draws)} draws of the posterior.")  # fmt: skip
         if ratio > self.most:
             said += (f" The prior cuts the posterior off there: widen it, run the simulator in what is added, and infer again, "
                      f"unless {p.name} cannot lie beyond.")  # fmt: skip

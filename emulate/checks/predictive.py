@@ -47,7 +47,7 @@ class Predictive(Check):
         k = int(min(fields, key=lambda i: (p[i], -size[i])))
         value = min(1.0, n * float(p.min()))
         parts = () if n == 1 else tuple(
-            self._finding(f".{name or 'all'}", float(p[i]), self._said(evidence, i, float(p[i]), above[i], self.chance / n))
+            self._finding(f".{name or 'all'}", float(p[i]), self._said(evidence, i, float(p[i]), above[i], self.chance))
             for i, name in enumerate(known.parts))  # fmt: skip
         many = f" It is the worst of {n}, all outputs and every field, and counts {n} times." if n > 1 else ""
         return (
@@ -65,7 +65,8 @@ class Predictive(Check):
             return said
         if above > 0.5:
             return f"{said} The data lie nearer to the model than their errors allow: the errors are too large."
-        return f"{said} The model cannot explain {f'the field {name}' if name else 'the observation'}: {_worst(evidence, known, i)}."
+        unexplained = f"the field {name}" if name else "the observation"
+        return f"{said} The model cannot explain {unexplained}: {_worst(evidence, known, i)}."
 
     def _finding(self, name: str, value: float, sentence: str) -> Finding:
         return Finding(f"predictive.p{name}", value, self.chance, None, sentence, "replicas", blocking=not name)

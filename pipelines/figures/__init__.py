@@ -2,8 +2,8 @@
 
 By subject: `runs.py` (design, outputs), `emulators.py` (accuracy, calibration, training, scores), `gradients.py`
 (gradient), `posteriors.py` (corner, recovery), `confirmations.py` (confirmation), `recoveries.py` (ranks),
-`replicas.py` (replicas), `predictions.py` (posterior_prediction), `uncertainty.py` (pit_histogram, coverage_map, crps_by_emulator, and calibrated: all three with
-captions); `sheets.py` the paper.
+`replicas.py` (replicas), `predictions.py` (posterior_prediction), `uncertainty.py` (pit_histogram, coverage_map,
+crps_by_emulator, and calibrated: all three with captions); `sheets.py` the paper.
 Smallest one to imitate: `training` in `emulators.py`. Tests: `tests/pipelines/test_figures.py`.
 Matplotlib is imported with this package, so import it where a figure is drawn, not at the top of a module.
 """

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from emulate.contracts import Confirmation, Evidence, Recovery, Replicas, Weighted
-from emulate.corrections import Correction, correct
 from emulate.distributions import Exact
 from emulate.emulator import Emulator
 from emulate.feasibility import Feasibility
@@ -15,6 +14,7 @@ from emulate.posterior import Posterior
 from emulate.recoveries import recover
 from emulate.replicas import replicas
 from pipelines import files, hindsight
+from pipelines.corrected import Corrected, correct
 from pipelines.stages.infer import load_observation, surrogate
 from pipelines.study import CONFIRMING
 from pipelines.workbench import SETS, Workbench
@@ -22,7 +22,6 @@ from pipelines.workbench import SETS, Workbench
 SENTENCE = "hold the posterior against the true simulator's"
 READS = ("design", "simulate", "train", "validate", "infer")
 WRITES = ("check/findings.json", "check/evidence.safetensors")
-CORRECTED = "corrected.json"  # beside the findings, where true runs were made at the posterior mean
 
 
 def run(bench: Workbench) -> str:
@@ -48,8 +47,8 @@ def run(bench: Workbench) -> str:
     if evidence.replicas is not None:
         stored |= {f"replicas.{k}": v for k, v in vars(evidence.replicas).items() if isinstance(v, Tensor)}
     files.write_tensors(bench.folder / "check" / "evidence.safetensors", stored)
-    correction = _correction(bench, emulator, confirmation)
-    _figures(bench, weighted, recovery, observed.truth, correction, evidence.replicas)
+    corrected = correct(bench, emulator, weighted, confirmation)
+    _figures(bench, weighted, recovery, observed.truth, corrected, evidence.replicas)
     _register(bench, findings)
     said = [f"{len(recovery.rank)} recovered observations"]
     if study.infer.likelihood.adds_noise:
@@ -138,47 +137,25 @@ def _confirmation(bench: Workbench, emulator: Emulator, data: Tensor, draws: Ten
     return Confirmation(theta, covariance, torch.from_numpy(runs.y[runs.ok]), spread, int((~runs.ok).sum()))
 
 
-def _correction(bench: Workbench, emulator: Emulator, known: Confirmation | None) -> Correction | None:
-    """What the true runs at the posterior mean say of it, written beside the findings; None where they say nothing."""
-    path = bench.folder / "check" / CORRECTED
-    path.unlink(missing_ok=True)
-    made = correct(emulator, known) if known is not None and len(known.y) > 1 else None
-    if made is None or not made.finite:
-        return None
-    columns = {"mean": made.theta, "sd": made.sd, "delta": made.delta, "error": made.error, "corrected": made.corrected}
-    parameters = {n: {k: float(x[i]) for k, x in columns.items()} for i, n in enumerate(bench.study.space.names)}
-    whole = {
-        "runs": len(known.y),
-        "failed": known.failed,
-        "chi2": made.chi2,
-        "numbers": made.numbers,
-        "parameters": parameters,
-    }
-    files.write_json(path, whole)
-    metrics = {f"{n}/{k}": p[k] for n, p in parameters.items() for k in ("delta", "corrected")}
-    bench.journal.append("metrics", "check", metrics=metrics)
-    rows = [(n, *(f"{p[k]:.4g}" for k in columns)) for n, p in parameters.items()]
-    bench.terminal.table("", ("parameter", "posterior mean", "sd", "off by", "+-", "corrected"), rows)
-    return made
-
-
 def _figures(
     bench: Workbench,
     weighted: Weighted,
     recovery: Recovery,
     truth: Tensor | None,
-    correction: Correction | None,
+    corrected: Corrected,
     again: Replicas | None,
 ) -> None:
     from pipelines import figures
 
     space = bench.study.space
     pair = (weighted.theta, weighted.log_weight) if bench.study.infer.likelihood.adds_noise else None
-    dashed = " and, dashed, the true simulator's by importance weights" if pair else ""
+    mended = corrected.draws is not None
+    whose = "as the true runs correct it" if mended else "the true simulator's by importance weights, not to be trusted"
+    dashed = f" and, dashed, {whose}" if pair else ""
     confirmed = {}
-    if correction is not None:
+    if corrected.confirmed is not None:
         confirmed["confirmation"] = (
-            figures.confirmation(space, correction, truth=truth),
+            figures.confirmation(space, corrected.confirmed, truth=truth),
             "What true runs at the posterior mean say of it, each and all, and how far they lie from the prediction.",
         )
     if again is not None:
@@ -190,7 +167,7 @@ def _figures(
         "check",
         {
             "corner": (
-                figures.corner(space, weighted.draws, weighted=pair, truth=truth),
+                figures.corner(space, weighted.draws, corrected.draws or pair, truth, len(weighted.theta) * mended),
                 f"The surrogate's posterior{dashed}.",
             ),
             "recovery": (

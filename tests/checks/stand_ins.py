@@ -234,7 +234,8 @@ def evidence(kind: str) -> Evidence:
     known = cornered() if kind == "cornered" else weighted(*_POSTERIOR.get(kind, (0.02, 1.01)))
     return Evidence(STAND_INS[kind], held_out(), jacobians(), known,
                     recovery(*_RECOVERY.get(kind, (0.0, 1.0))),
-                    feasibility=feasibility(0.3 if kind == "biased" else 0.36), confirmation=confirmation(kind), replicas=replicated(kind))  # fmt: skip
+                    feasibility=feasibility(0.3 if kind == "biased" else 0.36),
+                    confirmation=confirmation(kind), replicas=replicated(kind))  # fmt: skip
 
 
 def spoiled(need: str):

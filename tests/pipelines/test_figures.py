@@ -380,6 +380,11 @@ def test_too_few_weighted_runs_are_dots_and_the_legend_says_so():
     assert isinstance(figures.corner(space(2), draws(2), weighted=(draws(2, 40), all_failed)), Figure)
 
 
+def test_weights_on_every_draw_are_told_as_a_correction_by_so_many_runs():
+    figure = figures.corner(space(2), draws(2), weighted=(draws(2), torch.zeros(len(draws(2)))), runs=128)
+    assert "as 128 true runs correct it" in [t.get_text() for t in figure.legends[0].get_texts()]
+
+
 def test_the_axes_of_a_corner_end_at_the_prior_and_reach_the_truth():
     edge = space(2).from_unit(torch.rand(500, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
     assert figures.corner(space(2), edge).axes[0].get_xlim() == (0.2, 0.4)
