@@ -22,9 +22,9 @@ def delayed_acceptance(log_density: LogDensity, weigh: Callable[[Tensor], Tensor
     end of a short random walk in q, which moves on where w is steep. Every step asks for the runs of all chains together.
 
     log_density: ln q of x `[c, d]`; weigh: ln w of x `[c, d]`, -inf where there is no posterior; start: draws `[c, d]` of q with
-    their ln w; pool `[t, d]`: draws of q. All random numbers of a step follow those of the step before, so that longer chains begin as shorter
-    ones, and stored runs are never asked again. The first quarter of the n steps is left out. In `diagnostics` the accepted
-    shares of both kinds of steps.
+    their ln w; pool `[t, d]`: draws of q. All random numbers of a step follow those of the step before, so that longer chains
+    begin as shorter ones, and stored runs are never asked again. The first quarter of the n steps is left out. In
+    `diagnostics` the accepted shares of both kinds of steps.
 
     >>> g = torch.Generator().manual_seed(1)
     >>> q = torch.randn(4000, 1, generator=g, dtype=torch.float64)  # the surrogate's N(0, 1); the truth is N(1, 1)

@@ -50,9 +50,8 @@ def delayed_chains(bench: Workbench, posterior: Posterior, weighted: Weighted,
         done += 1
         return log_weight(theta, f"delayed acceptance, step {done} of {steps}")
 
-    made = delayed_acceptance(
-        posterior.log_density, weigh, (posterior.x(start), weighted.log_weight[first]), posterior.x(weighted.draws), steps, seed=bench.seed("check/delayed")
-    )  # fmt: skip
+    known, pool = (posterior.x(start), weighted.log_weight[first]), posterior.x(weighted.draws)
+    made = delayed_acceptance(posterior.log_density, weigh, known, pool, steps, seed=bench.seed("check/delayed"))
     runs = len(seen)
     rhat, ess = float(made.rhat.max()), float(made.ess.min())
     far, near = (made.diagnostics[k] for k in ("accepted_far", "accepted_near"))
