@@ -12,7 +12,7 @@ from emulate.distributions import Exact
 from emulate.emulator import Emulator
 from emulate.feasibility import Feasibility
 from emulate.posterior import Posterior
-from pipelines import files, hindsight
+from pipelines import amortised_choice, files, hindsight
 from pipelines.stages.infer import load_observation, surrogate
 from pipelines.study import CONFIRMING
 from pipelines.workbench import SETS, Workbench
@@ -25,7 +25,11 @@ CORRECTED = "corrected.json"  # beside the findings, where true runs were made a
 
 def run(bench: Workbench) -> str:
     study = bench.study
-    emulator = bench.emulator(bench.champion)
+    if amortised_choice.method(study) == "npe":
+        from pipelines import amortised
+
+        return amortised.check(bench)
+    emulator = amortised_choice.emulator(bench)
     observed = load_observation(bench)
     weighted = _weighted(bench, emulator, observed.data)
     recovery = _recovery(bench, emulator)
