@@ -9,8 +9,8 @@ with its roles swapped; runs are held out whole, with all draws of their noise, 
 One fit answers for every observation at once, if the points of the runs are spread as the prior. For one observation runs can be
 aimed: the prior is truncated to where q(x | y_o) is dense, and the runs of all rounds are learnt together, without a
 correction, for inside the truncated region their density is the prior's (Deistler, Goncalves and Macke 2022). The regions
-are nested here, so that this is exact; outside lies a ten-thousandth of the posterior. Sampling is by rejection from the prior, or by
-importance resampling of q where too few points of the prior are inside.
+are nested here, so that this is exact; outside lies a ten-thousandth of the posterior. Points are drawn by rejection from
+the prior, or by importance resampling of q where too few of the prior are inside.
 An observation unlike the data of all runs is said to be so: `Amortised.remoteness`. Files hold JSON and safetensors.
 """
 
@@ -66,8 +66,8 @@ class NPE:
     >>> a = torch.randn(400, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64).numpy()
     >>> runs = Runs.of(Space((Parameter("a", Normal(0.0, 1.0)),)), Outputs((Field("y"),)), a, 3 * a)
     >>> q = NPE(flow=Flow(epochs=20, width=16), noise=4).fit(runs, Gaussian(absolute_error=3.0), seed=0)
-    >>> q.draws([3.0], 2000, seed=0).mean(0).round(decimals=1)  # the posterior is N(0.5, 0.5)
-    tensor([0.5000], dtype=torch.float64)
+    >>> abs(float(q.draws([3.0], 2000, seed=0).mean()) - 0.5) < 0.2  # the posterior is N(0.5, 0.5)
+    True
     """
 
     __pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False, "arbitrary_types_allowed": True}
@@ -107,7 +107,8 @@ class NPE:
         )
         core.history = trained.history
         provenance = {"seed": seed, "runs": len(finished), "failed": len(runs) - len(finished), "rows": len(data),
-                      "likelihood": json.loads(json.dumps({"use": likelihood.entry_name(), **likelihood.settings()}, default=str))}  # fmt: skip
+                      "likelihood":
+                      json.loads(json.dumps({"use": likelihood.entry_name(), **likelihood.settings()}, default=str))}  # fmt: skip
         return Amortised(runs.space, runs.outputs, self, core, summary, provenance)
 
 
@@ -208,8 +209,8 @@ class Amortised(torch.nn.Module):
             (slope,) = torch.autograd.grad(to_theta(self.space, at).sum(), at)
         covariance, at = modes.covariance[best], at.detach()
         agree = int((modes.log_density > modes.log_density[best] - 0.01).sum())
-        return MAP(to_theta(self.space, at), at, modes.log_density[best], modes.hessian[best], slope[:, None] * covariance * slope,
-                   covariance, bool(modes.converged[best]), f"{agree} of {len(start)} draws climbed to the highest mode.")  # fmt: skip
+        return MAP(to_theta(self.space, at), at, modes.log_density[best], modes.hessian[best],
+                   slope[:, None] * covariance * slope, covariance, bool(modes.converged[best]), f"{agree} of {len(start)} draws climbed to the highest mode.")  # fmt: skip
 
     def remoteness(self, data: Any) -> Remoteness:
         """How unlike the data of the runs one observation `[m]` is."""

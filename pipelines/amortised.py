@@ -60,8 +60,8 @@ def infer(bench: Workbench, observed: Any) -> str:
 def _say_of_failures(bench: Workbench) -> None:
     failed = int((~bench.runs_of("training").ok).sum())
     if failed and not bench.study.infer.feasible:
-        bench.terminal.warn(f"{failed} training runs failed, and npe learns from finished ones: its prior is cut off where runs fail, as "
-                            "with infer.feasible: true.")  # fmt: skip
+        bench.terminal.warn(f"{failed} training runs failed, and npe learns from finished ones: its prior is cut off where runs "
+                            "fail, as with infer.feasible: true.")  # fmt: skip
 
 
 def _say_of_remoteness(bench: Workbench, remote: Any) -> None:
@@ -74,8 +74,8 @@ def _say_of_remoteness(bench: Workbench, remote: Any) -> None:
     if bench.study.infer.outside == "refuse":
         raise CampaignError(f"{remote.sentence}, and infer.outside is refuse. Check the observation's unit and order, widen the "
                             "prior, or set infer.outside to warn.")  # fmt: skip
-    bench.terminal.warn(f"{remote.sentence}; q extrapolates there, and nothing vouches for it. Check the observation's unit, order and "
-                        "noise, or widen the prior.")  # fmt: skip
+    bench.terminal.warn(f"{remote.sentence}; q extrapolates there, and nothing vouches for it. Check the observation's unit, "
+                        "order and noise, or widen the prior.")  # fmt: skip
 
 
 def _figures(bench: Workbench, o: Any, q: Amortised, theta: Tensor) -> None:

@@ -20,8 +20,8 @@ def broken(s: Study) -> Iterator[str]:
         yield from _npe(s)
     if method == "nle" and not flow_is_used(s):
         yield ("infer.method: nle must have a flow as the emulator that is used, for it learns the density of the data. Got "
-               f"train.champion: {s.train.champion} among {', '.join(s.emulators)}; name a flow, such as emulators: {{flow: }}, or use "
-               "npe.")  # fmt: skip
+               f"train.champion: {s.train.champion} among {', '.join(s.emulators)}; name a flow, such as emulators: "
+               "{flow: }, or use npe.")  # fmt: skip
 
 
 def _unread(s: Study) -> Iterator[str]:
@@ -31,17 +31,18 @@ def _unread(s: Study) -> Iterator[str]:
         ("round_runs", s.infer.round_runs is not None),
     ):
         if given:
-            yield f"infer.{key}: is only read with infer.method npe, nle or auto. Got method: likelihood; take it out, or change the method."
+            yield (f"infer.{key}: is only read with infer.method npe, nle or auto. Got method: likelihood; take it out, or change the "
+                   "method.")  # fmt: skip
 
 
 def _npe(s: Study) -> Iterator[str]:
     who = "npe" if s.infer.method == "npe" else "auto takes npe for a predictive likelihood, which"
     if not spread_as_the_prior(s):
-        yield (f"infer.method: {who} must have points that are spread as the prior, for it learns the prior with the runs. Got the design "
-               f"{s.design.entry.entry_name()}, which chooses others; use sobol, and aim runs by infer.rounds.")  # fmt: skip
+        yield (f"infer.method: {who} must have points that are spread as the prior, for it learns the prior with the runs. Got the "
+               f"design {s.design.entry.entry_name()}, which chooses others; use sobol, and aim runs by infer.rounds.")  # fmt: skip
     if s.infer.outside == "inflate":
-        yield (f"infer.outside: must be warn, refuse or ignore where infer.method is {who.split()[0]}: a posterior has no variance of a "
-               "prediction to inflate. Got inflate.")  # fmt: skip
+        yield (f"infer.outside: must be warn, refuse or ignore where infer.method is {who.split()[0]}: a posterior has no "
+               "variance of a prediction to inflate. Got inflate.")  # fmt: skip
     from emulate.amortised import NPE
 
     least = (s.infer.npe or NPE()).flow.minimum_runs(1)

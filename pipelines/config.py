@@ -110,7 +110,9 @@ def _study(read: StudyFile, simulator: Any, parts: dict[str, Any], path: Path) -
         emulators=parts["emulators"],
         train=replace(read.train, folds=folds, within=within),
         validate=replace(read.validate, gradient=parts["gradient"], gradient_points=points),
-        infer=replace(read.infer, observation=o, likelihood=parts["likelihood"], sampler=parts["sampler"], npe=parts["npe"]),
+        infer=replace(
+            read.infer, observation=o, likelihood=parts["likelihood"], sampler=parts["sampler"], npe=parts["npe"]
+        ),
         check=replace(read.check, recovery=recovery),
         checks=parts["checks"],
         tracking=read.tracking,

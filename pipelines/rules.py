@@ -26,7 +26,8 @@ def broken(study: Study) -> Iterator[str]:
     unable = list(_simulator(study))
     yield from unable
     able = () if unable else (_fidelities, _noise, _replicates, _predictive, _confirm)
-    for rule in (_sizes, _region, _until, _active, amortised_rules.broken, _emulators, _gradient, _observation, *able, _surroundings):
+    rules = (_sizes, _region, _until, _active, _emulators, _gradient, _observation, *able, _surroundings)
+    for rule in (*rules, amortised_rules.broken):
         yield from rule(study)
 
 
