@@ -209,8 +209,10 @@ class Amortised(torch.nn.Module):
             (slope,) = torch.autograd.grad(to_theta(self.space, at).sum(), at)
         covariance, at = modes.covariance[best], at.detach()
         agree = int((modes.log_density > modes.log_density[best] - 0.01).sum())
-        return MAP(to_theta(self.space, at), at, modes.log_density[best], modes.hessian[best],
-                   slope[:, None] * covariance * slope, covariance, bool(modes.converged[best]), f"{agree} of {len(start)} draws climbed to the highest mode.")  # fmt: skip
+        said = f"{agree} of {len(start)} draws climbed to the highest mode."
+        in_theta = slope[:, None] * covariance * slope
+        height, hessian, good = modes.log_density[best], modes.hessian[best], bool(modes.converged[best])
+        return MAP(to_theta(self.space, at), at, height, hessian, in_theta, covariance, good, said)
 
     def remoteness(self, data: Any) -> Remoteness:
         """How unlike the data of the runs one observation `[m]` is."""

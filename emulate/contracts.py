@@ -472,15 +472,22 @@ class Weighted:
 
 @dataclass(frozen=True)
 class Recovery:
-    """Posteriors of q held-out observations: rank `[q]` is the share of draws with a higher density than the truth
-    (below 0.95: the truth lies inside the 95 % region); truth `[q, d]`, mean and sd `[q, d]` of the posteriors;
-    failed `[k, d]` the parameters of held-out runs that failed and made no observation, expected `[q + k]` the
-    probability to finish that the runs gave each of both, or None where none failed."""
+    """Posteriors of q held-out observations, s draws of each.
+
+    rank `[q]` is the share of draws with a higher density than the truth (below 0.95: the truth lies inside the 95 %
+    region); truth `[q, d]`, mean and sd `[q, d]` of the posteriors; draws `[q, s, d]` and x `[q, d]`, the truths, in the
+    sampler's coordinates, in which the prior is standard normal; ess `[q]`, how many independent draws the draws of an
+    observation are worth at least; failed `[k, d]` the parameters of held-out runs that failed and made no observation,
+    expected `[q + k]` the probability to finish that the runs gave each of both, or None where none failed.
+    """
 
     rank: Tensor
     truth: Tensor
     mean: Tensor
     sd: Tensor
+    draws: Tensor
+    x: Tensor
+    ess: Tensor
     failed: Tensor | None = None
     expected: Tensor | None = None
 

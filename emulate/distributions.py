@@ -34,6 +34,25 @@ def fitting(prediction: Distribution, value: Tensor) -> Tensor:
                      f"points that were predicted. Got {list(value.shape)}.")  # fmt: skip
 
 
+def drawn(prediction: Distribution, shape: tuple[int, ...] = (), *, seed: int) -> Tensor:
+    """Draws `[*shape, ..., m]` of a prediction that a seed repeats, differentiable where the prediction allows it.
+
+    >>> drawn(Exact(torch.ones(2, dtype=torch.float64)), (1,), seed=1)
+    tensor([[1., 1.]], dtype=torch.float64)
+    """
+    sample = prediction.rsample if prediction.has_rsample else prediction.sample
+    if isinstance(prediction, Exact):
+        return sample(shape)
+    generator = torch.Generator(device=prediction.mean.device).manual_seed(seed)
+    try:
+        return sample(shape, generator=generator)
+    except TypeError as e:
+        if "generator" not in str(e):
+            raise
+        raise InputError(f"draws that can be repeated must come of a prediction whose samples take a `generator`. Got "
+                         f"{type(prediction).__name__}; return a Gaussian of emulate.distributions.") from e  # fmt: skip
+
+
 class Joint(Distribution):
     """What predictions of several outputs share: distribution functions are those of each output, and live elsewhere."""
 

@@ -11,8 +11,9 @@ from torch.special import ndtr, ndtri
 
 from emulate.contracts import Likelihood, Simulator
 from emulate.densities import climb
-from emulate.distributions import Exact
+from emulate.distributions import Exact, drawn
 from emulate.errors import InputError
+from emulate.seeds import replicates
 from emulate.space import LogNormal, Normal, Prior, Space, TruncatedNormal
 
 _EDGE = 1e-12  # nearest that u comes to 0 and 1: |x| = 7; further out the prior alone pulls back
@@ -104,12 +105,13 @@ class Posterior:
 
     def log_density(self, x: Tensor) -> Tensor:
         """ln p(data, x) of x `[..., d]`, shape `[...]`."""
-        prior = -0.5 * (x**2).sum(-1) - 0.5 * self.space.d * math.log(2 * math.pi)
-        theta = self.theta(x)
-        value = self.log_likelihood(theta) + prior
-        if self.restriction is not None:
-            value = value + self.restriction(theta)
+        value = self.log_likelihood(self.theta(x)) + self.log_prior(x)
         return torch.where(torch.isnan(value), -torch.inf, value)
+
+    def log_prior(self, x: Tensor) -> Tensor:
+        """ln of the prior over x `[..., d]`, with the restriction, shape `[...]`."""
+        prior = -0.5 * (x**2).sum(-1) - 0.5 * self.space.d * math.log(2 * math.pi)
+        return prior if self.restriction is None else prior + self.restriction(self.theta(x))
 
     def find_map(self, *, restarts: int = 8, seed: int) -> MAP:
         """The highest mode over x, climbed to from the prior's median and from `restarts` - 1 draws of the prior.
@@ -134,6 +136,22 @@ class Posterior:
         in_theta = slope[..., :, None] * covariance * slope[..., None, :]
         theta = self.theta(x).detach()
         return MAP(theta, x, log_density, hessian, in_theta, covariance, bool(good.all()), sentence)
+
+    def predictive(self, theta: Tensor, *, seed: int, noise: bool = True) -> Tensor:
+        """What draws theta `[..., d]` predict for the observation, one draw `[..., m]` for each: of the emulator's own error
+        where the likelihood counts it, and of the observation's noise unless `noise` is False.
+
+        Over draws of the posterior these are draws of the posterior predictive distribution.
+        """
+        one, *rest = replicates(seed, 1 + theta.shape[:-1].numel())
+        with torch.no_grad():
+            prediction = self.predict(theta)
+            counted = getattr(self.likelihood, "emulator_covariance", True)
+            y = drawn(prediction, seed=one) if counted else prediction.mean
+            if noise and self.likelihood.adds_noise:
+                rows = y.reshape(-1, y.shape[-1])
+                y = torch.stack([self.likelihood.sample(r, seed=s) for r, s in zip(rows, rest)]).reshape(y.shape)
+        return y
 
     def fisher(self, theta: Tensor, *, prior: bool = False) -> Tensor:
         """The Fisher information J^T C^-1 J at theta `[d]`, shape `[..., d, d]`, one over the units of the parameters.

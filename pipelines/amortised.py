@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,10 +13,12 @@ from emulate.distributions import Exact
 from emulate.errors import CampaignError
 from emulate.feasibility import Feasibility
 from pipelines import amortised_rounds as rounds
-from pipelines import files, hindsight
+from pipelines import answers, files, hindsight
+from pipelines.corrected import correct
 from pipelines.terminal import Stopwatch
 from pipelines.workbench import SETS, Workbench
 
+_PREDICTED, _FEW = 400, 20  # runs drawn by weight; that they are worth, below which it is said
 _RECOVERED, _AT_ONCE = 1000, 20_000  # draws for each held-out observation; of all together in one call
 
 
@@ -48,11 +51,18 @@ def infer(bench: Workbench, observed: Any) -> str:
     learnt = {"runs": q.provenance["runs"], "rows": q.provenance["rows"], "rounds": study.infer.rounds, "seconds": seconds,
               "remoteness": max(remote.centre, remote.near), "outside": remote.outside}  # fmt: skip
     summary = _summary(bench, observed, theta, draws, best) | {"method": "npe", "npe": learnt}
+    if told := answers.summary(bench, theta, best.theta, observed.truth):
+        summary["derived"] = told
     files.write_json(bench.folder / "infer" / "summary.json", summary)
-    _figures(bench, observed, q, theta)
+    some = _predicted(bench, q, observed.data)
+    _write_posterior(bench, observed, theta, draws)
+    _figures(bench, observed, q, theta, some)
     _journal(bench, summary)
     keys = ("mean", "sd", "low", "high", "map", "truth")
-    rows = [(n, *(f"{p[k]:.4g}" if p[k] is not None else "" for k in keys)) for n, p in summary["parameters"].items()]
+    rows = [
+        (n, *(f"{p[k]:.4g}" if p[k] is not None else "" for k in keys))
+        for n, p in (summary["parameters"] | summary.get("derived", {})).items()
+    ]
     bench.terminal.table("", ("parameter", "mean", "sd", "2.5 %", "97.5 %", "MAP", "truth"), rows)
     return f"{n} independent draws of a posterior learnt from {q.provenance['runs']} runs; {observed.sentence}"
 
@@ -78,12 +88,52 @@ def _say_of_remoteness(bench: Workbench, remote: Any) -> None:
                         "order and noise, or widen the prior.")  # fmt: skip
 
 
-def _figures(bench: Workbench, o: Any, q: Amortised, theta: Tensor) -> None:
+def _predicted(bench: Workbench, q: Amortised, data: Tensor) -> Tensor:
+    """Outputs `[n, m]` of runs that are there, drawn by the weights q(x | data) / p(x): what the posterior predicts without an
+    emulator. After rounds those of the last, which is spread as the prior where q is dense."""
+    study, points = bench.study, [r["theta"] for r in rounds.kept(bench) if r["theta"]]
+    runs = (bench.runs(np.array(points[-1])) if points else bench.runs_of("training")).finished()
+    x = to_x(study.space, torch.from_numpy(runs.theta))
+    w = torch.softmax((q.log_density(x, data) + 0.5 * x.square().sum(-1)).detach(), 0)
+    worth = float(1 / w.square().sum())
+    if worth < _FEW:
+        bench.note(
+            f"the prediction rests on {worth:.2g} runs, for few lie where the posterior does; infer.rounds makes more there"
+        )
+    pick = torch.multinomial(
+        w, _PREDICTED, True, generator=torch.Generator().manual_seed(bench.seed("infer/prediction"))
+    )
+    return torch.from_numpy(runs.y)[pick]
+
+
+def _write_posterior(bench: Workbench, o: Any, theta: Tensor, draws: Draws) -> None:
+    """`posterior.nc` for arviz: the draws, their density under q, the prior and the observation."""
+    from importlib.metadata import version
+
+    from emulate.inference_data import inference_data, save
+
+    study = bench.study
+    tree = inference_data(
+        study.space, theta, derived=answers.derived(study), outputs=study.simulator.outputs, data=o.data,
+        prior=answers.prior(study.space, seed=bench.seed("infer/prior")),
+        stats={"lp": draws.log_density, "diverging": draws.divergent},
+        attrs={"study": study.name, "likelihood": study.infer.likelihood.entry_name(), "sampler": "npe", "seed": study.seed,
+               "observation": o.sentence, "inference_library": "emulate", "inference_library_version": version("emulate")})  # fmt: skip
+    with files.replacing(bench.folder / answers.POSTERIOR) as temporary:
+        save(tree, temporary)
+    bench.journal.append("artifact", "infer", path=answers.POSTERIOR)
+
+
+def _figures(bench: Workbench, o: Any, q: Amortised, theta: Tensor, some: Tensor) -> None:
     from pipelines import figures
 
-    corner = figures.corner(bench.study.space, theta.reshape(-1, theta.shape[-1]), truth=o.truth)
+    sigma = bench.study.infer.likelihood.on(q.outputs).covariance(o.data).diagonal().sqrt()
+    answers.write_prediction(bench, o.data, sigma, some)
+    corner = answers.corner(bench.study, theta.reshape(-1, theta.shape[-1]), o.truth)
     bench.figures("infer", {
         "corner": (corner, "The posterior by the flow; the truth should lie inside."),
+        "prediction": (figures.posterior_prediction(q.outputs, o.data, sigma, some),
+                       "The observation, and runs of the campaign weighed by the posterior."),
         "training": (figures.training({"npe": q.history}), "Loss by epoch, on the runs seen and on those left out."),
     })  # fmt: skip
 
@@ -122,8 +172,9 @@ def check(bench: Workbench) -> str:
     stored = {f"weighted.{k}": v for k, v in vars(weighted).items() if isinstance(v, Tensor)}
     stored |= {f"recovery.{k}": v for k, v in vars(recovery or ()).items() if isinstance(v, Tensor)} if recovery else {}
     files.write_tensors(bench.folder / "check" / "evidence.safetensors", stored)
+    corrected = correct(bench, evidence.emulator, weighted, None)
     if recovery is not None:
-        _figures(bench, weighted, recovery, observed.truth, None)
+        _figures(bench, weighted, recovery, observed.truth, corrected)
     _register(bench, [])
     said = [f"{len(weighted.theta)} true runs at draws of the posterior"] * bool(len(weighted.theta))
     return ", ".join(
@@ -183,8 +234,10 @@ def _recovery(bench: Workbench, q: Amortised) -> Recovery:
         density = torch.cat([q.log_density(part, data) for part in x.split(max(1, _AT_ONCE // len(y)))])
         at_truth = q.log_density(to_x(study.space, truth), data)
         theta = to_theta(study.space, x)
-    rank = (density > at_truth).double().mean(0)
+    rank, ess = (density > at_truth).double().mean(0), torch.full((len(y),), float(_RECOVERED), dtype=torch.float64)
     folder = bench.folder / hindsight.FEASIBILITY
     both = torch.cat([truth, failed])
     expected = Feasibility.load(folder).probability(both).detach() if folder.exists() else None
-    return Recovery(rank, truth, theta.mean(0), theta.std(0), failed, expected)
+    return Recovery(
+        rank, truth, theta.mean(0), theta.std(0), x.transpose(0, 1), to_x(study.space, truth), ess, failed, expected
+    )

@@ -31,8 +31,8 @@ def _unread(s: Study) -> Iterator[str]:
         ("round_runs", s.infer.round_runs is not None),
     ):
         if given:
-            yield (f"infer.{key}: is only read with infer.method npe, nle or auto. Got method: likelihood; take it out, or change the "
-                   "method.")  # fmt: skip
+            yield (f"infer.{key}: is only read with infer.method npe, nle or auto. Got method: likelihood; take it out, or "
+                   "change the method.")  # fmt: skip
 
 
 def _npe(s: Study) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from emulate import registry
 from emulate.errors import InputError, nearest, shown
 from pipelines.derivatives import OWN, Own, automatic
+from pipelines.derived import read_derived, read_profile
 from pipelines.parameters import read_space
 from pipelines.schema import schema
 from pipelines.source import Source
@@ -65,6 +66,11 @@ def load_study(path: Path | str, overrides: Iterable[str] = ()) -> Study:
         "gradient": keep(_gradient, source, "validate.gradient", simulator, "auto") if simulator else None,
         "jacobians": keep(_gradient, source, "simulate.jacobians", simulator, "none") if simulator else None,
     }
+    asked = data["infer"] if isinstance(data.get("infer"), Mapping) else {}
+    parts["derived"] = keep(read_derived, asked.get("derived"), simulator.space) if simulator else None
+    parts["profile"] = (
+        keep(read_profile, asked.get("profile"), simulator.space, parts["derived"]) if simulator else None
+    )
     source.judge()
     read = replace(read, check=_check(read.check, parts["checks"], source.unasked, parts["likelihood"]))
     parts["checks"] = _able(parts["checks"], source.unasked, parts["likelihood"], read.check.confirm)
@@ -111,7 +117,13 @@ def _study(read: StudyFile, simulator: Any, parts: dict[str, Any], path: Path) -
         train=replace(read.train, folds=folds, within=within),
         validate=replace(read.validate, gradient=parts["gradient"], gradient_points=points),
         infer=replace(
-            read.infer, observation=o, likelihood=parts["likelihood"], sampler=parts["sampler"], npe=parts["npe"]
+            read.infer,
+            observation=o,
+            likelihood=parts["likelihood"],
+            sampler=parts["sampler"],
+            npe=parts["npe"],
+            derived=parts["derived"],
+            profile=parts["profile"],
         ),
         check=replace(read.check, recovery=recovery),
         checks=parts["checks"],

@@ -224,8 +224,11 @@ def synchronise(study: Any, terminal: Terminal, *, closing: bool = False) -> Non
 
 
 def verdict(study: Any, wanted: Sequence[str], terminal: Terminal) -> bool:
-    """Print the findings of these stages; False when a blocking one failed."""
+    """Print what the emulator did to the posterior, and the findings of these stages; False when a blocking one failed."""
     good = True
+    if "check" in wanted and (path := study.folder / verdicts.BIAS).exists():
+        told = files.read_json(path)
+        terminal.headline(" ".join(told[k] for k in ("sentence", "beyond") if k in told))
     for stage in wanted:
         path = study.folder / stage / "findings.json"
         if stage not in ("validate", "check") or not path.exists():

@@ -72,6 +72,8 @@ def _page(folder: Path) -> dict[str, Any]:
         "study": study,
         "question": _question(study, inferred),
         "verdict": _verdict(findings),
+        "bias": _read(folder, "check/bias.json"),
+        "corrected": _corrected(_read(folder, "check/corrected.json"), study),
         "findings": findings,
         "rounds": _rounds(_read(folder, "simulate/rounds.json"), study),
         "runs": _runs(_read(folder, "simulate/summary.json"), _read(folder, "simulate/fidelities.json") or {}),
@@ -212,14 +214,31 @@ def _role(name: str, scores: Mapping[str, Any]) -> str:
 def _posterior(inferred: Mapping[str, Any], study: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The parameters as they are written, with the distance from the truth in standard deviations where it is known."""
     rows = []
-    for name, p in inferred["parameters"].items():
+    words = {**(study.get("parameters") or {}), **((study.get("infer") or {}).get("derived") or {})}
+    for name, p in {**inferred["parameters"], **inferred.get("derived", {})}.items():
         sd, truth = p.get("sd"), p.get("truth")
-        known = study.get("parameters", {}).get(name, {})
+        known = words.get(name, {})
         shift = None if truth is None or not sd or p.get("mean") is None else (p["mean"] - truth) / sd
         rows.append({"name": name, "unit": known.get("unit", ""), "label": known.get("label", ""), "p": p,
                      "written": {k: typeset.measured(p.get(k), sd) for k in _MEASURED},
                      "shift": typeset.NONE if shift is None else f"{shift:+.2f} sd"})  # fmt: skip
     return rows
+
+
+def _corrected(found: Mapping[str, Any] | None, study: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The posterior as true runs correct it: mean before and after, and the width where they say it."""
+    if found is None:
+        return None
+    rows = []
+    for name, p in found["parameters"].items():
+        known, sd = study.get("parameters", {}).get(name, {}), p.get("corrected_sd") or p.get("sd")
+        ends = [typeset.measured(p[k], sd) for k in ("low", "high") if k in p]
+        rows.append({"name": name, "unit": known.get("unit", ""), "label": known.get("label", ""),
+                     "mean": typeset.measured(p["mean"], p["sd"]), "sd": typeset.measured(p["sd"], p["sd"]),
+                     "corrected": typeset.with_error(p["corrected"], p["error"]),
+                     "corrected_sd": typeset.with_error(p.get("corrected_sd"), p.get("corrected_sd_error")),
+                     "interval": " to ".join(ends) or typeset.NONE})  # fmt: skip
+    return {"runs": found["runs"], "by": found.get("by", "confirmation"), "rows": rows}
 
 
 def _provenance(known: Mapping[str, Any] | None) -> dict[str, dict[str, str]] | None:

@@ -36,6 +36,8 @@ def schema() -> Schema:
     infer["likelihood"] |= {"$ref": "#/$defs/likelihoods"}
     infer["sampler"] |= {"$ref": "#/$defs/samplers"}
     infer["npe"] |= {"anyOf": [_npe(), {"type": "null"}]}
+    infer["derived"] |= _derived()
+    infer["profile"] |= {"anyOf": [{"type": "boolean"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
     parts["ClusterPart"]["properties"]["use"] |= {"anyOf": [{"enum": [*CLUSTERS]}, _FOREIGN]}
     parts["ValidatePart"]["properties"]["gradient"] |= _gradient("auto")
     parts["SimulatePart"]["properties"]["jacobians"] |= _gradient("none", "auto")
@@ -137,6 +139,13 @@ def _fidelities() -> Schema:
     one = _plain(FidelityPart, "#/$defs/{model}")
     one = {"description": one["description"], **_closed({**one["properties"], "with": settings}, ["runs", "with"])}
     names = {"pattern": r"^[A-Za-z_][A-Za-z0-9_]{0,59}$", "not": {"enum": [ITSELF, *SETS]}}
+    return {"type": "object", "minProperties": 1, "propertyNames": names, "additionalProperties": one}
+
+
+def _derived() -> Schema:
+    words = {k: {"type": "string"} for k in ("expression", "unit", "label")}
+    one = {"anyOf": [{"type": "string"}, _closed(words, ["expression"])]}
+    names = {"pattern": r"^[^\d\W]\w*$"}
     return {"type": "object", "minProperties": 1, "propertyNames": names, "additionalProperties": one}
 
 

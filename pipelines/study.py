@@ -156,15 +156,21 @@ class InferPart(Section):
     """What is observed, with what noise, and how the posterior is drawn."""
 
     observation: Observation = Observation(held_out=0)
-    method: Literal["likelihood", "npe", "nle", "auto"] = "likelihood"  # by gradients of a likelihood; by flows that need none
+    method: Literal["likelihood", "npe", "nle", "auto"] = (
+        "likelihood"  # by gradients of a likelihood; by flows that need none
+    )
     likelihood: Any = "gaussian"  # likelihoods
     sampler: Any = "hmc"  # samplers
     draws: Annotated[int, Ge(4)] = 500  # per chain
     chains: Annotated[int, Ge(2)] = 16  # all in one batch
     outside: Literal["warn", "refuse", "inflate", "ignore"] = "warn"  # draws far from every run
+    derived: Any = None  # derived parameters by name: an expression of the parameters, or {expression, unit, label}
+    profile: Any = None  # profile likelihoods: true, or names of parameters and derived ones; empty: none
     feasible: bool = False  # the prior times the probability that a run finishes there, as the failed runs teach it
     npe: Any = None  # how npe learns: {flow: {use: flow, ...}, noise, components, log}; empty: as it does by default
-    rounds: Annotated[int, Ge(1), Le(100)] = 1  # for npe and nle: the design's runs, then rounds aimed at the observation
+    rounds: Annotated[int, Ge(1), Le(100)] = (
+        1  # for npe and nle: the design's runs, then rounds aimed at the observation
+    )
     round_runs: Annotated[int, Ge(1), Le(1_000_000)] | None = None  # runs of each further round; empty: design.runs
 
 

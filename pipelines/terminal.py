@@ -35,6 +35,10 @@ class Terminal:
         if not self.quiet:
             self.console.print(escape(text), soft_wrap=True)
 
+    def headline(self, text: str) -> None:
+        """What is printed before the findings, and with them where little is."""
+        self.console.print(f"[bold]{escape(text)}[/]", soft_wrap=True)
+
     def warn(self, text: str) -> None:
         self.errors.print(f"[yellow]Warning:[/] {escape(text)}")
 

@@ -31,11 +31,14 @@ _GRID = 50  # points per side of a density in two dimensions
 SURROGATE, TRUE, TRUTH = COLOURS[0], COLOURS[1], COLOURS[2]
 
 
-def corner(space: Space, draws: Any, weighted: tuple[Any, Any] | None = None, truth: Any = None) -> Figure:
+def corner(
+    space: Space, draws: Any, weighted: tuple[Any, Any] | None = None, truth: Any = None, runs: int = 0
+) -> Figure:
     """Every parameter and every pair: 68 and 95 % regions of the surrogate posterior and the true simulator's.
 
     draws `[n, d]` of the surrogate posterior; weighted: theta `[s, d]` and ln p_true - ln p_surrogate `[s]` at some of
-    them, drawn as a posterior of its own, or as single dots where fewer than 8 runs carry the weight; truth `[d]`.
+    them, drawn as a posterior of its own, or as single dots where fewer than 8 runs carry the weight; with `runs` the weights
+    are those that so many true runs give to every draw; truth `[d]`.
     """
     surrogate = Cloud(_view(space, array(draws)))
     true = Cloud(_view(space, array(weighted[0])), array(weighted[1])) if weighted is not None else None
@@ -58,7 +61,7 @@ def corner(space: Space, draws: Any, weighted: tuple[Any, Any] | None = None, tr
             _lines(ax, row, column, truth)
             _name(ax, space, row, column)
     figure.align_labels()
-    _corner_legend(figure, true, truth)
+    _corner_legend(figure, true, truth, runs)
     return figure
 
 
@@ -154,12 +157,13 @@ def _name(ax, space: Space, row: int, column: int) -> None:
         ax.tick_params(axis="y", labelleft=first)
 
 
-def _corner_legend(figure: Figure, true: Cloud | None, truth: np.ndarray | None) -> None:
+def _corner_legend(figure: Figure, true: Cloud | None, truth: np.ndarray | None, runs: int) -> None:
     handles = [Patch(facecolor=SURROGATE, alpha=0.5), Line2D([], [], color=GREY, linestyle=":", linewidth=1.4)]
     labels = ["posterior by the emulator (68, 95 %)", "prior"]
     if true is not None and true.smooth:
         handles.append(Line2D([], [], color=TRUE, linestyle="--", linewidth=1.5))
-        labels.append(f"by the true simulator ({true.effective:.0f} effective of {true.size} runs)")
+        labels.append(f"as {runs} true runs correct it" if runs else
+                      f"by the true simulator ({true.effective:.0f} effective of {true.size} runs)")  # fmt: skip
     elif true is not None:
         handles.append(Line2D([], [], color=TRUE, marker="o", linestyle="none"))
         labels.append(f"true simulator's weight: {true.effective:.1f} effective of {true.size} runs, too few to draw")

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from emulate.contracts import Confirmation, Evidence, Recovery, Weighted
-from emulate.corrections import Correction, correct
 from emulate.distributions import Exact
 from emulate.emulator import Emulator
 from emulate.feasibility import Feasibility
 from emulate.posterior import Posterior
+from emulate.recoveries import recover
 from pipelines import amortised_choice, files, hindsight
+from pipelines.corrected import Corrected, correct
 from pipelines.stages.infer import load_observation, surrogate
 from pipelines.study import CONFIRMING
 from pipelines.workbench import SETS, Workbench
@@ -20,7 +21,6 @@ from pipelines.workbench import SETS, Workbench
 SENTENCE = "hold the posterior against the true simulator's"
 READS = ("design", "simulate", "train", "validate", "infer")
 WRITES = ("check/findings.json", "check/evidence.safetensors")
-CORRECTED = "corrected.json"  # beside the findings, where true runs were made at the posterior mean
 
 
 def run(bench: Workbench) -> str:
@@ -47,8 +47,8 @@ def run(bench: Workbench) -> str:
     if confirmation is not None:
         stored |= {f"confirmation.{k}": v for k, v in vars(confirmation).items() if isinstance(v, Tensor)}
     files.write_tensors(bench.folder / "check" / "evidence.safetensors", stored)
-    correction = _correction(bench, emulator, confirmation)
-    _figures(bench, weighted, recovery, observed.truth, correction)
+    corrected = correct(bench, emulator, weighted, confirmation)
+    _figures(bench, weighted, recovery, observed.truth, corrected)
     _register(bench, findings)
     said = [f"{len(recovery.rank)} recovered observations"]
     if study.infer.likelihood.adds_noise:
@@ -95,12 +95,8 @@ def _expected(bench: Workbench, theta: Tensor) -> Tensor | None:
     return Feasibility.load(folder).probability(theta).detach() if folder.exists() else None
 
 
-def _recovery(bench: Workbench, emulator: Emulator, chains: int = 6, draws: int = 100) -> Recovery:
-    """Posteriors of noisy held-out runs, sampled in one batch: row r belongs to observation r // chains.
-
-    Densities are compared in the sampler's coordinates: the share of draws above the truth's density is uniform for an
-    exact posterior in any coordinates.
-    """
+def _recovery(bench: Workbench, emulator: Emulator) -> Recovery:
+    """Posteriors of noisy held-out runs, sampled in one batch."""
     study = bench.study
     made = bench.runs_of("held_out")
     last = int((np.cumsum(made.ok) < study.check.recovery).sum()) + 1  # as many as it takes, the failed ones counted
@@ -114,18 +110,9 @@ def _recovery(bench: Workbench, emulator: Emulator, chains: int = 6, draws: int 
         f"best fits of {q} held-out observations"
     ):  # a posterior may be a hundredth of its prior wide
         best = posterior.find_map(restarts=4, seed=bench.seed("recovery/map"))
-    start = best.starts(chains, seed=bench.seed("recovery/start")).transpose(0, 1).reshape(q * chains, -1)
-    posterior = replace(posterior, data=data.repeat_interleave(chains, 0))
-    sampler = study.infer.sampler.grouped(q)  # every observation adapts on its own
     with bench.terminal.bar(f"recover {q} held-out observations", total=1) as tick:
-        made = sampler.draw(posterior.log_density, start, draws, seed=bench.seed("recovery/draws"), progress=tick)
-    x_true = posterior.x(truth).repeat_interleave(chains, 0)
-    at_truth = posterior.log_density(x_true).detach().reshape(q, chains)[:, :1]
-    log_density = made.log_density.reshape(q, -1)
-    theta = posterior.theta(made.x).detach().reshape(q, -1, study.space.d)
-    rank = (log_density > at_truth).double().mean(1)
-    expected = _expected(bench, torch.cat([truth, failed]))
-    return Recovery(rank, truth, theta.mean(1), theta.std(1), failed, expected)
+        found = recover(posterior, truth, study.infer.sampler, seed=bench.seed("recovery"), best=best, progress=tick)
+    return replace(found, failed=failed, expected=_expected(bench, torch.cat([truth, failed])))
 
 
 def _confirmation(bench: Workbench, emulator: Emulator, data: Tensor, draws: Tensor) -> Confirmation:
@@ -140,54 +127,36 @@ def _confirmation(bench: Workbench, emulator: Emulator, data: Tensor, draws: Ten
     return Confirmation(theta, covariance, torch.from_numpy(runs.y[runs.ok]), spread, int((~runs.ok).sum()))
 
 
-def _correction(bench: Workbench, emulator: Emulator, known: Confirmation | None) -> Correction | None:
-    """What the true runs at the posterior mean say of it, written beside the findings; None where they say nothing."""
-    path = bench.folder / "check" / CORRECTED
-    path.unlink(missing_ok=True)
-    made = correct(emulator, known) if known is not None and len(known.y) > 1 else None
-    if made is None or not made.finite:
-        return None
-    columns = {"mean": made.theta, "sd": made.sd, "delta": made.delta, "error": made.error, "corrected": made.corrected}
-    parameters = {n: {k: float(x[i]) for k, x in columns.items()} for i, n in enumerate(bench.study.space.names)}
-    whole = {
-        "runs": len(known.y),
-        "failed": known.failed,
-        "chi2": made.chi2,
-        "numbers": made.numbers,
-        "parameters": parameters,
-    }
-    files.write_json(path, whole)
-    metrics = {f"{n}/{k}": p[k] for n, p in parameters.items() for k in ("delta", "corrected")}
-    bench.journal.append("metrics", "check", metrics=metrics)
-    rows = [(n, *(f"{p[k]:.4g}" for k in columns)) for n, p in parameters.items()]
-    bench.terminal.table("", ("parameter", "posterior mean", "sd", "off by", "+-", "corrected"), rows)
-    return made
-
-
 def _figures(
-    bench: Workbench, weighted: Weighted, recovery: Recovery, truth: Tensor | None, correction: Correction | None
+    bench: Workbench, weighted: Weighted, recovery: Recovery, truth: Tensor | None, corrected: Corrected
 ) -> None:
     from pipelines import figures
 
     space = bench.study.space
-    pair = (weighted.theta, weighted.log_weight) if bench.study.infer.likelihood.adds_noise else None
-    dashed = " and, dashed, the true simulator's by importance weights" if pair else ""
+    pair = (weighted.theta, weighted.log_weight) if len(weighted.theta) else None
+    mended = corrected.draws is not None
+    whose = "as the true runs correct it" if mended else "the true simulator's by importance weights, not to be trusted"
+    dashed = f" and, dashed, {whose}" if pair else ""
     confirmed = {}
-    if correction is not None:
+    if corrected.confirmed is not None:
         confirmed["confirmation"] = (
-            figures.confirmation(space, correction, truth=truth),
+            figures.confirmation(space, corrected.confirmed, truth=truth),
             "What true runs at the posterior mean say of it, each and all, and how far they lie from the prediction.",
         )
     bench.figures(
         "check",
         {
             "corner": (
-                figures.corner(space, weighted.draws, weighted=pair, truth=truth),
+                figures.corner(space, weighted.draws, corrected.draws or pair, truth, len(weighted.theta) * mended),
                 f"The surrogate's posterior{dashed}.",
             ),
             "recovery": (
                 figures.recovery(recovery, space),
                 "Held-out observations: posterior mean against truth, and ranks.",
+            ),
+            "ranks": (
+                figures.ranks(recovery, space),
+                "Truths of held-out observations among the draws of their posteriors, and what regions of all levels hold.",
             ),
             **confirmed,
         },

@@ -15,14 +15,14 @@ from emulate.distributions import Exact
 from emulate.emulator import Emulator
 from emulate.errors import CampaignError, InputError
 from emulate.posterior import MAP, Posterior
-from pipelines import amortised_choice, files, hindsight, sampling
+from pipelines import amortised_choice, answers, files, hindsight, sampling
 from pipelines.workbench import Workbench
 
 _THIN, _LOOKED_AT = 0.01, 2000  # share of the draws that goes without a word; draws that are looked at
 
 SENTENCE = "infer the parameters of the observation by gradients of the emulator"
 READS = ("design", "simulate", "train", "validate")
-WRITES = ("infer/draws.safetensors", "infer/summary.json", "infer/observation.json")
+WRITES = ("infer/draws.safetensors", "infer/summary.json", "infer/observation.json", answers.PREDICTION, answers.POSTERIOR)
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,11 @@ def run(bench: Workbench) -> str:
     summary = _summary(bench, observed, theta, draws, best) | ({} if thin is None else {"thin": thin})
     summary |= _settings(bench, posterior, best.theta)
     _widened(bench, posterior, best.theta, summary["parameters"])
+    if told := answers.summary(bench, theta, best.theta, observed.truth):
+        summary["derived"] = told
     files.write_json(bench.folder / "infer" / "summary.json", summary)
-    _figures(bench, observed, emulator, theta, best.theta)
+    answers.write_posterior(bench, posterior, theta, draws, observed.sentence)
+    _figures(bench, observed, emulator, theta, best.theta, answers.predicted(bench, posterior, theta))
     _journal(bench, summary, draws)
     rows = [
         (
@@ -85,7 +88,7 @@ def run(bench: Workbench) -> str:
             f"{p['rhat']:.3f}",
             f"{p['ess']:.0f}",
         )
-        for n, p in summary["parameters"].items()
+        for n, p in (summary["parameters"] | summary.get("derived", {})).items()
     ]
     _warn(bench, summary)
     _warn_of_misfit(bench, observed, emulator, best.theta)
@@ -286,20 +289,20 @@ def _warn_of_smoothing(bench: Workbench, o: Observation, emulator: Emulator, bes
         bench.note(f"{said}; the observation is smoothed alike.")
 
 
-def _figures(bench: Workbench, o: Observation, emulator, theta: Tensor, best: Tensor) -> None:
+def _figures(bench: Workbench, o: Observation, emulator, theta: Tensor, best: Tensor, some: Tensor) -> None:
     from pipelines import figures
 
     likelihood = bench.study.likelihood
     own = None if likelihood.adds_noise else emulator.predict(best.detach())  # whose covariance is then all the error
     flat = theta.reshape(-1, theta.shape[-1])
-    some = emulator.predict(flat[:: max(1, len(flat) // 400)]).mean.detach()
     sigma = likelihood.covariance(o.data, own).detach().diagonal(dim1=-2, dim2=-1).sqrt()
     outputs = bench.study.simulator.outputs
+    answers.write_prediction(bench, o.data, sigma, some)
     bench.figures(
         "infer",
         {
             "corner": (
-                figures.corner(bench.study.space, flat, truth=o.truth),
+                answers.corner(bench.study, flat, o.truth),
                 "The posterior through the emulator; the truth should lie inside.",
             ),
             "prediction": (
@@ -330,6 +333,7 @@ def _journal(bench: Workbench, summary: dict, draws) -> None:
         },
     )
     told = ("mean", "sd", "map", "rhat", "ess", "widened")
-    metrics = {f"{n}/{k}": p[k] for n, p in summary["parameters"].items() for k in told if k in p}
+    parameters = summary["parameters"] | summary.get("derived", {})
+    metrics = {f"{n}/{k}": p[k] for n, p in parameters.items() for k in told if k in p}
     metrics |= sampling.metrics(summary["sampler"]) | ({"thin": summary["thin"]} if "thin" in summary else {})
     bench.journal.append("metrics", "infer", metrics=metrics)

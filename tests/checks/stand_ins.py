@@ -11,7 +11,6 @@ from functools import cache
 
 import numpy as np
 import torch
-from scipy.stats import chi2
 from torch import Tensor
 
 from emulate.contracts import Confirmation, Evidence, Jacobians, Recovery, Weighted
@@ -154,15 +153,26 @@ def weighted(shift: float, width: float, *, s: int = 200, t: int = 4000, seed: i
     return Weighted(theta[:s], log_weight[:s], theta)
 
 
-def recovery(shift: float, width: float, *, q: int = 20, seed: int = 6) -> Recovery:
-    """Posteriors N(mean, sd^2) of q observations; `shift` of the mean and `width` in units of the right sd."""
+_TILT = torch.linalg.cholesky(
+    0.5 * torch.eye(D, dtype=torch.float64) + 0.5
+)  # parameters of one posterior are correlated
+
+
+def recovery(shift: float, width: float, *, q: int = 20, s: int = 300, seed: int = 6) -> Recovery:
+    """Normal posteriors of q observations, s independent draws of each; `shift` of the first parameter's mean and `width`
+    in units of the right sd. They are as wide as a hundredth of the box's centre, and a tenth of the prior in x."""
+    z = torch.cat(
+        [torch.zeros(q, 1, D, dtype=torch.float64), _normal(seed, q, s + 1, D) @ _TILT.T], 1
+    )  # mean, truth, draws
+    z[:, 0, 0] = z[:, 0, 0] + shift
+    z[:, 2:] = width * z[:, 2:] + shift * torch.eye(D, dtype=torch.float64)[0]
+    white = torch.linalg.solve_triangular(_TILT, (z - z[:, :1]).mT, upper=False).square().sum(1)  # [q, s + 2]
+    rank = (white[:, 2:] < white[:, 1:2]).double().mean(1)
     sd = 0.01 * SPACE.from_unit(torch.full((D,), 0.5, dtype=torch.float64)).expand(q, D)
-    mean = SPACE.from_unit(torch.as_tensor(np.random.default_rng(seed).random((q, D))))
-    true = mean + sd * _normal(seed, q, D)
-    first = torch.eye(D, dtype=torch.float64)[0]
-    mean, sd = mean + shift * sd * first, width * sd
-    rank = torch.as_tensor(chi2.cdf(((true - mean) / sd).square().sum(1).numpy(), D))
-    return Recovery(rank, true, mean, sd)
+    place = SPACE.from_unit(torch.as_tensor(np.random.default_rng(seed).random((q, D))))
+    x = _normal(seed + 10_000, q, 1, D) + 0.1 * z
+    return Recovery(rank, place + sd * z[:, 1], place + sd * z[:, 0], width * sd, x[:, 2:], x[:, 1],
+                    torch.full((q,), float(s), dtype=torch.float64))  # fmt: skip
 
 
 @cache

@@ -11,7 +11,18 @@ from emulate.errors import InputError
 from tests.checks.stand_ins import KINDS, evidence, spoiled
 
 NAMES = registry.names("checks")
-FIGURES = {"accuracy", "calibration", "confirmation", "crps", "gradient", "corner", "pit", "recovery", "regions"}
+FIGURES = {
+    "accuracy",
+    "calibration",
+    "confirmation",
+    "crps",
+    "gradient",
+    "corner",
+    "pit",
+    "ranks",
+    "recovery",
+    "regions",
+}
 
 
 def _find(name: str, material: Evidence):

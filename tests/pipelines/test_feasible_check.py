@@ -71,7 +71,7 @@ def test_a_failure_that_says_nothing_is_left_out_and_one_that_speaks_against_is_
 
 
 def test_recovery_says_of_how_many_held_out_runs_no_observation_was_made(findings):
-    said = findings["false"]["recovery.inside"]["sentence"]
+    said = findings["false"]["recovery.joint"]["sentence"]
     assert "of 8 held-out observations" in said
     assert " 12 true runs failed (" in said
     assert said.endswith(" expected from where earlier runs failed) and made no observation.")

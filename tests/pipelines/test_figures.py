@@ -108,7 +108,9 @@ def recovered(d: int, q: int = 20) -> Recovery:
     truth = space(d).from_unit(u)
     spread = 0.05 * truth
     noise = torch.randn(q, d, generator=generator, dtype=torch.float64)
-    return Recovery(torch.rand(q, generator=generator), truth, truth + spread * noise, spread)
+    x = torch.randn(q, 41, d, generator=generator, dtype=torch.float64)
+    return Recovery(torch.rand(q, generator=generator), truth, truth + spread * noise, spread, x[:, 1:], x[:, 0],
+                    torch.full((q,), 40.0))  # fmt: skip
 
 
 def corrected(d: int, k: int = 12) -> Correction:
@@ -139,6 +141,7 @@ def gallery(d: int, kind: str) -> dict[str, Figure]:
         "corner": figures.corner(space(d), some, truth=theta[1]),
         "weighted": figures.corner(space(d), some, weighted=(theta, weight), truth=theta[1]),
         "recovery": figures.recovery(recovered(d), space(d)),
+        "ranks": figures.ranks(recovered(d), space(d)),
         "confirmation": figures.confirmation(space(d), corrected(d), truth=theta[1]),
         "prediction": figures.posterior_prediction(runs.outputs, y[0], 0.02 * y[0].abs() + 0.01, y, truth=y[1]),
         "training": figures.training({"mlp": losses}),
@@ -214,6 +217,7 @@ def test_one_run_is_enough(kind):
         **{name: figure for name, (figure, _) in figures.calibrated(e, "gp", runs).items()},
         "gradient": figures.gradient(e["gp"], jacobians(2, kind, 1)),
         "recovery": figures.recovery(recovered(2, 1), space(2)),
+        "ranks": figures.ranks(recovered(2, 1), space(2)),
     }
     assert {name: unnamed(figure) for name, figure in made.items()} == {name: [] for name in made}
 
@@ -374,6 +378,11 @@ def test_too_few_weighted_runs_are_dots_and_the_legend_says_so():
     assert "true simulator's weight: 3.0 effective of 40 runs, too few to draw" in labels
     all_failed = torch.full((40,), -math.inf, dtype=torch.float64)
     assert isinstance(figures.corner(space(2), draws(2), weighted=(draws(2, 40), all_failed)), Figure)
+
+
+def test_weights_on_every_draw_are_told_as_a_correction_by_so_many_runs():
+    figure = figures.corner(space(2), draws(2), weighted=(draws(2), torch.zeros(len(draws(2)))), runs=128)
+    assert "as 128 true runs correct it" in [t.get_text() for t in figure.legends[0].get_texts()]
 
 
 def test_the_axes_of_a_corner_end_at_the_prior_and_reach_the_truth():

@@ -72,7 +72,7 @@ def test_the_study_comes_to_a_verdict(folder):
         for f in files.read_json(folder / "runs" / "survey" / "check" / "findings.json")["emulators"]["plane"]
     }
     print({k: v["value"] for k, v in findings.items()})
-    assert findings["recovery.inside"]["passed"]
+    assert findings["recovery.joint"]["passed"]
     assert findings["posterior.ess"]["value"] > 0.9  # the emulator is good: the same likelihood stands on both sides
     data = files.read_json(folder / "runs" / "survey" / "infer" / "observation.json")["data"]
     assert all(float(n).is_integer() for n in data[3:])

@@ -7,7 +7,7 @@ import pytest
 
 import emulate as library
 from emulate.errors import InputError
-from pipelines import figures, files
+from pipelines import figures, files, report
 from pipelines.config import load_study
 from tests.pipelines.test_stages import emulate
 
@@ -111,6 +111,24 @@ def test_true_runs_at_the_posterior_mean_confirm_it(study):
     assert {"confirmation.chi2", "confirmation.shift.a", "confirmation.shift.b"} < set(findings)
     assert "32 true runs at the posterior mean, 10 recovered observations" in output
     assert (folder / "check" / "confirmation.png").exists()
+
+
+def test_the_one_number_comes_from_the_true_runs_at_the_mean(study):
+    """The root of delta^T V^-1 delta less the noise of the runs, first in the terminal and in the page."""
+    folder, output, _ = study
+    told = files.read_json(folder / "check" / "bias.json")
+    found = files.read_json(folder / "check" / "corrected.json")
+    assert found["by"] == "confirmation"
+    assert "factor" not in told
+    parameters = found["parameters"].values()
+    off, noise = (sum((p[k] / p["sd"]) ** 2 for p in parameters) for k in ("delta", "error"))
+    assert told["move"]["value"] == pytest.approx(max(off - noise, 0) ** 0.5, abs=0.1)  # but for the correlation
+    lines = " ".join(output.split())
+    assert told["sentence"].endswith("; no true run says what it does to its width.")
+    assert lines.index(told["sentence"]) < lines.index("validate (line)")
+    page = report.render(folder)
+    assert told["sentence"].replace("+-", "+-") in page
+    assert "made at its mean; to first order in the shift" in page
 
 
 def test_a_second_check_makes_no_run_again_and_fewer_take_the_first(study, tmp_path):

@@ -345,4 +345,4 @@ def test_the_config_runs_to_its_end_and_passes(tmp_path):
     changes = [f"output={tmp_path / 'noise'}", "cluster.use=serial", "tracking.uri=off"]
     assert engine.run(load_study(Path(__file__).parents[2] / "configs" / "noise.yaml", changes), stages.ORDER, QUIET)
     verdict = files.read_json(tmp_path / "noise" / "check" / "findings.json")["emulators"]["noisy"]
-    assert {f["name"]: f["passed"] for f in verdict if f["blocking"]} == {"recovery.inside": True}
+    assert {f["name"]: f["passed"] for f in verdict if f["blocking"]} == {"recovery.joint": True}

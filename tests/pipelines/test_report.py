@@ -184,6 +184,22 @@ def test_the_verdict_comes_first_in_words(folder):
     assert text.index("PASSED") < text.index("Which values of omega_m")
 
 
+def test_what_the_emulator_did_to_the_posterior_stands_first(folder):
+    """Where true runs say it; with the corrected values beside the posterior, to two digits of their errors."""
+    sentence = "The emulator moves the posterior by 0.11 +- 0.02 sigma."
+    put(folder / "check" / "bias.json", {"sentence": sentence, "beyond": "The true runs cannot correct it."})
+    row = {"mean": 0.31, "sd": 0.01, "delta": 0.001, "error": 0.0004, "corrected": 0.309, "corrected_sd": 0.0102,
+           "corrected_sd_error": 0.0002, "low": 0.289, "high": 0.329}  # fmt: skip
+    put(folder / "check" / "corrected.json", {"by": "importance", "runs": 128, "parameters": {"omega_m": row}})
+    text = said(folder)
+    assert f"{sentence} The true runs cannot correct it." in text
+    assert text.index(sentence) < text.index("All 5 blocking checks passed.")
+    assert "The posterior as 128 true runs correct it, by their weights at draws of it." in text
+    assert ["Ωm omega_m", "–", "0.310", "0.010", "0.30900 ± 0.00040", "0.01020 ± 0.00020", "0.289 to 0.329"] in rows(
+        folder
+    )
+
+
 def test_one_failed_blocking_finding_is_the_verdict(folder):
     found = json.loads((folder / "check" / "findings.json").read_text())
     found["emulators"]["gp"][0] |= {"passed": False, "value": 0.8}

@@ -83,6 +83,23 @@ def test_the_verdict_is_the_exit_code(study):
     assert code == 1
 
 
+def test_what_the_emulator_did_to_the_posterior_is_told_first_and_mended(study):
+    """An exact emulator does nothing to it; the corrected posterior is the closed form again."""
+    folder = study / "runs" / "line" / "check"
+    told = files.read_json(folder / "bias.json")
+    assert told["whole"]["value"] < 1e-6
+    assert told["sentence"].startswith("The emulator moves the posterior by 0.00 +- 0.00 sigma (most in ")
+    made = files.read_json(folder / "corrected.json")
+    assert (made["by"], made["runs"], made["failed"]) == ("importance", 100, 0)
+    a = np.cos(np.outer(np.arange(1, 5), np.arange(1, 3)))
+    sd = np.sqrt(np.diag(np.linalg.inv(a.T @ a / 0.2**2 + np.eye(2))))
+    for p, right in zip(made["parameters"].values(), sd, strict=True):
+        assert abs(p["corrected_sd"] / right - 1) < 4 * p["corrected_sd_error"] / right + 0.03  # chains are correlated
+    drawn = files.read_tensors(folder / "corrected.safetensors")
+    assert drawn["theta"].shape == (1600, 2)
+    assert float(drawn["log_weight"].exp().sum()) == pytest.approx(1)
+
+
 def test_a_second_run_skips_everything(study):
     emulate(study, "run", "study.yaml")
     _, output = emulate(study, "run", "study.yaml")

@@ -1,0 +1,118 @@
+"""The posterior as true runs correct it, and the one number that says what the emulator did to it: files of check."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from emulate.bias import Bias, by_confirmation, by_weights
+from emulate.contracts import Confirmation, Weighted
+from emulate.corrections import Correction
+from emulate.corrections import correct as by_runs_at_the_mean
+from emulate.emulator import Emulator
+from emulate.importance import BLUR, TRUSTED, Reweighted, reweigh
+from pipelines import files
+from pipelines.verdicts import BIAS
+from pipelines.workbench import Workbench
+
+CORRECTED, DRAWS = "check/corrected.json", "check/corrected.safetensors"
+_LEAST = 5  # true runs below which nothing is said
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """What true runs made of the posterior; None where they say nothing, or no such runs were made."""
+
+    confirmed: Correction | None
+    draws: tuple[Tensor, Tensor] | None  # theta `[t, d]` and their ln weights `[t]`, where these mend it
+
+
+def correct(bench: Workbench, emulator: Emulator, weighted: Weighted, known: Confirmation | None) -> Corrected:
+    """Write what the true runs say of the posterior beside the findings, print the corrected values, and note all for MLflow.
+
+    True runs at the posterior mean, which a stochastic simulator is asked for, go before weights of single runs."""
+    for name in (CORRECTED, DRAWS, BIAS):
+        (bench.folder / name).unlink(missing_ok=True)
+    names = bench.study.space.names
+    confirmed = by_runs_at_the_mean(emulator, known) if known is not None and len(known.y) > 1 else None
+    if confirmed is not None and confirmed.finite:
+        _say(bench, by_confirmation(confirmed, known, names))
+        _write_confirmed(bench, confirmed, known)
+        return Corrected(confirmed, None)
+    if not _enough(weighted):
+        return Corrected(None, None)
+    made = reweigh(weighted, bench.study.space)
+    why = _beyond(made)
+    _say(bench, by_weights(made, names), why)
+    if why:
+        return Corrected(None, None)
+    _write_reweighted(bench, made, weighted)
+    return Corrected(None, (made.theta, made.log_weight))
+
+
+def _enough(weighted: Weighted) -> bool:
+    log_weight, draws = weighted.log_weight, weighted.draws
+    ran = int(log_weight.isfinite().sum())
+    return ran >= _LEAST and not bool((log_weight == torch.inf).any()) and bool((draws != draws[0]).any())
+
+
+def _beyond(made: Reweighted) -> str:
+    """Why the weights do not mend the posterior, and what to do; nothing where they do."""
+    if made.trusted:
+        return ""
+    more = ("Raise check.importance_runs, or run the simulator where the posterior lies, `design: {use: active, aim: posterior}`, "
+            "and train again.")  # fmt: skip
+    if made.pareto_k < TRUSTED:
+        return (f"The true runs do not correct the posterior: its means and widths would be known to {made.blur:.2g} standard "
+                f"deviations only, and {BLUR:g} is asked. {more}")  # fmt: skip
+    k = f"the Pareto shape of their weights is {made.pareto_k:.2g}, and {TRUSTED:g} is the most"
+    few = "they are too few to tell how their weights fall off" if made.pareto_k != made.pareto_k else k
+    return f"The true runs cannot correct the posterior: {few}. {more}"
+
+
+def _say(bench: Workbench, bias: Bias, why: str = "") -> None:
+    told = bias.to_dict() | ({"beyond": why} if why else {})
+    files.write_json(bench.folder / BIAS, told)
+    bench.journal.append("metrics", "check", metrics=bias.metrics())
+
+
+def _write_confirmed(bench: Workbench, made: Correction, known: Confirmation) -> None:
+    columns = {"mean": made.theta, "sd": made.sd, "delta": made.delta, "error": made.error, "corrected": made.corrected}
+    whole = {
+        "by": "confirmation",
+        "runs": len(known.y),
+        "failed": known.failed,
+        "chi2": made.chi2,
+        "numbers": made.numbers,
+    }
+    parameters = _write(bench, whole, columns)
+    rows = [(n, *(f"{p[k]:.4g}" for k in columns)) for n, p in parameters.items()]
+    bench.terminal.table("", ("parameter", "posterior mean", "sd", "off by", "+-", "corrected"), rows)
+
+
+def _write_reweighted(bench: Workbench, made: Reweighted, weighted: Weighted) -> None:
+    low, median, high = made.quantiles.unbind(1)
+    before = made.theta.mean(0)
+    columns = {"mean": before, "sd": made.theta.std(0), "delta": before - made.mean, "error": made.mean_error,
+               "corrected": made.mean, "corrected_sd": made.sd, "corrected_sd_error": made.sd_error, "low": low,
+               "median": median, "high": high, "low_error": made.quantiles_error[:, 0],
+               "high_error": made.quantiles_error[:, 2]}  # fmt: skip
+    failed = 0 if weighted.failed is None else len(weighted.failed)
+    whole = {"by": "importance", "runs": len(weighted.log_weight), "failed": failed + int(weighted.log_weight.isneginf().sum()),
+             "pareto_k": made.pareto_k, "covariance": made.covariance.tolist(),
+             "covariance_error": made.covariance_error.tolist()}  # fmt: skip
+    parameters = _write(bench, whole, columns)
+    files.write_tensors(bench.folder / DRAWS, {"theta": made.theta, "log_weight": made.log_weight})
+    shown = ("mean", "sd", "corrected", "error", "corrected_sd", "corrected_sd_error", "low", "high")
+    rows = [(n, *(f"{p[k]:.4g}" for k in shown)) for n, p in parameters.items()]
+    heading = ("parameter", "posterior mean", "sd", "corrected", "+-", "corrected sd", "+-", "2.5 %", "97.5 %")
+    bench.terminal.table("", heading, rows)
+
+
+def _write(bench: Workbench, whole: dict[str, Any], columns: dict[str, Tensor]) -> dict[str, dict[str, float]]:
+    parameters = {n: {k: float(x[i]) for k, x in columns.items()} for i, n in enumerate(bench.study.space.names)}
+    files.write_json(bench.folder / CORRECTED, {**whole, "parameters": parameters})
+    metrics = {f"{n}/{k}": p[k] for n, p in parameters.items() for k in ("delta", "corrected")}
+    bench.journal.append("metrics", "check", metrics=metrics)
+    return parameters
