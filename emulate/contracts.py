@@ -10,7 +10,7 @@ Every class is abstract or final: implement the abstract methods, never override
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -377,7 +377,8 @@ class Likelihood(Entry, ABC):
         """One observation `[m]` of a truth `[m]` without the observation's noise."""
 
 
-LogDensity = Callable[[Tensor], Tensor]  # x [chains, d] unconstrained -> ln p [chains], differentiable
+LogDensity = Callable[[Tensor], Tensor]  # x [..., chains, d] unconstrained -> ln p [..., chains], differentiable
+Progress = Callable[[int, int, str], None]  # done, total, and what is known so far, such as divergences and R-hat
 
 
 @dataclass(frozen=True)
@@ -392,9 +393,21 @@ class Draws:
     diagnostics: dict[str, float] = field(default_factory=dict)
 
 
+class Checkpoint(Protocol):
+    """Where the state of a sampler is kept, of one density, start, seed and settings; n alone may differ."""
+
+    def load(self) -> dict[str, Tensor] | None:
+        """The state that was saved last, None where there is none."""
+
+    def save(self, state: dict[str, Tensor]) -> None:
+        """Called whenever progress is told; every state makes those before it worthless, so not all need to be kept."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sampler(Entry, ABC):
     """Draws from a density that is known up to a constant, many chains in one batched call."""
+
+    resumable: ClassVar[bool] = False  # a checkpoint is read: more draws continue its chains
 
     groups: Annotated[int, Ge(1)] = 1  # equal runs of neighbouring chains, each run with a target of its own
 
@@ -403,9 +416,13 @@ class Sampler(Entry, ABC):
         return replace(self, groups=groups)
 
     @abstractmethod
-    def draw(self, log_density: LogDensity, start: Tensor, n: int, *, seed: int,
-             progress: Callable[[int, int], None] | None = None) -> Draws:  # fmt: skip
-        """n draws for each row of start `[chains, d]`; `progress(done, total)` is called now and then."""
+    def draw(self, log_density: LogDensity, start: Tensor, n: int, *, seed: int, progress: Progress | None = None,
+             checkpoint: Checkpoint | None = None) -> Draws:  # fmt: skip
+        """n draws for each row of start `[chains, d]`; `progress(done, total, note)` is called now and then.
+
+        With a `checkpoint` an interrupted call is made again and gives the draws that it would have given, bit for bit;
+        where the sampler is `resumable` it goes on from there, and from n draws to more, of which the first are those.
+        """
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,18 @@ def diagnose(x: Tensor, groups: int = 1) -> tuple[Tensor, Tensor]:
     return torch.where(still, torch.inf, rhat), torch.where(still, 0.0, ess)
 
 
+def running(x: np.ndarray) -> float:
+    """Split R-hat of draws x `[draws, groups, chains, d]`, the worst: without ranks, for a glance while draws are made.
+
+    Gelman et al. (2013, eq. 11.4): the root of 1 - 1/n + (variance of the means) / (mean variance), over halves of chains.
+    """
+    n = len(x) // 2
+    halves = np.concatenate([x[:n], x[n : 2 * n]], 2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rhat = np.sqrt(1 - 1 / n + halves.mean(0).var(1, ddof=1) / halves.var(0, ddof=1).mean(1))
+    return float(np.where(np.isnan(rhat), np.inf, rhat).max())
+
+
 def require_chains(start: Tensor, n: int, groups: int) -> None:
     """InputError unless start is `[chains, d]`, finite, splits into groups, and n allows R-hat to be computed."""
     if start.ndim != 2 or not start.numel() or not torch.isfinite(start).all():

@@ -2,10 +2,11 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 
-from emulate.diagnostics import diagnose
+from emulate.diagnostics import diagnose, running
 from emulate.errors import InputError
 
 
@@ -71,3 +72,13 @@ def test_too_few_draws_are_refused(shape):
     said = f"x must have shape [chains, draws, d] with at least 4 draws, 8 of a single chain. Got {shape}; draw more."
     with pytest.raises(InputError, match=f"^{re.escape(said)}$"):
         diagnose(torch.zeros(shape))
+
+
+def test_the_running_rhat_is_near_the_ranked_one():
+    x = torch.randn(8, 200, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x[:4, :, 1] += 0.4
+    x[:, :100, 2] += 0.4
+    told = running(x.transpose(0, 1)[:, None].numpy())
+    assert told == pytest.approx(float(diagnose(x)[0].max()), abs=0.005)
+    assert told > 1.02
+    assert running(np.zeros((10, 2, 3, 1))) == np.inf

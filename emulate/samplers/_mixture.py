@@ -13,6 +13,7 @@ _DOF = 8  # of Student's t: tails that are heavier than a normal's, so that no f
 _SIZES = (1, 2, 4, 8)  # numbers of components that are tried
 _ROUNDS = 15  # of expectation and maximisation
 _MOST = 2000  # points that a mixture is fitted to
+_FEW = 100_000  # numbers, up to which every point has a matrix of its own
 _FLOOR = 1e-12  # of a component's variance over the population's
 
 
@@ -25,38 +26,47 @@ class Mixture:
     root: Tensor
 
     @cached_property
-    def _white(self) -> tuple[Tensor, Tensor]:
-        d = self.root.shape[-1]
-        inverse = torch.linalg.solve_triangular(
-            self.root, torch.eye(d, dtype=self.root.dtype).expand_as(self.root), upper=False
-        )
+    def _white(self) -> tuple[Tensor, Tensor, Tensor]:
+        """All inverse roots side by side `[g, d, K d]`, the centres in them `[g, 1, K d]`, and the level of each `[g, 1, K]`."""
+        g, k, d = self.centre.shape
+        unit = torch.eye(d, dtype=self.root.dtype).expand_as(self.root)
+        inverse = torch.linalg.solve_triangular(self.root, unit, upper=False)
         level = self.weight.log() - self.root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return inverse, level
+        return (
+            inverse.permute(0, 3, 1, 2).reshape(g, d, k * d),
+            (inverse @ self.centre[..., None]).reshape(g, 1, -1),
+            level[:, None],
+        )
+
+    @cached_property
+    def _bounds(self) -> Tensor:
+        return self.weight.cumsum(-1)
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """x `[g, n, d]`."""
-        g, _, d = self.centre.shape
-        u = torch.rand(g, n, generator=generator, dtype=torch.float64)
-        k = torch.searchsorted(self.weight.cumsum(-1), u).clamp_max(self.weight.shape[1] - 1)
+        g, size, d = self.centre.shape
+        u = torch.rand(g, n, _DOF // 2 + 1, generator=generator, dtype=torch.float64)
         z = torch.randn(g, n, d, generator=generator, dtype=torch.float64)
-        chi2 = -2 * torch.rand(g, n, _DOF // 2, generator=generator, dtype=torch.float64).clamp_min(1e-300).log().sum(
-            -1
-        )
+        k = torch.searchsorted(self._bounds, u[..., 0].contiguous()).clamp_max(size - 1)
+        chi2 = -2 * u[..., 1:].prod(-1).clamp_min(1e-300).log()
         z = z * (_DOF / chi2).sqrt()[..., None]
+        if g * n * d * d < _FEW:
+            at = (torch.arange(g)[:, None], k)
+            return self.centre[at] + (self.root[at] @ z[..., None])[..., 0]
         x = torch.empty_like(z)
-        for i in range(self.weight.shape[1]):
+        for i in range(size):
             x = torch.where((k == i)[..., None], self.centre[:, i, None] + z @ self.root[:, i].mT, x)
         return x
 
     def log_prob(self, x: Tensor) -> Tensor:
         """ln q `[g, N]` at x `[g, N, d]`, up to a constant."""
-        return torch.logsumexp(self._terms(x), -1)
+        return torch.logsumexp(self.terms(x), -1)
 
-    def _terms(self, x: Tensor) -> Tensor:
-        inverse, level = self._white
-        squared = torch.stack([((x - self.centre[:, i, None]) @ inverse[:, i].mT).square().sum(-1)
-                               for i in range(level.shape[1])], -1)  # fmt: skip
-        return level[:, None] - 0.5 * (_DOF + x.shape[-1]) * torch.log1p(squared / _DOF)
+    def terms(self, x: Tensor) -> Tensor:
+        """Of every component `[g, N, K]`."""
+        inverse, centre, level = self._white
+        squared = (x @ inverse - centre).square().unflatten(-1, (level.shape[-1], -1)).sum(-1)
+        return level - 0.5 * (_DOF + x.shape[-1]) * torch.log1p(squared / _DOF)
 
 
 def fitted(x: Tensor, generator: torch.Generator) -> Mixture:
@@ -99,5 +109,5 @@ def _climbed(z: Tensor, k: int, generator: torch.Generator) -> Mixture:
         spread = (spread + (d + 2) * within[:, None]) / (mass + d + 2)[..., None, None]
         mixture = Mixture((mass + 1) / (n + k), centre, torch.linalg.cholesky(spread + _FLOOR * unit))
         if i + 1 < _ROUNDS and k > 1:
-            share = torch.softmax(mixture._terms(z), -1)
+            share = torch.softmax(mixture.terms(z), -1)
     return mixture

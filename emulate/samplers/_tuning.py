@@ -1,11 +1,13 @@
 """What the warm-up learns: coordinates, step size and length of the trajectories, of each group from all its chains."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from emulate.samplers._coordinates import learnt
+from emulate.samplers._coordinates import Coordinates, learnt
 from emulate.samplers._leapfrog import Density, State, state_at, trajectory
 
 _WINDOWS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 0.85)  # shares of the warm-up after which the coordinates are renewed
@@ -23,6 +25,33 @@ class Plan:
     mass: str
     length: float
     adapt: bool
+
+
+@dataclass
+class Kernel:
+    """What the warm-up learnt, step and mean length `[groups]`, and where the chains are."""
+
+    NAMES: ClassVar[tuple[str, ...]] = ("centre", "factor", "bend", "step", "length", "rough", "q", "slope")
+
+    coordinates: Coordinates
+    step: np.ndarray
+    length: np.ndarray
+    rough: bool
+    state: State
+
+    def stored(self) -> dict[str, np.ndarray | bool]:
+        """All of it but what the last draw says."""
+        c, s = self.coordinates, self.state
+        bend = np.zeros(0) if c.bend is None else c.bend
+        parts = (c.centre, c.factor, bend, self.step, self.length, self.rough, s.q, s.slope)
+        return dict(zip(self.NAMES, parts, strict=True))
+
+    @classmethod
+    def restored(cls, a: Mapping[str, np.ndarray]) -> "Kernel":
+        """From what was stored, with the draws `x` and `value`."""
+        coordinates = Coordinates(a["centre"], a["factor"], a["bend"] if a["bend"].size else None)
+        state = State(a["q"], a["x"][-1], a["value"][-1], a["slope"])
+        return cls(coordinates, a["step"], a["length"], bool(a["rough"]), state)
 
 
 class Tuning:
@@ -58,9 +87,9 @@ class Tuning:
             self.state = state_at(self.coordinates.q(self.state.x), self.density, self.coordinates)
             self._restart(np.ones_like(self.step))
 
-    def settle(self) -> None:
+    def settled(self) -> "Kernel":
         """From here on nothing adapts: the step is the average of what dual averaging tried."""
-        self.step = np.exp(self._average)
+        return Kernel(self.coordinates, np.exp(self._average), self.length, self.rough, self.state)
 
     def _first_step(self) -> np.ndarray:
         """Doubles or halves each group's step until the acceptance of one step crosses the target."""

@@ -27,7 +27,9 @@ class Values:
     def __call__(self, x: Tensor) -> Tensor:
         g, c, k, d = x.shape
         if g == 1:
-            return torch.cat([self._asked(part) for part in x.reshape(-1, d).split(_ROWS)]).reshape(g, c, k)
+            rows = x.reshape(-1, d)
+            parts = rows.split(_ROWS) if len(rows) > _ROWS else [rows]
+            return torch.cat([self._asked(part) for part in parts]).reshape(g, c, k)
         rows = x.permute(2, 0, 1, 3).reshape(k, g * c, d)
         parts = [rows] if k == 1 else rows.split(max(2, _ROWS // (g * c)))
         value = torch.cat([self._asked(part[0])[None] if len(part) == 1 else self._asked(part) for part in parts])

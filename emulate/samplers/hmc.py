@@ -2,20 +2,20 @@
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-import torch
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
-from emulate.contracts import Draws, LogDensity, Sampler
+from emulate.contracts import Checkpoint, Draws, LogDensity, Progress, Sampler
 from emulate.diagnostics import diagnose, require_chains
 from emulate.samplers._leapfrog import Density, trajectory
-from emulate.samplers._tuning import Plan, Tuning
+from emulate.samplers._resuming import Record, Told, restore, save, stored, written
+from emulate.samplers._tuning import Kernel, Plan, Tuning
 
+_STATE = {"x", "value", "divergent", "chance", "calls", "warmup_calls", "rng", *Kernel.NAMES}  # of a checkpoint
 _SHORT = 16  # most leapfrog steps while the first eighth of the warm-up still learns the scales
 
 
@@ -40,67 +40,79 @@ class HMC(Sampler):
     every group of chains belongs to a data set of its own. A density with walls inside its range makes for short steps;
     `Posterior` has none.
 
+    >>> import torch
     >>> normal = lambda x: -0.5 * (x**2).sum(-1)
     >>> draws = HMC(warmup=100).draw(normal, torch.zeros(8, 2, dtype=torch.float64), 200, seed=1)
     >>> tuple(draws.x.shape), bool(draws.rhat.max() < 1.02)
     ((8, 200, 2), True)
     """
 
+    resumable: ClassVar[bool] = True
     warmup: Annotated[int, Ge(50)] = 300  # draws of each chain that adapt and are thrown away
     target_accept: Annotated[float, Gt(0), Lt(1)] = 0.8  # pooled acceptance that sets the step size
     mass: Literal["bent", "dense", "diagonal"] = "bent"  # coordinates; dense learns correlations, bent also curves
     trajectory: Literal["auto"] | Annotated[float, Gt(0)] = "auto"  # mean length in units of q; auto: learnt
     max_steps: Annotated[int, Ge(1)] = 64  # most leapfrog steps in one trajectory
 
-    def draw(self, log_density: LogDensity, start: Tensor, n: int, *, seed: int,
-             progress: Callable[[int, int], None] | None = None) -> Draws:  # fmt: skip
+    def draw(self, log_density: LogDensity, start: Tensor, n: int, *, seed: int, progress: Progress | None = None,
+             checkpoint: Checkpoint | None = None) -> Draws:  # fmt: skip
         require_chains(start, n, self.groups)
         began = time.perf_counter()
         rng = np.random.default_rng(seed)
         density = Density(log_density, start, self.groups)
-        auto = self.trajectory == "auto"
-        length = math.pi / 2 if auto else self.trajectory
-        tuning = Tuning(Plan(self.warmup, self.target_accept, self.mass, length, auto), density, rng)
-        total, warmup_calls, accepted = self.warmup + n, 0, 0.0
-        shape = density.shape
-        x, value, divergent = np.empty((n, *shape)), np.empty((n, *shape[:2])), np.empty((n, *shape[:2]), bool)
-        for i in range(total):
+        shape, total = density.shape, self.warmup + n
+        made = Record(n, {"x": np.zeros(shape), "value": np.zeros(shape[:2]), "divergent": np.zeros(shape[:2], bool),
+                          "chance": 0.0, "calls": 0})  # fmt: skip
+        told, t, warmup_calls = Told(progress, total), None, 0
+        if (state := stored(checkpoint, shape, _STATE)) is not None:
+            made.fill(state)
+            t, warmup_calls = Kernel.restored(state), int(state["warmup_calls"])
+            restore(rng, state["rng"])
+            density.calls = int(state["calls"][-1])
+        first = self.warmup + made.done if t else 0
+        for i in range(first, total):
+            if t is None:
+                auto = self.trajectory == "auto"
+                length = math.pi / 2 if auto else self.trajectory
+                t = Tuning(Plan(self.warmup, self.target_accept, self.mass, length, auto), density, rng)
             if i == self.warmup:
-                tuning.settle()
-                warmup_calls = density.calls
-            length = tuning.length * (0.7 + 0.6 * ((i + 1) * 0.6180339887498949 % 1.0))
-            most = min(_SHORT, self.max_steps) if i < self.warmup / 8 else self.max_steps
-            steps = int(np.ceil(length / tuning.step - 0.25).clip(1, most).max())
-            if tuning.rough and i % 4 == 3:
-                steps = min(3 * steps, most)  # reaches narrow places, and leads out of them
-            size = (length / steps / tuning.step).clip(
-                None, 1.25 if steps < most else 1.0
-            ) * tuning.step  # every group ends at the same time
-            before = tuning.state
-            end, p, error = trajectory(before, rng.standard_normal(shape), density, tuning.coordinates, size, steps)
+                t, warmup_calls = t.settled(), density.calls
+            before = t.state
+            end, p, error, size, steps = self._trajectory(t, i, density, rng)
             chance = np.exp(-error.clip(0))
-            tuning.state = before.replaced(end, rng.random(shape[:2]) < chance)
+            t.state = before.replaced(end, rng.random(shape[:2]) < chance)
             if i < self.warmup:
-                tuning.learn(i, before, end, p, chance, size, size * steps)
+                t.learn(i, before, end, p, chance, size, size * steps)
             else:
-                j = i - self.warmup
-                x[j], value[j], divergent[j] = tuning.state.x, tuning.state.value, np.isinf(error)
-                accepted += chance.mean() / n
-            if progress and (i % 10 == 9 or i + 1 == total):
-                progress(i + 1, total)
-        x, value, divergent = (
-            torch.from_numpy(part).flatten(1, 2).transpose(0, 1).contiguous().to(start.device)
-            for part in (x, value, divergent)
-        )
+                made.add({"x": t.state.x, "value": t.state.value, "divergent": np.isinf(error), "chance": chance.mean(),
+                          "calls": density.calls})  # fmt: skip
+            if i % 10 == 9 or i + 1 == total:
+                if i >= self.warmup:
+                    save(checkpoint, made.filled() | t.stored() | {"rng": written(rng), "warmup_calls": warmup_calls})
+                told(i + 1, made)
+        if first == total:
+            told(total, made)
+        x, value, divergent = (made.chains(name, start.device) for name in ("x", "value", "divergent"))
         figures = {
-            "acceptance": float(accepted),
-            "step_size": float(tuning.step.mean()),
-            "trajectory": float(tuning.length.mean()),
-            "bent": float(tuning.coordinates.bend is not None),
-            "rough": float(tuning.rough),
+            "acceptance": float(made.parts["chance"].mean()),
+            "step_size": float(t.step.mean()),
+            "trajectory": float(t.length.mean()),
+            "bent": float(t.coordinates.bend is not None),
+            "rough": float(t.rough),
             "divergences": float(divergent.sum()),
             "warmup_gradients": float(warmup_calls),  # batched calls, each one gradient for every chain
-            "gradients": float(density.calls - warmup_calls),
+            "gradients": float(made.parts["calls"][-1] - warmup_calls),
             "seconds": time.perf_counter() - began,
         }
         return Draws(x, value, divergent, *diagnose(x, self.groups), figures)
+
+    def _trajectory(self, t: Tuning | Kernel, i: int, density: Density, rng: np.random.Generator):
+        """The trajectory of draw i: its end, momentum and error, the size of its steps and how many there were."""
+        length = t.length * (0.7 + 0.6 * ((i + 1) * 0.6180339887498949 % 1.0))
+        most = min(_SHORT, self.max_steps) if i < self.warmup / 8 else self.max_steps
+        steps = int(np.ceil(length / t.step - 0.25).clip(1, most).max())
+        if t.rough and i % 4 == 3:
+            steps = min(3 * steps, most)  # reaches narrow places, and leads out of them
+        size = (length / steps / t.step).clip(None, 1.25 if steps < most else 1.0) * t.step  # all groups end together
+        p = rng.standard_normal(density.shape)
+        return *trajectory(t.state, p, density, t.coordinates, size, steps), size, steps

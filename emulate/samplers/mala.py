@@ -1,13 +1,12 @@
 """Langevin steps of many chains in one batched gradient."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
-from emulate.contracts import Draws, LogDensity, Sampler
+from emulate.contracts import Checkpoint, Draws, LogDensity, Progress, Sampler
 from emulate.samplers.hmc import HMC
 
 
@@ -26,12 +25,13 @@ class MALA(Sampler):
     200.0
     """
 
+    resumable: ClassVar[bool] = True
     warmup: Annotated[int, Ge(50)] = 500  # draws of each chain that adapt and are thrown away
     target_accept: Annotated[float, Gt(0), Lt(1)] = 0.574  # pooled acceptance that sets the step size
     mass: Literal["bent", "dense", "diagonal"] = "bent"  # coordinates; dense learns correlations, bent also curves
 
-    def draw(self, log_density: LogDensity, start: Tensor, n: int, *, seed: int,
-             progress: Callable[[int, int], None] | None = None) -> Draws:  # fmt: skip
+    def draw(self, log_density: LogDensity, start: Tensor, n: int, *, seed: int, progress: Progress | None = None,
+             checkpoint: Checkpoint | None = None) -> Draws:  # fmt: skip
         one_step = HMC(warmup=self.warmup, target_accept=self.target_accept, mass=self.mass, trajectory=1e3, max_steps=1,
                        groups=self.groups)  # fmt: skip
-        return one_step.draw(log_density, start, n, seed=seed, progress=progress)
+        return one_step.draw(log_density, start, n, seed=seed, progress=progress, checkpoint=checkpoint)

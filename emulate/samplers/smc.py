@@ -11,9 +11,10 @@ from annotated_types import Ge
 from torch import Tensor
 from torch.special import ndtri
 
-from emulate.contracts import Draws, LogDensity, Sampler
+from emulate.contracts import Checkpoint, Draws, LogDensity, Progress, Sampler
 from emulate.diagnostics import diagnose, require_chains
 from emulate.samplers._mixture import fitted
+from emulate.samplers._moves import Axes, correlation, differences, drift, leaps
 from emulate.samplers._values import Values
 from emulate.tempering import led, prior
 
@@ -42,7 +43,7 @@ class SMC(Sampler):
     which is unbiased but for what they adapt together, with `log_evidence_error` by their scatter. Of several groups it is
     the evidence of all their data together. `start` only says how many chains there are, from places where p is above 0.
 
-    A run restarts where it was interrupted, and more draws are other draws: particles come to the end together.
+    An interrupted call starts anew, keeps no checkpoint, and more draws are other draws: particles come to the end together.
 
     >>> draws = SMC().draw(lambda x: -0.5 * (x**2).sum(-1), torch.zeros(8, 2, dtype=torch.float64), 500, seed=1)
     >>> abs(draws.diagnostics["log_evidence"] - math.log(2 * math.pi)) < 3 * draws.diagnostics["log_evidence_error"] + 1e-9
@@ -51,8 +52,8 @@ class SMC(Sampler):
 
     moves: Annotated[int, Ge(1)] = 50  # most pairs of moves after each temperature
 
-    def draw(self, log_density: LogDensity, start: Tensor, n: int, *, seed: int,
-             progress: Callable[..., None] | None = None) -> Draws:  # fmt: skip
+    def draw(self, log_density: LogDensity, start: Tensor, n: int, *, seed: int, progress: Progress | None = None,
+             checkpoint: Checkpoint | None = None) -> Draws:  # fmt: skip
         require_chains(start, n, self.groups)
         began = time.perf_counter()
         values = Values(log_density, start, self.groups)
@@ -98,34 +99,25 @@ class _Moves:
     def __call__(self, x: Tensor, value: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
         g, c, n, d = x.shape
         pool = x.reshape(g, c * n, d)
-        mixture, axes = fitted(pool, self.generator), _Axes.of(pool)
+        mixture, axes = fitted(pool, self.generator), Axes.of(pool)
         start = last = axes.features(pool)
         enough, still = max(_FORGOTTEN, 3 / math.sqrt(c * n)), -float(ndtri(torch.tensor(0.5 * _ALARM / (2 * d * g))))
         for i in range(1, self.most + 1):
-            new = mixture.draw(c * n, self.generator)
-            back = mixture.log_prob(x.reshape(g, c * n, d)) - mixture.log_prob(new)
-            x, value, accepted = self._chosen(x, value, power, new.reshape(x.shape), back.reshape(value.shape))
-            x, value, _ = self._chosen(x, value, power, x + self._differences(pool, c * n).reshape(x.shape), 0.0)
+            x, value, accepted = self._chosen(x, value, power, *leaps(x.reshape(g, c * n, d), mixture, self.generator))
+            x, value, _ = self._chosen(x, value, power, *differences(x.reshape(g, c * n, d), pool, self.generator))
             self.made, self.accepted = self.made + 1, self.accepted + accepted
             if i & (i - 1) and i < self.most:  # looked at after 1, 2, 4, 8 ...
                 continue
             now = axes.features(x.reshape(g, c * n, d))
-            self.correlation, self.drift = float(_correlation(start, now).max()), float(_drift(last, now).max())
+            self.correlation, self.drift = float(correlation(start, now).max()), float(drift(last, now).max())
             last = now
             if self.correlation < enough and self.drift < still and i > 1:
                 break
         return x, value
 
-    def _differences(self, pool: Tensor, n: int) -> Tensor:
-        """gamma (x_a - x_b) `[g, n, d]`: gamma up to 2.38 / sqrt(2 d), and 1 for one in ten, which leads between modes."""
-        g, total, d = pool.shape
-        a, b = torch.randint(total, (2, g, n, 1), generator=self.generator).expand(2, g, n, d)
-        u = torch.rand(g, n, 1, generator=self.generator, dtype=torch.float64)
-        size = torch.where(u < 0.1, 1.0, 2.38 / (2 * d) ** 0.5 * u)
-        return size * (pool.gather(1, a) - pool.gather(1, b))
-
     def _chosen(self, x: Tensor, value: Tensor, power: Tensor, new: Tensor,
-                back: Tensor | float) -> tuple[Tensor, Tensor, float]:  # fmt: skip
+                back: Tensor) -> tuple[Tensor, Tensor, float]:  # fmt: skip
+        new, back = new.reshape(x.shape), back.reshape(value.shape)
         other = self.log_likelihood(new)
         rise = power[:, None, None] * (other - value) - 0.5 * (new.square() - x.square()).sum(-1) + back
         accept = torch.rand(value.shape, generator=self.generator, dtype=torch.float64).log() < rise
@@ -135,47 +127,14 @@ class _Moves:
 class _Told:
     """Progress out of `total`, which rises with the logarithm of the power."""
 
-    def __init__(self, progress: Callable[..., None] | None, total: int):
+    def __init__(self, progress: Progress | None, total: int):
         self.progress, self.total, self.done = progress, total, 0
 
     def __call__(self, power: float) -> None:
         done = self.total if power >= 1 else int(self.total * min(0.99, 1 / (1 - 0.2 * math.log(power))))
         if self.progress and done > self.done:
-            self.progress(done, self.total)
+            self.progress(done, self.total, f"temperature {1 / power:.3g}")
             self.done = done
-
-
-@dataclass(frozen=True)
-class _Axes:
-    """Coordinates in which a population was white: centre `[g, 1, d]`, root `[g, d, d]`."""
-
-    centre: Tensor
-    root: Tensor
-
-    @classmethod
-    def of(cls, x: Tensor) -> "_Axes":
-        centre = x.mean(1, keepdim=True)
-        spread = (x - centre).mT @ (x - centre) / x.shape[1]
-        return cls(
-            centre, torch.linalg.cholesky(spread + 1e-12 * torch.diag_embed(spread.diagonal(dim1=-2, dim2=-1) + 1e-300))
-        )
-
-    def features(self, x: Tensor) -> Tensor:
-        """The coordinates of x `[g, N, d]` and their squares, `[g, N, 2 d]`."""
-        white = torch.linalg.solve_triangular(self.root, (x - self.centre).mT, upper=False).mT
-        return torch.cat([white, white.square()], -1)
-
-
-def _correlation(before: Tensor, after: Tensor) -> Tensor:
-    """Of every feature `[g, N, f]` over the particles, `[g, f]`."""
-    a, b = (f - f.mean(1, keepdim=True) for f in (before, after))
-    return (a * b).mean(1) / (a.square().mean(1) * b.square().mean(1)).sqrt().clamp_min(1e-300)
-
-
-def _drift(before: Tensor, after: Tensor) -> Tensor:
-    """How far the mean of every feature `[g, N, f]` went, in standard errors, `[g, f]`."""
-    change = after - before
-    return change.mean(1).abs() / (change.std(1) / change.shape[1] ** 0.5).clamp_min(1e-300)
 
 
 def _evidence(each: Tensor) -> tuple[float, float]:

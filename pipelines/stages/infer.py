@@ -79,7 +79,8 @@ def run(bench: Workbench) -> str:
         summary["derived"] = told
     files.write_json(bench.folder / "infer" / "summary.json", summary)
     answers.write_posterior(bench, posterior, theta, draws, observed.sentence)
-    _figures(bench, observed, emulator, theta, best.theta, answers.predicted(bench, posterior, theta))
+    profiled = answers.profiled(bench, posterior, theta, observed.truth)
+    _figures(bench, observed, emulator, theta, best.theta, answers.predicted(bench, posterior, theta), profiled)
     _journal(bench, summary, draws)
     rows = [
         (
@@ -289,7 +290,7 @@ def _warn_of_smoothing(bench: Workbench, o: Observation, emulator: Emulator, bes
         bench.note(f"{said}; the observation is smoothed alike.")
 
 
-def _figures(bench: Workbench, o: Observation, emulator, theta: Tensor, best: Tensor, some: Tensor) -> None:
+def _figures(bench: Workbench, o: Observation, emulator, theta: Tensor, best: Tensor, some: Tensor, more: dict) -> None:
     from pipelines import figures
 
     likelihood = bench.study.likelihood
@@ -309,6 +310,7 @@ def _figures(bench: Workbench, o: Observation, emulator, theta: Tensor, best: Te
                 figures.posterior_prediction(outputs, o.data, sigma, some, truth=_noise_free(bench, o)),
                 "The observation with its errors, and the posterior's prediction.",
             ),
+            **more,
         },
     )
 

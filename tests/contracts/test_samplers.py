@@ -103,11 +103,79 @@ def test_every_group_may_have_a_target_of_its_own(sampler):
 
 def test_progress_runs_to_its_total(sampler):
     seen = []
-    sampler.draw(gaussian, _start(4), 20, seed=3, progress=lambda done, total: seen.append((done, total)))
-    done, totals = zip(*seen, strict=True)
+    sampler.draw(gaussian, _start(4), 20, seed=3, progress=lambda *told: seen.append(told))
+    done, totals, notes = zip(*seen, strict=True)
+    assert all(isinstance(note, str) for note in notes)
     assert list(done) == sorted(set(done))
     assert done[-1] == totals[-1]
     assert len(set(totals)) == 1
+
+
+class Kept:
+    """A checkpoint in memory, which tells how often it was asked."""
+
+    def __init__(self):
+        self.state, self.saved = None, 0
+
+    def load(self):
+        return self.state
+
+    def save(self, state):
+        self.state, self.saved = {k: v.clone() for k, v in state.items()}, self.saved + 1
+
+
+def test_interruptions_leave_every_bit(sampler):
+    """Killed when progress is told for the last time but two, again for the last, and called again."""
+    told, kept = [], Kept()
+    whole = sampler.draw(gaussian, _start(6), 60, seed=3, progress=lambda *t: told.append(t))
+
+    for at in sorted({told[max(0, len(told) - 3)][0], told[-1][0]}):
+
+        def kill(done, *_, at=at):
+            if done == at:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            sampler.draw(gaussian, _start(6), 60, seed=3, progress=kill, checkpoint=kept)
+    again = sampler.draw(gaussian, _start(6), 60, seed=3, checkpoint=kept)
+    assert sampler.resumable == (kept.saved > 0)
+    assert torch.equal(whole.x, again.x)
+    assert torch.equal(whole.log_density, again.log_density)
+    assert torch.equal(whole.divergent, again.divergent)
+    told = whole.diagnostics.keys() - {"seconds"}
+    assert {k: whole.diagnostics[k] for k in told} == {k: again.diagnostics[k] for k in told}
+
+
+def test_more_draws_continue_the_chains(sampler):
+    """From 40 draws to 60 only the last 20 are paid for, the first 40 stay, and all are those of one call for 60."""
+    if not sampler.resumable:
+        return
+    asked, kept = [], Kept()
+
+    def counted(x: torch.Tensor) -> torch.Tensor:
+        asked.append(len(x))
+        return gaussian(x)
+
+    few = sampler.draw(counted, _start(6), 40, seed=3, checkpoint=kept)
+    spent = len(asked)
+    more = sampler.draw(counted, _start(6), 60, seed=3, checkpoint=kept)
+    assert len(asked) - spent < 0.6 * spent
+    assert torch.equal(more.x[:, :40], few.x)
+    assert torch.equal(more.x, sampler.draw(gaussian, _start(6), 60, seed=3).x)
+    back = sampler.draw(counted, _start(6), 40, seed=3, checkpoint=kept)
+    assert torch.equal(back.x, few.x)
+    assert len(kept.state["x"]) == 60, "fewer draws throw nothing away"
+
+
+def test_a_checkpoint_that_does_not_fit_is_not_read(sampler):
+    kept = Kept()
+    sampler.draw(gaussian, _start(6), 20, seed=3, checkpoint=kept)
+    other = lambda x: -0.5 * x.square().sum(-1)  # noqa: E731
+    start = torch.zeros(4, 2, dtype=torch.float64) + torch.arange(4)[:, None]
+    told = sampler.draw(other, start, 20, seed=3, checkpoint=kept)
+    assert torch.equal(told.x, sampler.draw(other, start, 20, seed=3).x)
+    kept.state = {"x": torch.zeros(3)}
+    assert torch.equal(told.x, sampler.draw(other, start, 20, seed=3, checkpoint=kept).x)
 
 
 def test_gradients_may_be_switched_off_around_it(sampler):
