@@ -6,12 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emulate.contracts import Confirmation, Evidence, Recovery, Weighted
+from emulate.contracts import Confirmation, Evidence, Recovery, Replicas, Weighted
 from emulate.distributions import Exact
 from emulate.emulator import Emulator
 from emulate.feasibility import Feasibility
 from emulate.posterior import Posterior
 from emulate.recoveries import recover
+from emulate.replicas import replicas
 from pipelines import amortised_choice, files, hindsight
 from pipelines.corrected import Corrected, correct
 from pipelines.stages.infer import load_observation, surrogate
@@ -38,7 +39,8 @@ def run(bench: Workbench) -> str:
     draws = np.concatenate([t.numpy() for t in (weighted.theta, weighted.failed) if t is not None])
     known = bench.runs(sets | {"draws": draws})
     evidence = Evidence(emulator, bench.runs_of("held_out").finished(), weighted=weighted, recovery=recovery, truth=observed.truth,
-                        feasibility=Feasibility.fit(known, seed=bench.seed("feasibility")), confirmation=confirmation)  # fmt: skip
+                        feasibility=Feasibility.fit(known, seed=bench.seed("feasibility")), confirmation=confirmation,
+                        replicas=_replicas(bench, emulator, observed.data, weighted.draws))  # fmt: skip
     checks = [c for c in study.checks.values() if c.stage == "check"]
     findings = [f.to_dict() for c in checks for f in c.find(evidence)]
     bench.findings("check", {bench.champion: findings})
@@ -46,9 +48,11 @@ def run(bench: Workbench) -> str:
     stored |= {f"recovery.{k}": v for k, v in vars(recovery).items() if v is not None}
     if confirmation is not None:
         stored |= {f"confirmation.{k}": v for k, v in vars(confirmation).items() if isinstance(v, Tensor)}
+    if evidence.replicas is not None:
+        stored |= {f"replicas.{k}": v for k, v in vars(evidence.replicas).items() if isinstance(v, Tensor)}
     files.write_tensors(bench.folder / "check" / "evidence.safetensors", stored)
     corrected = correct(bench, emulator, weighted, confirmation)
-    _figures(bench, weighted, recovery, observed.truth, corrected)
+    _figures(bench, weighted, recovery, observed.truth, corrected, evidence.replicas)
     _register(bench, findings)
     said = [f"{len(recovery.rank)} recovered observations"]
     if study.infer.likelihood.adds_noise:
@@ -115,6 +119,16 @@ def _recovery(bench: Workbench, emulator: Emulator) -> Recovery:
     return replace(found, failed=failed, expected=_expected(bench, torch.cat([truth, failed])))
 
 
+def _replicas(bench: Workbench, emulator: Emulator, data: Tensor, draws: Tensor) -> Replicas | None:
+    """The observation and data made again under draws of its posterior; None where no check reads them."""
+    study = bench.study
+    if not any("replicas" in c.needs for c in study.checks.values()):
+        return None
+    noisy = study.infer.observation.noise is not False
+    return replicas(surrogate(bench, emulator), study.likelihood, data, draws, study.simulator.outputs,
+                    seed=bench.seed("replicas"), noisy=noisy)  # fmt: skip
+
+
 def _confirmation(bench: Workbench, emulator: Emulator, data: Tensor, draws: Tensor) -> Confirmation:
     """True runs at the mean of the draws, each with a seed of its own."""
     theta = draws.mean(0)
@@ -128,7 +142,12 @@ def _confirmation(bench: Workbench, emulator: Emulator, data: Tensor, draws: Ten
 
 
 def _figures(
-    bench: Workbench, weighted: Weighted, recovery: Recovery, truth: Tensor | None, corrected: Corrected
+    bench: Workbench,
+    weighted: Weighted,
+    recovery: Recovery,
+    truth: Tensor | None,
+    corrected: Corrected,
+    again: Replicas | None,
 ) -> None:
     from pipelines import figures
 
@@ -142,6 +161,11 @@ def _figures(
         confirmed["confirmation"] = (
             figures.confirmation(space, corrected.confirmed, truth=truth),
             "What true runs at the posterior mean say of it, each and all, and how far they lie from the prediction.",
+        )
+    if again is not None:
+        confirmed["replicas"] = (
+            figures.replicas(again, bench.study.simulator.outputs),
+            "The observation against data made again under the posterior: chi2 of all outputs and each field, and pulls.",
         )
     bench.figures(
         "check",
