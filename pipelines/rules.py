@@ -10,6 +10,7 @@ import torch
 from emulate.costs import affordable
 from emulate.errors import InputError, StoreError, nearest, shown
 from emulate.keys import canonical, identity
+from pipelines import amortised_rules
 from pipelines.addresses import resolve
 from pipelines.derivatives import OWN, automatic, has_own
 from pipelines.study import CLUSTERS, ITSELF, SETS, Study
@@ -25,7 +26,8 @@ def broken(study: Study) -> Iterator[str]:
     unable = list(_simulator(study))
     yield from unable
     able = () if unable else (_fidelities, _noise, _replicates, _predictive, _confirm)
-    for rule in (_sizes, _region, _until, _active, _emulators, _gradient, _observation, *able, _surroundings):
+    rules = (_sizes, _region, _until, _active, _emulators, _gradient, _observation, *able, _surroundings)
+    for rule in (*rules, amortised_rules.broken):
         yield from rule(study)
 
 

@@ -14,7 +14,7 @@ from emulate.feasibility import Feasibility
 from emulate.posterior import Posterior
 from emulate.recoveries import recover
 from emulate.replicas import replicas
-from pipelines import files, hindsight
+from pipelines import amortised_choice, files, hindsight
 from pipelines.corrected import Corrected, correct
 from pipelines.delaying import delayed_chains, most_runs
 from pipelines.stages.infer import load_observation, surrogate
@@ -34,7 +34,11 @@ def forecast(bench: Workbench) -> str:
 
 def run(bench: Workbench) -> str:
     study = bench.study
-    emulator = bench.emulator(bench.champion)
+    if amortised_choice.method(study) == "npe":
+        from pipelines import amortised
+
+        return amortised.check(bench)
+    emulator = amortised_choice.emulator(bench)
     observed = load_observation(bench)
     weighted = _weighted(bench, emulator, observed.data)
     recovery = _recovery(bench, emulator)
@@ -170,7 +174,7 @@ def _figures(
     from pipelines import figures
 
     space = bench.study.space
-    pair = (weighted.theta, weighted.log_weight) if bench.study.infer.likelihood.adds_noise else None
+    pair = (weighted.theta, weighted.log_weight) if len(weighted.theta) else None
     mended = corrected.draws is not None
     whose = "as the true runs correct it" if mended else "the true simulator's by importance weights, not to be trusted"
     dashed = f" and, dashed, {whose}" if pair else ""
