@@ -52,7 +52,7 @@ def run(bench: Workbench) -> str:
         study.space, surrogate(bench, emulator), study.likelihood, observed.data, hindsight.restriction(bench)
     )
     with bench.terminal.bar("maximum a posteriori"):
-        best = posterior.find_map(seed=bench.seed("infer/map"))
+        best = posterior.find_map(seed=bench.seed("infer/map"), near=torch.from_numpy(bench.points("training")))
         fisher = posterior.fisher(best.theta)
     start = best.starts(infer.chains, seed=bench.seed("infer/start"))
     with bench.terminal.bar("sample", total=1) as tick:
