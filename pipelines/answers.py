@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from emulate.contracts import Draws
     from pipelines.study import Study
 
-POSTERIOR, PREDICTION = "infer/posterior.nc", "infer/prediction.csv"
+POSTERIOR, PREDICTION, PROFILE = "infer/posterior.nc", "infer/prediction.csv", "infer/profile.json"
 _PREDICTED, _PRIOR = 400, 1000  # draws of the data, and of the prior
 _QUANTILES = {"median": 0.5, "p16": 0.16, "p84": 0.84, "p2.5": 0.025, "p97.5": 0.975}
 
@@ -111,6 +111,40 @@ def write_prediction(bench: Workbench, data: Tensor, sigma: Tensor, y: Tensor) -
     rows = [[name, unit, *row] for name, unit, row in zip(outputs.labels, units, columns)]
     files.write_csv(bench.folder / PREDICTION, ["output", "unit", "observation", "error", *_QUANTILES, "pull"], rows)
     bench.journal.append("artifact", "infer", path=PREDICTION)
+
+
+def profiled(
+    bench: Workbench, posterior: Posterior, theta: Tensor, truth: Tensor | None
+) -> dict[str, tuple["Figure", str]]:
+    """`profile.json` with the profile likelihoods that the study asks for, told in a table; their figure with its caption."""
+    study, path = bench.study, bench.folder / PROFILE
+    names, made = study.infer.profile, derived(study)
+    if not names:
+        path.unlink(missing_ok=True)  # of an earlier answer
+        return {}
+    from emulate.profiles import profile
+    from pipelines.figures.profiles import profiles
+
+    with bench.terminal.bar("profile likelihoods"):
+        found = profile(posterior, names, derived=made, seed=bench.seed("infer/profile"))
+    files.write_json(path, {name: p.to_dict() for name, p in found.items()})
+    bench.journal.append("artifact", "infer", path=PROFILE)
+    ends = {f"{name}/profile_{end}_{i.level:g}": getattr(i, end)
+            for name, p in found.items() for i in p.intervals for end in ("low", "high")}  # fmt: skip
+    bench.journal.append("metrics", "infer", metrics=ends)
+    levels = [f"{i.level:.0%} confidence" for i in next(iter(found.values())).intervals]
+    rows = [(name, f"{p.best:.4g}", *map(str, p.intervals)) for name, p in found.items()]
+    bench.terminal.table("profile likelihoods, without the prior", ("parameter", "best", *levels), rows)
+    if lost := [name for name, p in found.items() if not p.converged]:
+        bench.terminal.warn(f"the highest likelihood of {', '.join(lost)} lies at the edge of the box, or the climb to it "
+                            "has not ended; intervals there are rather too wide.")  # fmt: skip
+    things = {p.name: p for p in (*study.space.parameters, *made)}
+    extend = lambda t: torch.cat([t, values(study.space, made, t)], -1)  # noqa: E731
+    columns = dict(zip(things, extend(theta.reshape(-1, theta.shape[-1])).T))
+    true = None if truth is None else dict(zip(things, extend(truth.double()).tolist()))
+    told = "; ".join(f"{name} {p.intervals[-1]}" for name, p in found.items())
+    caption = f"Profile likelihoods, in which the prior has no part, beside the posterior. {levels[-1]}: {told}."
+    return {"profile": (profiles(found, things, columns, true), caption)}
 
 
 def write_posterior(bench: Workbench, posterior: Posterior, theta: Tensor, draws: "Draws", said: str) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from emulate.artefact import FINDINGS
 from emulate.errors import InputError, StoreError
 from pipelines import files, hindsight
+from pipelines.amortised_choice import METHOD, NLE
 from pipelines.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -99,18 +100,13 @@ def _digest(bench: Workbench, data: Tensor) -> str:
     """sha256 over all that a draw depends on, but how many there are."""
     from pipelines.engine import code_digest
 
-    study, emulator, failures = (
-        bench.study,
-        bench.folder / "emulators" / bench.champion,
-        bench.folder / hindsight.FEASIBILITY,
-    )
-    section = study.section("infer")
+    study, section = bench.study, bench.study.section("infer")
     section["infer"] = {k: v for k, v in section["infer"].items() if k != "draws"}
+    read = (f"emulators/{bench.champion}", NLE, METHOD, hindsight.FEASIBILITY)
     material = {
         "section": section,
         "parameters": study.section("design")["parameters"],
-        "emulator": files.digest(emulator, but=FINDINGS),
-        "failures": files.digest(failures) if failures.exists() else "",
+        "files": {name: files.digest(path, but=FINDINGS) for name in read if (path := bench.folder / name).exists()},
         "data": data.tolist(),
         "code": code_digest(),
     }

@@ -15,7 +15,7 @@ from emulate.distributions import Exact
 from emulate.emulator import Emulator
 from emulate.errors import CampaignError, InputError
 from emulate.posterior import MAP, Posterior
-from pipelines import answers, files, hindsight, sampling
+from pipelines import amortised_choice, answers, files, hindsight, sampling
 from pipelines.workbench import Workbench
 
 _THIN, _LOOKED_AT = 0.01, 2000  # share of the draws that goes without a word; draws that are looked at
@@ -38,7 +38,15 @@ def run(bench: Workbench) -> str:
     study = bench.study
     observed = observation(bench)
     _write_observation(bench, observed)
-    emulator = bench.emulator(bench.champion)
+    if (method := amortised_choice.choose(bench, observed.data)) == "npe":
+        from pipelines import amortised
+
+        return amortised.infer(bench, observed)
+    if method == "nle":
+        from pipelines import amortised_rounds
+
+        amortised_rounds.likelihood(bench, observed.data)
+    emulator = amortised_choice.emulator(bench)
     posterior = Posterior(
         study.space, surrogate(bench, emulator), study.likelihood, observed.data, hindsight.restriction(bench)
     )
@@ -65,7 +73,8 @@ def run(bench: Workbench) -> str:
         summary["derived"] = told
     files.write_json(bench.folder / "infer" / "summary.json", summary)
     answers.write_posterior(bench, posterior, theta, draws, observed.sentence)
-    _figures(bench, observed, emulator, theta, best.theta, answers.predicted(bench, posterior, theta))
+    profiled = answers.profiled(bench, posterior, theta, observed.truth)
+    _figures(bench, observed, emulator, theta, best.theta, answers.predicted(bench, posterior, theta), profiled)
     _journal(bench, summary, draws)
     rows = [
         (
@@ -276,7 +285,7 @@ def _warn_of_smoothing(bench: Workbench, o: Observation, emulator: Emulator, bes
         bench.note(f"{said}; the observation is smoothed alike.")
 
 
-def _figures(bench: Workbench, o: Observation, emulator, theta: Tensor, best: Tensor, some: Tensor) -> None:
+def _figures(bench: Workbench, o: Observation, emulator, theta: Tensor, best: Tensor, some: Tensor, more: dict) -> None:
     from pipelines import figures
 
     likelihood = bench.study.likelihood
@@ -296,6 +305,7 @@ def _figures(bench: Workbench, o: Observation, emulator, theta: Tensor, best: Te
                 figures.posterior_prediction(outputs, o.data, sigma, some, truth=_noise_free(bench, o)),
                 "The observation with its errors, and the posterior's prediction.",
             ),
+            **more,
         },
     )
 

@@ -32,7 +32,7 @@ infer:
   derived:
     total: {expression: a + b, label: t, unit: K}
     double: 2 * total
-  # profile
+  profile: [a, total]
 check: {importance_runs: 16, recovery: 5}
 tracking: {uri: "off"}
 """
@@ -104,6 +104,22 @@ def test_the_prediction_is_the_posterior_s_in_data_space(study):
     predictive = xarray.open_datatree(study / "infer" / "posterior.nc")["posterior_predictive"]
     noisy = np.stack([predictive[f"y{i}"].values.ravel() for i in range(4)], -1)
     assert np.abs(noisy.std(0) / np.hypot(0.2, sd) - 1).max() < 4 / np.sqrt(2 * n)
+
+
+def test_profiles_that_were_asked_for_are_those_without_the_prior(study):
+    a = np.cos(np.outer(np.arange(1, 5), np.arange(1, 3)))
+    covariance = np.linalg.inv(a.T @ a / 0.04)
+    told = files.read_json(study / "infer" / "profile.json")
+    assert set(told) == {"a", "total"}
+    for name, best, sd in (("a", 0.5, np.sqrt(covariance[0, 0])), ("total", 0.0, np.sqrt(covariance.sum()))):
+        interval = told[name]["intervals"][1]
+        assert told[name]["best"] == pytest.approx(best, abs=1e-4)
+        assert [interval["low"], interval["high"]] == pytest.approx(
+            [best - 1.95996 * sd, best + 1.95996 * sd], abs=1e-4
+        )
+    assert (study / "infer" / "profile.png").stat().st_size > 10_000
+    assert "95% confidence" in (study.parents[1] / "said").read_text()
+    assert "Profile likelihoods, in which the prior has no part" in render(study)
 
 
 @pytest.mark.parametrize(
