@@ -22,7 +22,13 @@ _THIN, _LOOKED_AT = 0.01, 2000  # share of the draws that goes without a word; d
 
 SENTENCE = "infer the parameters of the observation by gradients of the emulator"
 READS = ("design", "simulate", "train", "validate")
-WRITES = ("infer/draws.safetensors", "infer/summary.json", "infer/observation.json", answers.PREDICTION, answers.POSTERIOR)
+WRITES = (
+    "infer/draws.safetensors",
+    "infer/summary.json",
+    "infer/observation.json",
+    answers.PREDICTION,
+    answers.POSTERIOR,
+)
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,11 @@ def run(bench: Workbench) -> str:
     if fisher is not None:
         _warn_of_smoothing(bench, observed, emulator, best)
     bench.terminal.table("", ("parameter", "mean", "sd", "2.5 %", "97.5 %", "MAP", "truth", "R-hat", "ESS"), rows)
-    said = (f"{draws.x.shape[0]} chains of {draws.x.shape[1]} draws", sampling.evidence(summary["sampler"]), observed.sentence)
+    said = (
+        f"{draws.x.shape[0]} chains of {draws.x.shape[1]} draws",
+        sampling.evidence(summary["sampler"]),
+        observed.sentence,
+    )
     return "; ".join(part for part in said if part)
 
 

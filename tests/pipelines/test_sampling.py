@@ -113,9 +113,7 @@ def test_a_state_that_is_damaged_or_foreign_is_left_alone(again, harm, said):
     assert torch.equal(_draws(again), before)
 
 
-@pytest.mark.parametrize(
-    "change", ["infer.likelihood.absolute_error=0.3", "seed=6"]
-)
+@pytest.mark.parametrize("change", ["infer.likelihood.absolute_error=0.3", "seed=6"])
 def test_other_settings_start_anew(again, change):
     emulate(again, "infer", "study.yaml", *HMC, "--set", "infer.draws=20")
     code, output = emulate(again, "infer", "study.yaml", *HMC, "--set", "infer.draws=30", "--set", change)
