@@ -56,7 +56,7 @@ class Cloud:
             folded = [_fold(m, f, e) for m, f, e in zip(mesh, fold, edges, strict=True)]
             if all(np.isfinite(m).all() for m in folded):
                 total += kernel(np.stack([m.ravel() for m in folded])).reshape(total.shape)
-        return total if total.max() < _CELL * total.sum() else None  # the grid is too coarse for draws so close together
+        return total if total.max() < _CELL * total.sum() else None  # else the grid is too coarse for draws so close
 
 
 def _fold(x: np.ndarray, how: int, edges: tuple[float, float]) -> np.ndarray:

@@ -110,7 +110,9 @@ def test_true_runs_weigh_the_draws_and_all_held_out_runs_are_recovered(study):
 def test_findings_on_an_emulator_that_nobody_asks_are_advice(study):
     """A constant emulator fails its own checks, and the verdict is that of the posterior."""
     folder, _ = study
-    code, output = emulate(folder, "validate", "study.yaml", "--set", "checks={accuracy: {median: 1.0e-30}, recovery: }")
+    code, output = emulate(
+        folder, "validate", "study.yaml", "--set", "checks={accuracy: {median: 1.0e-30}, recovery: }"
+    )
     assert "accuracy.median" in output
     assert "FAILED" not in output
     assert code == 0
@@ -150,7 +152,9 @@ def test_rounds_are_aimed_written_before_they_run_and_go_on(study, tmp_path):
     y = np.array(files.read_json(here / "out" / "infer" / "observation.json")["data"])
     mean, v = _closed(y)
     off = np.array(made[1]["theta"]) - mean
-    assert (np.einsum("ni,ij,nj->n", off, np.linalg.inv(v), off) < 40).all(), "the truncated prior is where the posterior is"
+    assert (np.einsum("ni,ij,nj->n", off, np.linalg.inv(v), off) < 40).all(), (
+        "the truncated prior is where the posterior is"
+    )
     assert _apart(here) < 0.5
     runs = set(here.glob("out/store/runs/*/*"))
     lost = np.array(made[1]["theta"])[:20].tolist()
@@ -169,9 +173,9 @@ def test_rounds_are_aimed_written_before_they_run_and_go_on(study, tmp_path):
     assert "rounds leave nothing to recover" in output
 
 
-NLE = ("--set", "infer.method=nle", "--set", "infer.npe={noise: 4}", "--set",
-       "emulators={flow: {use: flow, epochs: 40, rate: 0.005, width: 24, transforms: 2, coupling: true}}", "--set", "train.champion=flow", "--set", "infer.sampler=laplace",
-       "--set", "check.recovery=6", "--set", "checks={recovery: , posterior: }")  # fmt: skip
+NLE = ("--set", "infer.method=nle", "--set", "infer.npe={noise: 4}", "--set", "train.champion=flow", "--set",
+       "emulators={flow: {use: flow, epochs: 40, rate: 0.005, width: 24, transforms: 2, coupling: true}}", "--set",
+       "infer.sampler=laplace", "--set", "check.recovery=6", "--set", "checks={recovery: , posterior: }")  # fmt: skip
 
 
 def test_nle_learns_the_data_as_they_are_observed(study, tmp_path):
@@ -228,7 +232,7 @@ def test_a_study_reads_as_it_was_written(tmp_path):
     (("design.runs=5",), "design.runs: must be at least 10 for infer.method npe. Got 5; run more points."),
     (("infer.npe=3",), "infer.npe: must be settings, such as {noise: 16}. Got 3."),
     (("infer.npe={flow: {use: gp}}",), "infer.npe: npe.flow: must be a recipe of the flow, such as {use: flow, members: 2}. Got "),
-    (("infer.npe={nois: 3}",), "infer.npe.nois: this key is not known. Keys allowed here: flow, noise, components, log. Did you mean "),
+    (("infer.npe={nois: 3}",), "infer.npe.nois: this key is not known. Keys allowed here: flow, noise, components, log"),
     (("infer.method=snpe",), "infer.method: must be 'likelihood', 'npe', 'nle' or 'auto'. Got 'snpe'."),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused_in_a_sentence(tmp_path, overrides, said):
