@@ -7,7 +7,8 @@ the modes m of curvature H_m the start is
     q(x) = N(x; 0, 1) / 2 + sum_m w_m t_5(x; x_m, H_m^-1) / 2,    w_m ~ p(x_m) |H_m|^(-1/2),
 
 and q^(1 - power) p^power leads to the posterior p (Del Moral, Doucet and Jasra 2006; the half of the prior keeps the weights
-bounded where Laplace is wrong, Hesterberg 1995). The shares of the modes come from weights, and not from w_m.
+bounded where Laplace is wrong, Hesterberg 1995). The shares of the modes come from weights, and not from w_m. Where the
+density has no gradient to climb by, q is the prior.
 """
 
 import math
@@ -19,6 +20,7 @@ from torch import Tensor
 from emulate.densities import Mode, climb
 from emulate.errors import InputError
 from emulate.posterior import Posterior
+from emulate.summits import differentiable
 from emulate.tempering import cleaned, led, prior
 
 _LOOKED_AT, _CLIMBED = 512, 8  # points of the prior that are looked at beside those given; how many are climbed from
@@ -75,10 +77,12 @@ class _Start:
 
     @staticmethod
     def of(posterior: Posterior, points: Tensor) -> "_Start":
-        value = cleaned(posterior.log_density(points))
+        value, d = cleaned(posterior.log_density(points)), points.shape[1]
         if not value.isfinite().any():
             raise InputError("the likelihood must be above 0 somewhere in the prior. Got 0 at every one of "
                              f"{len(points)} points; look at the observation, its errors and the prior.")  # fmt: skip
+        if not differentiable(posterior.log_density, points[:_CLIMBED]):  # nothing to climb by: the prior alone
+            return _Start(points[:0], points.new_zeros(0, d, d), points[:0, 0])
         modes = climb(posterior.log_density, points[_summits(points, value)], iterations=40)
         kept = _apart(modes)
         roots = torch.linalg.cholesky(modes.covariance[kept])
@@ -87,7 +91,9 @@ class _Start:
 
     def sample(self, n: int, seed: int, generator: torch.Generator) -> Tensor:
         """Half of them from the prior."""
-        d, near = self.centre.shape[1], n // 2
+        d, near = self.centre.shape[1], n // 2 if len(self.centre) else 0
+        if not near:
+            return prior(n, d, seed)
         which = torch.multinomial(self.share, near, replacement=True, generator=generator)
         noise = torch.randn(near, d, generator=generator, dtype=torch.float64)
         chi2 = torch.randn(near, int(_TAILS), generator=generator, dtype=torch.float64).square().sum(1, keepdim=True)
@@ -96,12 +102,14 @@ class _Start:
 
     def log_prob(self, x: Tensor) -> Tensor:
         d, nu = x.shape[1], _TAILS
+        wide = -0.5 * x.square().sum(-1) - 0.5 * d * math.log(2 * math.pi)
+        if not len(self.centre):
+            return wide
         z = torch.linalg.solve_triangular(self.roots, (x[:, None] - self.centre)[..., None], upper=False)[..., 0]
         constant = math.lgamma((nu + d) / 2) - math.lgamma(nu / 2) - 0.5 * d * math.log(nu * math.pi)
         spread = self.roots.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         near = constant - spread - 0.5 * (nu + d) * torch.log1p(z.square().sum(-1) / nu)
         near = torch.logsumexp(near + (self.share / self.share.sum()).log(), -1)
-        wide = -0.5 * x.square().sum(-1) - 0.5 * d * math.log(2 * math.pi)
         return torch.logaddexp(near, wide) - math.log(2)
 
 

@@ -10,7 +10,7 @@ from emulate.errors import InputError
 from emulate.guided import draws
 from emulate.likelihoods.gaussian import Gaussian
 from emulate.posterior import Posterior
-from emulate.space import Normal, Parameter, Space
+from emulate.space import Normal, Parameter, Space, Uniform
 
 
 class Given:
@@ -83,6 +83,14 @@ def test_a_shape_that_is_no_gaussian():
     assert (x.std(0) / sd).tolist() == pytest.approx([1, 1], abs=0.1)
 
 
+def test_without_a_gradient_the_prior_leads():
+    c, s = torch.tensor([1.5, -1.0], dtype=torch.float64), 0.1
+    given = Given(lambda x: -0.5 * ((x.detach() - c) / s).square().sum(-1), 2)
+    x = draws(given.posterior, 500, seed=1)
+    assert x.mean(0).tolist() == pytest.approx((c / (1 + s**2)).tolist(), abs=0.03)
+    assert x.std(0).tolist() == pytest.approx([s, s], rel=0.15)
+
+
 def test_same_seed_same_bits_and_a_likelihood_that_excludes_half():
     given = Given(lambda x: torch.where(x[..., 0] > 0, -5 * x[..., 0], -torch.inf), 2)
     x = draws(given.posterior, 400, seed=3)
@@ -97,3 +105,24 @@ def test_a_likelihood_of_zero_everywhere_is_said():
     with pytest.raises(InputError, match=r"^the likelihood must be above 0 somewhere in the prior\. Got 0 at every one of 512 "
                        r"points; look at the observation, its errors and the prior\.$"):  # fmt: skip
         draws(given.posterior, 50, seed=0)
+
+
+def test_the_best_fit_is_found_from_runs_beside_it():
+    """A needle that no draw of the prior meets, and one outside of the prior that is left out."""
+    c = torch.tensor([0.7, -1.2, 0.4, 1.0], dtype=torch.float64)
+
+    def log_likelihood(x):
+        needle = -0.5 * ((x - c) / 0.005).square().sum(-1)
+        return torch.logaddexp(needle, -40 - 0.5 * x.square().sum(-1))
+
+    posterior = Given(log_likelihood, 4).posterior
+    near = torch.stack([c + 0.01, 0 * c, 2 * c])
+    assert torch.allclose(posterior.find_map(seed=1, near=near).theta, c, atol=1e-3)
+    assert not torch.allclose(posterior.find_map(seed=1).theta, c, atol=0.1)
+    box = Posterior(
+        Space((Parameter("a", Uniform(0.0, 1.0)),)), Exact, Gaussian(absolute_error=0.01), torch.tensor([0.3]).double()
+    )
+    assert float(box.find_map(seed=1, near=torch.tensor([[0.31], [7.0]]).double()).theta) == pytest.approx(
+        0.3, abs=1e-3
+    )
+    assert len(box.inside(torch.tensor([[7.0]]).double())) == 0
