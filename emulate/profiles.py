@@ -381,7 +381,8 @@ class _Axis:
     def _end(self, value: Tensor, outer: int | None, inner: int, aim: float) -> float:
         """The value at an end: between the last two points, or the edge itself."""
         if outer is None:
-            return float(value[inner])
+            edge = self.box.low if inner == 0 else self.box.high
+            return float(value[inner] if self.g else self.box.space.from_unit(edge)[self.column])
         ra, rb = (float(self._roots()[i]) for i in (inner, outer))
         share = (aim - ra) / (rb - ra) if rb > ra and rb < 1e3 else 0.0
         return float(value[inner] + (value[outer] - value[inner]) * share)
