@@ -263,6 +263,12 @@ class Space:
         """theta `[..., d]` -> the coordinates `[..., d]` in which emulators work: about [0, 1], smooth in theta."""
         return torch.stack([p.prior.scaled(t) for p, t in zip(self.parameters, theta.unbind(-1), strict=True)], -1)
 
+    def ends(self, reach: float = 3.0) -> tuple[Tensor, Tensor]:
+        """u `[d]` where the box ends on either side: 0 and 1, and `reach` standard deviations out where a prior has no edge."""
+        bounded = torch.tensor([math.isfinite(getattr(p.prior, "low", math.inf)) for p in self.parameters])
+        low = torch.where(bounded, 0.0, ndtr(torch.tensor(-reach, dtype=torch.float64)))
+        return low, 1 - low
+
     def stretch(self, theta: Tensor) -> Tensor:
         """d scaled_i / d theta_i at theta `[..., d]`, same shape: each coordinate depends on its own parameter alone."""
         theta = theta.detach().requires_grad_()
