@@ -525,6 +525,23 @@ class Confirmation:
 
 
 @dataclass(frozen=True)
+class Replicas:
+    """chi^2 of the observation and of data made again, both under t draws of the posterior; see `emulate.replicas`.
+
+    data `[t, k]` and replica `[r, t, k]` for k parts of the outputs, of the `sizes` numbers: all, whose name is empty, and
+    each field where there are several; pull `[m]` the observation less the prediction in standard deviations, the mean over
+    the draws; noisy: the observation holds noise, as far as is known.
+    """
+
+    parts: tuple[str, ...]
+    sizes: tuple[int, ...]
+    data: Tensor
+    replica: Tensor
+    pull: Tensor
+    noisy: bool = True
+
+
+@dataclass(frozen=True)
 class Evidence:
     """All a check may read; what a stage has not made yet is None."""
 
@@ -537,6 +554,7 @@ class Evidence:
     truth: Tensor | None = None  # [d], the parameters of the observation where they are known
     feasibility: "Any | None" = None  # emulate.feasibility.Feasibility of all runs, finished and failed
     confirmation: Confirmation | None = None
+    replicas: Replicas | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,8 @@ class Lookahead:
 
     candidates `[c, d]`, targets `[t, d]`; weight `[t, p]`: what a unit of variance of component j costs at target t, over
     t; worth `[c]`: probability that a run there finishes; doubt `[t]`: by how much more than the emulator says it errs
-    near a target, see `doubt`. `error` is the root of the mean cost: see `look`.
+    near a target, see `doubt`. `error` is the root of the mean cost: see `look`. posterior, with draws theta `[k, d]` of it,
+    where that is aimed at.
     """
 
     emulator: Emulator
@@ -53,6 +54,8 @@ class Lookahead:
     weight: Tensor
     worth: Tensor
     doubt: Tensor | None = None
+    posterior: Posterior | None = None
+    draws: Tensor | None = None
 
     @property
     def error(self) -> float:
@@ -87,7 +90,7 @@ def look(emulator: Emulator, *, posterior: Posterior | None = None, feasibility:
     half of them draws of the posterior where that is aimed at. `feasibility` weighs both by the probability that a run
     finishes. Components that err together count as if they did not.
     """
-    space = emulator.space
+    space, draws = emulator.space, None
     if posterior is None:
         u = _sobol(candidates + targets, space.d, seed)
         pool, aimed = u[:candidates], u[candidates:]
@@ -95,6 +98,7 @@ def look(emulator: Emulator, *, posterior: Posterior | None = None, feasibility:
     else:
         x = tempered(lambda x: _log_likelihood(posterior, x), 2 * targets, space.d, seed=seed)
         u = ndtr(x).clamp(_EDGE, 1 - _EDGE)
+        draws = posterior.theta(x)
         order = torch.randperm(len(u), generator=torch.Generator().manual_seed(seed))
         aimed, near = u[order[:targets]], u[order[targets:]].unique(dim=0)[: candidates // 2]
         pool = torch.cat([near, _sobol(candidates - len(near), space.d, seed)])
@@ -106,7 +110,7 @@ def look(emulator: Emulator, *, posterior: Posterior | None = None, feasibility:
         share = finish / finish.sum().clamp_min(_EDGE)
     scaled = space.scaled(space.from_unit(aimed))
     more = doubt(emulator, scaled, weight[0]) if posterior is None else None
-    return Lookahead(emulator, pool, aimed, weight * share[:, None], worth, more)
+    return Lookahead(emulator, pool, aimed, weight * share[:, None], worth, more, posterior, draws)
 
 
 @torch.no_grad()

@@ -43,7 +43,8 @@ class Minima:
 
 
 def minimise(f: Function, start: Tensor, *, constraints: Function | None = None, equality: Tensor | None = None,
-             method: str = "bfgs", iterations: int = 200, progress: Callable[[int, int], None] | None = None) -> Minima:  # fmt: skip
+             method: str = "bfgs", iterations: int = 200,
+             progress: Callable[[int, int], None] | None = None) -> Minima:  # fmt: skip
     """The minimum down from each row of start `[rows, d]`; f and constraints of about the size 1 over the box.
 
     `constraints` gives `[rows, c]`, each at most 0, or 0 where `equality` `[c]` says so. `method`: "bfgs", or "adam" for

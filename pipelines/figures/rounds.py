@@ -45,6 +45,30 @@ def rounds(space: Space, found: Sequence[Mapping[str, Any]], training: np.ndarra
     return figure
 
 
+def settling(found: Sequence[Mapping[str, Any]]) -> Figure:
+    """By how much the posterior moved with each round, and by how much the runs of the round were missed."""
+    figure, axes = sheet(1, 3, 3.2)
+    later = [r for r in found if r.get("moved")]
+    runs = [r["runs"] for r in later]
+    of = lambda key: [np.nan if r["moved"][key] is None else r["moved"][key] for r in later]  # noqa: E731
+    panels = (("shift [sigma]", of("shift"), None, "of the mean, in the worst parameter"),
+              ("width", of("width"), 1.0, "of the round before over this one's"),
+              ("surprise, Pareto k", [r["surprise"] or np.nan for r in later], 1.0, "error over what was foretold"))  # fmt: skip
+    for ax, (label, values, ideal, words_) in zip(axes[0], panels, strict=True):
+        ax.plot(runs, values, "o-", color=COLOURS[0], markersize=4, label="surprise")
+        if ideal is not None:
+            ax.axhline(ideal, color=GREY, linewidth=1.0, linestyle=":")
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        name_axes(ax, "training runs", label)
+        title(ax, words_)
+    if all(v > 0 for v in panels[0][1]):
+        log_axis(axes[0, 0], "y")
+    axes[0, 2].plot(runs, of("pareto_k"), "s-", color=COLOURS[1], markersize=4, label="Pareto k of the step")
+    axes[0, 2].axhline(0.7, color=COLOURS[1], linewidth=1.0, linestyle="--")
+    axes[0, 2].legend(fontsize=8)
+    return figure
+
+
 def _crowded(space: Space, theta: np.ndarray) -> list[int]:
     """The parameters by the spread of these points in the unit cube, the least first."""
     import torch

@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emulate.contracts import Confirmation, Evidence, Jacobians, Recovery, Weighted
+from emulate.contracts import Confirmation, Evidence, Jacobians, Recovery, Replicas, Weighted
 from emulate.distributions import Gaussian
 from emulate.domain import Domain
 from emulate.feasibility import Feasibility
+from emulate.likelihoods.gaussian import Gaussian as Gaussian_
+from emulate.replicas import replicas
 from emulate.runs import Field, Outputs, Runs
 from emulate.space import LogUniform, Parameter, Space, Uniform
 
@@ -28,7 +30,7 @@ SPACE = Space((
 K = (0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 OUTPUTS = Outputs((Field("pk", "(Mpc/h)^3", True, "k", K, "h/Mpc"), Field("tilt")))
 D, M = SPACE.d, OUTPUTS.size
-KINDS = ("honest", "shy", "boastful", "biased", "wrong_gradient")
+KINDS = ("honest", "shy", "boastful", "biased", "wrong_gradient", "cornered")
 SIZE = 1e-4  # standard deviation of the honest stand-in's fractional error
 _MORE = 0.1  # of it, by which each output may err alone; else nine outputs would have a covariance of rank four
 
@@ -121,6 +123,7 @@ STAND_INS = {
     "boastful": StandIn(stated=1 / 3),
     "biased": StandIn(bias=0.01),
     "wrong_gradient": StandIn(ripple=4e-5),
+    "cornered": StandIn(),  # honest: it is the prior that cuts its posterior off
 }
 _POSTERIOR = {"shy": (0.0, 1.4), "boastful": (0.0, 0.75), "biased": (0.6, 1.0)}  # shift and width, in true sd
 _RECOVERY = {"shy": (0.0, 3.0), "boastful": (0.0, 0.4), "biased": (2.0, 1.0)}
@@ -188,6 +191,29 @@ def confirmation(kind: str, *, k: int = 32, seed: int = 0) -> Confirmation:
 
 
 @cache
+def replicated(kind: str, *, seed: int = 0) -> Replicas:
+    """An observation of a simulator that scatters as the honest stand-in says about its mean, with a tenth of that as noise
+    of its own; the posterior is that through the stand-in of that kind, with a flat prior, normal about the best fit."""
+    return again(STAND_INS[kind], seed=seed)
+
+
+def again(emulator: StandIn, *, seed: int = 0) -> Replicas:
+    noise = Gaussian_(relative_error=0.1 * SIZE, absolute_error=0.1 * SIZE)
+    generator = torch.Generator().manual_seed(seed)
+    theta = SPACE.from_unit(torch.rand(1, D, generator=generator, dtype=torch.float64) * 0.8 + 0.1)
+    run = STAND_INS["honest"].predict(theta).sample(generator=generator)[0]
+    data = noise.sample(run, seed=seed)
+    for _ in range(3):  # Gauss-Newton
+        prediction, j = emulator.predict(theta), emulator.jacobian(theta)[0]
+        covariance = noise.covariance(prediction.mean, prediction)[0]
+        pull = j.T @ torch.linalg.inv(covariance)
+        spread = torch.linalg.inv(pull @ j)
+        theta = theta + spread @ pull @ (data - prediction.mean[0])
+    z = torch.randn(200, D, generator=generator, dtype=torch.float64)
+    return replicas(emulator.predict, noise, data, theta + z @ torch.linalg.cholesky(spread).T, OUTPUTS, seed=seed)
+
+
+@cache
 def feasibility(edge: float, *, n: int = 128) -> Feasibility:
     """Runs fail where omega_m lies above `edge`; every posterior of these stand-ins lies near 0.3."""
     theta = SPACE.from_unit(torch.quasirandom.SobolEngine(D, scramble=True, seed=1).draw(n, dtype=torch.float64))
@@ -195,11 +221,21 @@ def feasibility(edge: float, *, n: int = 128) -> Feasibility:
     return Feasibility.fit(Runs.of(SPACE, OUTPUTS, theta.numpy(), y.numpy()), seed=0)
 
 
+def cornered(t: int = 4000, *, seed: int = 0) -> Weighted:
+    """Draws that are cut off at the upper edge of omega_m, at which they are most likely."""
+    known = weighted(0.02, 1.01, t=t, seed=seed)
+    draws = known.draws.clone()
+    draws[:, 0] = 0.4 - 0.02 * _normal(seed, t).abs()
+    return replace(known, draws=draws)
+
+
 def evidence(kind: str) -> Evidence:
     """All that the stages would hand to the checks about one stand-in."""
-    return Evidence(STAND_INS[kind], held_out(), jacobians(), weighted(*_POSTERIOR.get(kind, (0.02, 1.01))),
+    known = cornered() if kind == "cornered" else weighted(*_POSTERIOR.get(kind, (0.02, 1.01)))
+    return Evidence(STAND_INS[kind], held_out(), jacobians(), known,
                     recovery(*_RECOVERY.get(kind, (0.0, 1.0))),
-                    feasibility=feasibility(0.3 if kind == "biased" else 0.36), confirmation=confirmation(kind))  # fmt: skip
+                    feasibility=feasibility(0.3 if kind == "biased" else 0.36),
+                    confirmation=confirmation(kind), replicas=replicated(kind))  # fmt: skip
 
 
 def spoiled(need: str):

@@ -22,11 +22,16 @@ FIGURES = {
     "ranks",
     "recovery",
     "regions",
+    "replicas",
 }
 
 
+def _build(name: str):
+    return registry.build("checks", {"use": name, **registry.find("checks", name).example})
+
+
 def _find(name: str, material: Evidence):
-    return registry.build("checks", name).find(material)
+    return _build(name).find(material)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +49,7 @@ def test_says_its_stage_and_reads_what_it_names(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_needs_no_more_than_it_says(name, material):
-    check, whole = registry.build("checks", name), material["honest"]
+    check, whole = _build(name), material["honest"]
     bare = Evidence(whole.emulator, **{need: getattr(whole, need) for need in check.needs})
     assert repr(check.find(bare)) == repr(check.find(whole))
 
@@ -70,7 +75,7 @@ def test_one_nan_anywhere_never_passes(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_missing_evidence_is_asked_for(name, material):
-    check = registry.build("checks", name)
+    check = _build(name)
     missing = " and ".join(check.needs)
     expected = (f"the check {name!r} must be given {missing}. Got None; run `emulate {check.stage}`, which makes it, "
                 f"or leave the check out.")  # fmt: skip
