@@ -20,9 +20,15 @@ from torch import Tensor
 
 Function = Callable[[Tensor], Tensor]  # u [rows, d] -> [rows]; rows are never mixed
 
-CONVERGED = 1e-6  # projected gradient, in units of the function over the box
-FEASIBLE = 1e-6  # violation that counts as none
-_ROUNDS, _FIRST, _MOST = 25, 10.0, 1e8  # of the augmented Lagrangian: rounds, first and last weight
+CONVERGED = 1e-3  # projected gradient that counts as none, of a function that varies by about 1 over the box
+FEASIBLE = 1e-4  # violation that counts as none
+_SMALL = 1e-7  # what gradient and violation are brought to where rounding allows it
+_NOISE = 1e-8  # rounding of a function: the mean of a Gaussian process is a sum of large terms
+_ROUNDS, _FIRST, _MOST = 20, 10.0, 1e3  # of the augmented Lagrangian: rounds, first and last weight
+_POLISH, _WITHIN = (
+    4,
+    40,
+)  # rounds after half of the rows are feasible; steps within a round, which begin where the last ended
 _RATE = 0.05  # of Adam: the first step, in box widths
 
 
@@ -39,7 +45,7 @@ class Minima:
 
     @property
     def converged(self) -> Tensor:
-        return (self.gradient < 100 * CONVERGED) & (self.violation <= FEASIBLE)
+        return (self.gradient < CONVERGED) & (self.violation <= FEASIBLE)
 
 
 def minimise(f: Function, start: Tensor, *, constraints: Function | None = None, equality: Tensor | None = None,
@@ -63,6 +69,7 @@ def minimise(f: Function, start: Tensor, *, constraints: Function | None = None,
     with torch.no_grad():
         found = constraints(u)
     multiplier, before = torch.zeros_like(found), _violation(found, equality)
+    fine = 0
     for n in range(_ROUNDS):
 
         def lagrangian(u: Tensor, l: Tensor = multiplier, m: Tensor = weight[:, None]) -> Tensor:
@@ -70,7 +77,7 @@ def minimise(f: Function, start: Tensor, *, constraints: Function | None = None,
             bounded = ((l + m * g).clamp_min(0).square() - l.square()) / (2 * m)
             return f(u) + torch.where(equality, l * g + 0.5 * m * g.square(), bounded).sum(-1)
 
-        u, _, gradient = step(lagrangian, u, iterations)
+        u, _, gradient = step(lagrangian, u, iterations if n == 0 else min(iterations, _WITHIN))
         with torch.no_grad():
             g = constraints(u)
         raised = multiplier + weight[:, None] * g
@@ -80,13 +87,11 @@ def minimise(f: Function, start: Tensor, *, constraints: Function | None = None,
         multiplier = new
         if progress:
             progress(n + 1, _ROUNDS)
-        if bool(((violation < FEASIBLE / 10) & (slack < FEASIBLE)).all()):
+        fine += bool(((violation < FEASIBLE) & (slack < FEASIBLE)).double().mean() >= 0.5)
+        if fine > _POLISH or bool(((violation < _SMALL) & (slack < 10 * _SMALL)).all()):
             break
-        slow = violation > 0.25 * before
-        weight, before = (
-            torch.where(slow & (violation > FEASIBLE / 10), (10 * weight).clamp_max(_MOST), weight),
-            violation,
-        )
+        slow = (violation > 0.25 * before) & (violation > FEASIBLE)
+        weight, before = torch.where(slow, (10 * weight).clamp_max(_MOST), weight), violation
     with torch.no_grad():
         value = f(u)
     return Minima(u, value, _pushed(u, gradient), violation, multiplier)
@@ -115,10 +120,10 @@ def _bfgs(f: Function, u: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tens
     u = u.clone()
     value, gradient = _graded(f, u)
     one = torch.eye(u.shape[1], dtype=u.dtype)
-    curvature = one * (gradient.norm(dim=-1) / 0.1).clamp_min(1e-8)[:, None, None]  # a first step of 0.1
-    fresh, todo = torch.ones_like(value, dtype=torch.bool), torch.isfinite(value)
+    fresh, todo, reach = torch.ones_like(value, dtype=torch.bool), torch.isfinite(value), torch.full_like(value, 0.1)
+    curvature = one * (gradient.norm(dim=-1) / reach).clamp_min(1e-8)[:, None, None]  # a first step of 0.1
     for _ in range(iterations):
-        todo = todo & (_pushed(u, gradient) > CONVERGED / 10)
+        todo = todo & (_pushed(u, gradient) > _SMALL)
         if not todo.any():
             break
         near = _pushed(u, gradient).clamp_max(1e-3)[:, None]
@@ -134,10 +139,10 @@ def _bfgs(f: Function, u: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tens
         updated = _updated(curvature, s, y, fresh)
         curvature = torch.where(moved[:, None, None], updated, curvature)
         stuck = todo & ~moved
-        todo = todo & ~(stuck & fresh)  # not even straight down: as far as rounding lets it go
-        curvature = torch.where(
-            stuck[:, None, None], one * (gradient.norm(dim=-1) / 1e-3).clamp_min(1e-8)[:, None, None], curvature
-        )
+        reach = torch.where(stuck & fresh, 1e-3 * reach, torch.where(stuck, 1e-3, reach))  # straight down, and shorter
+        todo = todo & ~(stuck & (reach < 1e-5))  # as far as rounding lets it go
+        straight = one * (gradient.norm(dim=-1) / reach).clamp_min(1e-8)[:, None, None]
+        curvature = torch.where(stuck[:, None, None], straight, curvature)
         fresh = torch.where(moved, False, fresh | stuck)
     return u, value, gradient
 
@@ -159,12 +164,16 @@ def _updated(b: Tensor, s: Tensor, y: Tensor, fresh: Tensor) -> Tensor:
 
 
 def _walk(f: Function, u: Tensor, value: Tensor, gradient: Tensor, step: Tensor, rows: Tensor):
-    """Along the step, projected on the box, halved until f falls as it should (Armijo 1966)."""
+    """Along the step, projected on the box, halved until f falls as it should (Armijo 1966), or, where rounding hides that,
+    until the gradient shrinks (Hager and Zhang 2005)."""
+    before = _pushed(u, gradient)
     length, todo, new_u, new_value, new_gradient = torch.ones_like(value), rows, u, value, gradient
-    for _ in range(20):
+    for _ in range(12):
         trial = torch.where(todo[:, None], (u + length[:, None] * step).clamp(0, 1), new_u)
         v, g = _graded(f, trial)
-        good = todo & (v <= value - 1e-4 * (gradient * (u - trial)).sum(-1)) & (v < value)
+        calm = (v <= value + _NOISE * (1 + value.abs())) & (_pushed(trial, g) < 0.7 * before)
+        falls = (v <= value - 1e-4 * (gradient * (u - trial)).sum(-1)) & (v < value)
+        good = todo & (falls | calm)
         new_u, new_gradient = torch.where(good[:, None], trial, new_u), torch.where(good[:, None], g, new_gradient)
         new_value, todo = torch.where(good, v, new_value), todo & ~good
         if not todo.any():

@@ -186,9 +186,11 @@ def optimise(emulator: Any, objective: Rule, *, seed: int, maximise: bool = Fals
             f"starts and confirm must be at least 1, and method bfgs or adam. Got {starts}, {confirm} and {method!r}."
         )
     u, scale, sizes = problem.first_look(starts)
-    found = minimise(lambda u: problem.criterion(u) / scale, u, method=method, progress=progress,
-                     constraints=(lambda u: problem.constraints(u) / sizes) if len(sizes) else None,
-                     equality=problem.equality)  # fmt: skip
+    joint = _Joint(problem)
+    found = minimise(
+        lambda u: joint(u)[0] / scale, u, method=method, progress=progress, equality=problem.equality,
+        constraints=(lambda u: joint(u)[1] / sizes) if len(sizes) else None,
+    )  # fmt: skip
     optimum = _told(problem, found, scale, sizes)
     if outside == "refuse" and optimum.thin:
         raise InputError(f"the best point must lie where the design is dense. Got {optimum.sentence} Run the simulator there, "
@@ -285,25 +287,22 @@ class Problem:
         n = max(32, min(_DRAWS, _HELD // max(1, prediction.mean.numel())))
         return drawn(prediction, (n,), seed=self.seed, common=True)
 
-    def criterion(self, u: Tensor) -> Tensor:
-        mean, sd = self.over([self.objective], u)
-        return (self.sign * mean + (self.robust or 0.0) * sd)[..., 0]
-
-    def constraints(self, u: Tensor) -> Tensor:
-        """left - right `[rows, c]`; of a robust problem, inequalities hold k standard deviations away too."""
-        mean, sd = self.over(self.rules, u)
-        return torch.where(self.equality, mean, mean + (self.robust or 0.0) * sd)
+    def judged(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """What is minimised `[rows]`, and left - right of the constraints `[rows, c]`; of a robust problem the objective with
+        k standard deviations added, and inequalities that hold k standard deviations away too."""
+        mean, sd = self.over([self.objective, *self.rules], u)
+        k = self.robust or 0.0
+        rules = (
+            mean[:, 1:] if self.robust is None else torch.where(self.equality, mean[:, 1:], mean[:, 1:] + k * sd[:, 1:])
+        )
+        return self.sign * mean[:, 0] + k * sd[:, 0], rules
 
     def first_look(self, starts: int) -> tuple[Tensor, Tensor, Tensor]:
         """Starts `[starts, d]`, half of them the best of many points, and the spread of objective and constraints."""
         look = torch.from_numpy(Sobol().points(max(_LOOKED, starts), self.space.d, seed=self.seed))
         with torch.no_grad():
-            value = torch.cat([self.criterion(part) for part in look.split(256)])
-            rules = (
-                torch.cat([self.constraints(part) for part in look.split(256)])
-                if self.rules
-                else value.new_zeros(len(look), 0)
-            )
+            parts = [self.judged(part) for part in look.split(256)]
+        value, rules = (torch.cat([p[i] for p in parts]) for i in (0, 1))
         good = torch.isfinite(value) & torch.isfinite(rules).all(-1)
         if not good.any():
             raise InputError("the objective and the constraints must be finite somewhere in the box. Got NaN or infinity at "
@@ -315,6 +314,18 @@ class Problem:
         best = merit.argsort()[: starts // 2]
         rest = [i for i in range(len(look)) if i not in set(best.tolist())][: starts - len(best)]
         return look[[*best.tolist(), *rest]], scale, sizes
+
+
+class _Joint:
+    """Objective and constraints of one prediction, for the two functions that are asked for them at the same points."""
+
+    def __init__(self, problem: Problem):
+        self.problem, self.at, self.found = problem, None, None
+
+    def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        if self.at is not u:
+            self.at, self.found = u, self.problem.judged(u)
+        return self.found
 
 
 def _size(x: Tensor) -> Tensor:
@@ -367,7 +378,7 @@ def _errors(
             sd = drawn_.std(0) if len(drawn_) > 1 else torch.zeros(drawn_.shape[1])
         except InputError:
             sd = torch.full((1 + len(problem.rules),), torch.nan)
-        held = problem.constraints(u)[0] / sizes if problem.rules else sizes
+        held = problem.judged(u)[1][0] / sizes if problem.rules else sizes
     rated = []
     for j, text in enumerate(problem.texts):
         price = float(found.multiplier[best, j] * scale / sizes[j])
