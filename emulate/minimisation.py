@@ -92,9 +92,28 @@ def minimise(f: Function, start: Tensor, *, constraints: Function | None = None,
             break
         slow = (violation > 0.25 * before) & (violation > FEASIBLE)
         weight, before = torch.where(slow, (10 * weight).clamp_max(_MOST), weight), violation
-    with torch.no_grad():
-        value = f(u)
-    return Minima(u, value, _pushed(u, gradient), violation, multiplier)
+    return _balanced(f, constraints, u, equality | (multiplier > 0), equality, violation)
+
+
+def _balanced(
+    f: Function, constraints: Function, u: Tensor, active: Tensor, equality: Tensor, violation: Tensor
+) -> Minima:
+    """The multipliers that balance the gradient best, and what is left of it: those of the rounds carry the rounding of
+    the constraints, times their weight."""
+    u = u.detach().requires_grad_()
+    with torch.enable_grad():
+        value, g = f(u), constraints(u)
+        df, *dg = (torch.autograd.grad(x.sum(), u, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
+                   if x.requires_grad else torch.zeros_like(u) for x in (value, *g.unbind(-1)))  # fmt: skip
+    u, normals = u.detach(), torch.stack(dg, 1)
+    held = normals * active[:, :, None] * ((u > _SMALL) & (u < 1 - _SMALL))[:, None, :]
+    square = held @ held.mT
+    ridge = 1e-10 * square.diagonal(dim1=1, dim2=2).sum(-1) + 1e-30
+    square = square + torch.diag_embed(torch.where(active, ridge[:, None], 1.0))
+    multiplier = torch.linalg.solve(square, -(held @ df[..., None])[..., 0])
+    multiplier = torch.where(equality, multiplier, multiplier.clamp_min(0)) * active
+    gradient = df + (multiplier[..., None] * normals).sum(1)
+    return Minima(u, value.detach(), _pushed(u, gradient), violation, multiplier)
 
 
 def _violation(g: Tensor, equality: Tensor) -> Tensor:
