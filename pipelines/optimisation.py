@@ -57,10 +57,12 @@ def command(study: "Study", terminal: "Terminal", *, minimise: str = "", maximis
         folder = bench.folder / _SCOPE
         files.write_json(folder / "optimum.json", {**asked, **found.to_dict()})
         with noted(bench, _SCOPE):
-            bench.figures(_SCOPE, {"cuts": (
-                figures.cuts(emulator.space, objective, _cuts(problem, found), found, (torch.from_numpy(runs.theta), values)),
-                f"The objective along each parameter through the optimum, by {name} with two standard deviations of its error; "
-                f"dots are the runs that it learned from{', where they meet the constraints' if subject_to else ''}. {_capital(found.sentence)}")})  # fmt: skip
+            known = torch.from_numpy(runs.theta), values
+            picture = figures.cuts(emulator.space, objective, _cuts(problem, found), found, known)
+            which = ", where they meet the constraints" if subject_to else ""
+            caption = (f"The objective along each parameter through the optimum, by {name} with two standard deviations of its "
+                       f"error; dots are the runs that it learned from{which}. {_capital(found.sentence)}")  # fmt: skip
+            bench.figures(_SCOPE, {"cuts": (picture, caption)})
             bench.journal.append("params", _SCOPE, params={k: str(v) for k, v in asked.items() if v not in (None, [])})
             bench.journal.append("metrics", _SCOPE, metrics={**_metrics(found), "seconds": watch.seconds})
             bench.journal.append("artifact", _SCOPE, path=f"{_SCOPE}/optimum.json")
