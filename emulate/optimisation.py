@@ -177,7 +177,7 @@ def optimise(emulator: Any, objective: Rule, *, seed: int, maximise: bool = Fals
     ...     predict = staticmethod(lambda theta: Exact(theta.square().sum(-1, keepdim=True)))
     >>> best = optimise(Bowl, "y", subject_to=["a + b >= 1"], seed=1)
     >>> best.theta.round(decimals=5), round(best.value, 5), best.constraints[0].active
-    (tensor([0.5000, 0.5000], dtype=torch.float64), 0.5000, True)
+    (tensor([0.5000, 0.5000], dtype=torch.float64), 0.5, True)
     """
     problem = Problem(emulator, objective, tuple(subject_to), -1.0 if maximise else 1.0, robust, dict(tolerance or {}), outside,
                       seed)  # fmt: skip
