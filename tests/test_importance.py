@@ -151,6 +151,18 @@ def test_what_is_wrong_by_four_sigma_is_beyond_mending():
     assert not any(reweigh(_gaussian(i, 2, 4.0, 1.0), _space(2)).trusted for i in range(10))
 
 
+def test_weights_that_are_nearly_even_are_trusted_whatever_the_shape_of_their_tail():
+    """ln w within a hundredth, but for a tail of shape 1.2 among them: nothing is there to be mended, and that is known."""
+    m = _gaussian(1, 2, 0.0, 1.0, t=4000)
+    level = np.random.default_rng(4).permutation((np.arange(128) + 0.5) / 128)
+    rough = torch.as_tensor(3e-4 * genpareto.ppf(level, 1.2))
+    made = reweigh(Weighted(m.theta, rough, m.draws), _space(2))
+    assert made.pareto_k > 0.7
+    assert made.largest < 1.3
+    assert made.trusted
+    assert made.distance.value < 0.05
+
+
 @pytest.mark.parametrize("k", [0.2, 0.5, 0.9])
 def test_pareto_k_is_the_shape_of_the_tail(k):
     w = genpareto.rvs(k, loc=1, size=20000, random_state=np.random.default_rng(1))
