@@ -41,11 +41,12 @@ class Confirmation(Check):
 
     shift: Annotated[float, Gt(0)] = 0.5  # bound on |shift| of the worst parameter, in sd of the posterior
     spread: Annotated[float, Gt(1)] = 1.5  # factor by which chi2 per number may differ from 1 with any number of runs
-    chance: Annotated[float, Gt(0), Lt(1)] = 0.01  # probability that chance adds more to it than the bound allows
+    chance: Annotated[float, Gt(0), Lt(1)] = 0.005  # probability that chance adds more to it than the bound allows
     minimum: Annotated[int, Ge(2)] = 5  # least number of true runs
 
     stage: ClassVar = "check"
     needs: ClassVar = ("confirmation",)
+    alarms: ClassVar = 1
 
     def find(self, evidence: Evidence) -> tuple[Finding, ...]:
         self.require(evidence)
