@@ -62,6 +62,7 @@ def load_study(path: Path | str, overrides: Iterable[str] = ()) -> Study:
         "checks": _entries(source, "checks"),
         "likelihood": keep(_entry, "likelihoods", source, "infer.likelihood", "gaussian"),
         "sampler": keep(_entry, "samplers", source, "infer.sampler", "hmc"),
+        "npe": keep(_npe, read.infer.npe) if read else None,
         "gradient": keep(_gradient, source, "validate.gradient", simulator, "auto") if simulator else None,
         "jacobians": keep(_gradient, source, "simulate.jacobians", simulator, "none") if simulator else None,
     }
@@ -80,6 +81,17 @@ def load_study(path: Path | str, overrides: Iterable[str] = ()) -> Study:
         source.note(sentence)
     source.judge()
     return study
+
+
+def _npe(spec: Any) -> Any:
+    """How npe learns, where the study says it."""
+    if spec is None:
+        return None
+    if not isinstance(spec, Mapping):
+        raise InputError(f"infer.npe: must be settings, such as {{noise: 16}}. Got {shown(spec)}.")
+    from emulate.amortised import NPE
+
+    return registry.validate(NPE, spec, path="infer.npe")
 
 
 def _study(read: StudyFile, simulator: Any, parts: dict[str, Any], path: Path) -> Study:
@@ -109,6 +121,7 @@ def _study(read: StudyFile, simulator: Any, parts: dict[str, Any], path: Path) -
             observation=o,
             likelihood=parts["likelihood"],
             sampler=parts["sampler"],
+            npe=parts["npe"],
             derived=parts["derived"],
             profile=parts["profile"],
         ),

@@ -10,6 +10,7 @@ import torch
 from emulate.costs import affordable
 from emulate.errors import InputError, StoreError, nearest, shown
 from emulate.keys import canonical, identity
+from pipelines import amortised_rules
 from pipelines.addresses import resolve
 from pipelines.derivatives import OWN, automatic, has_own
 from pipelines.study import CLUSTERS, ITSELF, SETS, Study
@@ -25,7 +26,8 @@ def broken(study: Study) -> Iterator[str]:
     unable = list(_simulator(study))
     yield from unable
     able = () if unable else (_fidelities, _noise, _replicates, _predictive, _confirm)
-    for rule in (_sizes, _region, _until, _active, _emulators, _gradient, _observation, *able, _surroundings):
+    rules = (_sizes, _region, _until, _active, _emulators, _gradient, _observation, *able, _surroundings)
+    for rule in (*rules, amortised_rules.broken):
         yield from rule(study)
 
 
@@ -79,6 +81,13 @@ def _sizes(s: Study) -> Iterator[str]:
     if s.check.importance_runs > draws and s.infer.likelihood.adds_noise:
         yield (f"check.importance_runs: must be at most infer.draws x infer.chains = {draws}. "
                f"Got {s.check.importance_runs}; raise infer.draws or lower this.")  # fmt: skip
+    if 0 < s.check.delayed_acceptance < 8:
+        yield (f"check.delayed_acceptance: must be 0, or at least 8 steps, of which the first quarter is left out. Got "
+               f"{s.check.delayed_acceptance}; raise it, or take it out.")  # fmt: skip
+    if s.check.delayed_acceptance and not s.infer.likelihood.adds_noise:
+        yield (f"check.delayed_acceptance: must be 0 with {s.infer.likelihood.entry_name()}: a true run is a draw and has no "
+               "density that it could be accepted by. Take it out; the check confirmation makes true runs at the posterior "
+               "mean.")  # fmt: skip
 
 
 def _replicates(s: Study) -> Iterator[str]:

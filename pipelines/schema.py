@@ -35,12 +35,20 @@ def schema() -> Schema:
     top["checks"] |= _named("checks")
     infer["likelihood"] |= {"$ref": "#/$defs/likelihoods"}
     infer["sampler"] |= {"$ref": "#/$defs/samplers"}
+    infer["npe"] |= {"anyOf": [_npe(), {"type": "null"}]}
     infer["derived"] |= _derived()
     infer["profile"] |= {"anyOf": [{"type": "boolean"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
     parts["ClusterPart"]["properties"]["use"] |= {"anyOf": [{"enum": [*CLUSTERS]}, _FOREIGN]}
     parts["ValidatePart"]["properties"]["gradient"] |= _gradient("auto")
     parts["SimulatePart"]["properties"]["jacobians"] |= _gradient("none", "auto")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole}
+
+
+def _npe() -> Schema:
+    from emulate.amortised import NPE
+
+    keys = {k: v for k, v in _plain(NPE, "#/$defs/{model}")["properties"].items() if k != "flow"}
+    return _closed({**keys, "flow": {"$ref": "#/$defs/emulators", "description": _comments(NPE)["flow"]}}, [])
 
 
 def _plain(cls: type, template: str) -> Schema:

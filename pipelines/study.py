@@ -156,6 +156,9 @@ class InferPart(Section):
     """What is observed, with what noise, and how the posterior is drawn."""
 
     observation: Observation = Observation(held_out=0)
+    method: Literal["likelihood", "npe", "nle", "auto"] = (
+        "likelihood"  # by gradients of a likelihood; by flows that need none
+    )
     likelihood: Any = "gaussian"  # likelihoods
     sampler: Any = "hmc"  # samplers
     draws: Annotated[int, Ge(4)] = 500  # per chain
@@ -164,6 +167,11 @@ class InferPart(Section):
     derived: Any = None  # derived parameters by name: an expression of the parameters, or {expression, unit, label}
     profile: Any = None  # profile likelihoods: true, or names of parameters and derived ones; empty: none
     feasible: bool = False  # the prior times the probability that a run finishes there, as the failed runs teach it
+    npe: Any = None  # how npe learns: {flow: {use: flow, ...}, noise, components, log}; empty: as it does by default
+    rounds: Annotated[int, Ge(1), Le(100)] = (
+        1  # for npe and nle: the design's runs, then rounds aimed at the observation
+    )
+    round_runs: Annotated[int, Ge(1), Le(1_000_000)] | None = None  # runs of each further round; empty: design.runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +181,7 @@ class CheckPart(Section):
     importance_runs: Annotated[int, Ge(2)] = 128  # true runs at draws of the posterior
     recovery: Annotated[int, Ge(1)] | None = None  # held-out runs to recover; empty: 20, or all
     confirm: Annotated[int, Ge(0), Le(100_000)] | None = None  # true runs at the mean; empty: 32 if read, else 0
+    delayed_acceptance: Annotated[int, Ge(0), Le(100_000)] = 0  # steps of 16 chains in the true posterior, a run each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,8 +243,13 @@ class Study:
 
     @property
     def likelihood(self) -> "Likelihood":
-        """That of `infer`, told of the simulator's outputs."""
-        return self.infer.likelihood.on(self.simulator.outputs)
+        """That of `infer`, told of the simulator's outputs; for nle one that asks the flow of noisy data for its density."""
+        told = self.infer.likelihood.on(self.simulator.outputs)
+        if self.infer.method == "nle" and told.adds_noise:
+            from pipelines.amortised_likelihood import Learnt
+
+            return Learnt(inner=told)
+        return told
 
     def replicates_of(self, which: str) -> int:
         """How often each point of a set is run: points to train on, and those of a fidelity that is stochastic, as often as

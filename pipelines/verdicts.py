@@ -4,7 +4,7 @@ from dataclasses import fields
 
 from emulate.contracts import Finding
 from emulate.loading import keep
-from pipelines import files
+from pipelines import amortised_choice, files
 from pipelines.workbench import Workbench
 
 STAGES = ("validate", "check")  # that find something
@@ -13,8 +13,8 @@ BIAS = "check/bias.json"  # what the emulator did to the posterior, in one sente
 
 def write(bench: Workbench, stage: str) -> None:
     """After a stage that finds something: its findings, those of the stages before it, and the scores on held-out runs."""
-    if stage not in STAGES:
-        return
+    if stage not in STAGES or (stage == "check" and amortised_choice.method(bench.study) == "npe"):
+        return  # what npe found is no verdict on an emulator
     found: dict[str, list[Finding]] = {}
     for earlier in STAGES[: STAGES.index(stage) + 1]:
         for name, listed in files.read_json(bench.folder / earlier / "findings.json")["emulators"].items():

@@ -225,7 +225,9 @@ class Flow(Recipe):
     def minimum_runs(self, d: int) -> int:
         return max(10, {"linear": 2 * (1 + d), "quadratic": (d + 1) * (d + 2)}.get(self.trend, 0))
 
-    def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int, slopes: Tensor | None = None) -> Core:
+    def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int, slopes: Tensor | None = None,
+              place: Tensor | None = None) -> Core:  # fmt: skip
+        """`place` `[n]` numbers the places of rows that are held out together, where u does not tell them."""
         generator = torch.Generator().manual_seed(seed)
         trend = self._trend(u)
         h = basis(u, trend)
@@ -246,7 +248,7 @@ class Flow(Recipe):
             )
         with calm(min(self.batch, len(u))):
             for i in range(self.members):
-                seen, out = parted(u, self.held_out, generator, least=_PLACES)
+                seen, out = parted(u if place is None else place[:, None], self.held_out, generator, least=_PLACES)
                 learner = _Learner(self, core, i, u, x, seen, out, generator, moved)
                 history += learner.run()
         core.history = tuple(history)

@@ -1,6 +1,7 @@
 """check: true runs at posterior draws and recovery of held-out parameters -> how biased the final answer is."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,8 +14,9 @@ from emulate.feasibility import Feasibility
 from emulate.posterior import Posterior
 from emulate.recoveries import recover
 from emulate.replicas import replicas
-from pipelines import files, hindsight
+from pipelines import amortised_choice, files, hindsight
 from pipelines.corrected import Corrected, correct
+from pipelines.delaying import delayed_chains, most_runs
 from pipelines.stages.infer import load_observation, surrogate
 from pipelines.study import CONFIRMING
 from pipelines.workbench import SETS, Workbench
@@ -24,9 +26,19 @@ READS = ("design", "simulate", "train", "validate", "infer")
 WRITES = ("check/findings.json", "check/evidence.safetensors")
 
 
+def forecast(bench: Workbench) -> str:
+    """What the stage does, with the true runs that chains in the true posterior may take."""
+    runs = most_runs(bench.study.check.delayed_acceptance)
+    return f"{SENTENCE}; up to {runs} true runs for its chains by delayed acceptance" if runs else SENTENCE
+
+
 def run(bench: Workbench) -> str:
     study = bench.study
-    emulator = bench.emulator(bench.champion)
+    if amortised_choice.method(study) == "npe":
+        from pipelines import amortised
+
+        return amortised.check(bench)
+    emulator = amortised_choice.emulator(bench)
     observed = load_observation(bench)
     weighted = _weighted(bench, emulator, observed.data)
     recovery = _recovery(bench, emulator)
@@ -47,7 +59,11 @@ def run(bench: Workbench) -> str:
     if evidence.replicas is not None:
         stored |= {f"replicas.{k}": v for k, v in vars(evidence.replicas).items() if isinstance(v, Tensor)}
     files.write_tensors(bench.folder / "check" / "evidence.safetensors", stored)
-    corrected = correct(bench, emulator, weighted, confirmation)
+    posterior = Posterior(
+        study.space, surrogate(bench, emulator), study.likelihood, observed.data, hindsight.restriction(bench)
+    )
+    delayed = delayed_chains(bench, posterior, weighted, partial(_log_weight, bench, emulator, observed.data))
+    corrected = correct(bench, emulator, weighted, confirmation, delayed)
     _figures(bench, weighted, recovery, observed.truth, corrected, evidence.replicas)
     _register(bench, findings)
     said = [f"{len(recovery.rank)} recovered observations"]
@@ -74,19 +90,29 @@ def _weighted(bench: Workbench, emulator: Emulator, data: Tensor) -> Weighted:
     if not study.infer.likelihood.adds_noise:
         return Weighted(flat[:0], flat[:0, 0], flat)
     theta = flat[torch.linspace(0, len(flat) - 1, study.check.importance_runs).round().long()]
-    bench.campaign(theta.numpy(), "true runs at draws of the posterior")
+    log_weight, expected = (
+        _log_weight(bench, emulator, data, theta, "true runs at draws of the posterior"),
+        _expected(bench, theta),
+    )
+    if hindsight.restriction(bench):
+        return Weighted(theta, log_weight, flat, expected=expected)
+    ok = log_weight > -torch.inf
+    return Weighted(theta[ok], log_weight[ok], flat, theta[~ok], expected)
+
+
+def _log_weight(bench: Workbench, emulator: Emulator, data: Tensor, theta: Tensor, what: str) -> Tensor:
+    """ln L_true - ln L_surrogate `[n]` by true runs at theta `[n, d]`, less the restriction of the surrogate's prior where it
+    has one; -inf where a run failed."""
+    bench.campaign(theta.numpy(), what)
     runs = bench.runs(theta.numpy())
-    ok = torch.from_numpy(runs.ok)
+    ok, likelihood = torch.from_numpy(runs.ok), bench.study.likelihood
     log_weight = torch.full((len(theta),), -torch.inf, dtype=torch.float64)
     with torch.no_grad():
-        likelihood = study.likelihood
         true = likelihood.log_prob(Exact(torch.from_numpy(runs.y[runs.ok])), data)
         log_weight[ok] = true - likelihood.log_prob(surrogate(bench, emulator)(theta[ok]), data)
-    expected = _expected(bench, theta)
     if restriction := hindsight.restriction(bench):
         log_weight[ok] -= restriction(theta[ok]).detach()
-        return Weighted(theta, log_weight, flat, expected=expected)
-    return Weighted(theta[ok], log_weight[ok], flat, theta[~ok], expected)
+    return log_weight
 
 
 def _expected(bench: Workbench, theta: Tensor) -> Tensor | None:
@@ -148,7 +174,7 @@ def _figures(
     from pipelines import figures
 
     space = bench.study.space
-    pair = (weighted.theta, weighted.log_weight) if bench.study.infer.likelihood.adds_noise else None
+    pair = (weighted.theta, weighted.log_weight) if len(weighted.theta) else None
     mended = corrected.draws is not None
     whose = "as the true runs correct it" if mended else "the true simulator's by importance weights, not to be trusted"
     dashed = f" and, dashed, {whose}" if pair else ""
@@ -167,7 +193,7 @@ def _figures(
         "check",
         {
             "corner": (
-                figures.corner(space, weighted.draws, corrected.draws or pair, truth, len(weighted.theta) * mended),
+                figures.corner(space, weighted.draws, corrected.draws or pair, truth, corrected.runs),
                 f"The surrogate's posterior{dashed}.",
             ),
             "recovery": (

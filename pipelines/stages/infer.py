@@ -15,7 +15,7 @@ from emulate.distributions import Exact
 from emulate.emulator import Emulator
 from emulate.errors import CampaignError, InputError
 from emulate.posterior import MAP, Posterior
-from pipelines import answers, files, hindsight, sampling
+from pipelines import amortised_choice, answers, files, hindsight, sampling
 from pipelines.workbench import Workbench
 
 _THIN, _LOOKED_AT = 0.01, 2000  # share of the draws that goes without a word; draws that are looked at
@@ -39,7 +39,15 @@ def run(bench: Workbench) -> str:
     infer = study.infer
     observed = observation(bench)
     _write_observation(bench, observed)
-    emulator = bench.emulator(bench.champion)
+    if (method := amortised_choice.choose(bench, observed.data)) == "npe":
+        from pipelines import amortised
+
+        return amortised.infer(bench, observed)
+    if method == "nle":
+        from pipelines import amortised_rounds
+
+        amortised_rounds.likelihood(bench, observed.data)
+    emulator = amortised_choice.emulator(bench)
     posterior = Posterior(
         study.space, surrogate(bench, emulator), study.likelihood, observed.data, hindsight.restriction(bench)
     )
