@@ -408,6 +408,7 @@ class Sampler(Entry, ABC):
     """Draws from a density that is known up to a constant, many chains in one batched call."""
 
     resumable: ClassVar[bool] = False  # a checkpoint is read: more draws continue its chains
+    needs_gradient: ClassVar[bool] = True  # of the density; else values alone are asked for
 
     groups: Annotated[int, Ge(1)] = 1  # equal runs of neighbouring chains, each run with a target of its own
 

@@ -15,6 +15,7 @@ from emulate.distributions import Exact, drawn
 from emulate.errors import InputError
 from emulate.seeds import replicates
 from emulate.space import LogNormal, Normal, Prior, Space, TruncatedNormal
+from emulate.summits import differentiable, summit
 
 _EDGE = 1e-12  # nearest that u comes to 0 and 1: |x| = 7; further out the prior alone pulls back
 
@@ -24,7 +25,8 @@ class MAP:
     """The mode over x: theta and x `[..., d]`, log_density `[...]`, hessian of -ln p over x `[..., d, d]`.
 
     covariance `[..., d, d]` is the Laplace approximation in theta, (dtheta/dx) hessian^-1 (dtheta/dx)^T.
-    `converged`: every mode is one, to 1e-4 in ln p; `sentence` says how it was found.
+    `converged`: every mode is one, to 1e-4 in ln p; `sentence` says how it was found. Of a density without a gradient there
+    are `particles` `[n, ..., d]`, draws whose covariance stands for the inverse Hessian.
     """
 
     theta: Tensor
@@ -35,10 +37,13 @@ class MAP:
     x_covariance: Tensor
     converged: bool
     sentence: str
+    particles: Tensor | None = None
 
     def starts(self, chains: int, *, seed: int, spread: float = 2.0) -> Tensor:
-        """Start points x `[chains, ..., d]` for a sampler: the Laplace approximation, `spread` times as wide."""
+        """Start points x `[chains, ..., d]` for a sampler: the Laplace approximation, `spread` times as wide, or particles."""
         generator = torch.Generator().manual_seed(seed)
+        if self.particles is not None:
+            return self.particles[torch.randint(len(self.particles), (chains,), generator=generator)]
         noise = torch.randn((chains, *self.x.shape), generator=generator, dtype=torch.float64).to(self.x)
         return self.x + spread * (torch.linalg.cholesky(self.x_covariance) @ noise[..., None])[..., 0]
 
@@ -117,11 +122,14 @@ class Posterior:
         """The highest mode over x, climbed to from the prior's median and from `restarts` - 1 draws of the prior.
 
         Many observations are climbed together, each to its own mode. The mode of a density depends on its coordinates:
-        this one is over x, where a flat prior pulls weakly from its edges, and where it always exists.
+        this one is over x, where a flat prior pulls weakly from its edges, and where it always exists. Where the density
+        has no gradient that adds up to its differences, it is searched for by particles.
         """
         shape = (restarts, *self.data.shape[:-1], self.space.d)
         start = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(self.data)
         start[0] = 0.0
+        if not differentiable(self.log_density, start):
+            return self._searched_map(seed)
         modes = climb(self.log_density, start)
         height = modes.log_density - 1e-3 * ~modes.converged  # a tie goes to the converged
         best = height.argmax(0, keepdim=True)
@@ -136,6 +144,15 @@ class Posterior:
         in_theta = slope[..., :, None] * covariance * slope[..., None, :]
         theta = self.theta(x).detach()
         return MAP(theta, x, log_density, hessian, in_theta, covariance, bool(good.all()), sentence)
+
+    def _searched_map(self, seed: int) -> MAP:
+        found = summit(self.log_density, self.data.shape[:-1], self.space.d, seed=seed)
+        slope = self._slope(found.x)
+        sentence = (f"without a gradient, {len(found.particles)} particles and a search; "
+                    f"{int(found.converged.sum())} of {found.converged.numel()} searches converged.")  # fmt: skip
+        return MAP(self.theta(found.x).detach(), found.x, found.log_density, torch.linalg.inv(found.covariance),
+                   slope[..., :, None] * found.covariance * slope[..., None, :], found.covariance,
+                   bool(found.converged.all()), sentence, found.particles)  # fmt: skip
 
     def predictive(self, theta: Tensor, *, seed: int, noise: bool = True) -> Tensor:
         """What draws theta `[..., d]` predict for the observation, one draw `[..., m]` for each: of the emulator's own error
@@ -164,6 +181,9 @@ class Posterior:
         with torch.enable_grad():
             prediction = self.predict(theta)
             mean = prediction.mean
+            if not mean.requires_grad:
+                raise InputError("fisher must have a prediction with a gradient. Got one whose mean carries no graph; draw from "
+                                 "the posterior by ensemble or smc, and take the covariance of the draws.")  # fmt: skip
             jacobian = torch.stack([torch.autograd.grad(y, theta, retain_graph=True)[0] for y in mean])
         covariance = self.likelihood.covariance(self.data, prediction).detach()
         whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), jacobian, upper=False)

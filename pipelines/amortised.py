@@ -118,7 +118,8 @@ def _write_posterior(bench: Workbench, o: Any, theta: Tensor, draws: Draws) -> N
         prior=answers.prior(study.space, seed=bench.seed("infer/prior")),
         stats={"lp": draws.log_density, "diverging": draws.divergent},
         attrs={"study": study.name, "likelihood": study.infer.likelihood.entry_name(), "sampler": "npe", "seed": study.seed,
-               "observation": o.sentence, "inference_library": "emulate", "inference_library_version": version("emulate")})  # fmt: skip
+               "observation": o.sentence, "inference_library": "emulate",
+               "inference_library_version": version("emulate")})  # fmt: skip
     with files.replacing(bench.folder / answers.POSTERIOR) as temporary:
         save(tree, temporary)
     bench.journal.append("artifact", "infer", path=answers.POSTERIOR)
@@ -174,7 +175,7 @@ def check(bench: Workbench) -> str:
     files.write_tensors(bench.folder / "check" / "evidence.safetensors", stored)
     corrected = correct(bench, evidence.emulator, weighted, None)
     if recovery is not None:
-        _figures(bench, weighted, recovery, observed.truth, corrected)
+        _figures(bench, weighted, recovery, observed.truth, corrected, None)
     _register(bench, [])
     said = [f"{len(weighted.theta)} true runs at draws of the posterior"] * bool(len(weighted.theta))
     return ", ".join(

@@ -62,6 +62,7 @@ class Ensemble(Sampler):
     """
 
     resumable: ClassVar[bool] = True
+    needs_gradient: ClassVar[bool] = False
     warmup: Literal["auto"] | Annotated[int, Ge(64)] = "auto"  # cycles of each chain that adapt; auto: 400 + 100 d
     cycles: Annotated[int, Ge(1)] = 50  # most cycles in one draw
 

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge
@@ -50,6 +50,7 @@ class SMC(Sampler):
     True
     """
 
+    needs_gradient: ClassVar[bool] = False
     moves: Annotated[int, Ge(1)] = 50  # most pairs of moves after each temperature
 
     def draw(self, log_density: LogDensity, start: Tensor, n: int, *, seed: int, progress: Progress | None = None,

@@ -22,7 +22,13 @@ _THIN, _LOOKED_AT = 0.01, 2000  # share of the draws that goes without a word; d
 
 SENTENCE = "infer the parameters of the observation by gradients of the emulator"
 READS = ("design", "simulate", "train", "validate")
-WRITES = ("infer/draws.safetensors", "infer/summary.json", "infer/observation.json", answers.PREDICTION, answers.POSTERIOR)
+WRITES = (
+    "infer/draws.safetensors",
+    "infer/summary.json",
+    "infer/observation.json",
+    answers.PREDICTION,
+    answers.POSTERIOR,
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,6 @@ class Observation:
 
 def run(bench: Workbench) -> str:
     study = bench.study
-    infer = study.infer
     observed = observation(bench)
     _write_observation(bench, observed)
     if (method := amortised_choice.choose(bench, observed.data)) == "npe":
@@ -51,14 +56,8 @@ def run(bench: Workbench) -> str:
     posterior = Posterior(
         study.space, surrogate(bench, emulator), study.likelihood, observed.data, hindsight.restriction(bench)
     )
-    with bench.terminal.bar("maximum a posteriori"):
-        best = posterior.find_map(seed=bench.seed("infer/map"))
-        fisher = posterior.fisher(best.theta)
-    start = best.starts(infer.chains, seed=bench.seed("infer/start"))
-    with bench.terminal.bar("sample", total=1) as tick:
-        draws = infer.sampler.draw(
-            posterior.log_density, start, infer.draws, seed=bench.seed("infer/draws"), progress=tick
-        )
+    best, fisher = sampling.best_fit(bench, posterior)
+    draws = sampling.draw(bench, posterior, best)
     theta = posterior.theta(draws.x).detach()
     thin = _thin(bench, emulator, theta)
     files.write_tensors(
@@ -68,13 +67,14 @@ def run(bench: Workbench) -> str:
             "x": draws.x,
             "log_density": draws.log_density,
             "map": best.theta,
-            "fisher": fisher,
             "divergent": draws.divergent.to(torch.uint8),
+            **({} if fisher is None else {"fisher": fisher}),
         },
     )
     summary = _summary(bench, observed, theta, draws, best) | ({} if thin is None else {"thin": thin})
     summary |= _settings(bench, posterior, best.theta)
-    _widened(bench, posterior, best.theta, summary["parameters"])
+    if fisher is not None:
+        _widened(bench, posterior, best.theta, summary["parameters"])
     if told := answers.summary(bench, theta, best.theta, observed.truth):
         summary["derived"] = told
     files.write_json(bench.folder / "infer" / "summary.json", summary)
@@ -93,9 +93,14 @@ def run(bench: Workbench) -> str:
     ]
     _warn(bench, summary)
     _warn_of_misfit(bench, observed, emulator, best.theta)
-    _warn_of_smoothing(bench, observed, emulator, best)
+    if fisher is not None:
+        _warn_of_smoothing(bench, observed, emulator, best)
     bench.terminal.table("", ("parameter", "mean", "sd", "2.5 %", "97.5 %", "MAP", "truth", "R-hat", "ESS"), rows)
-    said = (f"{draws.x.shape[0]} chains of {draws.x.shape[1]} draws", sampling.evidence(summary["sampler"]), observed.sentence)
+    said = (
+        f"{draws.x.shape[0]} chains of {draws.x.shape[1]} draws",
+        sampling.evidence(summary["sampler"]),
+        observed.sentence,
+    )
     return "; ".join(part for part in said if part)
 
 
