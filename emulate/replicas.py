@@ -13,7 +13,7 @@ from emulate.runs import Outputs
 from emulate.seeds import replicate
 
 _DRAWS, _ENOUGH = 200, 20  # of the posterior; replicas beyond the data on either side
-_MOST, _EACH = 4000, 800  # replicas, or so many for each part
+_MOST, _EACH = 2000, 800  # replicas, or so many for each part
 _ROWS = 16  # draws at a time: a covariance is m x m
 _RANK = 1e-9  # of the largest eigenvalue, below which a direction has no variance
 
@@ -26,7 +26,7 @@ def replicas(predict: Callable[[Tensor], Distribution], likelihood: Likelihood, 
     covariance C of data about it, over all outputs and over each field (Gelman, Meng and Stern 1996). Replicas are
     `likelihood.sample` of a draw of the emulator's prediction; of its mean where the likelihood leaves the emulator's
     covariance out, or cannot start at that draw, as at a count below 0. Sets of them are made until 20 of every field
-    lie beyond the data on either side (Besag and Clifford 1991), and 4000 replicas at most, or 800 for
+    lie beyond the data on either side (Besag and Clifford 1991), and 2000 replicas at most, or 800 for
     each field.
     """
     some = draws[torch.linspace(0, len(draws) - 1, min(len(draws), _DRAWS)).round().long()]
