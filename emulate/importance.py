@@ -290,8 +290,11 @@ def _error(by_run: Tensor, by_draw: Tensor) -> Tensor:
 
 def rooted(square: Measured) -> Measured:
     """The root of a square that may be measured below 0; its error is half the way between the roots of both its ends."""
-    value, low, high = (max(square.value + e, 0.0) ** 0.5 for e in (0.0, -square.error, square.error))
-    return Measured(value, (high - low) / 2) if np.isfinite(square.value + square.error) else Measured(np.nan, np.nan)
+    if not np.isfinite(square.value + square.error):
+        return Measured(np.nan, np.nan)
+    value = max(square.value, 0.0)
+    low, high = max(value - square.error, 0.0) ** 0.5, (value + square.error) ** 0.5
+    return Measured(value**0.5, (high - low) / 2)
 
 
 def _smoothed(log_weight: Tensor) -> tuple[Tensor, float]:

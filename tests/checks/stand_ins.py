@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emulate.contracts import Confirmation, Evidence, Jacobians, Recovery, Replicas, Weighted
+from emulate.contracts import Confirmation, Evidence, Jacobians, Recovery, Replicas, Softening, Weighted
 from emulate.distributions import Gaussian
 from emulate.domain import Domain
 from emulate.feasibility import Feasibility
@@ -30,7 +30,7 @@ SPACE = Space((
 K = (0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 OUTPUTS = Outputs((Field("pk", "(Mpc/h)^3", True, "k", K, "h/Mpc"), Field("tilt")))
 D, M = SPACE.d, OUTPUTS.size
-KINDS = ("honest", "shy", "boastful", "biased", "wrong_gradient", "cornered")
+KINDS = ("honest", "shy", "boastful", "biased", "wrong_gradient", "cornered", "steep")
 SIZE = 1e-4  # standard deviation of the honest stand-in's fractional error
 _MORE = 0.1  # of it, by which each output may err alone; else nine outputs would have a covariance of rank four
 
@@ -88,6 +88,7 @@ class StandIn:
     stated: float = 1.0
     bias: float = 0.0  # of the positive field, a fraction
     ripple: float = 0.0  # amplitude of a wave too fast to be seen in value
+    pitch: float = 3000.0  # of that wave, over the unit cube
     broken: bool = False  # NaN at the first held-out run
 
     space, outputs = SPACE, OUTPUTS
@@ -95,7 +96,7 @@ class StandIn:
     def mean(self, theta: Tensor) -> Tensor:
         u = SPACE.to_unit(theta)
         z = (_waves(u) - _CENTRE) @ _WHITEN.T  # mean 0 and covariance 1 over the box, as stated below
-        off = self.error * (z @ _MIX.T) + self.bias + self.ripple * (3000 * u[..., :1]).sin()
+        off = self.error * (z @ _MIX.T) + self.bias + self.ripple * (self.pitch * u[..., :1]).sin()
         y = truth(theta)
         return torch.cat([(y * off.exp())[..., :-1], (y + off)[..., -1:]], -1)
 
@@ -123,6 +124,7 @@ STAND_INS = {
     "boastful": StandIn(stated=1 / 3),
     "biased": StandIn(bias=0.01),
     "wrong_gradient": StandIn(ripple=4e-5),
+    "steep": StandIn(ripple=4e-5, pitch=20000.0),  # so wrong in gradient that a forecast by it is wrong too
     "cornered": StandIn(),  # honest: it is the prior that cuts its posterior off
 }
 _POSTERIOR = {"shy": (0.0, 1.4), "boastful": (0.0, 0.75), "biased": (0.6, 1.0)}  # shift and width, in true sd
@@ -241,7 +243,10 @@ def evidence(kind: str) -> Evidence:
     return Evidence(STAND_INS[kind], held_out(), jacobians(), known,
                     recovery(*_RECOVERY.get(kind, (0.0, 1.0))),
                     feasibility=feasibility(0.3 if kind == "biased" else 0.36),
-                    confirmation=confirmation(kind), replicas=replicated(kind))  # fmt: skip
+                    confirmation=confirmation(kind), replicas=replicated(kind),
+                    likelihood=Gaussian_(relative_error=0.01, absolute_error=0.01),
+                    softening=Softening(torch.full((D,), 0.6 if kind == "biased" else 0.05, dtype=torch.float64), False),
+                    )  # fmt: skip
 
 
 FAULTS = {  # the emulator, and what that does to its posteriors: shift and width in right standard deviations
