@@ -22,7 +22,7 @@ NAMES = [
     for n in registry.names("checks")
     if all(getattr(_HONEST, x) is not None for x in registry.find("checks", n).needs)
 ]
-TOLD = dict.fromkeys(FAULTS, 100) | {"honest": 200, "shy": 200}  # studies of the table
+TOLD = dict.fromkeys(FAULTS, 80) | {"honest": 200, "shy": 200}  # studies of the table
 STUDIES = dict.fromkeys(FAULTS, 40) | {"honest": 300}  # and of the test
 
 
