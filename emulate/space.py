@@ -276,6 +276,12 @@ class Space:
         """theta `[..., d]` -> the coordinates `[..., d]` in which emulators work: about [0, 1], smooth in theta."""
         return torch.stack([p.prior.scaled(t) for p, t in zip(self.parameters, theta.unbind(-1), strict=True)], -1)
 
+    def ends(self, reach: float = 3.0) -> tuple[Tensor, Tensor]:
+        """u `[d]` where the box ends on either side: 0 and 1, and `reach` standard deviations out where a prior has no edge."""
+        bounded = torch.tensor([math.isfinite(getattr(p.prior, "low", math.inf)) for p in self.parameters])
+        low = torch.where(bounded, 0.0, ndtr(torch.tensor(-reach, dtype=torch.float64)))
+        return low, 1 - low
+
     def unscaled(self, x: Tensor) -> Tensor:
         """x `[..., d]` -> theta `[..., d]`, the inverse of `scaled`."""
         return torch.stack([p.prior.unscaled(t) for p, t in zip(self.parameters, x.unbind(-1), strict=True)], -1)

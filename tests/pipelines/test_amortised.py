@@ -141,24 +141,24 @@ def test_an_observation_unlike_all_runs_is_said_or_refused(study, tmp_path):
 def test_rounds_are_aimed_written_before_they_run_and_go_on(study, tmp_path):
     """The points lie where the posterior is; a second command makes no run and chooses no point again, also after a stop
     between writing and running."""
-    here, rounds = _copied(study, tmp_path), ("--set", "infer.rounds=3", "--set", "infer.round_runs=60")
+    here, rounds = _copied(study, tmp_path), ("--set", "infer.rounds=2", "--set", "infer.round_runs=60")
     code, output = emulate(here, "infer", "study.yaml", *rounds)
     assert code == 0, output
     assert "rounds aimed at the observation" in output
     made = files.read_json(here / "out" / "infer" / "rounds.json")["rounds"]
-    assert [r["runs"] for r in made] == [200, 260, 320]
-    assert [len(r["theta"]) for r in made] == [60, 60, 0]
+    assert [r["runs"] for r in made] == [200, 260]
+    assert [len(r["theta"]) for r in made] == [60, 0]
     assert all(0.5 <= r["c2st"] <= 1 for r in made[1:])
     y = np.array(files.read_json(here / "out" / "infer" / "observation.json")["data"])
     mean, v = _closed(y)
-    off = np.array(made[1]["theta"]) - mean
+    off = np.array(made[0]["theta"]) - mean
     assert (np.einsum("ni,ij,nj->n", off, np.linalg.inv(v), off) < 40).all(), (
         "the truncated prior is where the posterior is"
     )
     assert _apart(here) < 0.5
     runs = set(here.glob("out/store/runs/*/*"))
-    lost = np.array(made[1]["theta"])[:20].tolist()
-    files.write_json(here / "out" / "infer" / "rounds.json", {"rounds": made[:2]})
+    lost = np.array(made[0]["theta"])[:20].tolist()
+    files.write_json(here / "out" / "infer" / "rounds.json", {"rounds": made[:1]})
     loaded = load_study(here / "study.yaml")
     store = RunStore(here / "out" / "store")
     with Workbench(loaded, Terminal(quiet=True)) as bench:
@@ -178,6 +178,7 @@ NLE = ("--set", "infer.method=nle", "--set", "infer.npe={noise: 4}", "--set", "t
        "infer.sampler=laplace", "--set", "check.recovery=6", "--set", "checks={recovery: , posterior: }")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_nle_learns_the_data_as_they_are_observed(study, tmp_path):
     """The flow of noisy data gives the closed form with no noise added again; true runs keep the study's own likelihood."""
     here = _copied(study, tmp_path)
