@@ -268,7 +268,8 @@ def study(fault: str, seed: int) -> Evidence:
     known = replace(known, log_weight=known.log_weight + 0.1 * _normal(seed + 20_000, 128))
     return Evidence(emulator, held_out.__wrapped__(20, seed=seed), jacobians.__wrapped__(10, seed=seed), known,
                     recovery(shift, width, seed=seed), feasibility=feasibility(0.36), confirmation=confirmed(emulator, seed=seed),
-                    replicas=again(emulator, t=40, seed=seed))  # fmt: skip
+                    replicas=again(emulator, t=40, seed=seed), likelihood=Gaussian_(relative_error=0.01, absolute_error=0.01),
+                    softening=Softening(torch.full((D,), 0.05, dtype=torch.float64), False))  # fmt: skip
 
 
 def spoiled(need: str):

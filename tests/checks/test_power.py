@@ -29,7 +29,7 @@ STUDIES = dict.fromkeys(FAULTS, 40) | {"honest": 300}  # and of the test
 def fired(fault: str, seeds: range) -> dict[str, int]:
     """In how many studies a blocking finding of each check fails, and of all; what is advice by default left out of all."""
     checks = {n: registry.build("checks", {"use": n, **registry.find("checks", n).example}) for n in NAMES}
-    advice = {n for n in NAMES if not any(f.blocking for f in registry.build("checks", n).find(_HONEST))}
+    advice = {n for n in NAMES if not any(f.blocking for f in registry.build("checks", n).find(study("honest", 0)))}
     count = dict.fromkeys((*NAMES, "all"), 0)
     for seed in seeds:
         material = study(fault, seed)
