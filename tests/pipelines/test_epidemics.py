@@ -5,7 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from emulate.distributions import Exact
+from emulate.likelihoods.binomial import Binomial
 from emulate.simulators.lotka_volterra import LotkaVolterra
 from emulate.simulators.sir import SIR
 from pipelines import engine, files, rounds
@@ -23,9 +26,33 @@ def test_the_studies_in_configs_are_the_tasks_and_say_how_many_runs_they_take(na
     study = load_study(ROOT / "configs" / f"{name}.yaml")
     assert study.space == simulator.space
     assert study.simulator.settings() == simulator.settings()
-    most = study.design.entry.budget + study.design.held_out + study.check.importance_runs + study.validate.gradient_points + 1
+    most = (
+        study.design.entry.budget
+        + study.design.held_out
+        + study.check.importance_runs
+        + study.validate.gradient_points
+        + 1
+    )
     assert f"at most {most}" in (ROOT / "configs" / f"{name}.yaml").read_text().replace("\n# ", " ")
     assert most <= 300
+
+
+@pytest.mark.slow
+def test_the_kept_chains_of_the_epidemic_are_its_posterior_on_a_grid():
+    """Quadrature over seven standard deviations each way; 7,000 effective draws know a mean to 0.012."""
+    simulator = SIR(step=1.5)
+    for kept in json.loads((REFERENCE / "sir.json").read_text()):
+        mean, sd, data = (torch.tensor(kept[k], dtype=torch.float64) for k in ("mean", "sd", "data"))
+        steps = torch.linspace(-7, 7, 71, dtype=torch.float64)
+        theta = mean + sd * torch.cartesian_prod(steps, steps)
+        theta = theta[(theta > 0).all(1)]
+        noise = Binomial(trials=1000)
+        value = torch.cat([noise.log_prob(Exact(simulator.run(part)), data) for part in theta.split(5000)])
+        weight = (value + simulator.space.log_prob(theta)).softmax(0)
+        exact = weight @ theta
+        width = (weight @ (theta - exact).square()).sqrt()
+        assert ((mean - exact) / width).abs().max() < 0.05
+        assert (sd / width).tolist() == pytest.approx([1, 1], abs=0.03)
 
 
 @pytest.mark.slow
