@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from emulate.errors import EmulateError, ExtrapolationWarning
     from emulate.estimation import estimate
     from emulate.loading import load
+    from emulate.optimisation import Optimum, optimise
     from emulate.posterior import Posterior
+    from emulate.profiles import Profile, profile
     from emulate.registry import build, find, names
     from emulate.runs import Field, Outputs, Runs
     from emulate.scoring import crps, energy_score, pit, sharpness
@@ -32,7 +34,9 @@ _HOMES = {
     "errors": ("EmulateError", "ExtrapolationWarning"),
     "estimation": ("estimate",),
     "loading": ("load",),
+    "optimisation": ("Optimum", "optimise"),
     "posterior": ("Posterior",),
+    "profiles": ("Profile", "profile"),
     "registry": ("build", "find", "names"),
     "runs": ("Field", "Outputs", "Runs"),
     "scoring": ("crps", "energy_score", "pit", "sharpness"),
@@ -46,7 +50,7 @@ __all__ = [  # noqa: RUF022  (by subject)
     "names", "find", "build",
     "fit", "compare", "load", "Emulator",
     "crps", "pit", "sharpness", "energy_score",
-    "Posterior", "estimate", "Estimate", "Evidence", "Finding",
+    "Posterior", "profile", "Profile", "optimise", "Optimum", "estimate", "Estimate", "Evidence", "Finding",
     "EmulateError", "ExtrapolationWarning",
 ]  # fmt: skip
 

@@ -543,6 +543,15 @@ class Replicas:
 
 
 @dataclass(frozen=True)
+class Softening:
+    """By how many posterior standard deviations each parameter would move `[d]` if hard counts were read as smoothed ones;
+    alike: a run of the simulator made the observation, so that it is smoothed as the predictions are."""
+
+    moved: Tensor
+    alike: bool
+
+
+@dataclass(frozen=True)
 class Evidence:
     """All a check may read; what a stage has not made yet is None."""
 
@@ -556,6 +565,8 @@ class Evidence:
     feasibility: "Any | None" = None  # emulate.feasibility.Feasibility of all runs, finished and failed
     confirmation: Confirmation | None = None
     replicas: Replicas | None = None
+    likelihood: Likelihood | None = None  # of the study's observation
+    softening: Softening | None = None  # where the simulator smooths its histograms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -565,6 +576,7 @@ class Check(Entry, ABC):
     stage: ClassVar[Literal["validate", "check"]]
     needs: ClassVar[tuple[str, ...]]  # the fields of Evidence that it reads
     weighs: ClassVar[bool] = False  # it reads the weights of true runs, which need an observation with noise of its own
+    alarms: ClassVar[int] = 0  # blocking tests, each of which fails what is right with a probability of at most `chance`
 
     def require(self, evidence: Evidence) -> None:
         """Complain about evidence that no stage has made yet; the first line of every `find`."""

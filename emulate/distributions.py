@@ -34,8 +34,9 @@ def fitting(prediction: Distribution, value: Tensor) -> Tensor:
                      f"points that were predicted. Got {list(value.shape)}.")  # fmt: skip
 
 
-def drawn(prediction: Distribution, shape: tuple[int, ...] = (), *, seed: int) -> Tensor:
-    """Draws `[*shape, ..., m]` of a prediction that a seed repeats, differentiable where the prediction allows it.
+def drawn(prediction: Distribution, shape: tuple[int, ...] = (), *, seed: int, **how: bool) -> Tensor:
+    """Draws `[*shape, ..., m]` of a prediction that a seed repeats, differentiable where the prediction allows it; `common`
+    noise for all points where asked.
 
     >>> drawn(Exact(torch.ones(2, dtype=torch.float64)), (1,), seed=1)
     tensor([[1., 1.]], dtype=torch.float64)
@@ -45,9 +46,9 @@ def drawn(prediction: Distribution, shape: tuple[int, ...] = (), *, seed: int) -
         return sample(shape)
     generator = torch.Generator(device=prediction.mean.device).manual_seed(seed)
     try:
-        return sample(shape, generator=generator)
+        return sample(shape, generator=generator, **how)
     except TypeError as e:
-        if "generator" not in str(e):
+        if not any(word in str(e) for word in ("generator", *how)):
             raise
         raise InputError(f"draws that can be repeated must come of a prediction whose samples take a `generator`. Got "
                          f"{type(prediction).__name__}; return a Gaussian of emulate.distributions.") from e  # fmt: skip
@@ -167,11 +168,13 @@ class Gaussian(Joint):
         """(w - loc) / sd `[..., m]` of y `[..., m]`, output by output: standard normal if the prediction is right."""
         return (logarithms(value, self.log)[0] - self.loc) / self._w_variance.sqrt()
 
-    def rsample(self, sample_shape=(), *, generator: torch.Generator | None = None) -> Tensor:
-        """Differentiable draws `[*sample_shape, ..., m]`; give a seeded `generator` for draws that can be repeated."""
+    def rsample(self, sample_shape=(), *, generator: torch.Generator | None = None, common: bool = False) -> Tensor:
+        """Differentiable draws `[*sample_shape, ..., m]`; give a seeded `generator` for draws that can be repeated.
+
+        With `common` all points of the batch share their noise, so that they can be compared."""
 
         def noise(*tail: int) -> Tensor:
-            shape = (*sample_shape, *self.batch_shape, *tail)
+            shape = (*sample_shape, *(1 if common else n for n in self.batch_shape), *tail)
             return torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device, generator=generator)
 
         z = noise(len(self.basis))

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.special import ndtr
 
+from emulate import guided
 from emulate.contracts import Core
 from emulate.emulator import Emulator
 from emulate.feasibility import Feasibility
 from emulate.posterior import Posterior
-from emulate.tempering import tempered
 from emulate.transforms import OutputTransform
 
 _SHARE, _COMPONENTS = 0.999, 16  # components are read until they hold so much of the variance, and no more than that
@@ -96,7 +96,9 @@ def look(emulator: Emulator, *, posterior: Posterior | None = None, feasibility:
         pool, aimed = u[:candidates], u[candidates:]
         weight = (emulator.transform.basis / emulator.transform.scale).square().mean(-1).expand(targets, -1)
     else:
-        x = tempered(lambda x: _log_likelihood(posterior, x), 2 * targets, space.d, seed=seed)
+        x = guided.draws(
+            posterior, 2 * targets, seed=seed, near=None if emulator.design is None else space.unscaled(emulator.design)
+        )
         u = ndtr(x).clamp(_EDGE, 1 - _EDGE)
         draws = posterior.theta(x)
         order = torch.randperm(len(u), generator=torch.Generator().manual_seed(seed))
@@ -204,12 +206,6 @@ def _whitened_part(t: OutputTransform, posterior: Posterior, theta: Tensor) -> T
     root = torch.linalg.cholesky(posterior.likelihood.covariance(posterior.data, prediction))
     slopes = (rate[:, None, :] * t.basis).mT  # [t, m, p]
     return torch.linalg.solve_triangular(root, slopes, upper=False).square().sum(-2)
-
-
-def _log_likelihood(posterior: Posterior, x: Tensor) -> Tensor:
-    theta = posterior.theta(x)
-    value = posterior.log_likelihood(theta)
-    return value if posterior.restriction is None else value + posterior.restriction(theta)
 
 
 def _spacing(design: Tensor | None) -> float:

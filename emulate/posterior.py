@@ -118,8 +118,9 @@ class Posterior:
         prior = -0.5 * (x**2).sum(-1) - 0.5 * self.space.d * math.log(2 * math.pi)
         return prior if self.restriction is None else prior + self.restriction(self.theta(x))
 
-    def find_map(self, *, restarts: int = 8, seed: int) -> MAP:
-        """The highest mode over x, climbed to from the prior's median and from `restarts` - 1 draws of the prior.
+    def find_map(self, *, restarts: int = 8, seed: int, near: Tensor | None = None) -> MAP:
+        """The highest mode over x, climbed to from the prior's median and from `restarts` - 1 draws of the prior; and from
+        the best four of the points theta `[r, d]` in `near`, such as runs, for a needle is met by no draw of the prior.
 
         Many observations are climbed together, each to its own mode. The mode of a density depends on its coordinates:
         this one is over x, where a flat prior pulls weakly from its edges, and where it always exists. Where the density
@@ -130,6 +131,8 @@ class Posterior:
         start[0] = 0.0
         if not differentiable(self.log_density, start):
             return self._searched_map(seed)
+        if near is not None and len(x := self.inside(near)):
+            start = torch.cat([start, self._best(x)])
         modes = climb(self.log_density, start)
         height = modes.log_density - 1e-3 * ~modes.converged  # a tie goes to the converged
         best = height.argmax(0, keepdim=True)
@@ -138,12 +141,24 @@ class Posterior:
             for part in (modes.x, modes.log_density, modes.hessian, modes.covariance, modes.converged)
         )
         slope = self._slope(x)
-        agree = (modes.log_density > log_density - 0.01).sum(0)
+        restarts, agree = len(start), (modes.log_density > log_density - 0.01).sum(0)
         sentence = (f"{int(good.sum())} of {good.numel()} modes converged; {int(agree.min())} of {restarts} starts or "
                     f"more reached the highest.")  # fmt: skip
         in_theta = slope[..., :, None] * covariance * slope[..., None, :]
         theta = self.theta(x).detach()
         return MAP(theta, x, log_density, hessian, in_theta, covariance, bool(good.all()), sentence)
+
+    def inside(self, theta: Tensor) -> Tensor:
+        """x `[k, d]` of those of the points theta `[r, d]` that lie in the prior."""
+        return self.x(theta[self.space.log_prob(theta) > -torch.inf])
+
+    def _best(self, x: Tensor, most: int = 4) -> Tensor:
+        """Those of x `[r, d]` with the highest density, `[k, ..., d]`, for each observation its own."""
+        with torch.no_grad():
+            every = x.reshape(len(x), *[1] * (self.data.ndim - 1), self.space.d)
+            value = self.log_density(every.expand(len(x), *self.data.shape[:-1], self.space.d))
+        best = value.topk(min(most, len(x)), 0)
+        return x[torch.where(best.values > -torch.inf, best.indices, value.argmax(0))]
 
     def _searched_map(self, seed: int) -> MAP:
         found = summit(self.log_density, self.data.shape[:-1], self.space.d, seed=seed)

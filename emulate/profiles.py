@@ -29,7 +29,7 @@ from emulate.posterior import Posterior
 from emulate.space import Space
 
 LEVELS = (0.68, 0.95)
-_EDGE, _REACH = 1e-9, 3.0  # of the box; standard deviations of a prior without edges that count as its box
+_EDGE = 1e-9  # of the box
 _RUNGS, _ROWS, _TURNS = (
     12,
     4096,
@@ -181,9 +181,7 @@ class _Box:
 
     def __init__(self, posterior: Posterior):
         self.posterior, self.space = posterior, posterior.space
-        bounded = [math.isfinite(getattr(p.prior, "low", math.inf)) for p in self.space.parameters]
-        self.low = torch.tensor([0.0 if b else special.ndtr(-_REACH) for b in bounded], dtype=torch.float64)
-        self.high = 1 - self.low
+        self.low, self.high = self.space.ends()
 
     def theta(self, v: Tensor) -> Tensor:
         return self.space.from_unit(self.low + (self.high - self.low) * ndtr(v).clamp(_EDGE, 1 - _EDGE))
@@ -381,7 +379,8 @@ class _Axis:
     def _end(self, value: Tensor, outer: int | None, inner: int, aim: float) -> float:
         """The value at an end: between the last two points, or the edge itself."""
         if outer is None:
-            return float(value[inner])
+            edge = self.box.low if inner == 0 else self.box.high
+            return float(value[inner] if self.g else self.box.space.from_unit(edge)[self.column])
         ra, rb = (float(self._roots()[i]) for i in (inner, outer))
         share = (aim - ra) / (rb - ra) if rb > ra and rb < 1e3 else 0.0
         return float(value[inner] + (value[outer] - value[inner]) * share)

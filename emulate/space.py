@@ -71,6 +71,8 @@ class Uniform:
     def from_unit(self, u: Tensor) -> Tensor:
         return self.low + u * (self.high - self.low)
 
+    unscaled = from_unit
+
     def log_prob(self, theta: Tensor) -> Tensor:
         inside = (theta >= self.low) & (theta <= self.high)
         return torch.where(inside, -math.log(self.high - self.low), -math.inf)
@@ -95,6 +97,8 @@ class LogUniform:
     def from_unit(self, u: Tensor) -> Tensor:
         return self.low * torch.exp(u * math.log(self.high / self.low))
 
+    unscaled = from_unit
+
     def log_prob(self, theta: Tensor) -> Tensor:
         inside = (theta >= self.low) & (theta <= self.high)
         safe = torch.where(inside, theta, torch.as_tensor(self.low, dtype=theta.dtype))  # keeps the gradient finite
@@ -117,6 +121,9 @@ class Normal:
 
     def scaled(self, theta: Tensor) -> Tensor:
         return 0.5 + (theta - self.mean) / (4 * self.sd)  # two standard deviations either side are [0, 1]
+
+    def unscaled(self, x: Tensor) -> Tensor:
+        return self.mean + 4 * self.sd * (x - 0.5)
 
     def from_unit(self, u: Tensor) -> Tensor:
         return self.mean + self.sd * ndtri(u.clamp(_EDGE, 1 - _EDGE))
@@ -146,6 +153,9 @@ class LogNormal:
 
     def scaled(self, theta: Tensor) -> Tensor:
         return 0.5 + (theta.log() - self.mean) / (4 * self.sd)  # two standard deviations either side are [0, 1]
+
+    def unscaled(self, x: Tensor) -> Tensor:
+        return (self.mean + 4 * self.sd * (x - 0.5)).exp()
 
     def from_unit(self, u: Tensor) -> Tensor:
         above = torch.exp(self.mean + self.sd * ndtri(u.clamp(_EDGE, 1 - _EDGE)))
@@ -190,6 +200,9 @@ class TruncatedNormal:
 
     def scaled(self, theta: Tensor) -> Tensor:
         return (theta - self.low) / (self.high - self.low)
+
+    def unscaled(self, x: Tensor) -> Tensor:
+        return self.low + x * (self.high - self.low)
 
     def from_unit(self, u: Tensor) -> Tensor:
         inside = u.clamp(0, 1)
@@ -262,6 +275,16 @@ class Space:
     def scaled(self, theta: Tensor) -> Tensor:
         """theta `[..., d]` -> the coordinates `[..., d]` in which emulators work: about [0, 1], smooth in theta."""
         return torch.stack([p.prior.scaled(t) for p, t in zip(self.parameters, theta.unbind(-1), strict=True)], -1)
+
+    def ends(self, reach: float = 3.0) -> tuple[Tensor, Tensor]:
+        """u `[d]` where the box ends on either side: 0 and 1, and `reach` standard deviations out where a prior has no edge."""
+        bounded = torch.tensor([math.isfinite(getattr(p.prior, "low", math.inf)) for p in self.parameters])
+        low = torch.where(bounded, 0.0, ndtr(torch.tensor(-reach, dtype=torch.float64)))
+        return low, 1 - low
+
+    def unscaled(self, x: Tensor) -> Tensor:
+        """x `[..., d]` -> theta `[..., d]`, the inverse of `scaled`."""
+        return torch.stack([p.prior.unscaled(t) for p, t in zip(self.parameters, x.unbind(-1), strict=True)], -1)
 
     def stretch(self, theta: Tensor) -> Tensor:
         """d scaled_i / d theta_i at theta `[..., d]`, same shape: each coordinate depends on its own parameter alone."""

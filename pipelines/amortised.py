@@ -19,6 +19,7 @@ from pipelines.terminal import Stopwatch
 from pipelines.workbench import SETS, Workbench
 
 _PREDICTED, _FEW = 400, 20  # runs drawn by weight; that they are worth, below which it is said
+_OF_EMULATORS = {"confirmation": "true runs against a prediction", "replicas": "data that a prediction makes again"}
 _RECOVERED, _AT_ONCE = 1000, 20_000  # draws for each held-out observation; of all together in one call
 
 
@@ -118,7 +119,8 @@ def _write_posterior(bench: Workbench, o: Any, theta: Tensor, draws: Draws) -> N
         prior=answers.prior(study.space, seed=bench.seed("infer/prior")),
         stats={"lp": draws.log_density, "diverging": draws.divergent},
         attrs={"study": study.name, "likelihood": study.infer.likelihood.entry_name(), "sampler": "npe", "seed": study.seed,
-               "observation": o.sentence, "inference_library": "emulate", "inference_library_version": version("emulate")})  # fmt: skip
+               "observation": o.sentence, "inference_library": "emulate",
+               "inference_library_version": version("emulate")})  # fmt: skip
     with files.replacing(bench.folder / answers.POSTERIOR) as temporary:
         save(tree, temporary)
     bench.journal.append("artifact", "infer", path=answers.POSTERIOR)
@@ -174,7 +176,7 @@ def check(bench: Workbench) -> str:
     files.write_tensors(bench.folder / "check" / "evidence.safetensors", stored)
     corrected = correct(bench, evidence.emulator, weighted, None)
     if recovery is not None:
-        _figures(bench, weighted, recovery, observed.truth, corrected)
+        _figures(bench, weighted, recovery, observed.truth, corrected, None)
     _register(bench, [])
     said = [f"{len(weighted.theta)} true runs at draws of the posterior"] * bool(len(weighted.theta))
     return ", ".join(
@@ -196,8 +198,8 @@ def _inapplicable(check: Any, evidence: Evidence) -> str:
         return "true runs have no density here, for they are random or are observed without noise, so that none can be weighed."
     if "recovery" in check.needs and evidence.recovery is None:
         return "after rounds q is aimed at one observation, and others are not its business."
-    if missing := [n for n in check.needs if getattr(evidence, n) is None]:
-        return f"it reads {' and '.join(missing)}, which speak of the emulator, and npe asks none."
+    if missing := [_OF_EMULATORS.get(n, n) for n in check.needs if getattr(evidence, n) is None]:
+        return f"it reads {' and '.join(missing)}, and npe asks no emulator."
     return ""
 
 

@@ -311,6 +311,28 @@ def sensitivity(
     return indices.command(load_study(study, set_ or []), Terminal(), samples=samples, name=emulator, pairs=pairs)
 
 
+@app.command("optimise")
+@guarded
+def optimise(
+    study: StudyFile, set_: Overrides = None,
+    minimise: Annotated[str, typer.Option("--minimise", metavar="EXPR", help="Of outputs and parameters: mean(pk) + h.")] = "",
+    maximise: Annotated[str, typer.Option("--maximise", metavar="EXPR", help="The same, for the greatest.")] = "",
+    subject_to: Annotated[list[str] | None, typer.Option("--subject-to", metavar="EXPR", help="As 'pk[3] <= 2'; repeat.")] = None,
+    robust: Annotated[float | None, typer.Option("--robust", metavar="K", help="Mean + K sd over the emulator's error.")] = None,
+    confirm: Annotated[int, typer.Option("--confirm", min=0, max=100_000, metavar="N", help="True runs at the optimum.")] = 0,
+    starts: Annotated[int, typer.Option("--starts", min=1, max=4096, metavar="N", help="Points to start from.")] = 64,
+    emulator: Annotated[str, typer.Option("--emulator", metavar="NAME", help="Empty: the one that is used.")] = "",
+) -> int:  # fmt: skip
+    """Find the parameters at which an expression of the outputs is least or greatest; confirm it by true runs."""
+    from pipelines import optimisation
+    from pipelines.config import load_study
+    from pipelines.terminal import Terminal
+
+    return optimisation.command(load_study(study, set_ or []), Terminal(), minimise=minimise, maximise=maximise,
+                                subject_to=subject_to or [], robust=robust, confirm=confirm, starts=starts,
+                                name=emulator)  # fmt: skip
+
+
 @app.command("verify")
 @guarded
 def verify(

@@ -16,7 +16,7 @@ from pipelines.derived import read_derived, read_profile
 from pipelines.parameters import read_space
 from pipelines.schema import schema
 from pipelines.source import Source
-from pipelines.study import AUTO, CheckPart, Fidelity, FidelityPart, Observation, Study, StudyFile
+from pipelines.study import AUTO, CheckPart, Fidelity, FidelityPart, Observation, Study, StudyFile, smooths
 
 if TYPE_CHECKING:
     from emulate.space import Space
@@ -73,7 +73,7 @@ def load_study(path: Path | str, overrides: Iterable[str] = ()) -> Study:
     )
     source.judge()
     read = replace(read, check=_check(read.check, parts["checks"], source.unasked, parts["likelihood"]))
-    parts["checks"] = _able(parts["checks"], source.unasked, parts["likelihood"], read.check.confirm)
+    parts["checks"] = _able(parts["checks"], source.unasked, parts["likelihood"], read.check.confirm, simulator)
     study = _study(read, simulator, parts, Path(path))
     from pipelines.rules import broken  # the rules count on parts that stand
 
@@ -146,10 +146,13 @@ def _check(part: CheckPart, checks: dict[str, Any], unasked: frozenset[str], lik
     return part if part.confirm is not None else replace(part, confirm=CONFIRM if asked else 0)
 
 
-def _able(checks: dict[str, Any], unasked: frozenset[str], likelihood: Any, confirm: int) -> dict[str, Any]:
+def _able(
+    checks: dict[str, Any], unasked: frozenset[str], likelihood: Any, confirm: int, simulator: Any
+) -> dict[str, Any]:
     """The checks, without those that nobody named and that this study has no evidence for."""
     unable = {n for n in unasked if (checks[n].weighs and not likelihood.adds_noise) or
-              ("confirmation" in checks[n].needs and not confirm)}  # fmt: skip
+              ("confirmation" in checks[n].needs and not confirm) or
+              ("softening" in checks[n].needs and not smooths(simulator))}  # fmt: skip
     return {n: c for n, c in checks.items() if n not in unable}
 
 

@@ -13,7 +13,7 @@ from emulate.keys import canonical, identity
 from pipelines import amortised_rules
 from pipelines.addresses import resolve
 from pipelines.derivatives import OWN, automatic, has_own
-from pipelines.study import CLUSTERS, ITSELF, SETS, Study
+from pipelines.study import CLUSTERS, ITSELF, SETS, Study, smooths
 
 if TYPE_CHECKING:
     from emulate.contracts import Simulator
@@ -25,7 +25,7 @@ def broken(study: Study) -> Iterator[str]:
     """The sentences of all rules that the study breaks."""
     unable = list(_simulator(study))
     yield from unable
-    able = () if unable else (_fidelities, _noise, _replicates, _predictive, _confirm)
+    able = () if unable else (_fidelities, _noise, _replicates, _predictive, _softening, _confirm)
     rules = (_sizes, _region, _until, _active, _emulators, _gradient, _observation, *able, _surroundings)
     for rule in (*rules, amortised_rules.broken):
         yield from rule(study)
@@ -255,6 +255,14 @@ def _predictive(s: Study) -> Iterator[str]:
         if check.weighs:
             yield (f"checks.{key}: must not be {check.entry_name()} with {name}: a true run is a draw and has no density that "
                    "could weigh it. Take it out.")  # fmt: skip
+
+
+def _softening(s: Study) -> Iterator[str]:
+    """Where nothing is smoothed there is nothing to move."""
+    for key, check in s.checks.items():
+        if "softening" in check.needs and not smooths(s.simulator):
+            yield (f"checks.{key}: must have a simulator whose histograms are smoothed by a bandwidth. "
+                   f"{s.simulator.entry_name()} smooths nothing here. Take the check out.")  # fmt: skip
 
 
 def _confirm(s: Study) -> Iterator[str]:

@@ -28,7 +28,8 @@ def best_fit(bench: Workbench, posterior: "Posterior") -> tuple["MAP", Tensor | 
     """The highest mode and the Fisher matrix there, which is None where the posterior has no gradient."""
     sampler, champion = bench.study.infer.sampler, bench.champion
     with bench.terminal.bar("maximum a posteriori"):
-        best = posterior.find_map(seed=bench.seed("infer/map"))
+        near = torch.from_numpy(bench.points("training"))
+        best = posterior.find_map(seed=bench.seed("infer/map"), near=near)
         if best.particles is None:
             return best, posterior.fisher(best.theta)
     if sampler.needs_gradient:

@@ -32,6 +32,11 @@ JOBS = ("slurm", "pbs", "lsf", "htcondor", "sge", "oar", "moab")  # systems that
 CLUSTERS = ("serial", "local", "address", *JOBS)  # what cluster.use may be, beside the class of a Dask cluster
 
 
+def smooths(simulator: Any) -> bool:
+    """Whether a simulator's answers are histograms that are smoothed."""
+    return callable(getattr(simulator, "softening", None)) and bool(getattr(simulator, "bandwidth", 0))
+
+
 class Section:
     """What all sections share: no unknown keys, no NaN, no infinity."""
 

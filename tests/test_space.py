@@ -124,6 +124,7 @@ def test_a_space_survives_json_and_a_round_trip(priors, data):
     u = torch.tensor(data.draw(st.lists(numbers, min_size=1, max_size=4)), dtype=torch.float64)
     theta = space.from_unit(u)
     torch.testing.assert_close(space.to_unit(theta), u, rtol=0, atol=1e-8)
+    torch.testing.assert_close(space.unscaled(space.scaled(theta)), theta, rtol=1e-9, atol=1e-9)
     twins = sum(np.array([judge(p).logpdf(float(x)) for x in theta[:, i]]) for i, p in enumerate(priors))
     np.testing.assert_allclose(space.log_prob(theta).numpy(), twins, rtol=1e-7, atol=1e-6)
 

@@ -6,6 +6,7 @@ import numpy as np
 from scipy.stats import gaussian_kde
 
 _MOST = 3000  # draws that enter a density
+_CELL = 0.2  # of the mass, that one cell of a grid may hold
 _LEAST = 8.0  # effective draws below which a density would be a story
 
 
@@ -55,7 +56,7 @@ class Cloud:
             folded = [_fold(m, f, e) for m, f, e in zip(mesh, fold, edges, strict=True)]
             if all(np.isfinite(m).all() for m in folded):
                 total += kernel(np.stack([m.ravel() for m in folded])).reshape(total.shape)
-        return total
+        return total if total.max() < _CELL * total.sum() else None  # else the grid is too coarse for draws so close
 
 
 def _fold(x: np.ndarray, how: int, edges: tuple[float, float]) -> np.ndarray:

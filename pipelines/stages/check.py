@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emulate.contracts import Confirmation, Evidence, Recovery, Replicas, Weighted
+from emulate.contracts import Confirmation, Evidence, Recovery, Replicas, Softening, Weighted
 from emulate.distributions import Exact
 from emulate.emulator import Emulator
 from emulate.feasibility import Feasibility
@@ -17,7 +17,8 @@ from emulate.replicas import replicas
 from pipelines import amortised_choice, files, hindsight
 from pipelines.corrected import Corrected, correct
 from pipelines.delaying import delayed_chains, most_runs
-from pipelines.stages.infer import load_observation, surrogate
+from pipelines.softened import softening
+from pipelines.stages.infer import Observation, load_observation, surrogate
 from pipelines.study import CONFIRMING
 from pipelines.workbench import SETS, Workbench
 
@@ -48,7 +49,8 @@ def run(bench: Workbench) -> str:
     known = bench.runs(sets | {"draws": draws})
     evidence = Evidence(emulator, bench.runs_of("held_out").finished(), weighted=weighted, recovery=recovery, truth=observed.truth,
                         feasibility=Feasibility.fit(known, seed=bench.seed("feasibility")), confirmation=confirmation,
-                        replicas=_replicas(bench, emulator, observed.data, weighted.draws))  # fmt: skip
+                        replicas=_replicas(bench, emulator, observed.data, weighted.draws), likelihood=study.likelihood,
+                        softening=_softening(bench, emulator, observed, weighted.draws))  # fmt: skip
     checks = [c for c in study.checks.values() if c.stage == "check"]
     findings = [f.to_dict() for c in checks for f in c.find(evidence)]
     bench.findings("check", {bench.champion: findings})
@@ -135,7 +137,7 @@ def _recovery(bench: Workbench, emulator: Emulator) -> Recovery:
     with bench.terminal.bar(
         f"best fits of {q} held-out observations"
     ):  # a posterior may be a hundredth of its prior wide
-        best = posterior.find_map(restarts=4, seed=bench.seed("recovery/map"))
+        best = posterior.find_map(restarts=4, seed=bench.seed("recovery/map"), near=torch.from_numpy(bench.points("training")))
     with bench.terminal.bar(f"recover {q} held-out observations", total=1) as tick:
         found = recover(posterior, truth, study.infer.sampler, seed=bench.seed("recovery"), best=best, progress=tick)
     return replace(found, failed=failed, expected=_expected(bench, torch.cat([truth, failed])))
@@ -149,6 +151,12 @@ def _replicas(bench: Workbench, emulator: Emulator, data: Tensor, draws: Tensor)
     noisy = study.infer.observation.noise is not False
     return replicas(surrogate(bench, emulator), study.likelihood, data, draws, study.simulator.outputs,
                     seed=bench.seed("replicas"), noisy=noisy)  # fmt: skip
+
+
+def _softening(bench: Workbench, emulator: Emulator, observed: Observation, draws: Tensor) -> Softening | None:
+    """About the mean of the draws; None where the simulator smooths nothing."""
+    covariance = draws.mT.cov().reshape(draws.shape[1], -1)
+    return softening(bench, emulator, observed.data, draws.mean(0), covariance, observed.truth is not None)
 
 
 def _confirmation(bench: Workbench, emulator: Emulator, data: Tensor, draws: Tensor) -> Confirmation:

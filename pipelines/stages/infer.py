@@ -9,13 +9,13 @@ from scipy.special import chdtrc
 from torch import Tensor
 from torch.distributions import Distribution
 
-from emulate.corrections import moved_by
 from emulate.diagnostics import diagnose
 from emulate.distributions import Exact
 from emulate.emulator import Emulator
 from emulate.errors import CampaignError, InputError
 from emulate.posterior import MAP, Posterior
 from pipelines import amortised_choice, answers, files, hindsight, sampling
+from pipelines.softened import softening
 from pipelines.workbench import Workbench
 
 _THIN, _LOOKED_AT = 0.01, 2000  # share of the draws that goes without a word; draws that are looked at
@@ -279,17 +279,13 @@ def _warn_of_misfit(bench: Workbench, o: Observation, emulator, best: Tensor) ->
 
 def _warn_of_smoothing(bench: Workbench, o: Observation, emulator: Emulator, best: MAP) -> None:
     """Say by how much the answer would move if an observation were not smoothed as the simulator's histograms are."""
-    softening = getattr(bench.study.simulator, "softening", None)
-    prediction = emulator.predict(best.theta)
-    added = softening(prediction.mean.detach()) if callable(softening) else None
-    if added is None:
+    found = softening(bench, emulator, o.data, best.theta, best.covariance, o.truth is not None)
+    if found is None:
         return
-    spread = bench.study.likelihood.covariance(o.data, prediction).detach()
-    shift = moved_by(emulator, best.theta, best.covariance, spread, -added[None])[0] / best.covariance.diagonal().sqrt()
     names = bench.study.space.names
-    told = ", ".join(f"{n} by {float(s):+.1f}" for n, s in zip(names, shift, strict=True))
+    told = ", ".join(f"{n} by {float(s):+.1f}" for n, s in zip(names, found.moved, strict=True))
     said = f"the histograms are smoothed. Hard counts read as smoothed ones would move {told} standard deviations"
-    if o.truth is None:
+    if not found.alike:
         bench.terminal.warn(f"{said}: the observation must be smoothed alike, or simulator.bandwidth be 0.")
     else:
         bench.note(f"{said}; the observation is smoothed alike.")

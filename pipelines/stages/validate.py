@@ -83,7 +83,8 @@ def _findings(
     baseline = emulators.get(bench.study.train.baseline or "")
     found = {}
     for name, emulator in emulators.items():
-        evidence = Evidence(emulator, held_out, jacobians, baseline=None if emulator is baseline else baseline)
+        beside = None if emulator is baseline else baseline
+        evidence = Evidence(emulator, held_out, jacobians, baseline=beside, likelihood=bench.study.likelihood)
         findings = [f.to_dict() for c in bench.study.checks.values() if c.stage == "validate" for f in c.find(evidence)]
         found[name] = [{**f, "blocking": f["blocking"] and name == champion} for f in findings]
     return found

@@ -87,7 +87,9 @@ def test_a_study_is_built():
     assert study.infer.likelihood.relative_error == 0.02
     assert (study.infer.observation.held_out, study.infer.observation.noise) == (0, True)
     assert (study.check.importance_runs, study.check.recovery) == (50, 12)
-    assert set(study.checks) == set(registry.names("checks")) - {"confirmation"}, "whose runs somebody must ask for"
+    assert set(study.checks) == set(registry.names("checks")) - {"confirmation", "softening"}, (
+        "runs to ask for, and no bins"
+    )
     assert study.tracking.uri == "off"
 
 
@@ -514,3 +516,15 @@ def test_whatever_stands_anywhere_meets_a_study_or_a_sentence(tmp_path_factory, 
     for line in said.splitlines():
         assert line.startswith(("--set ", str(file), "fuzz.yaml"))
         assert line.endswith((".", "?"))
+
+
+def test_what_smoothing_does_is_checked_where_histograms_are_smoothed():
+    soft = ("simulator={use: lund, events: 100, bandwidth: 0.3}", "infer.likelihood=predictive")
+    Path("lund.yaml").write_text("name: lund\nsimulator: lund\n")
+    assert "softening" in load_study("lund.yaml", soft).checks
+    hard = (soft[0].replace("0.3", "0"), soft[1])
+    assert "softening" not in load_study("lund.yaml", hard).checks
+    with pytest.raises(
+        InputError, match=r"checks\.softening: must have a simulator whose histograms are smoothed by a bandwidth"
+    ):
+        load_study("lund.yaml", (*hard, "checks={softening: }"))

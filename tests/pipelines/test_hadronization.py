@@ -49,6 +49,14 @@ def test_true_runs_confirm_it(folder):
     assert {f["name"] for f in found} >= {f"confirmation.shift.{n}" for n in TRUTH}
 
 
+def test_what_smoothing_would_do_is_advice_where_the_observation_is_smoothed_alike(folder):
+    found = json.loads((folder / "check" / "findings.json").read_text())["emulators"]["tune"]
+    said = next(f for f in found if f["name"] == "softening.shift")
+    assert said["value"] > 0
+    assert not said["blocking"]
+    assert said["sentence"].endswith("the observation is smoothed alike.")
+
+
 def test_the_flow_that_it_learnt_makes_events(folder):
     flow = emulate.load(folder / "emulators" / "tune").core.flow
     events = generate(torch.tensor([*TRUTH.values()], dtype=torch.float64), 500, seed=1, emission=FlowEmission(flow))

@@ -1,0 +1,419 @@
+"""The parameters at which an emulator is best, with constraints, for predictions that may be wrong, confirmed by true runs.
+
+An emulator's optimum is where its own errors flatter it most, so a value is told with the emulator's error there, and a
+gain is claimed only of true runs. `robust` asks for a point that is good although the emulator errs: mean + k sd of the
+objective over draws of the prediction (Beyer and Sendhoff 2007), all points with the same draws so that noise chooses none.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from emulate.contracts import Simulator
+from emulate.designs.sobol import Sobol
+from emulate.distributions import Exact, drawn
+from emulate.errors import InputError
+from emulate.expressions import Constraint, Expression
+from emulate.minimisation import FEASIBLE, Minima, minimise
+from emulate.seeds import replicates
+
+Rule = str | Callable[[Tensor, Distribution], Tensor]  # an expression, or a function of theta and the prediction there
+
+_LOOKED, _DRAWS, _HELD = 512, 512, 2**21  # points of the first look; draws of the prediction, and numbers held at once
+_JITTERS = 32  # draws of parameters within their tolerance
+_SAME, _CLOSE = 1e-4, 0.02  # values alike, as a share of the spread over the box; points alike, in box widths
+_ACTIVE, _EDGE, _BROKEN = (
+    1e-4,
+    1e-7,
+    1e-3,
+)  # of a constraint's spread over the box; of the box; that a true run may break
+_KEPT = 10  # optima that are told
+
+
+@dataclass(frozen=True)
+class Rated:
+    """A constraint at the optimum: left - right of `text`, its standard deviation, and df/d(bound), the price of it."""
+
+    text: str
+    value: float
+    sd: float
+    active: bool
+    met: bool
+    price: float
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """True runs at the optimum, and at the reference: means of the objective with standard errors, NaN for a single run of
+    something random. gain: by how much the optimum is better; z: (true - predicted) in standard deviations."""
+
+    runs: int
+    value: float
+    error: float
+    reference: float
+    reference_error: float
+    gain: float
+    gain_error: float
+    z: float
+    broken: tuple[str, ...]  # constraints that the mean run breaks, by 0.1 % of their spread and two standard errors
+
+    @property
+    def gained(self) -> bool:
+        """A gain above two standard errors, at a point that breaks no constraint."""
+        return not self.broken and self.gain > 2 * (math.inf if math.isnan(self.gain_error) else self.gain_error)
+
+    @property
+    def sentence(self) -> str:
+        error = f" ± {self.error:.2g}" if self.error > 0 else ""
+        runs = "a true run" if self.runs == 1 else f"{self.runs} true runs"
+        verb = "gives" if self.runs == 1 else "give"
+        said = f"{runs} {verb} {self.value:.6g}{error}, {self.z:+.1f} sd from the prediction"
+        by = f"{self.gain:.4g}" + (f" ± {self.gain_error:.2g}" if self.gain_error > 0 else "")
+        end = f"a gain of {by} over the reference, {self.reference:.6g}" if self.gained else (
+            f"no gain is shown over the reference, {self.reference:.6g} (by {by})")  # fmt: skip
+        broken = f"; broken there: {', '.join(self.broken)}" if self.broken else ""
+        return f"{said}; {end}{broken}"
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The best point: theta `[d]`, the predicted objective `value` with its standard deviation `sd` by the emulator's error.
+
+    criterion is what was minimised (value, or its robust form, with the sign of the objective); gradient the size of its
+    projected gradient over the unit cube; edges the parameters that lie at an edge of the box; agree of `starts` ended
+    here; others further optima, `(theta, value)`, best first; remoteness as `Emulator.remoteness`, thin where no run is near.
+    """
+
+    names: tuple[str, ...]
+    theta: Tensor
+    value: float
+    sd: float
+    criterion: float
+    gradient: float
+    constraints: tuple[Rated, ...]
+    edges: tuple[str, ...]
+    agree: int
+    starts: int
+    converged: bool
+    feasible: bool
+    others: tuple[tuple[Tensor, float], ...]
+    remoteness: float = float("nan")
+    thin: bool = False
+    confirmed: Confirmed | None = None
+
+    @property
+    def at(self) -> dict[str, float]:
+        """theta by name."""
+        return dict(zip(self.names, self.theta.tolist()))
+
+    @property
+    def sentence(self) -> str:
+        where = ", ".join(f"{n} = {x:.6g}" for n, x in self.at.items())
+        parts = [f"{where}: {self.value:.6g}" + (f" ± {self.sd:.2g} by the emulator" if self.sd > 0 else "")]
+        if not self.feasible:
+            broken = ", ".join(f"{c.text} by {c.value:.2g}" for c in self.constraints if not c.met)
+            parts = [f"no point was found that meets every constraint; the nearest breaks {broken}: {where}"]
+        parts.append(f"{self.agree} of {self.starts} starts ended here")
+        if self.edges:
+            parts.append(f"at the edge of the box in {', '.join(self.edges)}: what lies beyond may be better")
+        if held := [c.text for c in self.constraints if c.active]:
+            parts.append(f"held by {', '.join(held)}")
+        if self.thin:
+            parts.append(f"no run is near ({self.remoteness:.2g} times as far as runs are from each other): run the simulator "
+                         "there before you believe it")  # fmt: skip
+        if self.feasible and not self.converged:
+            parts.append(f"the search has not ended (gradient {self.gradient:.1g})")
+        parts.append(self.confirmed.sentence if self.confirmed else "no true run has confirmed it")
+        return "; ".join(parts) + "."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        confirmed = None if self.confirmed is None else {**vars(self.confirmed), "gained": self.confirmed.gained}
+        kept = (
+            "value",
+            "sd",
+            "criterion",
+            "gradient",
+            "agree",
+            "starts",
+            "converged",
+            "feasible",
+            "remoteness",
+            "thin",
+        )
+        return {"theta": self.at, **{k: getattr(self, k) for k in kept}, "edges": list(self.edges),
+                "constraints": [vars(c) for c in self.constraints], "sentence": self.sentence, "confirmed": confirmed,
+                "others": [{"theta": dict(zip(self.names, t.tolist())), "value": v} for t, v in self.others]}  # fmt: skip
+
+
+def optimise(emulator: Any, objective: Rule, *, seed: int, maximise: bool = False, subject_to: Sequence[Rule] = (),
+             robust: float | None = None, tolerance: Mapping[str, float] | None = None, starts: int = 64,
+             method: Literal["bfgs", "adam"] = "bfgs", outside: Literal["warn", "refuse", "inflate", "ignore"] = "warn",
+             simulator: Simulator | None = None, confirm: int = 1, reference: Any = None,
+             progress: Callable[[int, int], None] | None = None) -> Optimum:  # fmt: skip
+    """The least (or greatest) objective over the emulator's box, from many starts in one batch.
+
+    objective: an expression of parameters and output fields, `"pk[3] / mean(pk) + 0.1 * h"`, or a function of (theta
+    `[..., d]`, prediction) that gives `[...]`. subject_to: comparisons, `"sum(pk) <= 3"`, or functions that must be at most
+    0. Objective and constraints read the predicted mean; with `robust=k` the mean plus (for a maximum minus) k standard
+    deviations of them over the emulator's error, k = 0 its expected value. tolerance: standard deviations with which
+    parameters are met, over which is averaged too. outside: as in `Emulator.predict`; "refuse" raises where the best point
+    lies where no run is near.
+
+    With a simulator, `confirm` true runs are made at the optimum and at `reference` (theta; empty: the middle of the prior),
+    one of each where nothing is random.
+
+    >>> from emulate.runs import Field, Outputs
+    >>> from emulate.space import Parameter, Space, Uniform
+    >>> class Bowl:
+    ...     space = Space((Parameter("a", Uniform(-2, 2)), Parameter("b", Uniform(-2, 2))))
+    ...     outputs = Outputs((Field("y"),))
+    ...     predict = staticmethod(lambda theta: Exact(theta.square().sum(-1, keepdim=True)))
+    >>> best = optimise(Bowl, "y", subject_to=["a + b >= 1"], seed=1)
+    >>> best.theta.round(decimals=5), round(best.value, 5), best.constraints[0].active
+    (tensor([0.5000, 0.5000], dtype=torch.float64), 0.5, True)
+    """
+    problem = Problem(emulator, objective, tuple(subject_to), -1.0 if maximise else 1.0, robust, dict(tolerance or {}), outside,
+                      seed)  # fmt: skip
+    if starts < 1 or confirm < 1 or method not in ("bfgs", "adam"):
+        raise InputError(
+            f"starts and confirm must be at least 1, and method bfgs or adam. Got {starts}, {confirm} and {method!r}."
+        )
+    u, scale, sizes = problem.first_look(starts)
+    joint = _Joint(problem)
+    found = minimise(
+        lambda u: joint(u)[0] / scale, u, method=method, progress=progress, equality=problem.equality,
+        constraints=(lambda u: joint(u)[1] / sizes) if len(sizes) else None,
+    )  # fmt: skip
+    optimum = _told(problem, found, scale, sizes)
+    if outside == "refuse" and optimum.thin:
+        raise InputError(f"the best point must lie where the design is dense. Got {optimum.sentence} Run the simulator there, "
+                         "or set outside to warn.")  # fmt: skip
+    if simulator is None:
+        return optimum
+    n = confirm if simulator.stochastic else 1
+    middle = emulator.space.from_unit(torch.full((emulator.space.d,), 0.5, dtype=torch.float64))
+    other = middle if reference is None else emulator.space.pack(reference)
+    runs = [torch.stack([simulator.run(t, seed=s) for s in replicates(seed, n)]) for t in (optimum.theta, other)]
+    return confirmed(problem, optimum, runs[0], (other, runs[1]), stochastic=simulator.stochastic)
+
+
+class Problem:
+    """An objective with its constraints over the unit cube of an emulator's space."""
+
+    def __init__(self, emulator: Any, objective: Rule, subject_to: tuple[Rule, ...], sign: float, robust: float | None,
+                 tolerance: dict[str, float], outside: str, seed: int):  # fmt: skip
+        self.emulator, self.space, self.sign, self.robust, self.seed = emulator, emulator.space, sign, robust, seed
+        self.outside = outside
+        self.fields = {f.name: f.size if f.at else None for f in emulator.outputs.fields}
+        known = self.fields | dict.fromkeys(self.space.names)
+        if both := set(self.fields) & set(self.space.names):
+            raise InputError(
+                f"a name must be that of a parameter or of an output. Got {', '.join(sorted(both))} for both."
+            )
+        if robust is not None and not 0 <= robust < 100:
+            raise InputError(f"robust must be a number of standard deviations, 0 or more. Got {robust}.")
+        if odd := [n for n, sd in tolerance.items() if n not in self.space.names or not sd >= 0]:
+            raise InputError(
+                f"tolerance must be standard deviations of parameters, {', '.join(self.space.names)}. Got {odd[0]}."
+            )
+        self.objective = Expression.read(objective, known) if isinstance(objective, str) else objective
+        rules = [(r.text, r, r.equality) for s in subject_to if isinstance(s, str) for r in Constraint.read(s, known)]
+        rules += [(getattr(s, "__name__", "constraint"), s, False) for s in subject_to if not isinstance(s, str)]
+        self.texts, self.rules = [r[0] for r in rules], [r[1] for r in rules]
+        self.equality = torch.tensor([r[2] for r in rules], dtype=torch.bool)
+        self.sizes = torch.zeros(len(rules), dtype=torch.float64)  # their spread over the box, after the first look
+        self.low, self.high = self.space.ends()
+        self.sd = torch.tensor([tolerance.get(n, 0.0) for n in self.space.names], dtype=torch.float64)
+        jitter = torch.from_numpy(Sobol().points(_JITTERS, self.space.d, seed=seed))
+        self.jitter = torch.special.ndtri(jitter)[:, None, :] * self.sd if self.sd.any() else None
+
+    def theta(self, u: Tensor) -> Tensor:
+        """No clamp here: at an edge it would hide the gradient that says on which side of it the optimum lies."""
+        return self.space.from_unit(self.low + (self.high - self.low) * u)
+
+    def plain(self) -> "Problem":
+        """The same problem, of the predicted mean at parameters that are met exactly."""
+        other = copy.copy(self)
+        other.robust, other.jitter = None, None
+        return other
+
+    def predict(self, theta: Tensor) -> Distribution:
+        inflated = {"outside": "inflate"} if self.outside == "inflate" else {}
+        return self.emulator.predict(theta, **inflated)
+
+    def rated(self, rule: Any, theta: Tensor, prediction: Distribution) -> Tensor:
+        """A rule `[...]` at theta, of the prediction's mean."""
+        if not isinstance(rule, Expression | Constraint):
+            value = rule(theta, prediction)
+            if value.shape != prediction.mean.shape[:-1]:
+                raise InputError(f"an objective or a constraint must give one number for each point. Got shape "
+                                 f"{tuple(value.shape)} for points of shape {tuple(prediction.mean.shape[:-1])}.")  # fmt: skip
+            return value
+        y, slices = prediction.mean, self.emulator.outputs.slices
+        values = {
+            n: y[..., slices[n]] if size is not None else y[..., slices[n].start] for n, size in self.fields.items()
+        }
+        return rule(values | self.space.unpack(theta)).expand(y.shape[:-1])
+
+    def over(self, rules: Sequence[Any], u: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation `[rows, rules]` over the emulator's error and the tolerance of the parameters."""
+        theta = self.theta(u)
+        if self.jitter is not None:
+            u = self.space.to_unit(theta + self.jitter)
+            theta = self.space.from_unit(torch.minimum(torch.maximum(u, self.low), self.high))
+        prediction = self.predict(theta)
+        if self.robust is None:
+            found = torch.stack([self.rated(r, theta, prediction) for r in rules], -1)
+            found = found if self.jitter is not None else found[None]
+        else:
+            y = self.draws(prediction)
+            theta = theta.expand(*y.shape[:-1], self.space.d)
+            found = torch.stack([self.rated(r, theta, Exact(y)) for r in rules], -1).reshape(-1, len(u), len(rules))
+        mean = found.mean(0)
+        spread = (found - mean).square().mean(0)
+        return mean, torch.where(spread > 0, spread.where(spread > 0, 1.0).sqrt(), 0.0)  # a root has no gradient at 0
+
+    def draws(self, prediction: Distribution) -> Tensor:
+        """Outputs `[draws, ..., m]` with one noise for all points."""
+        if isinstance(prediction, Exact):
+            return prediction.mean[None]
+        n = max(32, min(_DRAWS, _HELD // max(1, prediction.mean.numel())))
+        return drawn(prediction, (n,), seed=self.seed, common=True)
+
+    def judged(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """What is minimised `[rows]`, and left - right of the constraints `[rows, c]`; of a robust problem the objective with
+        k standard deviations added, and inequalities that hold k standard deviations away too."""
+        mean, sd = self.over([self.objective, *self.rules], u)
+        k = self.robust or 0.0
+        rules = (
+            mean[:, 1:] if self.robust is None else torch.where(self.equality, mean[:, 1:], mean[:, 1:] + k * sd[:, 1:])
+        )
+        return self.sign * mean[:, 0] + k * sd[:, 0], rules
+
+    def first_look(self, starts: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Starts `[starts, d]`, half of them the best of many points, and the spread of objective and constraints."""
+        look = torch.from_numpy(Sobol().points(max(_LOOKED, starts), self.space.d, seed=self.seed))
+        with torch.no_grad():
+            parts = [self.judged(part) for part in look.split(256)]
+        value, rules = (torch.cat([p[i] for p in parts]) for i in (0, 1))
+        good = torch.isfinite(value) & torch.isfinite(rules).all(-1)
+        if not good.any():
+            raise InputError("the objective and the constraints must be finite somewhere in the box. Got NaN or infinity at "
+                             f"{len(look)} points; look at their roots, logarithms and divisions.")  # fmt: skip
+        look, value, rules = look[good], value[good], rules[good]
+        scale, sizes = _size(value[:, None])[0], _size(rules)
+        broken = torch.where(self.equality, rules.abs(), rules.clamp_min(0)) / sizes
+        merit, self.sizes = value / scale + 10 * broken.sum(-1), sizes
+        best = merit.argsort()[: starts // 2]
+        rest = [i for i in range(len(look)) if i not in set(best.tolist())][: starts - len(best)]
+        return look[[*best.tolist(), *rest]], scale, sizes
+
+
+class _Joint:
+    """Objective and constraints of one prediction, for the two functions that are asked for them at the same points."""
+
+    def __init__(self, problem: Problem):
+        self.problem, self.at, self.found = problem, None, None
+
+    def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        if self.at is not u:
+            self.at, self.found = u, self.problem.judged(u)
+        return self.found
+
+
+def _size(x: Tensor) -> Tensor:
+    """About how much each column varies, never 0."""
+    if not x.shape[1]:
+        return x.new_ones(0)
+    spread = x.std(0, correction=0)
+    return torch.where(torch.isfinite(spread) & (spread > 1e-12 * (1e-300 + x.abs().amax(0))), spread,
+                       x.abs().amax(0).clamp_min(1e-300))  # fmt: skip
+
+
+def _told(problem: Problem, found: Minima, scale: Tensor, sizes: Tensor) -> Optimum:
+    space, met = problem.space, found.violation <= FEASIBLE
+    merit = torch.where(torch.isfinite(found.value), found.value, torch.inf)
+    order = torch.argsort(torch.where(met, merit, merit.amax().clamp(max=1e9) + 1 + 1e3 * found.violation))
+    best, kept = int(order[0]), []
+    theta = problem.theta(found.u)
+    for i in order.tolist():
+        if met[i] and torch.isfinite(merit[i]) and all((found.u[i] - found.u[j]).abs().amax() > _CLOSE for j in kept):
+            kept.append(i)
+    with torch.no_grad():
+        values = problem.plain().over([problem.objective], found.u[[best, *kept[1:_KEPT]]])[0][:, 0].tolist()
+    agree = ((found.value - found.value[best]).abs() < _SAME) & ((found.u - found.u[best]).abs().amax(-1) < _CLOSE)
+    sd, rated = _errors(problem, found, best, scale, sizes)
+    guard = getattr(problem.emulator, "guard", None)
+    here = theta[best].detach()
+    edges = tuple(n for n, x in zip(space.names, found.u[best].tolist()) if not _EDGE < x < 1 - _EDGE)
+    return Optimum(
+        space.names, here, values[0], sd, float(found.value[best] * scale), float(found.gradient[best]), rated, edges,
+        int((agree & met).sum()) or 1, len(found.u), bool(found.converged[best]), bool(met[best]),
+        tuple((theta[i].detach(), v) for i, v in zip(kept[1:_KEPT], values[1:])),
+        float("nan") if guard is None or guard.design is None else float(guard.remoteness(here[None])[0]),
+        False if guard is None or guard.design is None or problem.outside == "ignore" else bool(guard.thin(here[None])[0]),
+    )  # fmt: skip
+
+
+def _errors(
+    problem: Problem, found: Minima, best: int, scale: Tensor, sizes: Tensor
+) -> tuple[float, tuple[Rated, ...]]:
+    """The emulator's standard deviation of the objective, and the constraints with theirs; NaN where no draws can be made."""
+    u, plain = found.u[best][None], problem.plain()
+    with torch.no_grad():
+        mean, _ = plain.over([problem.objective, *problem.rules], u)
+        theta = problem.theta(u)
+        prediction = problem.predict(theta)
+        try:
+            y = problem.draws(prediction)
+            drawn_ = torch.stack([problem.rated(r, theta.expand(*y.shape[:-1], problem.space.d), Exact(y))
+                                  for r in (problem.objective, *problem.rules)], -1)[:, 0]  # fmt: skip
+            sd = drawn_.std(0) if len(drawn_) > 1 else torch.zeros(drawn_.shape[1])
+        except InputError:
+            sd = torch.full((1 + len(problem.rules),), torch.nan)
+        held = problem.judged(u)[1][0] / sizes if problem.rules else sizes
+    rated = []
+    for j, text in enumerate(problem.texts):
+        price = float(found.multiplier[best, j] * scale / sizes[j])
+        equal = bool(problem.equality[j])
+        broken = abs(float(held[j])) if equal else float(held[j])
+        rated.append(Rated(text, float(mean[0, 1 + j]), float(sd[1 + j]), equal or abs(float(held[j])) < _ACTIVE,
+                           broken <= FEASIBLE, price))  # fmt: skip
+    return float(sd[0]), tuple(rated)
+
+
+def confirmed(problem: Problem, optimum: Optimum, runs: Tensor, reference: tuple[Tensor, Tensor], *,
+              stochastic: bool) -> Optimum:  # fmt: skip
+    """The optimum with true runs `[n, m]` at it, held against those at a reference (theta `[d]`, runs `[n, m]`)."""
+    told = [_scored(problem, problem.objective, t, y, stochastic) for t, y in ((optimum.theta, runs), reference)]
+    (value, error), (other, other_error) = told
+    gain = -problem.sign * (value - other)
+    sd = float(torch.tensor([optimum.sd, error], dtype=torch.float64).nan_to_num().norm())
+    broken = []
+    for text, rule, equal, size in zip(problem.texts, problem.rules, problem.equality.tolist(), problem.sizes.tolist()):
+        left, noise = _scored(problem, rule, optimum.theta, runs, stochastic)
+        if (abs(left) if equal else left) > _BROKEN * size + 2 * (0.0 if math.isnan(noise) else noise):
+            broken.append(text)
+    z = (
+        (value - optimum.value) / sd
+        if sd > 0
+        else 0.0
+        if math.isclose(value, optimum.value, rel_tol=1e-9)
+        else math.inf
+    )
+    return replace(optimum, confirmed=Confirmed(len(runs), value, error, other, other_error, gain,
+                                                (error**2 + other_error**2) ** 0.5, z, tuple(broken)))  # fmt: skip
+
+
+def _scored(problem: Problem, rule: Any, theta: Tensor, y: Tensor, stochastic: bool) -> tuple[float, float]:
+    """Mean and standard error of a rule over true runs y `[n, m]` at theta; NaN of one random run, 0 where none is random."""
+    found = problem.rated(rule, theta.expand(len(y), problem.space.d), Exact(y))
+    error = 0.0 if not stochastic else math.nan if len(y) < 2 else float(found.std()) / len(y) ** 0.5
+    return float(found.mean()), error
