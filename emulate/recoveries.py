@@ -1,19 +1,18 @@
 """Recovery of known parameters: many observations sampled in one batch, each against its own truth."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from emulate.contracts import Recovery, Sampler
+from emulate.contracts import Progress, Recovery, Sampler
 from emulate.posterior import MAP, Posterior
 from emulate.seeds import replicate
 
 
 def recover(posterior: Posterior, truth: Tensor, sampler: Sampler, *, seed: int, chains: int = 6, draws: int = 100,
-            best: MAP | None = None, progress: Callable[[int, int], None] | None = None) -> Recovery:  # fmt: skip
+            best: MAP | None = None, progress: Progress | None = None) -> Recovery:  # fmt: skip
     """The posteriors of q observations `posterior.data` `[q, m]` of truth `[q, d]`, by `chains` chains of each.
 
     All chains are one batch in which every observation adapts on its own; they start from its best fit, `best` where it is

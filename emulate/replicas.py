@@ -13,7 +13,7 @@ from emulate.runs import Outputs
 from emulate.seeds import replicate
 
 _DRAWS, _ENOUGH = 200, 20  # of the posterior; replicas beyond the data on either side
-_SETS, _EACH = 20, 4  # of replicas: most, or most for each part
+_MOST, _EACH = 2000, 800  # replicas, or so many for each part
 _ROWS = 16  # draws at a time: a covariance is m x m
 _RANK = 1e-9  # of the largest eigenvalue, below which a direction has no variance
 
@@ -26,7 +26,8 @@ def replicas(predict: Callable[[Tensor], Distribution], likelihood: Likelihood, 
     covariance C of data about it, over all outputs and over each field (Gelman, Meng and Stern 1996). Replicas are
     `likelihood.sample` of a draw of the emulator's prediction; of its mean where the likelihood leaves the emulator's
     covariance out, or cannot start at that draw, as at a count below 0. Sets of them are made until 20 of every field
-    lie beyond the data on either side (Besag and Clifford 1991), and 20 at most, or 4 for each field.
+    lie beyond the data on either side (Besag and Clifford 1991), and 2000 replicas at most, or 800 for
+    each field.
     """
     some = draws[torch.linspace(0, len(draws) - 1, min(len(draws), _DRAWS)).round().long()]
     generator, parts = torch.Generator().manual_seed(seed), _parts(outputs)
@@ -41,7 +42,7 @@ def replicas(predict: Callable[[Tensor], Distribution], likelihood: Likelihood, 
             off.append((data - mean) / covariance.diagonal(dim1=-2, dim2=-1).clamp_min(1e-300).sqrt())
         observed = torch.cat([_chi2(data - mean, whiten, parts) for _, mean, whiten in known])
         made: list[Tensor] = []
-        while len(made) < max(_SETS, _EACH * len(parts)) and not _resolved(observed, made):
+        while len(some) * len(made) < max(_MOST, _EACH * len(parts)) and not _resolved(observed, made):
             again = []
             for prediction, mean, whiten in known:
                 first = len(some) * len(made) + sum(len(x) for x in again)

@@ -19,6 +19,7 @@ from pipelines.terminal import Stopwatch
 from pipelines.workbench import SETS, Workbench
 
 _PREDICTED, _FEW = 400, 20  # runs drawn by weight; that they are worth, below which it is said
+_OF_EMULATORS = {"confirmation": "true runs against a prediction", "replicas": "data that a prediction makes again"}
 _RECOVERED, _AT_ONCE = 1000, 20_000  # draws for each held-out observation; of all together in one call
 
 
@@ -197,8 +198,8 @@ def _inapplicable(check: Any, evidence: Evidence) -> str:
         return "true runs have no density here, for they are random or are observed without noise, so that none can be weighed."
     if "recovery" in check.needs and evidence.recovery is None:
         return "after rounds q is aimed at one observation, and others are not its business."
-    if missing := [n for n in check.needs if getattr(evidence, n) is None]:
-        return f"it reads {' and '.join(missing)}, which speak of the emulator, and npe asks none."
+    if missing := [_OF_EMULATORS.get(n, n) for n in check.needs if getattr(evidence, n) is None]:
+        return f"it reads {' and '.join(missing)}, and npe asks no emulator."
     return ""
 
 

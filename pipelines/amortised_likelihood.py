@@ -1,6 +1,7 @@
 """The likelihood of a flow that has learnt the data as they are observed, beside that of the study, which made their noise."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 from torch.distributions import Distribution
@@ -15,7 +16,10 @@ class Learnt(Likelihood):
     """p(data | parameters) of `infer.method: nle`: a prediction has the noise of the observation in it, a true run has not.
 
     An exact prediction, which is one true run, is asked of the study's own likelihood, and so is an observation of a truth.
+    What makes data of a prediction again starts from its mean, or the noise would be there twice.
     """
+
+    emulator_covariance: ClassVar[bool] = False
 
     inner: Likelihood  # of the study
 

@@ -18,10 +18,18 @@ def broken(s: Study) -> Iterator[str]:
         yield f"infer.round_runs: is only read with infer.rounds above 1. Got {infer.round_runs}; raise rounds, or take it out."
     if method == "npe":
         yield from _npe(s)
-    if method == "nle" and not flow_is_used(s):
+    if method == "nle":
+        yield from _nle(s)
+
+
+def _nle(s: Study) -> Iterator[str]:
+    if not flow_is_used(s):
         yield ("infer.method: nle must have a flow as the emulator that is used, for it learns the density of the data. Got "
                f"train.champion: {s.train.champion} among {', '.join(s.emulators)}; name a flow, such as emulators: "
                "{flow: }, or use npe.")  # fmt: skip
+    if getattr(s.design.entry, "aim", "") == "posterior" and s.infer.likelihood.adds_noise:
+        yield ("design.aim: must be prior where infer.method is nle and the likelihood adds noise, for the flow that guides the "
+               "design has not learnt that noise. Got posterior; aim by infer.rounds.")  # fmt: skip
 
 
 def _unread(s: Study) -> Iterator[str]:

@@ -49,12 +49,13 @@ class Calibration(Check):
 
     tolerance: Annotated[float, Ge(0), Lt(1)] = 0.1  # distance from uniform that passes with any number of runs
     region: Annotated[float, Gt(0), Lt(1)] = 0.9  # least coverage of 95 % intervals that any region must have
-    chance: Annotated[float, Gt(0), Lt(1)] = 0.01  # largest probability with which either fails an honest emulator
+    chance: Annotated[float, Gt(0), Lt(1)] = 0.005  # largest probability with which either fails an honest emulator
     minimum: Annotated[int, Gt(1)] = 5  # least number of held-out runs, in the box and in a region that is judged
     negligible: Annotated[float, Ge(0)] = 1e-6  # error that needs no calibration, in standard deviations of its field
 
     stage: ClassVar = "validate"
     needs: ClassVar = ("held_out",)
+    alarms: ClassVar = 2
 
     def find(self, evidence: Evidence) -> tuple[Finding, ...]:
         self.require(evidence)

@@ -1,11 +1,12 @@
 """Where is the answer of a stochastic simulator, by true runs made at it?"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import numpy as np
 from annotated_types import Ge, Gt, Lt
 from scipy.stats import chi2
+from scipy.stats import t as student
 
 from emulate.checks._words import count, number, unresolved
 from emulate.contracts import Check, Evidence, Finding
@@ -27,7 +28,8 @@ class Confirmation(Check):
     with the covariance of the posterior's draws as the inverse, which holds for every prior; see `emulate.corrections`. Its
     standard error is by the scatter of the runs: where the observation is one run, about k^-1/2 posterior standard
     deviations, so that 8 runs cannot settle a bound of 0.5, and 32 do. An estimate whose two standard errors exceed the bound
-    says nothing and does not pass.
+    says nothing and does not pass. One above it fails where chance adds that much to no shift with a probability of at most
+    `chance` in any of the parameters (Student's law of k runs): above 0.63 with 32 runs in two parameters, 0.5 with 50.
 
     The corrected values stand in the sentences. They are linear in the shift: right to a few per cent of a shift below half
     a standard deviation, and a hint where to run and train next when it is above one. Widths are not corrected; what they
@@ -41,11 +43,12 @@ class Confirmation(Check):
 
     shift: Annotated[float, Gt(0)] = 0.5  # bound on |shift| of the worst parameter, in sd of the posterior
     spread: Annotated[float, Gt(1)] = 1.5  # factor by which chi2 per number may differ from 1 with any number of runs
-    chance: Annotated[float, Gt(0), Lt(1)] = 0.01  # probability that chance adds more to it than the bound allows
+    chance: Annotated[float, Gt(0), Lt(1)] = 0.0025  # probability with which either, shift or chi2, fails what is right
     minimum: Annotated[int, Ge(2)] = 5  # least number of true runs
 
     stage: ClassVar = "check"
     needs: ClassVar = ("confirmation",)
+    alarms: ClassVar = 2
 
     def find(self, evidence: Evidence) -> tuple[Finding, ...]:
         self.require(evidence)
@@ -71,16 +74,18 @@ class Confirmation(Check):
 
     def _worst(self, made: Correction, shift: np.ndarray, error: np.ndarray, space: Space, lost: str) -> Finding:
         """The verdict on all parameters: the worst value, or NaN where it keeps the bound but is not resolved."""
-        i = int(np.abs(shift).argmax())
+        k, reach = len(made.each), self.chance / 2 / len(shift)
+        most = np.maximum(self.shift, float(student.isf(reach, k - 1)) * error)
+        i = int((np.abs(shift) / most).argmax())
         text = (f"By {count(len(made.each), 'true run')} at it the surrogate posterior's mean is off most in {space.names[i]}: "
                 f"by {number(shift[i])} +- {number(error[i])} posterior standard deviations. "
                 f"{_becomes(made, space, i)}.{lost}")  # fmt: skip
-        said = self._shift("", abs(float(shift[i])), text)
+        said = self._shift("", abs(float(shift[i])), text, float(most[i]))
         if not said.passed:
-            return self._shift("", said.value, f"{text} The correction is linear in the shift: add true runs there to the "
-                               "training runs and infer again.")  # fmt: skip
+            return replace(said, sentence=f"{text} The correction is linear in the shift: add true runs there to the training runs "
+                           "and infer again.")  # fmt: skip
         more = unresolved(space.names, error, self.shift)
-        return self._shift("", np.nan, f"{text}{more}") if more else said
+        return replace(said, value=np.nan, sentence=f"{text}{more}") if more else said
 
     def _chi2(self, made: Correction, k: int) -> Finding:
         n = made.numbers
@@ -103,10 +108,9 @@ class Confirmation(Check):
         whole = Finding("confirmation.chi2", nan, 1 / self.spread, self.spread, sentence, "confirmation")
         return self._shift("", nan, sentence), whole
 
-    def _shift(self, name: str, value: float, sentence: str) -> Finding:
-        return Finding(
-            f"confirmation.shift{name}", value, None, self.shift, sentence, "confirmation", blocking=not name
-        )
+    def _shift(self, name: str, value: float, sentence: str, most: float | None = None) -> Finding:
+        return Finding(f"confirmation.shift{name}", value, None, most or self.shift, sentence, "confirmation",
+                       blocking=not name)  # fmt: skip
 
 
 def _becomes(made: Correction, space: Space, i: int) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from emulate.checks._negligible import matters
 from emulate.checks._words import count, number, percent
 from emulate.contracts import Check, Evidence, Finding
+from emulate.regions import allowance
 
 _LEVEL, _Z = 0.95, 1.959963984540054  # the central 95 % of a Gaussian lies within this many standard deviations
 _LARGE = 1e300  # infinite errors are too narrow bars, which the interval tells
@@ -29,18 +30,27 @@ class Coverage(Check):
     Outputs whose errors and stated errors are negligible in every run, as where the simulator is a polynomial and the
     emulator is one too, need no calibration and are left out.
 
+    Few runs scatter: a share fails below `low` only where a share of 95 % gives that few with a probability of at most
+    `chance` by the binomial law of n runs, and above `high` likewise. Where all n runs may lie inside by chance the share
+    says nothing of bars that are too wide, and the root mean square of the errors does, by the chi^2 law.
+
+    >>> round(Coverage().narrowest(20), 3), Coverage().narrowest(400)
+    (0.767, 0.9)
     >>> Coverage().widest(20), Coverage().widest(400), round(Coverage().least(20), 3)
-    (1.0, 0.99, 0.643)
+    (1.0, 0.99, 0.61)
     """
 
-    low: Annotated[float, Ge(0), Le(1)] = 0.90  # smallest share that passes: below, the error bars are too narrow
+    low: Annotated[float, Ge(0), Le(1)] = 0.90  # smallest share that passes with many runs: below, they are too narrow
     high: Annotated[float, Ge(0), Le(1)] = 0.99  # largest share that passes with many runs: above, they are too wide
-    chance: Annotated[float, Gt(0), Lt(1)] = 0.01  # largest probability with which either upper bound fails by chance
+    chance: Annotated[float, Gt(0), Lt(1)] = (
+        0.005  # largest probability with which chance breaks the bounds on one side
+    )
     minimum: Annotated[int, Gt(1)] = 5  # least number of held-out runs
     negligible: Annotated[float, Ge(0)] = 1e-6  # error that needs no calibration, in standard deviations of its field
 
     stage: ClassVar = "validate"
     needs: ClassVar = ("held_out",)
+    alarms: ClassVar = 2
 
     def find(self, evidence: Evidence) -> tuple[Finding, ...]:
         self.require(evidence)
@@ -83,6 +93,10 @@ class Coverage(Check):
                           f"of freedom is {number((squared / rank).mean())} (1 when calibrated).{more}"),
         )  # fmt: skip
 
+    def narrowest(self, n: int) -> float:
+        """The smallest share of the outputs of n runs that passes."""
+        return min(self.low, 1 - allowance(n, 1 - _LEVEL, self.chance) / n)
+
     def widest(self, n: int) -> float:
         """The largest share of the outputs of n runs that passes."""
 
@@ -105,7 +119,11 @@ class Coverage(Check):
             return " The error bars are too wide."
         if share > self.high:
             return f" That is more than {percent(self.high)}, but no more than chance may give of {n} runs."
-        return " The error bars are too narrow, or the mean is off." if share < self.low else ""
+        if share < self.narrowest(n):
+            return " The error bars are too narrow, or the mean is off."
+        if share < self.low:
+            return f" That is less than {percent(self.low)}, but no less than chance may give of {n} runs."
+        return ""
 
     def _unsaid(self, reason: str, n: int) -> tuple[Finding, ...]:
         return tuple(self._finding(x, n, math.nan, f"Cannot say: {reason}") for x in ("interval", "size", "joint"))
@@ -113,7 +131,7 @@ class Coverage(Check):
     def _finding(self, name: str, n: int, value: float, sentence: str) -> Finding:
         n = max(n, 1)
         few = self.widest(n) == 1  # where all runs may lie inside by chance their size judges, else the share alone
-        low, high = (self.least(n) if few else None, None) if name == "size" else (self.low, self.widest(n))
+        low, high = (self.least(n) if few else None, None) if name == "size" else (self.narrowest(n), self.widest(n))
         return Finding(f"coverage.{name}", value, low, high, sentence, "calibration", blocking=name != "joint")
 
 

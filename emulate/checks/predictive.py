@@ -30,6 +30,7 @@ class Predictive(Check):
 
     stage: ClassVar = "check"
     needs: ClassVar = ("replicas",)
+    alarms: ClassVar = 1
 
     def find(self, evidence: Evidence) -> tuple[Finding, ...]:
         self.require(evidence)

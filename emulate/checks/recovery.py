@@ -50,6 +50,7 @@ class Recovery(Check):
 
     stage: ClassVar = "check"
     needs: ClassVar = ("recovery",)
+    alarms: ClassVar = 1
 
     def range(self, q: int) -> tuple[int, int]:
         """The counts of q that a calibrated chain gives with probability `confidence` or more."""

@@ -33,6 +33,7 @@ class Tarp(Check):
 
     stage: ClassVar = "check"
     needs: ClassVar = ("recovery",)
+    alarms: ClassVar = 1
 
     def find(self, evidence: Evidence) -> tuple[Finding, ...]:
         self.require(evidence)

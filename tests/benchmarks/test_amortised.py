@@ -158,8 +158,10 @@ def _sbi(runs: Runs, kind: str):
 
 @pytest.mark.parametrize("task", [TwoMoons(), SIR(), SLCP()], ids=lambda t: type(t).__name__)
 @pytest.mark.filterwarnings("ignore")
-def test_at_equal_runs_ours_is_no_farther_from_the_truth(task):
+@pytest.mark.timeout(3600)
+def test_at_equal_runs_ours_is_no_farther_from_the_truth(task, tmp_path, monkeypatch):
     """Below its default (an autoregressive flow), and within what seeds do (0.02) of the better of its two flows."""
+    monkeypatch.chdir(tmp_path)  # the peer keeps a log where it runs
     runs = _table(task)
     learnt = {"emulate": _ours(runs), "sbi maf": _sbi(runs, "maf"), "sbi nsf": _sbi(runs, "nsf")}
     found = {name: [] for name in learnt}

@@ -115,7 +115,7 @@ class StandIn:
     def guard(self) -> Domain:
         """Of a design all over the box; the biased one saw no run of omega_m above 0.27, and the posterior lies at 0.3."""
         u = torch.quasirandom.SobolEngine(D, scramble=True, seed=1).draw(128, dtype=torch.float64)
-        return Domain(SPACE, u[u[:, 0] < 0.35] if self.bias else u)
+        return Domain(SPACE, u[u[:, 0] < 0.35] if self.bias >= 0.01 else u)
 
 
 STAND_INS = {
@@ -182,10 +182,15 @@ def recovery(shift: float, width: float, *, q: int = 20, s: int = 300, seed: int
 
 @cache
 def confirmation(kind: str, *, k: int = 32, seed: int = 0) -> Confirmation:
+    """`confirmed` by the stand-in of that kind."""
+    return confirmed(STAND_INS[kind], k=k, seed=seed)
+
+
+def confirmed(own: StandIn, *, k: int = 32, seed: int = 0) -> Confirmation:
     """k runs of a simulator that scatters as the honest stand-in says about its mean, at the centre of the box; the posterior
-    is that of one run through the stand-in of that kind, with a flat prior."""
+    is that of one run through `own`, with a flat prior."""
     theta = SPACE.from_unit(torch.full((1, D), 0.5, dtype=torch.float64))
-    honest, own = STAND_INS["honest"], STAND_INS[kind]
+    honest = STAND_INS["honest"]
     covariance = own.predict(theta).gaussian()[1][0]
     j = own.jacobian(theta)[0]
     y = honest.predict(theta).sample((k,), generator=torch.Generator().manual_seed(seed))[:, 0]
@@ -199,7 +204,8 @@ def replicated(kind: str, *, seed: int = 0) -> Replicas:
     return again(STAND_INS[kind], seed=seed)
 
 
-def again(emulator: StandIn, *, seed: int = 0) -> Replicas:
+def again(emulator: StandIn, *, t: int = 200, seed: int = 0) -> Replicas:
+    """The same of any stand-in, with t draws."""
     noise = Gaussian_(relative_error=0.1 * SIZE, absolute_error=0.1 * SIZE)
     generator = torch.Generator().manual_seed(seed)
     theta = SPACE.from_unit(torch.rand(1, D, generator=generator, dtype=torch.float64) * 0.8 + 0.1)
@@ -211,7 +217,7 @@ def again(emulator: StandIn, *, seed: int = 0) -> Replicas:
         pull = j.T @ torch.linalg.inv(covariance)
         spread = torch.linalg.inv(pull @ j)
         theta = theta + spread @ pull @ (data - prediction.mean[0])
-    z = torch.randn(200, D, generator=generator, dtype=torch.float64)
+    z = torch.randn(t, D, generator=generator, dtype=torch.float64)
     return replicas(emulator.predict, noise, data, theta + z @ torch.linalg.cholesky(spread).T, OUTPUTS, seed=seed)
 
 
@@ -241,6 +247,29 @@ def evidence(kind: str) -> Evidence:
                     likelihood=Gaussian_(relative_error=0.01, absolute_error=0.01),
                     softening=Softening(torch.full((D,), 0.6 if kind == "biased" else 0.05, dtype=torch.float64), False),
                     )  # fmt: skip
+
+
+FAULTS = {  # the emulator, and what that does to its posteriors: shift and width in right standard deviations
+    "honest": (StandIn(), 0.0, 1.0),
+    "shy": (StandIn(stated=2.0), 0.0, 2.0),
+    "boastful": (StandIn(stated=0.5), 0.0, 0.5),
+    "biased": (StandIn(bias=0.5 * SIZE), 0.5, 1.0),
+    "wrong_gradient": (StandIn(ripple=4e-5), 0.0, 1.0),
+}
+
+
+def study(fault: str, seed: int) -> Evidence:
+    """What the stages hand to the checks in one study with one fault, everything random anew, as much of it as by default.
+
+    The weights of true runs scatter by 0.1 besides: no emulator is exact.
+    """
+    emulator, shift, width = FAULTS[fault]
+    known = weighted(shift, width, s=128, t=1000, seed=seed)
+    known = replace(known, log_weight=known.log_weight + 0.1 * _normal(seed + 20_000, 128))
+    return Evidence(emulator, held_out.__wrapped__(20, seed=seed), jacobians.__wrapped__(10, seed=seed), known,
+                    recovery(shift, width, seed=seed), feasibility=feasibility(0.36), confirmation=confirmed(emulator, seed=seed),
+                    replicas=again(emulator, t=40, seed=seed), likelihood=Gaussian_(relative_error=0.01, absolute_error=0.01),
+                    softening=Softening(torch.full((D,), 0.05, dtype=torch.float64), False))  # fmt: skip
 
 
 def spoiled(need: str):

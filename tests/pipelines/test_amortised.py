@@ -228,6 +228,9 @@ def test_a_study_reads_as_it_was_written(tmp_path):
      "variance of a prediction to inflate. Got inflate."),
     (("infer.method=nle",), "infer.method: nle must have a flow as the emulator that is used, for it learns the density of the "
      "data. Got train.champion: line among line; name a flow, such as emulators: {flow: }, or use npe."),
+    (("infer.method=nle", "emulators={flow: }", "train.champion=flow", "design={use: active, budget: 300, aim: posterior}"),
+     "design.aim: must be prior where infer.method is nle and the likelihood adds noise, for the flow that guides the design has "
+     "not learnt that noise. Got posterior; aim by infer.rounds."),
     (("design={use: active, runs: 50, budget: 60}",), "infer.method: npe must have points that are spread as the prior, for it "
      "learns the prior with the runs. Got the design active, which chooses others; use sobol, and aim runs by infer.rounds."),
     (("design.runs=5",), "design.runs: must be at least 10 for infer.method npe. Got 5; run more points."),

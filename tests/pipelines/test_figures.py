@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from scipy.stats import norm
 
-from emulate.contracts import Jacobians, Recovery
+from emulate.contracts import Jacobians, Recovery, Replicas
 from emulate.corrections import Correction
 from emulate.runs import Field, Outputs, Runs
 from emulate.space import LogUniform, Normal, Parameter, Space, Uniform
@@ -113,6 +113,16 @@ def recovered(d: int, q: int = 20) -> Recovery:
                     torch.full((q,), 40.0))  # fmt: skip
 
 
+def replicated(outputs: Outputs, t: int = 30) -> Replicas:
+    """chi2 of data made again, and of data twice as far from the prediction."""
+    parts = {"": slice(0, outputs.size), **outputs.slices}
+    generator = torch.Generator().manual_seed(6)
+    z = torch.randn(5, t, outputs.size, generator=generator, dtype=torch.float64)
+    square = torch.stack([z[..., s].square().sum(-1) for s in parts.values()], -1)
+    sizes = tuple(len(range(*s.indices(outputs.size))) for s in parts.values())
+    return Replicas(tuple(parts), sizes, 4 * square[0], square[1:], 2 * z[0].mean(0))
+
+
 def corrected(d: int, k: int = 12) -> Correction:
     """A posterior at the centre of the prior, one hundredth of it wide, by k runs that put it a third of that higher."""
     theta = space(d).from_unit(torch.full((d,), 0.5, dtype=torch.float64))
@@ -142,6 +152,7 @@ def gallery(d: int, kind: str) -> dict[str, Figure]:
         "weighted": figures.corner(space(d), some, weighted=(theta, weight), truth=theta[1]),
         "recovery": figures.recovery(recovered(d), space(d)),
         "ranks": figures.ranks(recovered(d), space(d)),
+        "replicas": figures.replicas(replicated(runs.outputs), runs.outputs),
         "confirmation": figures.confirmation(space(d), corrected(d), truth=theta[1]),
         "prediction": figures.posterior_prediction(runs.outputs, y[0], 0.02 * y[0].abs() + 0.01, y, truth=y[1]),
         "training": figures.training({"mlp": losses}),
