@@ -12,6 +12,7 @@ from emulate.contracts import Weighted
 from emulate.space import Space
 
 TRUSTED = 0.7  # Pareto shape of the weights up to which they can mend a posterior (Vehtari et al. 2024)
+EVEN = 1.5  # times the mean weight: where none is larger, none carries the estimate, however the few largest fall off
 BLUR = 0.05  # standard error of its means and widths, in its standard deviations, up to which it counts as mended
 _EXACT = 1e-9  # log weights closer than this are one weight: the surrogate is exact
 _FOLDS = 32
@@ -30,17 +31,18 @@ class Reweighted:
     """The true posterior by weights on all draws of the surrogate's, and the differences between the two.
 
     theta `[t, d]` with log_weight `[t]`, normalised: equal to ln 1/t where the surrogate is exact. pareto_k: shape of the
-    tail of the true runs' weights, NaN where too few to tell. mean, sd, quantiles `[d, 3]` at 2.5, 50 and 97.5 %, covariance
-    `[d, d]` of the true posterior; shift `[d]` of the surrogate's mean in sd of the true one, width `[d]` sd over sd; each
-    with its standard error. move: all shifts together, Delta^T C^-1 Delta under the root; factor: the width over all
-    directions, (|C_surrogate| / |C_true|)^(1 / 2d); kl = KL(true || surrogate), distance = sqrt(2 kl), which for a pure
-    shift is that shift; c2st: the accuracy of the best classifier between the two. explained: share of the variance of ln w
-    that the regression predicts of runs it has not seen.
+    tail of the true runs' weights, NaN where too few to tell; largest: the largest of them over their mean. mean, sd,
+    quantiles `[d, 3]` at 2.5, 50 and 97.5 %, covariance `[d, d]` of the true posterior; shift `[d]` of the surrogate's mean
+    in sd of the true one, width `[d]` sd over sd; each with its standard error. move: all shifts together, Delta^T C^-1 Delta
+    under the root; factor: the width over all directions, (|C_surrogate| / |C_true|)^(1 / 2d); kl = KL(true || surrogate),
+    distance = sqrt(2 kl), which for a pure shift is that shift; c2st: the accuracy of the best classifier between the two.
+    explained: share of the variance of ln w that the regression predicts of runs it has not seen.
     """
 
     theta: Tensor
     log_weight: Tensor
     pareto_k: float
+    largest: float
     explained: float
     mean: Tensor
     mean_error: Tensor
@@ -67,8 +69,13 @@ class Reweighted:
 
     @property
     def trusted(self) -> bool:
-        """Whether the weights mend the posterior: their tail is tame, and what they say is sharp."""
-        return self.pareto_k < TRUSTED and self.blur <= BLUR
+        """Whether the weights mend the posterior: their tail is tame or they are nearly even, and what they say is sharp."""
+        return self.tame and self.blur <= BLUR
+
+    @property
+    def tame(self) -> bool:
+        """Whether no few weights carry what is said."""
+        return self.pareto_k < TRUSTED or self.largest <= EVEN
 
 
 def reweigh(weighted: Weighted, space: Space) -> Reweighted:
@@ -112,8 +119,8 @@ def reweigh(weighted: Weighted, space: Space) -> Reweighted:
     kl, move, factor = (Measured(float(value[i]), float(error[i])) for i in range(3))
     (shift, width, mean, sd, cov), bars = (x[3:].split([d, d, d, d, d * d]) for x in (value, error))
     return Reweighted(
-        draws, weight, pareto_k(log_weight), fit.explained, mean, bars[2], sd, bars[3], quantiles, blur,
-        cov.reshape(d, d), bars[4].reshape(d, d), shift, bars[0], width, bars[1], rooted(move), factor, kl,
+        draws, weight, pareto_k(log_weight), float(1 / log_weight.exp().mean()), fit.explained, mean, bars[2], sd, bars[3],
+        quantiles, blur, cov.reshape(d, d), bars[4].reshape(d, d), shift, bars[0], width, bars[1], rooted(move), factor, kl,
         rooted(Measured(2 * kl.value, 2 * kl.error)), fit.c2st(),
     )  # fmt: skip
 

@@ -74,7 +74,7 @@ def _beyond(made: Reweighted) -> str:
         return ""
     more = ("Raise check.importance_runs, or run the simulator where the posterior lies, `design: {use: active, aim: posterior}`, "
             "and train again.")  # fmt: skip
-    if made.pareto_k < TRUSTED:
+    if made.tame:
         return (f"The true runs do not correct the posterior: its means and widths would be known to {made.blur:.2g} standard "
                 f"deviations only, and {BLUR:g} is asked. {more}")  # fmt: skip
     k = f"the Pareto shape of their weights is {made.pareto_k:.2g}, and {TRUSTED:g} is the most"

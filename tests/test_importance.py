@@ -42,7 +42,8 @@ def _banana(seed: int, off: tuple[float, float], *, s: int = 128, t: int = 8000)
     return Weighted(x[:s], log_weight[:s], x)
 
 
-CASES = [(2, 0.2, 1.0, 100, 0.1), (3, 0.1, 1.1, 60, 0.2), (2, 0.6, 1.0, 128, 0.0), (3, 0.0, 1.3, 100, 0.2)]
+CASES = [(3, 0.1, 1.1, 60, 0.2), *(pytest.param(*c, marks=pytest.mark.slow) for c in
+         ((2, 0.2, 1.0, 100, 0.1), (2, 0.6, 1.0, 128, 0.0), (3, 0.0, 1.3, 100, 0.2)))]  # fmt: skip
 
 
 @pytest.mark.parametrize(("d", "shift", "width", "s", "rough"), CASES)
@@ -81,7 +82,7 @@ def test_the_weighted_draws_have_the_moments_and_quantiles_that_are_told():
 def test_pairing_beats_the_difference_of_two_means():
     """The same true runs, without pairing: the noise is at least four times as large at a shift on the bound."""
     paired, plain = [], []
-    for seed in range(100):
+    for seed in range(40):
         m = _gaussian(seed, 2, 0.2, 1.05, s=100)
         w = m.log_weight.exp()
         plain.append(float(m.draws[:, 0].mean() - w @ m.theta[:, 0] / w.sum()))
@@ -112,7 +113,7 @@ def test_failed_runs_that_count_have_no_weight():
 
 
 def test_the_prior_may_have_edges():
-    """The surrogate is flat over a box, the truth rises as exp(x) in it: mean (e + 1) / (e - 1) / 2 ... of closed form."""
+    """The surrogate is flat over a box, the truth rises as exp(x) in it: mean 1 / (e - 1), by hand."""
     space = Space((Parameter("a", Uniform(0, 1)), Parameter("b", Uniform(0, 1))))
     x = torch.as_tensor(np.random.default_rng(0).random((8000, 2)))
     made = reweigh(Weighted(x[:128], x[:128, 0], x), space)
@@ -136,18 +137,30 @@ KNOWN = {
 def test_an_emulator_that_is_wrong_by_one_sigma_is_mended_within_a_tenth_or_said_to_be_beyond_it(which):
     make, mean, sd = KNOWN[which]
     mean, sd, told = torch.tensor(mean, dtype=torch.float64), torch.tensor(sd, dtype=torch.float64), []
-    for seed in range(40):
+    for seed in range(24):
         made = reweigh(make(seed), _space(len(sd)))
         off = torch.cat([(made.mean - mean) / sd, made.sd / sd - 1]).abs().max()
         told.append("beyond" if not made.trusted else "mended" if off <= 0.1 else "wrong")
         assert made.distance.value == pytest.approx(1, abs=0.15)
     print({k: told.count(k) for k in ("mended", "beyond", "wrong")})
-    assert told.count("wrong") <= 2
-    assert told.count("mended") >= 24
+    assert told.count("wrong") <= 1
+    assert told.count("mended") >= 14
 
 
 def test_what_is_wrong_by_four_sigma_is_beyond_mending():
     assert not any(reweigh(_gaussian(i, 2, 4.0, 1.0), _space(2)).trusted for i in range(10))
+
+
+def test_weights_that_are_nearly_even_are_trusted_whatever_the_shape_of_their_tail():
+    """ln w within a hundredth, but for a tail of shape 1.2 among them: nothing is there to be mended, and that is known."""
+    m = _gaussian(1, 2, 0.0, 1.0, t=4000)
+    level = np.random.default_rng(4).permutation((np.arange(128) + 0.5) / 128)
+    rough = torch.as_tensor(3e-4 * genpareto.ppf(level, 1.2))
+    made = reweigh(Weighted(m.theta, rough, m.draws), _space(2))
+    assert made.pareto_k > 0.7
+    assert made.largest < 1.3
+    assert made.trusted
+    assert made.distance.value < 0.05
 
 
 @pytest.mark.parametrize("k", [0.2, 0.5, 0.9])
