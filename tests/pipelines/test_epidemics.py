@@ -23,7 +23,13 @@ def test_the_studies_in_configs_are_the_tasks_and_say_how_many_runs_they_take(na
     study = load_study(ROOT / "configs" / f"{name}.yaml")
     assert study.space == simulator.space
     assert study.simulator.settings() == simulator.settings()
-    most = study.design.entry.budget + study.design.held_out + study.check.importance_runs + study.validate.gradient_points + 1
+    most = (
+        study.design.entry.budget
+        + study.design.held_out
+        + study.check.importance_runs
+        + study.validate.gradient_points
+        + 1
+    )
     assert f"at most {most}" in (ROOT / "configs" / f"{name}.yaml").read_text().replace("\n# ", " ")
     assert most <= 300
 
