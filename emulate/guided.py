@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from emulate.densities import Mode, climb
+from emulate.densities import Mode, climb, value_and_gradient
 from emulate.errors import InputError
 from emulate.posterior import Posterior
 from emulate.summits import differentiable
@@ -81,9 +81,14 @@ class _Start:
         if not value.isfinite().any():
             raise InputError("the likelihood must be above 0 somewhere in the prior. Got 0 at every one of "
                              f"{len(points)} points; look at the observation, its errors and the prior.")  # fmt: skip
-        if not differentiable(posterior.log_density, points[:_CLIMBED]):  # nothing to climb by: the prior alone
-            return _Start(points[:0], points.new_zeros(0, d, d), points[:0, 0])
-        modes = climb(posterior.log_density, points[_summits(points, value)], iterations=40)
+        best = points[_summits(points, value)]
+        if differentiable(posterior.log_density, points[:_CLIMBED]):
+            best = best[value_and_gradient(posterior.log_density, best)[0] > -torch.inf]
+        else:
+            best = best[:0]
+        if not len(best):  # nothing to climb by: the prior alone
+            return _Start(best, points.new_zeros(0, d, d), best[:, 0])
+        modes = climb(posterior.log_density, best, iterations=40)
         kept = _apart(modes)
         roots = torch.linalg.cholesky(modes.covariance[kept])
         weight = modes.log_density[kept] + roots.diagonal(dim1=-2, dim2=-1).log().sum(-1)

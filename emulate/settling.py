@@ -7,7 +7,7 @@ from torch import Tensor
 
 from emulate.contracts import Weighted
 from emulate.emulator import Emulator
-from emulate.importance import TRUSTED, reweigh
+from emulate.importance import reweigh
 from emulate.posterior import Posterior
 from emulate.runs import Runs
 
@@ -27,8 +27,8 @@ def step(before: Posterior, draws: Tensor, after: Posterior, later: Tensor) -> S
     """The step between two posteriors of one observation, through two emulators, by equally likely theta `[t, d]` of each.
 
     The first's draws are weighted by the ratio of the two likelihoods. Where the weights fall off fast enough (Vehtari et al.
-    2024) the step is told by them, on the same draws with and without: steps far below the noise of the draws are seen.
-    Where they do not, the two have little in common, and the draws of each are compared.
+    2024) and what they say is sharp, the step is told by them, on the same draws with and without: steps far below the noise
+    of the draws are seen. Elsewhere the two have little in common, and the draws of each are compared.
 
     It is no distance from the truth: an emulator that errs may stand still.
     """
@@ -41,7 +41,7 @@ def step(before: Posterior, draws: Tensor, after: Posterior, later: Tensor) -> S
     if log_weight.isfinite().sum() > len(draws) / 2:
         made = reweigh(Weighted(draws, log_weight, draws), before.space)
         k = made.pareto_k
-        if k < TRUSTED:
+        if made.trusted:
             return Step(made.shift, made.width, k)
     return Step((draws.mean(0) - later.mean(0)) / later.std(0), draws.std(0) / later.std(0), float(k))
 

@@ -36,36 +36,6 @@ class Populations:
     temperatures: int
 
 
-def tempered(log_likelihood: Callable[[Tensor], Tensor], n: int, d: int, *, seed: int, moves: int = 5) -> Tensor:
-    """n draws x `[n, d]` of p(x) ~ N(x; 0, 1) exp(log_likelihood(x)), by sequential Monte Carlo.
-
-    The likelihood's power rises from 0 to 1 in steps that keep half of the particles effective (Del Moral, Doucet and
-    Jasra 2006, 2012); after each, particles are drawn anew by weight and moved by `moves` Metropolis steps of the size
-    of the population. The start is a Sobol sequence over the prior, so that no mode of some width is missed.
-
-    `InputError` when the likelihood is zero at every particle.
-
-    >>> x = tempered(lambda x: -0.5 * ((x - 2) / 0.5).square().sum(-1), 2000, 1, seed=1)
-    >>> round(float(x.mean()), 1), round(float(x.std()), 1)
-    (1.6, 0.4)
-    """
-    generator = torch.Generator().manual_seed(seed)
-    size = 2.38 / d**0.5
-
-    def rows(x: Tensor) -> Tensor:
-        with torch.no_grad():
-            return cleaned(log_likelihood(x[0, 0]))[None, None]
-
-    def walk(x: Tensor, value: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
-        nonlocal size
-        for _ in range(moves):
-            x, value, accepted = _walked(rows, x, value, float(power), size, generator)
-            size = min(max(size * (0.7 + accepted), 0.01), 2.38 / d**0.5)  # towards three in ten accepted
-        return x, value
-
-    return led(rows, prior(n, d, seed)[None, None], walk, generator).x[0, 0]
-
-
 def led(log_likelihood: LogLikelihood, x: Tensor, move: Move, generator: torch.Generator,
         progress: Callable[[float], None] | None = None) -> Populations:  # fmt: skip
     """Populations x `[g, c, n, d]` of the prior, led to the posterior; `move` leaves every power's density as it is.
@@ -138,16 +108,3 @@ def _refilled(x: Tensor, value: Tensor, lost: Tensor, generator: torch.Generator
         take = torch.randint(len(others) * x.shape[2], (x.shape[2],), generator=generator)
         x[i, j], value[i, j] = x[i, others].flatten(0, 1)[take], value[i, others].flatten()[take]
     return x, value
-
-
-def _walked(log_likelihood: LogLikelihood, x: Tensor, value: Tensor, power: float, size: float,
-            generator: torch.Generator) -> tuple[Tensor, Tensor, float]:  # fmt: skip
-    """One Metropolis step of one population."""
-    n, d = x.shape[2:]
-    spread = x[0, 0].T.cov().reshape(d, d)
-    root = torch.linalg.cholesky(spread + (1e-12 + 1e-9 * spread.trace() / d) * torch.eye(d, dtype=x.dtype))
-    new = x + size * torch.randn(n, d, generator=generator, dtype=x.dtype) @ root.T
-    other = log_likelihood(new)
-    rise = power * (other - value) - 0.5 * (new.square().sum(-1) - x.square().sum(-1))
-    accept = torch.rand(1, 1, n, generator=generator, dtype=x.dtype).log() < rise  # never where that is NaN
-    return torch.where(accept[..., None], new, x), torch.where(accept, other, value), float(accept.double().mean())

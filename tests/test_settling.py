@@ -57,6 +57,17 @@ def test_posteriors_with_little_in_common_are_compared_by_the_draws_of_each():
     assert step(posterior(0 * by), draws(0 * by), nowhere, draws(by)).pareto_k == math.inf
 
 
+def test_a_posterior_that_shrinks_by_far_is_compared_by_the_draws_of_each():
+    """Few of the draws lie where the next one is: their weights fall off fast and say nothing."""
+    by = torch.zeros(2).double()
+    for n in (500, 1000, 2000):
+        found = step(posterior(by), draws(by, n), posterior(by, scale=40.0), draws(by, n, width=1 / 40))
+        assert found.width.tolist() == pytest.approx([40, 40], rel=0.1)
+        assert found.shift.abs().max() < 4 * 40 / n**0.5, (
+            "the noise of the wide draws, in standard deviations of the narrow"
+        )
+
+
 def test_a_restriction_of_the_prior_counts():
     """N(0, 1) times N(1, 1) is N(1/2, 1/2), and the way back is from that."""
     by, pull = torch.zeros(2).double(), lambda t: -0.5 * (t[..., 0] - 1).square()

@@ -26,10 +26,12 @@ class Active(Design):
     - "posterior": the error over the posterior of the study's observation, by its noise; `target` is the standard
       deviation of ln p(data | theta) that the emulator's error makes, 0.1 for a density known to a tenth.
 
-    Both are what the emulator says of itself; the checks of the study hold it against the simulator. Where runs failed,
+    Both are what the emulator says of itself; the checks of the study hold it against the simulator. Over a posterior every
+    round also says by how much it moved since the round before, and how well the round's runs had been foretold. Where runs failed,
     points count by the probability that a run finishes. On a damped oscillation of two parameters, ten observations, the
     posterior was within 0.1 in total variation after 22 runs in the median (20 to 30), of a Sobol sequence after 58 (48
-    to 69). Without an emulator the points are those of `Sobol`.
+    to 69). The four rates of `configs/lotka_volterra.yaml` took 96 runs until no classifier told the posterior from the
+    simulator's own. Without an emulator the points are those of `Sobol`.
 
     >>> Active().points(4, 2, seed=1).shape
     (4, 2)

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from emulate.importance import TRUSTED
 from emulate.space import Space
 from pipelines.figures.sheets import COLOURS, GREY, SCALE, log_axis, name_axes, parameter_axis, sheet, title, words
 
@@ -47,25 +48,24 @@ def rounds(space: Space, found: Sequence[Mapping[str, Any]], training: np.ndarra
 
 def settling(found: Sequence[Mapping[str, Any]]) -> Figure:
     """By how much the posterior moved with each round, and by how much the runs of the round were missed."""
-    figure, axes = sheet(1, 3, 3.2)
     later = [r for r in found if r.get("moved")]
     runs = [r["runs"] for r in later]
-    of = lambda key: [np.nan if r["moved"][key] is None else r["moved"][key] for r in later]  # noqa: E731
-    panels = (("shift [sigma]", of("shift"), None, "of the mean, in the worst parameter"),
-              ("width", of("width"), 1.0, "of the round before over this one's"),
-              ("surprise, Pareto k", [r["surprise"] or np.nan for r in later], 1.0, "error over what was foretold"))  # fmt: skip
-    for ax, (label, values, ideal, words_) in zip(axes[0], panels, strict=True):
-        ax.plot(runs, values, "o-", color=COLOURS[0], markersize=4, label="surprise")
-        if ideal is not None:
-            ax.axhline(ideal, color=GREY, linewidth=1.0, linestyle=":")
+    told = [{**r["moved"], "surprise": r.get("surprise")} for r in later]
+    panels = (("shift", "shift of the mean [sd]", None, "shift since the round before"),
+              ("width", "sd before over sd", 1.0, "width of the round before"),
+              ("pareto_k", "Pareto k", TRUSTED, "weights from one to the next"),
+              ("surprise", "error over error told", 1.0, "surprise by the round's runs"))  # fmt: skip
+    figure, axes = sheet(2, 2, 4.8, sharex=True)
+    for ax, (key, label, line, text) in zip(axes.flat, panels, strict=True):
+        values = [np.nan if t[key] is None else t[key] for t in told]
+        ax.plot(runs, values, "o-", color=COLOURS[0], markersize=4)
+        if line is not None:
+            ax.axhline(line, color=COLOURS[1] if key == "pareto_k" else GREY, linewidth=1.0, linestyle="--")
+        if key == "shift" and all(v > 0 for v in values):
+            log_axis(ax, "y")
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        name_axes(ax, "training runs", label)
-        title(ax, words_)
-    if all(v > 0 for v in panels[0][1]):
-        log_axis(axes[0, 0], "y")
-    axes[0, 2].plot(runs, of("pareto_k"), "s-", color=COLOURS[1], markersize=4, label="Pareto k of the step")
-    axes[0, 2].axhline(0.7, color=COLOURS[1], linewidth=1.0, linestyle="--")
-    axes[0, 2].legend(fontsize=8)
+        name_axes(ax, "training runs" if ax in axes[1] else "", label)
+        title(ax, text)
     return figure
 
 

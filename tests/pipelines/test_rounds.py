@@ -100,8 +100,19 @@ def test_the_budget_is_spent_and_a_finished_loop_is_skipped():
     events = [e for _, e in bench.journal.read() if e["event"] == "metrics" and "round/error" in e["metrics"]]
     assert [e["step"] for e in events] == [0, 1, 2, 3]
     assert [e["metrics"]["round/error"] for e in events] == [r["error"] for r in found]
+    assert found[0].get("moved") is None
+    for r, e in zip(found[1:], events[1:], strict=True):
+        assert set(r["moved"]["parameters"]) == {"w", "g"}
+        assert r["moved"]["shift"] == max(abs(p["shift"]) for p in r["moved"]["parameters"].values())
+        assert e["metrics"]["round/shift"] == r["moved"]["shift"]
+        assert e["metrics"]["round/width"] == r["moved"]["width"]
+        assert 0 < e["metrics"]["round/surprise"] == r["surprise"] < 10
+    assert found[-1]["moved"]["shift"] < found[1]["moved"]["shift"]
+    assert (study.folder / "simulate" / "settling.png").stat().st_size > 10_000
     page = render(study.folder)
     assert "Rounds of the active design" in page
+    assert "moved by [\u03c3]" in page
+    assert "whether the answer has settled" in page
     assert "Where the points of the rounds went" in page
     assert (study.folder / "simulate" / "rounds.png").stat().st_size > 10_000
 

@@ -71,7 +71,7 @@ def write(name: str) -> None:
     (HERE / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
-def judge(name: str, steps: int = 1500) -> None:
+def judge(name: str, steps: int = 600) -> None:
     """Mean and standard deviation by emcee, in standard deviations of what is stored and as a ratio."""
     import emcee
 
