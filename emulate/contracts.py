@@ -576,7 +576,9 @@ class Check(Entry, ABC):
     stage: ClassVar[Literal["validate", "check"]]
     needs: ClassVar[tuple[str, ...]]  # the fields of Evidence that it reads
     weighs: ClassVar[bool] = False  # it reads the weights of true runs, which need an observation with noise of its own
-    alarms: ClassVar[int] = 0  # blocking tests, each of which fails what is right with a probability of at most `chance`
+    alarms: ClassVar[int] = (
+        0  # blocking tests, each of which fails what is right with a probability of at most `chance`
+    )
 
     def require(self, evidence: Evidence) -> None:
         """Complain about evidence that no stage has made yet; the first line of every `find`."""

@@ -43,17 +43,16 @@ def inference_data(space: Space, theta: Tensor, *, derived: Sequence[Derived] = 
     if theta.ndim != 3 or theta.shape[-1] != space.d:
         raise InputError(f"theta must have shape [chains, draws, {space.d}]. Got {tuple(theta.shape)}.")
     parts: dict[str, dict[str, Any]] = {"posterior": _named(space, derived, theta)}
-    words = {p.name: _words(p) for p in (*space.parameters, *derived)}
+    words = {_free(p.name): _words(p) for p in (*space.parameters, *derived)}
     if stats:
         parts["sample_stats"] = {k: _array(v) for k, v in stats.items()}
     if log_likelihood is not None:
         parts["log_likelihood"] = {"observation": _array(log_likelihood)}
     if prior is not None:
         parts["prior"] = _named(space, derived, prior[None])
-    dims, coords = {}, {}
+    dims, coords, fields = {}, {}, {}
     if outputs is not None:
-        dims, coords, more = _axes(outputs)
-        words |= more
+        dims, coords, fields = _axes(outputs)
         for group, y in (("posterior_predictive", predictive), ("observed_data", data)):
             if y is not None:
                 parts[group] = _fields(outputs, y)
@@ -63,8 +62,9 @@ def inference_data(space: Space, theta: Tensor, *, derived: Sequence[Derived] = 
         tree["posterior_predictive"] = tree["posterior_predictive"].to_dataset().assign_coords(draw=np.arange(k) * thin)
     for group in tree.children.values():
         group.attrs = {k: v for k, v in group.attrs.items() if k != "created_at"}
+        told = words if group.name in ("posterior", "prior") else fields
         for name in (*group.data_vars, *group.coords):
-            group[name].attrs.update(words.get(str(name), {}))
+            group[name].attrs.update(told.get(str(name), {}))
     tree.attrs = {k: v if isinstance(v, int | float) else str(v) for k, v in (attrs or {}).items()}
     return tree
 
@@ -80,7 +80,12 @@ def save(tree: "DataTree", path: Path) -> Path:
 def _named(space: Space, derived: Sequence[Derived], theta: Tensor) -> dict[str, np.ndarray]:
     columns = {n: theta[..., i] for i, n in enumerate(space.names)}
     columns |= {d.name: values(space, derived, theta)[..., i] for i, d in enumerate(derived)}
-    return {n: _array(v) for n, v in columns.items()}
+    return {_free(n): _array(v) for n, v in columns.items()}
+
+
+def _free(name: str) -> str:
+    """`chain` and `draw` are names of dimensions; a parameter that is called so gets a _ behind."""
+    return f"{name}_" if name in ("chain", "draw") else name
 
 
 def _fields(outputs: Outputs, y: Tensor) -> dict[str, np.ndarray]:

@@ -37,6 +37,8 @@ _RUNGS, _ROWS, _TURNS = (
 )  # halvings of the way to the edge; rows climbed at once; steps to an interval's end
 _SHOWN = 4.5  # in ln L, how far below the maximum a profile is followed: three standard deviations
 _SPRING = 40.0  # standard deviations that a spring pulls at most
+_BURSTS, _STEPS, _ARRIVED = 8, 4, 1e-6  # Newton steps at a time, and the gain of so many in ln L that ends a climb
+_SHARP = 1e-5  # standard deviations to which the end of an interval is known
 _LOWEST = -1e30
 
 
@@ -92,7 +94,7 @@ class Plane:
 
 
 def profile(posterior: Posterior, names: Sequence[str] | None = None, *, derived: Sequence[Derived] = (), seed: int,
-            levels: Sequence[float] = LEVELS, points: int = 41, starts: int = 4, most: int = 3) -> dict[str, Profile]:  # fmt: skip
+            levels: Sequence[float] = LEVELS, points: int = 41, starts: int = 2, most: int = 3) -> dict[str, Profile]:  # fmt: skip
     """The profile of each named parameter, all where none is named, derived ones among them, with its intervals.
 
     Each point is climbed to from the highest maximum, from the neighbouring points and from `starts` draws of the box. A
@@ -245,9 +247,13 @@ class _Box:
         for at in range(0, len(start), _ROWS):
             part = torch.arange(at, min(at + _ROWS, len(start)))
             good = part[value_and_gradient(lambda x: density(x, part), start[part])[0] > _LOWEST / 2]  # noqa: B023
-            if len(good):
-                modes = climb(lambda x: density(x, good), start[good])  # noqa: B023
+            for _ in range(_BURSTS):  # rows that have arrived are not climbed again with those that have not
+                if not len(good):
+                    break
+                modes = climb(lambda x: density(x, good), w[good], iterations=_STEPS)  # noqa: B023
+                gained = modes.log_density - height[good]
                 height[good], w[good] = modes.log_density, modes.x
+                good = good[gained > _ARRIVED]
         height, best = height.reshape(rows, -1).max(-1)
         return height, whole(w).reshape(rows, -1, self.space.d)[torch.arange(rows), best]
 
@@ -338,7 +344,7 @@ class _Axis:
                 continue
             roots = self._roots()[[outer, inner]]
             width = abs(float(self.control[outer] - self.control[inner]))
-            if abs(float(roots[1]) - aim) > 1e-7 and width > 1e-12 * (self.ends[1] - self.ends[0]):
+            if abs(float(roots[1]) - aim) > _SHARP and width > 1e-12 * (self.ends[1] - self.ends[0]):
                 asked += [self._crossing(outer, inner, aim), float(self.control[outer] + self.control[inner]) / 2]
         return asked
 

@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from emulate.errors import InputError, nearest, shown
 
 if TYPE_CHECKING:
@@ -55,6 +53,8 @@ def _entry(entry: Any, path: str) -> Any:
 
 
 def _finite(derived: "Sequence[Derived]", space: "Space") -> None:
+    import torch
+
     from emulate.derived import values
 
     u = torch.quasirandom.SobolEngine(space.d, scramble=True, seed=1).draw(_TRIED, dtype=torch.float64)

@@ -26,7 +26,7 @@ def broken(study: Study) -> Iterator[str]:
     unable = list(_simulator(study))
     yield from unable
     able = () if unable else (_fidelities, _noise, _replicates, _predictive, _softening, _confirm)
-    rules = (_sizes, _region, _until, _active, _emulators, _gradient, _observation, *able, _surroundings)
+    rules = (_sizes, _region, _until, _active, _emulators, _gradient, _observation, _profile, *able, _surroundings)
     for rule in (*rules, amortised_rules.broken):
         yield from rule(study)
 
@@ -213,6 +213,13 @@ def _observation(s: Study) -> Iterator[str]:
                "true; take it out.")  # fmt: skip
     if o.parameters is not None:
         yield from _point(s, o.parameters, f"{path}.parameters")
+
+
+def _profile(s: Study) -> Iterator[str]:
+    """A profile is that of a likelihood."""
+    if s.infer.profile and s.infer.method == "npe":
+        yield ("infer.profile: must be left out with infer.method npe, which learns the posterior and has no likelihood. Got "
+               f"{', '.join(s.infer.profile)}; take it out, or infer by the likelihood.")  # fmt: skip
 
 
 def _point(s: Study, parameters: dict[str, float], path: str) -> Iterator[str]:

@@ -76,6 +76,14 @@ def test_the_same_numbers_are_the_same_bytes(path, given, tmp_path):
     assert save(tree(given), tmp_path / "again.nc").read_bytes() == path.read_bytes()
 
 
+def test_a_parameter_may_be_called_as_a_dimension_or_as_an_output():
+    space = Space((Parameter("draw", Uniform(0, 1)), Parameter("count", Uniform(0, 1), unit="s")))
+    found = inference_data(space, torch.zeros(4, 5, 2), outputs=OUTPUTS, data=torch.ones(4))
+    assert set(found["posterior"].data_vars) == {"draw_", "count"}
+    assert found["posterior"]["count"].attrs["units"] == "s"
+    assert found["observed_data"]["count"].attrs["units"] == ""
+
+
 def test_a_wrong_shape_is_told():
     with pytest.raises(InputError, match=r"theta must have shape \[chains, draws, 2\]. Got \(5, 2\)"):
         inference_data(SPACE, torch.zeros(5, 2))

@@ -3,6 +3,7 @@
 g groups, N points of a group, K components, d parameters; every group has a mixture of its own.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -37,6 +38,12 @@ class Mixture:
             (inverse @ self.centre[..., None]).reshape(g, 1, -1),
             level[:, None],
         )
+
+    @cached_property
+    def level(self) -> float:
+        """What makes `log_prob` the logarithm of a density that integrates to 1."""
+        d = self.root.shape[-1]
+        return math.lgamma((_DOF + d) / 2) - math.lgamma(_DOF / 2) - 0.5 * d * math.log(_DOF * math.pi)
 
     @cached_property
     def _bounds(self) -> Tensor:

@@ -61,7 +61,7 @@ class Tuning:
         self.plan, self.density, self.rng = plan, density, rng
         self.ends = {round(share * plan.warmup) for share in _WINDOWS}
         self.seen: list[np.ndarray] = []
-        self.rough = False
+        self.rough, self.length = False, np.full(density.shape[0], plan.length)
         x = density.shaped(density.start)
         self.coordinates = learnt(x[None], "diagonal" if plan.mass == "diagonal" else "dense")
         value, gradient = density.first
@@ -119,7 +119,10 @@ class Tuning:
     def _restart(self, step: np.ndarray) -> None:
         self.step, self._anchor, self._average = step, np.log(3 * step), np.log(step)
         self._shortfall, self._t = np.zeros_like(step), 0
-        self.length, self._scale, self._looks = np.full_like(step, self.plan.length), np.zeros_like(step), 0
+        self._scale, self._looks = (
+            np.zeros_like(step),
+            0,
+        )  # the length stays: after the last window it could not be learnt anew
 
 
 def _pooled(chance: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from torch.special import ndtri
 
 from emulate.contracts import Checkpoint, Draws, LogDensity, Progress, Sampler
 from emulate.diagnostics import diagnose, require_chains
+from emulate.samplers._evidence import evidence
 from emulate.samplers._mixture import fitted
 from emulate.samplers._moves import Axes, correlation, differences, drift, leaps
 from emulate.samplers._values import Values
@@ -75,7 +76,7 @@ class SMC(Sampler):
         x, value = found.x.reshape(g * c, -1, d)[:, :n], log_density_of.reshape(g * c, -1)[:, :n]
         x, value = x.contiguous().to(start.device), value.contiguous().to(start.device)
         short = (found.power < 1).repeat_interleave(c)[:, None].expand(-1, n).to(start.device)
-        mean, error = _evidence(found.log_evidence)
+        mean, error = evidence(found.log_evidence)
         figures = {
             "log_evidence": mean,
             "log_evidence_error": error,
@@ -136,12 +137,3 @@ class _Told:
         if self.progress and done > self.done:
             self.progress(done, self.total, f"temperature {1 / power:.3g}")
             self.done = done
-
-
-def _evidence(each: Tensor) -> tuple[float, float]:
-    """ln of the mean evidence of each group and its standard error, of all groups together; inf where one population is."""
-    c = each.shape[1]
-    mean = torch.logsumexp(each, 1) - math.log(c)
-    share = (each - mean[:, None]).exp()
-    error = share.std(1) / math.sqrt(c) if c > 1 else torch.full_like(mean, torch.inf)
-    return float(mean.sum()), float(error.square().sum().sqrt())

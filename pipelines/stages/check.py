@@ -137,7 +137,9 @@ def _recovery(bench: Workbench, emulator: Emulator) -> Recovery:
     with bench.terminal.bar(
         f"best fits of {q} held-out observations"
     ):  # a posterior may be a hundredth of its prior wide
-        best = posterior.find_map(restarts=4, seed=bench.seed("recovery/map"), near=torch.from_numpy(bench.points("training")))
+        best = posterior.find_map(
+            restarts=4, seed=bench.seed("recovery/map"), near=torch.from_numpy(bench.points("training"))
+        )
     with bench.terminal.bar(f"recover {q} held-out observations", total=1) as tick:
         found = recover(posterior, truth, study.infer.sampler, seed=bench.seed("recovery"), best=best, progress=tick)
     return replace(found, failed=failed, expected=_expected(bench, torch.cat([truth, failed])))

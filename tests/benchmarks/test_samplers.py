@@ -23,7 +23,7 @@ from emulate.emulators.mlp import MLP
 from emulate.likelihoods.gaussian import Gaussian
 from emulate.posterior import Posterior
 from emulate.runs import Field, Outputs, Runs
-from emulate.samplers import hmc
+from emulate.samplers import ensemble, hmc, smc
 from emulate.space import Parameter, Space, Uniform
 
 pytestmark = pytest.mark.benchmark
@@ -132,6 +132,11 @@ def ours(target: Target):
     return lambda seed: hmc.HMC().draw(target.torch, target.starts, 1000, seed=seed).x
 
 
+def blind(target: Target, sampler):
+    """One of ours that asks no gradient, beside emcee; smc is for posteriors, which lie within a standard normal prior."""
+    return lambda seed: sampler.draw(target.torch, target.starts, 1000, seed=seed).x
+
+
 def pyro_nuts(target: Target):
     from pyro.infer import MCMC, NUTS
 
@@ -236,10 +241,13 @@ PEERS = {
 def test_effective_draws_per_cpu_second(make, monkeypatch):
     target = make()
     none = torch.full((target.d,), torch.nan)
-    monkeypatch.setattr(hmc, "diagnose", lambda x, groups: (none, none))
+    for module in (hmc, smc):
+        monkeypatch.setattr(module, "diagnose", lambda x, groups: (none, none))
     names = [p for p in PEERS if importlib.util.find_spec(p) and not (p == "nutpie" and target.numpy is None)]
     left_out = ", ".join(p for p in PEERS if p not in names)
-    jobs = {"ours": ours(target)} | {p: PEERS[p](target) for p in names}
+    own = {"ensemble": blind(target, ensemble.Ensemble())}
+    own |= {"smc": blind(target, smc.SMC())} if target.name == "network" else {}
+    jobs = {"ours": ours(target)} | own | {p: PEERS[p](target) for p in names}
     rates, worst, apart = ({p: [] for p in jobs} for _ in range(3))
     for seed in range(1, ROUNDS + 1):
         for p, job in jobs.items():

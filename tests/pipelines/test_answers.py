@@ -133,6 +133,7 @@ def test_profiles_that_were_asked_for_are_those_without_the_prior(study):
         ("infer.derived={c: log(-1 - a**2)}", r"infer\.derived\.c: .* must be a number somewhere in the prior"),
         ("infer.derived=c", r"infer\.derived: must be names with expressions"),
         ("infer.profile=[a, totl]", r'infer\.profile: must name parameters.*"total"'),
+        ("infer.method=npe", r"infer\.profile: must be left out with infer\.method npe"),
         ("infer.profile=3", r"infer\.profile: must be true, or a list of parameters"),
     ],
 )

@@ -111,7 +111,7 @@ def test_the_budget_is_spent_and_a_finished_loop_is_skipped():
     assert (study.folder / "simulate" / "settling.png").stat().st_size > 10_000
     page = render(study.folder)
     assert "Rounds of the active design" in page
-    assert "moved by [σ]" in page
+    assert "moved by [\u03c3]" in page
     assert "whether the answer has settled" in page
     assert "Where the points of the rounds went" in page
     assert (study.folder / "simulate" / "rounds.png").stat().st_size > 10_000

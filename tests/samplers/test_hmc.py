@@ -200,3 +200,10 @@ def test_a_banana_is_rough_and_straightened_takes_longer_steps():
     assert [d.diagnostics["rough"] for d in (smooth, rough)] == [0.0, 1.0]
     assert [d.diagnostics["bent"] for d in (smooth, rough, straight)] == [0.0, 0.0, 1.0]
     assert straight.diagnostics["step_size"] > 3 * rough.diagnostics["step_size"]
+
+
+def test_the_length_that_was_learnt_outlives_new_coordinates():
+    """A banana that no matrix straightens asks for trajectories far longer than pi / 2, which the last 15 % of the warm-up
+    could not learn from there."""
+    draws = HMC(mass="dense").draw(banana, _normal(32, 2, seed=1), 4, seed=1)
+    assert draws.diagnostics["trajectory"] > 4.5
