@@ -11,22 +11,12 @@ from emulate.errors import InputError
 from pipelines import files
 from pipelines.config import load_study
 from pipelines.report import render
+from tests.commands import LINE
 from tests.commands import printed as emulate
 
-STUDY = """
-name: line
-seed: 5
-parameters:
-  a: {normal: [0, 1]}
-  b: {normal: [0, 1]}
-simulator: {use: linear_gaussian, outputs_count: 4}
-design: {use: sobol, runs: 16, held_out: 20}
-cluster: {use: serial}
-emulators: {quadratic: {use: polynomial}}
-validate: {gradient: {use: reverse}, gradient_points: 2}
-infer:
-  observation: {parameters: {a: 0.5, b: -0.5}, noise: false}
-  likelihood: {use: gaussian, absolute_error: 0.2}
+STUDY = (
+    LINE
+    + """\
   draws: 200
   chains: 8
   derived:
@@ -36,6 +26,7 @@ infer:
 check: {importance_runs: 16, recovery: 5}
 tracking: {uri: "off"}
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +136,7 @@ def test_what_a_study_may_not_name_is_told_with_its_key(tmp_path, change, said):
 
 def test_a_line_is_told(tmp_path):
     (tmp_path / "study.yaml").write_text(STUDY.replace("2 * total", "2 * totl"))
-    with pytest.raises(InputError, match=r'study\.yaml:19: infer\.derived\.double: .*"total"'):
+    with pytest.raises(InputError, match=r'study\.yaml:21: infer\.derived\.double: .*"total"'):
         load_study(tmp_path / "study.yaml")
 
 

@@ -10,30 +10,18 @@ from scipy.stats import multivariate_normal
 
 from pipelines import files, sampling
 from pipelines.journal import NAME, Journal
-from tests.commands import emulate
+from tests.commands import LINE, emulate
 
-STUDY = """
-name: line
-seed: 5
-parameters:
-  a: {normal: [0, 1]}
-  b: {normal: [0, 1]}
-simulator: {use: linear_gaussian, outputs_count: 4}
-design: {use: sobol, runs: 16, held_out: 20}
-cluster: {use: serial}
-emulators:
-  quadratic: {use: polynomial}
-train: {champion: quadratic, baseline: null}
-validate: {gradient: {use: reverse}, gradient_points: 4}
-infer:
-  observation: {parameters: {a: 0.5, b: -0.5}, noise: false}
-  likelihood: {use: gaussian, absolute_error: 0.2}
+STUDY = (
+    LINE
+    + """\
   sampler: {use: smc}
   draws: 200
   chains: 8
 check: {importance_runs: 100, recovery: 20}
 tracking: {uri: "off"}
 """
+)
 MATRIX = np.cos(np.outer(np.arange(1, 5), np.arange(1, 3)))
 
 

@@ -10,30 +10,19 @@ import torch
 from pipelines import files
 from pipelines.cli import STAGES
 from pipelines.stages import ORDER, load
+from tests.commands import LINE
 from tests.commands import printed as emulate
 
-STUDY = """
-name: line
-seed: 5
-parameters:
-  a: {normal: [0, 1]}
-  b: {normal: [0, 1]}
-simulator: {use: linear_gaussian, outputs_count: 4}
-design: {use: sobol, runs: 16, held_out: 20}
-cluster: {use: serial}
-emulators:
-  quadratic: {use: polynomial}
-train: {champion: quadratic, baseline: null}
-validate: {gradient: {use: reverse}, gradient_points: 4}
-infer:
-  observation: {parameters: {a: 0.5, b: -0.5}, noise: false}
-  likelihood: {use: gaussian, absolute_error: 0.2}
+STUDY = (
+    LINE
+    + """\
   sampler: {use: hmc}
   draws: 400
   chains: 4
 check: {importance_runs: 100, recovery: 20}
 tracking: {uri: "off"}
 """
+)
 
 
 @pytest.fixture(scope="module")
