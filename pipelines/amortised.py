@@ -13,7 +13,7 @@ from emulate.distributions import Exact
 from emulate.errors import CampaignError
 from emulate.feasibility import Feasibility
 from pipelines import amortised_rounds as rounds
-from pipelines import answers, files, hindsight
+from pipelines import answers, files, hindsight, observations
 from pipelines.corrected import correct
 from pipelines.terminal import Stopwatch
 from pipelines.workbench import SETS, Workbench
@@ -153,9 +153,8 @@ def _journal(bench: Workbench, summary: dict[str, Any]) -> None:
 def check(bench: Workbench) -> str:
     """The evidence that npe leaves, what the checks find in it, and which of them cannot be made."""
     from pipelines.stages.check import _figures, _register
-    from pipelines.stages.infer import load_observation
 
-    study, observed = bench.study, load_observation(bench)
+    study, observed = bench.study, observations.load(bench)
     q = Amortised.load(bench.folder / rounds.NPE / str(study.infer.rounds - 1))
     weighted = _weighted(bench, q, observed.data)
     recovery = _recovery(bench, q) if study.infer.rounds == 1 else None

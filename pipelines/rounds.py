@@ -20,7 +20,7 @@ import torch
 from emulate.feasibility import Feasibility
 from emulate.posterior import Posterior
 from emulate.settling import missed, step
-from pipelines import files
+from pipelines import files, observations
 from pipelines.stages import infer
 from pipelines.terminal import Stopwatch, count, duration, number
 from pipelines.workbench import EXTRA, Workbench
@@ -165,7 +165,7 @@ def _look(bench: Workbench, runs: "Runs") -> "Lookahead":
     if design.aim == "posterior":
         limit = where.log_prob if where is not None and study.infer.feasible else None
         posterior = Posterior(study.space, infer.surrogate(bench, emulator), study.likelihood,
-                              infer.observation(bench).data, limit)  # fmt: skip
+                              observations.named(bench).data, limit)  # fmt: skip
     return design.look(emulator, seed=bench.seed(f"active/{len(runs)}"), posterior=posterior, feasibility=where)
 
 

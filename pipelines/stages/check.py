@@ -14,11 +14,12 @@ from emulate.feasibility import Feasibility
 from emulate.posterior import Posterior
 from emulate.recoveries import recover
 from emulate.replicas import replicas
-from pipelines import amortised_choice, files, hindsight
+from pipelines import amortised_choice, files, hindsight, observations
 from pipelines.corrected import Corrected, correct
 from pipelines.delaying import delayed_chains, most_runs
+from pipelines.observations import Observation
 from pipelines.softened import softening
-from pipelines.stages.infer import Observation, load_observation, surrogate
+from pipelines.stages.infer import surrogate
 from pipelines.study import CONFIRMING
 from pipelines.workbench import SETS, Workbench
 
@@ -40,7 +41,7 @@ def run(bench: Workbench) -> str:
 
         return amortised.check(bench)
     emulator = amortised_choice.emulator(bench)
-    observed = load_observation(bench)
+    observed = observations.load(bench)
     weighted = _weighted(bench, emulator, observed.data)
     recovery = _recovery(bench, emulator)
     confirmation = _confirmation(bench, emulator, observed.data, weighted.draws) if study.check.confirm else None
