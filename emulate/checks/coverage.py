@@ -42,9 +42,7 @@ class Coverage(Check):
 
     low: Annotated[float, Ge(0), Le(1)] = 0.90  # smallest share that passes with many runs: below, they are too narrow
     high: Annotated[float, Ge(0), Le(1)] = 0.99  # largest share that passes with many runs: above, they are too wide
-    chance: Annotated[float, Gt(0), Lt(1)] = (
-        0.005  # largest probability with which chance breaks the bounds on one side
-    )
+    chance: Annotated[float, Gt(0), Lt(1)] = 0.005  # largest probability that chance breaks the bounds on one side
     minimum: Annotated[int, Gt(1)] = 5  # least number of held-out runs
     negligible: Annotated[float, Ge(0)] = 1e-6  # error that needs no calibration, in standard deviations of its field
 

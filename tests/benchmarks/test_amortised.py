@@ -18,8 +18,8 @@ from torch import Tensor
 from emulate.amortised import NPE, to_theta, to_x
 from emulate.likelihoods.predictive import Predictive
 from emulate.runs import Field, Outputs, Runs
+from emulate.samplers.smc import SMC
 from emulate.space import Normal, Parameter, Space, Uniform
-from emulate.tempering import tempered
 
 pytestmark = pytest.mark.benchmark
 D = torch.float64
@@ -103,12 +103,13 @@ def _observation(task, j: int) -> Tensor:
 
 
 def _truth(task, y: Tensor) -> Tensor:
-    """Draws x of the true posterior: of a grid where there are two parameters, else tempered particles."""
+    """Draws x of the true posterior: of a grid where there are two parameters, else particles of `smc`."""
 
     def log_likelihood(x: Tensor) -> Tensor:
         return task.log_likelihood(to_theta(task.space, x), y)
 
-    x = tempered(log_likelihood, DRAWS, task.space.d, seed=1, moves=5 if task.space.d == 2 else 40)
+    start = torch.zeros(8, task.space.d, dtype=D)
+    x = SMC().draw(lambda x: log_likelihood(x) - 0.5 * x.square().sum(-1), start, DRAWS // 8, seed=1).x.flatten(0, 1)
     if task.space.d > 2:
         return x
     low, high = x.amin(0) - 0.5 * x.std(0), x.amax(0) + 0.5 * x.std(0)

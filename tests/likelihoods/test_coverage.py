@@ -20,6 +20,12 @@ SETTINGS = {
     "student_t": {"absolute_error": 15.0, "dof": 5.0, "scale_error": 0.03},
     "poisson": {"scale_error": 0.03},
     "negative_binomial": {"dispersion": 0.01, "discrepancy": Discrepancy(share=0.03, length=2.0)},
+    "log_normal": {"error": 0.05, "scale_error": 0.03},
+    "binomial": {"trials": 4000, "scale_error": 0.03},
+    "marginal": {
+        "of": {"use": "gaussian", "absolute_error": 10.0},
+        "over": {"absolute_error": {"log_uniform": [8.0, 30.0]}},
+    },
     "combined": {
         "parts": {"pk": {"use": "gaussian", "absolute_error": 10.0, "error_dof": 6.0}, "counts": {"use": "poisson"}}
     },
