@@ -5,6 +5,7 @@ Groups and the names of their dimensions follow the InferenceData schema of arvi
 `observed_data`, `prior`. Read it back by `arviz.from_netcdf(path)` or `xarray.open_datatree(path)`.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,9 @@ def inference_data(space: Space, theta: Tensor, *, derived: Sequence[Derived] = 
         for group, y in (("posterior_predictive", predictive), ("observed_data", data)):
             if y is not None:
                 parts[group] = _fields(outputs, y)
-    tree = from_dict(parts, dims=dims, coords=coords)
+    with warnings.catch_warnings():  # of many chains with few draws, which here are what they are
+        warnings.filterwarnings("ignore", "Found chain dimension to be longer than draw dimension")
+        tree = from_dict(parts, dims=dims, coords=coords)
     if "posterior_predictive" in tree:
         k = tree["posterior_predictive"].sizes["draw"]
         tree["posterior_predictive"] = tree["posterior_predictive"].to_dataset().assign_coords(draw=np.arange(k) * thin)

@@ -87,3 +87,9 @@ def test_a_parameter_may_be_called_as_a_dimension_or_as_an_output():
 def test_a_wrong_shape_is_told():
     with pytest.raises(InputError, match=r"theta must have shape \[chains, draws, 2\]. Got \(5, 2\)"):
         inference_data(SPACE, torch.zeros(5, 2))
+
+
+@pytest.mark.filterwarnings("error")
+def test_many_chains_of_few_draws_are_no_mistake():
+    made = inference_data(SPACE, torch.full((32, 10, 2), 0.5, dtype=torch.float64), derived=read({"c": "a * b"}, SPACE))
+    assert made.posterior["c"].shape == (32, 10)

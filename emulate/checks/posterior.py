@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le
 
 from emulate.checks._words import at, count, lost, number, percent, unresolved
 from emulate.contracts import Check, Evidence, Finding, Weighted
-from emulate.importance import Reweighted, reweigh
+from emulate.importance import EVEN, Reweighted, reweigh
 from emulate.space import Space
 
 
@@ -75,7 +75,7 @@ class Posterior(Check):
             self._finding("ess", share, f"The {ran} true runs are worth {number(ran * share)} independent draws of the "
                           f"true posterior, {percent(share)} of their number.{failed}"),
             *_beside(made),
-            self._pareto(made.pareto_k, s),
+            self._pareto(made, s),
             *(self._finding(f"shift.{n}", abs(v), f"The surrogate posterior's mean of {n} is off by {number(v)} +- "
                             f"{number(e)} standard deviations of the true posterior.")
               for n, v, e in zip(space.names, *shift)),
@@ -103,8 +103,12 @@ class Posterior(Check):
         more = unresolved(space.names, error, margin) if said.passed else ""
         return self._finding(what, np.nan, f"{text}{more}") if more else said
 
-    def _pareto(self, k: float, s: int) -> Finding:
-        bound = min(1 - 1 / log10(s), 0.7)
+    def _pareto(self, made: Reweighted, s: int) -> Finding:
+        k, bound = made.pareto_k, min(1 - 1 / log10(s), 0.7)
+        if k > bound and made.largest <= EVEN:
+            said = (f"The largest of {s} weights fall off with Pareto shape k = {number(k)}, but none is more than "
+                    f"{number(made.largest)} times their mean: no few draws carry the estimate.")  # fmt: skip
+            return Finding("posterior.pareto_k", k, None, None, said, "corner", blocking=False)
         advice = "the weights can be trusted" if k <= bound else "a few draws carry the estimate; do not trust it"
         said = (f"The largest of {s} weights fall off with Pareto shape k = {number(k)}: {advice}." if k == k else
                 f"Cannot say: {s} weights are too few to tell how the largest fall off.")  # fmt: skip

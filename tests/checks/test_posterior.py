@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.stats import genpareto
 
 from emulate.checks.posterior import Posterior
 from emulate.contracts import Evidence
@@ -137,3 +138,15 @@ def test_a_posterior_that_does_not_move_says_so():
     assert {f.sentence for f in _find(still).values()} == {
         "Cannot say: all draws of the surrogate posterior are the same."
     }
+
+
+def test_weights_that_are_nearly_even_carry_no_warning():
+    """A tail of shape 0.8 on weights of which none is a tenth above their mean."""
+    material = weighted(0.0, 1.0, s=200)
+    tail = torch.as_tensor(genpareto.rvs(0.8, size=200, random_state=np.random.default_rng(3)))
+    found = _find(replace(material, log_weight=0.1 * tail / tail.max()))["pareto_k"]
+    assert found.passed
+    assert found.high is None
+    assert "but none is more than 1.1 times" in found.sentence
+    uneven = _find(replace(material, log_weight=4 * tail / tail.max()))["pareto_k"]
+    assert not uneven.passed
