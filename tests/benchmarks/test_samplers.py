@@ -237,6 +237,7 @@ PEERS = {
 }
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("make", [gaussian, banana, network], ids=["gaussian", "banana", "network"])
 def test_effective_draws_per_cpu_second(make, monkeypatch):
     target = make()
