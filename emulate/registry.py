@@ -155,7 +155,12 @@ def _complaints(cls: type, values: Mapping[str, Any], errors: list[dict[str, Any
         where = ".".join(x for x in (path, *_where(values, e)) if x)
         sentence, tail[where] = _sentence(cls, e)
         said.setdefault(where, {})[sentence] = None
-    return [f"{where}: {' or '.join(sentences)}.{tail[where]}" for where, sentences in said.items()]
+    return [f"{where}: {_stopped(' or '.join(sentences))}{tail[where]}" for where, sentences in said.items()]
+
+
+def _stopped(sentence: str) -> str:
+    """With its full stop; a question has its mark."""
+    return sentence if sentence.endswith("?") else sentence + "."
 
 
 def _where(values: Any, error: dict[str, Any]) -> Iterator[str]:

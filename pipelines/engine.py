@@ -37,11 +37,16 @@ class State:
 
 @cache
 def code_digest() -> str:
-    """sha256 over the sources of the library and the stages."""
-    here = Path(__file__).parent
+    """sha256 over the sources of the library and of what runs it."""
+    return digest_of(Path(__file__).parents[1])
+
+
+def digest_of(top: Path) -> str:
+    """The same of the packages and the page in the folder `top`."""
     total = hashlib.sha256()
-    for p in sorted([*(here.parent / "emulate").rglob("*.py"), *(here / "stages").glob("*.py")]):
-        total.update(p.name.encode() + b"\0" + p.read_bytes())
+    sources = [p for package in ("emulate", "pipelines") for p in (top / package).rglob("*")]
+    for p in sorted(p for p in sources if p.suffix in (".py", ".j2")):
+        total.update(p.relative_to(top).as_posix().encode() + b"\0" + p.read_bytes())
     return total.hexdigest()
 
 

@@ -87,6 +87,20 @@ def test_wrong_values_are_answered_in_the_house_form(values, sentence):
     assert sentence in said(**values).splitlines()
 
 
+def test_a_sentence_of_the_entry_itself_keeps_its_question_mark():
+    @dataclass(frozen=True)
+    class Asking:
+        n: int
+
+        def __post_init__(self):
+            raise ValueError("there is no 'trails'. Did you mean \"trials\"?" if self.n else "n must not be 0.")
+
+    for n, sentence in ((1, "part: there is no 'trails'. Did you mean \"trials\"?"), (0, "part: n must not be 0.")):
+        with pytest.raises(InputError) as caught:
+            registry.validate(Asking, {"n": n}, path="part")
+        assert str(caught.value) == sentence
+
+
 def test_unknown_keys_are_answered_with_the_known_ones():
     assert said(knd="fast") == (
         "part.knd: this key is not known. Keys allowed here: n, x, flag, word, kind, pair, one_or_many, maybe, named, "

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines import files
+from pipelines import engine, files
 from pipelines.cli import STAGES
 from pipelines.stages import ORDER, load
 from tests.commands import LINE
@@ -104,6 +104,19 @@ def test_a_change_makes_only_what_depends_on_it_stale(study):
     assert "check run after infer" in text
     _, output = emulate(study, "status", "study.yaml", "--set", "design.runs=17")
     assert "stale" in output
+
+
+@pytest.mark.parametrize(
+    "source", ["emulate/store.py", "pipelines/stages/infer.py", "pipelines/sampling.py", "pipelines/report.html.j2"]
+)
+def test_stages_know_the_sources_of_all_they_call(tmp_path, source):
+    (tmp_path / source).parent.mkdir(parents=True)
+    (tmp_path / source).write_text("x = 1\n")
+    before = engine.digest_of(tmp_path)
+    (tmp_path / source).write_text("x = 2\n")
+    assert engine.digest_of(tmp_path) != before
+    (tmp_path / source).write_text("x = 1\n")
+    assert engine.digest_of(tmp_path) == before
 
 
 def test_more_points_run_only_the_new_ones(study):
