@@ -33,7 +33,7 @@ class Entry:
     """What every entry of a room shares: strict settings, and the name it is found by."""
 
     __pydantic_config__: ClassVar[dict] = {"extra": "forbid", "allow_inf_nan": False, "arbitrary_types_allowed": True}
-    example: ClassVar[dict] = {}  # settings for the contract tests, where the defaults alone are refused
+    example: ClassVar[dict] = {}  # settings for the contract tests, where the defaults alone are refused or costly
 
     @classmethod
     def entry_name(cls) -> str:
