@@ -94,7 +94,11 @@ def test_a_smooth_simulator_that_is_foretold_keeps_its_likelihood_at_no_run(fold
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("stairs", "jumps in theta"), ("chaotic", "changes as much over a millionth")]
+    ("name", "said"),
+    [
+        ("stairs", "jumps in theta"),
+        pytest.param("chaotic", "changes as much over a millionth", marks=pytest.mark.slow),
+    ],
 )
 def test_no_gradient_leads_through_jumps_and_chaos(folder, monkeypatch, name, said):
     """And where runs are too dear for a diagnosis none is made, and the reason says what to do."""

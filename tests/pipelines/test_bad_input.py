@@ -283,6 +283,7 @@ def test_ctrl_c_says_how_to_go_on(here):
     assert kept <= {p.name for p in store.glob("*/*")}
 
 
+@pytest.mark.slow
 def test_ctrl_c_that_fell_into_a_callback_comes_again():
     cli._press_again(pytest.fail, SimpleNamespace(exc_type=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):

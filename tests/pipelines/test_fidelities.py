@@ -232,6 +232,7 @@ def test_the_report_lists_fidelities(there):
     assert 'id="figure-simulate-fidelities"' in page
 
 
+@pytest.mark.slow
 def test_nothing_is_run_twice_when_a_fidelity_grows_or_comes_to_it(here, capsys):
     changes = ["design.fidelities.coarse.runs=4"]
     study = load_study("study.yaml", changes)

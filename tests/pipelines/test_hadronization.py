@@ -16,6 +16,7 @@ from pipelines import engine, stages
 from pipelines.config import load_study
 from pipelines.terminal import Terminal
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 SMALL = ["tracking.uri=off", "cluster.use=serial", "simulator.events=2000", "design.runs=6", "design.held_out=5",
          "emulators.tune.events=30000", "emulators.tune.degree=3", "emulators.tune.draws=8192", "emulators.tune.flow.epochs=8",

@@ -71,6 +71,7 @@ def test_infer_refuses_it_by_choice_and_writes_nothing(folder, tmp_path):
     assert not (here / "runs" / "slab" / "infer" / "draws.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_infer_inflates_by_choice_and_the_posterior_is_wider(folder, tmp_path):
     shutil.copytree(folder, here := tmp_path / "x")
     before = files.read_json(here / "runs" / "slab" / "infer" / "summary.json")["parameters"]["a"]["sd"]

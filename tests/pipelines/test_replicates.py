@@ -131,6 +131,7 @@ def test_more_replicates_make_only_the_runs_that_are_new(here):
     )
 
 
+@pytest.mark.slow
 def test_bytes_are_the_same_in_any_order_and_by_shares(here):
     one = content(campaign())
     study = load_study("study.yaml", ["output=shares"])

@@ -118,6 +118,7 @@ def test_the_budget_is_spent_and_a_finished_loop_is_skipped():
 
 
 @pytest.mark.usefixtures("unseen")
+@pytest.mark.slow
 def test_a_loop_that_was_stopped_anywhere_goes_on_with_the_same_points(monkeypatch):
     run(output="whole")
     campaign, calls = Workbench.campaign, []
