@@ -18,6 +18,7 @@ _SECTIONS = {("validate", "scores"): "emulators", ("validate", "calibration"): "
              ("validate", "pit"): "calibration", ("validate", "regions"): "calibration",
              ("validate", "crps"): "calibration", ("validate", "gradient"): "gradient", "design": "design",
              "simulate": "runs", "train": "emulators", "learning_curve": "emulators", "sensitivity": "sensitivity",
+             "identifiability": "identifiability",
              "optimise": "optimum", "verify": "gradient", "validate": "accuracy", "infer": "posterior",
              "check": "posterior"}  # fmt: skip
 _COLUMNS = {  # key of an emulator's scores: heading, how it is written
@@ -32,7 +33,7 @@ _COLUMNS = {  # key of an emulator's scores: heading, how it is written
 _FILES = {"train": "train/summary.json", "validate": "validate/findings.json", "check": "check/findings.json"}
 _HEADINGS = {"question": "Question", "design": "Design", "runs": "Runs and failures", "emulators": "Emulators compared",
              "accuracy": "Accuracy", "calibration": "Calibration", "gradient": "Gradient fidelity",
-             "sensitivity": "Sensitivity", "optimum": "Optimum", "posterior": "Posterior", "findings": "Every finding",
+             "sensitivity": "Sensitivity", "identifiability": "Identifiability", "optimum": "Optimum", "posterior": "Posterior", "findings": "Every finding",
              "provenance": "Provenance"}  # fmt: skip
 _MEASURED = ("mean", "sd", "low", "high", "map", "truth")
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -69,11 +70,12 @@ def _page(folder: Path) -> dict[str, Any]:
     figures = _figures(folder)
     return {
         "name": study.get("name", folder.name),
-        "sections": {k: v for k, v in _HEADINGS.items() if k not in ("sensitivity", "optimum") or figures[k]},
+        "sections": {k: v for k, v in _HEADINGS.items() if k not in ("sensitivity", "identifiability", "optimum") or figures[k]},
         "study": study,
         "question": _question(study, inferred),
         "verdict": _verdict(findings),
         "bias": _read(folder, "check/bias.json"),
+        "told": _read(folder, "identifiability/verdict.json"),
         "corrected": _corrected(_read(folder, "check/corrected.json"), study),
         "findings": findings,
         "rounds": _rounds(_read(folder, "simulate/rounds.json"), study),
@@ -271,7 +273,7 @@ def _lacking(stage: str, marker: Mapping[str, Any]) -> str:
 def _figures(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """The figures by section of the page."""
     placed: dict[str, list[dict[str, Any]]] = {section: [] for section in _SECTIONS.values()}
-    for stage in (*ORDER, "learning_curve", "sensitivity", "optimise", "verify"):
+    for stage in (*ORDER, "learning_curve", "sensitivity", "identifiability", "optimise", "verify"):
         for f in _read(folder, f"{stage}/figures.json") or []:
             section = _SECTIONS.get((stage, f["name"])) or _SECTIONS.get(stage)
             if section:
