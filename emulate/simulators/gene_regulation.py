@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HES1 = {"alpha_m": 1.0, "alpha_p": 1.0, "mu_m": 0.03, "mu_p": 0.03, "p0": 100.0, "hill": 5.0, "tau_m": 8.0, "tau_p": 14.0}
-_SPACE = Space((Parameter("tau_m", Uniform(4.0, 16.0), unit="min", label=r"\tau_m"),
-                Parameter("tau_p", Uniform(8.0, 24.0), unit="min", label=r"\tau_p"),
-                Parameter("mu_m", Uniform(0.02, 0.04), unit="1/min", label=r"\mu_m"),
-                Parameter("p0", Uniform(70.0, 130.0), label="p_0")))  # fmt: skip
+_SPACE = Space((Parameter("tau_m", Uniform(5.0, 13.0), unit="min", label=r"\tau_m"),
+                Parameter("tau_p", Uniform(10.0, 20.0), unit="min", label=r"\tau_p"),
+                Parameter("mu_m", Uniform(0.025, 0.035), unit="1/min", label=r"\mu_m"),
+                Parameter("p0", Uniform(80.0, 120.0), label="p_0")))  # fmt: skip
 _NAMES = ("mrna", "protein")
 _STEP = 1e-30  # of a complex number: its square is nothing
 _COLOURS, _DASHES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), ("-", (0, (5, 2)), (0, (5, 2, 1, 2)), (0, (1.5, 1.5)))
@@ -57,7 +57,7 @@ class GeneRegulation(Simulator):
     observed: tuple[Literal["mrna", "protein"], ...] = ("mrna", "protein")
     mrna: Annotated[float, Gt(0)] = 3.0  # molecules until t = 0
     protein: Annotated[float, Gt(0)] | None = None  # molecules until t = 0; empty: what that mRNA keeps up
-    times: tuple[float, ...] = tuple(10.0 * i for i in range(4, 37))  # of the outputs, min
+    times: tuple[float, ...] = tuple(20.0 * i for i in range(2, 13))  # of the outputs, min
     step: Annotated[float, Gt(0)] = 1.0  # at most so long, min
 
     differentiable: ClassVar[bool] = True
