@@ -9,7 +9,7 @@ Every class is abstract or final: implement the abstract methods, never override
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -50,6 +50,8 @@ class Entry:
         def spelled(value: Any) -> Any:
             if isinstance(value, dict):
                 return {k: spelled(v) for k, v in value.items()}
+            if is_dataclass(value) and not isinstance(value, Entry):
+                return {f.name: spelled(getattr(value, f.name)) for f in fields(value)}
             return {"use": value.entry_name(), **value.settings()} if isinstance(value, Entry) else value
 
         return {f.name: spelled(getattr(self, f.name)) for f in fields(self) if f.init and f.name != "space"}
@@ -205,6 +207,7 @@ class Recipe(Entry, ABC):
 
     takes: ClassVar[tuple[str, ...]] = ()
     needs_slopes: ClassVar[bool] = False
+    privacy: ClassVar[Any] = None  # an `emulate.privacy.Privacy`, in recipes with such a setting
 
     log: bool | Literal["auto"] = True  # work on ln y of fields that are positive by nature; auto: where it is better
     truncation: float = 1e-10  # share of the standardised variance that the dropped PCA components may hold together
