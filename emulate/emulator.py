@@ -102,7 +102,9 @@ def _private(recipe: Recipe, runs: Runs, seed: int) -> "Emulator":
         trained = recipe.train(u, z, noisy=runs.stochastic, seed=seed, ledger=ledger)
     state = {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in trained.state_dict().items()}
     known = _provenance(recipe, runs, runs, seed)
-    provenance = {k: v for k, v in known.items() if k not in ("failed", "runs_sha256")} | {"privacy": ledger.statement()}
+    provenance = {k: v for k, v in known.items() if k not in ("failed", "runs_sha256")} | {
+        "privacy": ledger.statement()
+    }
     return Emulator(runs.space, runs.outputs, recipe, recipe.rebuild(state), transform, provenance)
 
 

@@ -39,9 +39,11 @@ UNCOVERED = (
     "the number of runs and the box of the parameters, which are public",
     "how long the training took, and the rounding of float64, in which the noise is drawn",
 )
-_FINEST = 1e-4  # relative, to which the least noise is found
+_FINEST = 1e-3  # relative, to which the least noise is found
 _MOST = 1e5  # noise multiplier beyond which a budget is not worth a training
-_DRAWS = 4  # normals whose sum is one: the last bits of a single one tell its generator's grid (Holohan and Braghin 2021)
+_DRAWS = (
+    4  # normals whose sum is one: the last bits of a single one tell its generator's grid (Holohan and Braghin 2021)
+)
 _GRID = 2.0**-53
 
 
@@ -100,8 +102,12 @@ class Privacy:
     ranges: dict[str, tuple[float, float]]  # [low, high] of each field, known without these runs; values beyond are cut
     epsilon: Annotated[float, Gt(0)] | None = None  # that is never exceeded; empty: what the noise gives
     delta: Annotated[float, Gt(0), Lt(1)] = 1e-5  # probability that the promise may fail; well below one over the runs
-    noise: Annotated[float, Ge(0)] | None = None  # its standard deviation over clip; empty: the least that keeps epsilon
-    clip: Annotated[float, Gt(0)] | None = 1.0  # length that the gradient of a run is cut to; null: not, without a promise
+    noise: Annotated[float, Ge(0)] | None = (
+        None  # its standard deviation over clip; empty: the least that keeps epsilon
+    )
+    clip: Annotated[float, Gt(0)] | None = (
+        1.0  # length that the gradient of a run is cut to; null: not, without a promise
+    )
     sampling: Annotated[float, Gt(0), Le(1)] = 0.05  # probability of each run to be in a batch
     steps: Annotated[int, Ge(2), Le(10_000_000)] = 1000  # at most
     release: Annotated[float, Gt(0)] = 10.0  # noise multiplier of the sums beside the steps: scale and error bars
@@ -157,7 +163,7 @@ class Privacy:
             middle = math.sqrt(low * high)
             fits = self.spent(self.steps, sums=sums, noise=middle) <= self.epsilon
             low, high = (low, middle) if fits else (middle, high)
-        digits = 4 - math.floor(math.log10(high))
+        digits = 3 - math.floor(math.log10(high))
         return math.ceil(high * 10**digits) / 10**digits
 
     def transform(self, outputs: Outputs, *, log: bool) -> OutputTransform:

@@ -10,7 +10,7 @@ import torch
 from emulate.costs import affordable
 from emulate.errors import InputError, StoreError, nearest, shown
 from emulate.keys import canonical, identity
-from pipelines import amortised_rules
+from pipelines import amortised_rules, private_rules
 from pipelines.addresses import resolve
 from pipelines.derivatives import OWN, automatic, has_own
 from pipelines.study import CLUSTERS, ITSELF, SETS, Study, smooths
@@ -27,7 +27,7 @@ def broken(study: Study) -> Iterator[str]:
     yield from unable
     able = () if unable else (_fidelities, _noise, _replicates, _predictive, _softening, _confirm)
     rules = (_sizes, _region, _until, _active, _emulators, _gradient, _observation, _profile, *able, _surroundings)
-    for rule in (*rules, amortised_rules.broken):
+    for rule in (*rules, amortised_rules.broken, private_rules.broken):
         yield from rule(study)
 
 

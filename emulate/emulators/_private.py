@@ -17,7 +17,7 @@ from emulate.privacy import Ledger
 _AT_ONCE = 2**23  # numbers that the gradients of some runs may hold together
 _SMALLEST, _LARGEST, _BINS = 1e-4, 5.0, 30  # of sizes that are told apart, in equal steps of their logarithm
 _TREND, _PACE = 4, 0.05  # one step in so many finds the trend, and Adam's first rate there
-_TAIL = 0.5  # share of the steps, the last, whose weights are averaged
+_TAIL = 0.25  # share of the steps, the last, whose weights are averaged
 
 Loss = Callable[..., Tensor]  # (parameters, *row of one run) -> its loss
 
@@ -60,7 +60,7 @@ def gradients(loss: Loss, parameters: Sequence[Tensor], rows: tuple[Tensor, ...]
 
 def descend(loss: Loss, start: Sequence[Tensor], rows: tuple[Tensor, ...], ledger: Ledger, steps: int, tempo: Tempo, *,
             kept: int = 1) -> list[list[Tensor]]:  # fmt: skip
-    """Parameters after so many private steps: the averages over `kept` stretches of the last half of them.
+    """Parameters after so many private steps: the averages over `kept` stretches of the last quarter of them.
 
     Averages of iterates cost no privacy and take most of the noise out (Polyak and Juditsky 1992; Shejwalkar et al. 2022).
     """
@@ -110,7 +110,7 @@ def sizes(rest: Tensor, ledger: Ledger) -> Tensor:
     """The standard deviation `[p]` of rest `[n, p]`, one for the components of each field, by one noisy sum.
 
     The sum is a histogram of ln |rest|: a run adds one to the bins of each field, shared by its components, so its length is
-    at most the root of the number of fields. Quantiles of it over those of a normal give the size, as in `_calibration`.
+    at most the root of the number of fields. Quantiles of it over those of a normal give the size, at the levels of `_calibration`.
 
     >>> from emulate.privacy import Privacy
     >>> private = Privacy(ranges={"y": (0.0, 1.0)}, noise=0.0, clip=None)
@@ -130,7 +130,8 @@ def sizes(rest: Tensor, ledger: Ledger) -> Tensor:
 
 
 def _size(counts: Tensor, edges: Tensor) -> Tensor:
-    """From noisy counts of one field: the geometric mean over the levels of quantiles over those of a normal."""
+    """From noisy counts of one field: the largest over the levels of quantiles over those of a normal, so that intervals hold
+    what they promise where errors have tails."""
     above = counts.flip(0).cumsum(0).flip(0)  # the upper bins alone are noise enough
     above = torch.cat([torch.cummin(above / counts.sum().clamp_min(1.0), 0).values.clamp(0, 1), counts.new_zeros(1)])
     ratios = []
@@ -139,4 +140,4 @@ def _size(counts: Tensor, edges: Tensor) -> Tensor:
         high, low = above[after - 1], above[after]
         part = ((high - 1 + level) / (high - low).clamp_min(1e-12)).clamp(0, 1)
         ratios.append(edges[after - 1].log() + part * (edges[after] / edges[after - 1]).log() - math.log(normal))
-    return torch.stack(ratios).mean().exp()
+    return torch.stack(ratios).amax().exp()

@@ -215,7 +215,7 @@ class Flow(Recipe):
     repeat bit by bit and carry gradients. Good densities may still have poor gradients: check those on their own.
 
     With `privacy` the trend (auto: linear) is found by a quarter of the private steps and the flow by the others, on what it
-    leaves over its size; no runs are held out, the weights are averages over the last half of the steps, and `calibrate`
+    leaves over its size; no runs are held out, the weights are averages over the last quarter of the steps, and `calibrate`
     reads the base points of all runs by one sum. Of the settings of the search `rate` holds.
 
     >>> Flow(coupling=True).minimum_runs(2)
@@ -236,7 +236,9 @@ class Flow(Recipe):
     held_out: Annotated[float, Gt(0), Le(0.5)] = 0.2  # share of the runs that decides when to stop
     slopes: Annotated[float, Ge(0)] = 0.0  # weight of Jacobians, where the runs of one component carry them
     points: Annotated[int, Ge(16)] = 1024  # quasi-random points under mean and variance
-    privacy: Privacy | None = None  # {ranges, epsilon, ...}: what is saved tells of no single run; empty: no such promise
+    privacy: Privacy | None = (
+        None  # {ranges, epsilon, ...}: what is saved tells of no single run; empty: no such promise
+    )
 
     takes: ClassVar[tuple[str, ...]] = ("slopes",)
     example: ClassVar[dict] = {"transforms": 2, "width": 32, "epochs": 20, "points": 512}

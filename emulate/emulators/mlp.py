@@ -128,7 +128,7 @@ class MLP(Recipe):
     On few runs of a smooth simulator a GP is more accurate; a network costs the same for many runs.
 
     With `privacy` one network is trained, by private steps: a quarter of them for the trend (auto: linear), the others for
-    what it leaves over its size. The members are averages of its weights over stretches of the last half of these, and the
+    what it leaves over its size. The members are averages of its weights over stretches of the last quarter of these, and the
     variance is their spread and, for each field, what the sum for `calibrate` leaves beyond. Jacobians are not read; of the
     settings of the search rate, schedule and decay hold.
 
@@ -153,7 +153,9 @@ class MLP(Recipe):
     batch: Annotated[int, Ge(1)] = 256  # runs in a batch of Adam; at least four for each hidden unit are taken
     rate: Annotated[float, Gt(0)] = 1e-2  # highest learning rate of Adam
     schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"  # of Adam's learning rate over the epochs
-    privacy: Privacy | None = None  # {ranges, epsilon, ...}: what is saved tells of no single run; empty: no such promise
+    privacy: Privacy | None = (
+        None  # {ranges, epsilon, ...}: what is saved tells of no single run; empty: no such promise
+    )
 
     def __post_init__(self) -> None:
         if self.privacy is not None:
