@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -44,7 +44,7 @@ class Seismometers(Simulator):
     already.
 
     Parameters are x1, y1, x2, y2 ... for as many stations as `noise` has values; what stands already is in `fixed`. The
-    constraints `spacing` and `forbidden` keep stations apart, and out of the areas of that name.
+    constraints `spacing` and `forbidden` keep stations apart, and out of the areas of that name; see `constraints`.
 
     Args:
         space: coordinates of the stations that are to be placed, km.
@@ -143,16 +143,18 @@ class Seismometers(Simulator):
         return detection.least_magnitude(self.least, self.certainty, distance, self._threshold, self.scatter)
 
     def constraints(self) -> dict[str, Callable[[Tensor], Tensor]]:
-        """`spacing`: of every pair of stations that is not fixed; `forbidden`: of every station that is placed and every area.
+        """`spacing_1_2` of stations 1 and 2, for every pair of which one is placed; `forbidden_1_2` of station 1 and the second
+        area, for every station that is placed.
 
-        Left sides `[..., c]`, about km, and smooth where two stations meet: (l^2 - d^2) / 2l of a least distance l at a
-        distance d, which is l - d near the bound.
+        Left sides in km, smooth where two stations meet: (l^2 - d^2) / 2l of a least distance l at a distance d, which is
+        l - d near the bound.
         """
         n = len(self.noise)
-        free = [i for i in range(n) if f"x{i + 1}" in self.space.names or f"y{i + 1}" in self.space.names]
+        free = [i for i in range(n) if {f"x{i + 1}", f"y{i + 1}"} & set(self.space.names)]
         pairs = [(i, j) for i, j in combinations(range(n), 2) if i in free or j in free]
-        found = {"spacing": lambda theta: self._apart(theta, pairs)} if pairs else {}
-        return found | ({"forbidden": lambda theta: self._outside(theta, free)} if self.forbidden and free else {})
+        found = {f"spacing_{i + 1}_{j + 1}": partial(self._apart, i, j) for i, j in pairs}
+        areas = enumerate(self.forbidden, 1)
+        return found | {f"forbidden_{i + 1}_{a}": partial(self._outside, i, area) for a, area in areas for i in free}
 
     def truths(self) -> tuple[Truth, ...]:
         """Amplitudes by the formula of IASPEI, a Poisson binomial tail, and where one and two stations must stand."""
@@ -174,16 +176,17 @@ class Seismometers(Simulator):
         """`[n]`, nm."""
         return self.snr * torch.tensor(self.noise, dtype=torch.float64)
 
-    def _apart(self, theta: Tensor, pairs: list[tuple[int, int]]) -> Tensor:
+    def _apart(self, i: int, j: int, theta: Tensor) -> Tensor:
         at = self.stations(theta)
-        first, second = (at[..., list(side), :] for side in zip(*pairs, strict=True))
-        return (self.spacing**2 - (first - second).square().sum(-1)) / (2 * self.spacing)
+        return _nearer(at[..., i, :] - at[..., j, :], self.spacing)
 
-    def _outside(self, theta: Tensor, free: list[int]) -> Tensor:
-        centre = torch.tensor([[a["x"], a["y"]] for a in self.forbidden], dtype=torch.float64)
-        radius = torch.tensor([a["radius"] for a in self.forbidden], dtype=torch.float64)
-        square = (self.stations(theta)[..., free, None, :] - centre).square().sum(-1)
-        return ((radius**2 - square) / (2 * radius)).flatten(-2)
+    def _outside(self, i: int, area: dict[str, float], theta: Tensor) -> Tensor:
+        centre = torch.tensor([area["x"], area["y"]], dtype=torch.float64)
+        return _nearer(self.stations(theta)[..., i, :] - centre, area["radius"])
+
+
+def _nearer(apart: Tensor, least: float) -> Tensor:
+    return (least**2 - apart.square().sum(-1)) / (2 * least)
 
 
 def _shares(weights: list[float], n: int) -> list[int]:
