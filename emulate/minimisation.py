@@ -135,7 +135,9 @@ def _graded(f: Function, u: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(good, value.detach(), torch.inf), torch.where(good[:, None], gradient, 0.0)
 
 
-def _bfgs(f: Function, u: Tensor, iterations: int, watch: Callable[[Tensor], None] | None) -> tuple[Tensor, Tensor, Tensor]:
+def _bfgs(
+    f: Function, u: Tensor, iterations: int, watch: Callable[[Tensor], None] | None
+) -> tuple[Tensor, Tensor, Tensor]:
     u = u.clone()
     value, gradient = _graded(f, u)
     one = torch.eye(u.shape[1], dtype=u.dtype)
@@ -203,7 +205,9 @@ def _walk(f: Function, u: Tensor, value: Tensor, gradient: Tensor, step: Tensor,
     return new_u, new_value, new_gradient, rows & ~todo
 
 
-def _adam(f: Function, u: Tensor, iterations: int, watch: Callable[[Tensor], None] | None) -> tuple[Tensor, Tensor, Tensor]:
+def _adam(
+    f: Function, u: Tensor, iterations: int, watch: Callable[[Tensor], None] | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Adam (Kingma and Ba 2015) with steps that shrink as a cosine does, projected; the best point on the way."""
     u = u.clone()
     first, second = torch.zeros_like(u), torch.zeros_like(u)

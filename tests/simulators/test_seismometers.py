@@ -119,7 +119,9 @@ def _worst(simulator, theta):
     at = simulator.stations(theta).numpy()
     pairs = [(i, j) for i, j in itertools.combinations(range(5), 2) if i < 3]
     apart = min(np.hypot(*(at[i] - at[j])) for i, j in pairs) - simulator.spacing
-    lakes = [np.hypot(at[i][0] - a["x"], at[i][1] - a["y"]) - a["radius"] for i in range(3) for a in simulator.forbidden]
+    lakes = [
+        np.hypot(at[i][0] - a["x"], at[i][1] - a["y"]) - a["radius"] for i in range(3) for a in simulator.forbidden
+    ]
     return apart, min(lakes)
 
 

@@ -34,12 +34,14 @@ def network(simulator: Seismometers, points: Mapping[str, Tensor]) -> Figure:
         _title(ax, f"{name}: {100 * share:.1f} % detected")
         if name == shown[-1] and len(shown) > 1:
             _tracks(ax, simulator, named[shown[0]], named[name], points.get(_PATH))
-    bar = figure.colorbar(image, ax=list(axes[:-1]), location="bottom", shrink=0.6, aspect=35, ticks=[0, 0.25, 0.5, 0.75, 1])
+    maps, ticks = list(axes[:-1]), [0, 0.25, 0.5, 0.75, 1]
+    bar = figure.colorbar(image, ax=maps, location="bottom", shrink=0.6, aspect=35, ticks=ticks)
     bar.set_label(f"P(detected), local magnitude {simulator.magnitude:g}", fontsize=9, color=_INK)
     last = shown[-1]
     m = simulator.least_magnitude(named[last], grid).reshape(len(y), len(x)).numpy()
     image = axes[-1].contourf(x, y, m, _steps(m), cmap="viridis_r", extend="both")
-    axes[-1].clabel(axes[-1].contour(x, y, m, image.levels[::2], colors="white", linewidths=0.6), fmt="%.1f", fontsize=7)
+    lines = axes[-1].contour(x, y, m, image.levels[::2], colors="white", linewidths=0.6)
+    axes[-1].clabel(lines, fmt="%.1f", fontsize=7)
     bar = figure.colorbar(image, ax=axes[-1], location="bottom", aspect=18, ticks=image.levels[::2], format="%.1f")
     bar.set_label("local magnitude", fontsize=9, color=_INK)
     _title(axes[-1], f"{last}: least magnitude, {100 * simulator.certainty:g} % sure")
@@ -74,9 +76,12 @@ def _steps(m: np.ndarray) -> np.ndarray:
 def _furnish(ax: Axes, simulator: Seismometers, theta: Tensor, *, first: bool, dots: bool) -> None:
     """Stations, areas and epicentres, over a map with axes in km."""
     if dots:
-        ax.plot(*simulator.epicentres.T.numpy(), ".", color="white", markersize=2.5, markeredgecolor=_INK, markeredgewidth=0.3)
+        ax.plot(
+            *simulator.epicentres.T.numpy(), ".", color="white", markersize=3, markeredgecolor=_INK, markeredgewidth=0.3
+        )
     for area in simulator.forbidden:
-        ax.add_patch(Circle((area["x"], area["y"]), area["radius"], facecolor="none", edgecolor="white", hatch="////", linewidth=1))
+        centre = area["x"], area["y"]
+        ax.add_patch(Circle(centre, area["radius"], facecolor="none", edgecolor="white", hatch="////", linewidth=1))
     for i, (x, y) in enumerate(simulator.stations(theta).tolist()):
         ax.plot(x, y, "^", markersize=8, color=_INK if _stands(simulator, i) else _STATION, markeredgecolor="white",
                 markeredgewidth=0.8, clip_on=False, zorder=5)  # fmt: skip

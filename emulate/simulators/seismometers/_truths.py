@@ -50,9 +50,10 @@ def clusters() -> Seismometers:
                         noise=(noise, noise), least=1, events=2, depth=depth, scatter=scatter, snr=snr, forbidden=())  # fmt: skip
 
 
-def two(seed: int = 1) -> Minima:
+def two() -> Minima:
     """Where many starts end."""
-    return _climbed(clusters(), torch.quasirandom.SobolEngine(4, scramble=True, seed=seed).draw(_STARTS, dtype=torch.float64))
+    starts = torch.quasirandom.SobolEngine(4, scramble=True, seed=1).draw(_STARTS, dtype=torch.float64)
+    return _climbed(clusters(), starts)
 
 
 def trapped() -> Minima:

@@ -77,3 +77,11 @@ def evenly(n: int) -> Tensor:
     radius, angle = ((j + 0.5 + 0.5 * (n % 2)) / max(n / 2, 1)).sqrt(), 0.5 * math.pi * (3 - math.sqrt(5)) * j
     half = torch.stack([radius * angle.cos(), radius * angle.sin()], -1)
     return torch.cat([half, -half, torch.zeros(n % 2, 2, dtype=torch.float64)])
+
+
+def gaussian(n: int) -> Tensor:
+    """The same n points `[n, 2]` moved outwards to a normal distribution, of which 1 - exp(-r^2 / 2) lies within r."""
+    unit = evenly(n)
+    square = unit.square().sum(-1, keepdim=True)
+    outwards = -2 * torch.log1p(-square) / square.clamp_min(1e-300)
+    return unit * torch.where(square > 0, outwards.sqrt(), 0.0)

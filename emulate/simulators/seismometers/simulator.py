@@ -116,13 +116,11 @@ class Seismometers(Simulator):
     @cached_property
     def epicentres(self) -> Tensor:
         """`[e, 2]`, km: zone after zone, each symmetric about its centre."""
-        parts = []
-        for zone, n in zip(self.zones, _shares([z.get("weight", 1.0) for z in self.zones], self.events), strict=True):
-            unit = detection.evenly(n)
-            if "sd" in zone:  # a Gaussian has the share 1 - exp(-r^2 / 2 sd^2) within r
-                square = unit.square().sum(-1, keepdim=True)
-                unit = unit * torch.where(square > 0, (-2 * torch.log1p(-square) / square.clamp_min(1e-300)).sqrt(), 0.0)
-            parts.append(torch.tensor([zone["x"], zone["y"]], dtype=torch.float64) + zone.get("sd", zone.get("radius")) * unit)
+        shares, parts = _shares([z.get("weight", 1.0) for z in self.zones], self.events), []
+        for zone, n in zip(self.zones, shares, strict=True):
+            unit = detection.gaussian(n) if "sd" in zone else detection.evenly(n)
+            centre = torch.tensor([zone["x"], zone["y"]], dtype=torch.float64)
+            parts.append(centre + zone.get("sd", zone.get("radius")) * unit)
         return torch.cat(parts)
 
     def stations(self, theta: Tensor) -> Tensor:
@@ -200,9 +198,10 @@ def _shares(weights: list[float], n: int) -> list[int]:
 
 def _need_disc(where: str, disc: dict[str, float], size: set[str], more: set[str]) -> None:
     """Complain unless a disc has a centre, one size, and weights above 0."""
-    allowed = {"x", "y"} | size | more
-    whole = len(size) == 1 and {"x", "y"} <= set(disc) <= allowed and all(math.isfinite(v) for v in disc.values())
-    if not whole or disc[next(iter(size))] < 0 or disc.get("weight", 1.0) <= 0 or (where == "forbidden" and disc["radius"] <= 0):
-        kinds = "{x, y, sd, weight} or {x, y, radius, weight}" if where == "zones" else "{x, y, radius}"
-        raise InputError(f"seismometers: each of {where} must be {kinds}, km, with sizes of at least 0 and weights above 0. Got "
-                         f"{disc}.")  # fmt: skip
+    named = len(size) == 1 and {"x", "y"} | size <= set(disc) <= {"x", "y"} | size | more
+    least = 0.0 if where == "zones" else 1e-9  # km; nobody stands in an area of no size
+    if named and min(disc[n] for n in size) >= least and disc.get("weight", 1.0) > 0:
+        return
+    kinds = "{x, y, sd, weight} or {x, y, radius, weight}" if where == "zones" else "{x, y, radius}"
+    raise InputError(f"seismometers: each of {where} must be {kinds}, km, with sizes of at least 0 and weights above 0. Got "
+                     f"{disc}.")  # fmt: skip
