@@ -49,12 +49,12 @@ class Minima:
 
 
 def minimise(f: Function, start: Tensor, *, constraints: Function | None = None, equality: Tensor | None = None,
-             method: str = "bfgs", iterations: int = 200, progress: Callable[[int, int], None] | None = None,
-             watch: Callable[[Tensor], None] | None = None) -> Minima:  # fmt: skip
+             method: str = "bfgs", iterations: int = 200,
+             progress: Callable[[int, int], None] | None = None) -> Minima:  # fmt: skip
     """The minimum down from each row of start `[rows, d]`; f and constraints of about the size 1 over the box.
 
     `constraints` gives `[rows, c]`, each at most 0, or 0 where `equality` `[c]` says so. `method`: "bfgs", or "adam" for
-    functions whose gradient is rough. `watch` is given where the rows stand, u `[rows, d]`, after each step.
+    functions whose gradient is rough.
 
     >>> found = minimise(lambda u: (u - torch.tensor([0.25, 1.5])).square().sum(-1), torch.full((1, 2), 0.5).double())
     >>> found.u.round(decimals=6)
@@ -62,7 +62,7 @@ def minimise(f: Function, start: Tensor, *, constraints: Function | None = None,
     """
     step = {"bfgs": _bfgs, "adam": _adam}[method]
     if constraints is None:
-        u, value, gradient = step(f, start, iterations, watch)
+        u, value, gradient = step(f, start, iterations)
         none = value.new_zeros(len(start))
         return Minima(u, value, _pushed(u, gradient), none, none.new_zeros(len(start), 0))
     u, weight = start, start.new_full((len(start),), _FIRST)
@@ -77,7 +77,7 @@ def minimise(f: Function, start: Tensor, *, constraints: Function | None = None,
             bounded = ((l + m * g).clamp_min(0).square() - l.square()) / (2 * m)
             return f(u) + torch.where(equality, l * g + 0.5 * m * g.square(), bounded).sum(-1)
 
-        u, _, gradient = step(lagrangian, u, iterations if n == 0 else min(iterations, _WITHIN), watch)
+        u, _, gradient = step(lagrangian, u, iterations if n == 0 else min(iterations, _WITHIN))
         with torch.no_grad():
             g = constraints(u)
         raised = multiplier + weight[:, None] * g
@@ -135,9 +135,7 @@ def _graded(f: Function, u: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(good, value.detach(), torch.inf), torch.where(good[:, None], gradient, 0.0)
 
 
-def _bfgs(
-    f: Function, u: Tensor, iterations: int, watch: Callable[[Tensor], None] | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def _bfgs(f: Function, u: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
     u = u.clone()
     value, gradient = _graded(f, u)
     one = torch.eye(u.shape[1], dtype=u.dtype)
@@ -156,8 +154,6 @@ def _bfgs(
         step = -torch.linalg.solve(matrix, gradient)
         old, before = u, gradient
         u, value, gradient, moved = _walk(f, u, value, gradient, step, todo)
-        if watch:
-            watch(u)
         s, y = u - old, gradient - before
         updated = _updated(curvature, s, y, fresh)
         curvature = torch.where(moved[:, None, None], updated, curvature)
@@ -205,9 +201,7 @@ def _walk(f: Function, u: Tensor, value: Tensor, gradient: Tensor, step: Tensor,
     return new_u, new_value, new_gradient, rows & ~todo
 
 
-def _adam(
-    f: Function, u: Tensor, iterations: int, watch: Callable[[Tensor], None] | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def _adam(f: Function, u: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
     """Adam (Kingma and Ba 2015) with steps that shrink as a cosine does, projected; the best point on the way."""
     u = u.clone()
     first, second = torch.zeros_like(u), torch.zeros_like(u)
@@ -221,6 +215,4 @@ def _adam(
         first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient.square()
         rate = _RATE * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * n / total)).item())
         u = (u - rate * first / (1 - 0.9**n) / ((second / (1 - 0.999**n)).sqrt() + 1e-12)).clamp(0, 1)
-        if watch:
-            watch(u)
     return best

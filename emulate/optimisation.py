@@ -87,8 +87,7 @@ class Optimum:
 
     criterion is what was minimised (value, or its robust form, with the sign of the objective); gradient the size of its
     projected gradient over the unit cube; edges the parameters that lie at an edge of the box; agree of `starts` ended
-    here; others further optima, `(theta, value)`, best first; remoteness as `Emulator.remoteness`, thin where no run is near;
-    path the steps `[s, d]` of the start that ended best, from there to the optimum.
+    here; others further optima, `(theta, value)`, best first; remoteness as `Emulator.remoteness`, thin where no run is near.
     """
 
     names: tuple[str, ...]
@@ -107,7 +106,6 @@ class Optimum:
     remoteness: float = float("nan")
     thin: bool = False
     confirmed: Confirmed | None = None
-    path: Tensor | None = None
 
     @property
     def at(self) -> dict[str, float]:
@@ -188,12 +186,12 @@ def optimise(emulator: Any, objective: Rule, *, seed: int, maximise: bool = Fals
             f"starts and confirm must be at least 1, and method bfgs or adam. Got {starts}, {confirm} and {method!r}."
         )
     u, scale, sizes = problem.first_look(starts)
-    joint, trail = _Joint(problem), _Trail(u)
+    joint = _Joint(problem)
     found = minimise(
         lambda u: joint(u)[0] / scale, u, method=method, progress=progress, equality=problem.equality,
-        constraints=(lambda u: joint(u)[1] / sizes) if len(sizes) else None, watch=trail,
+        constraints=(lambda u: joint(u)[1] / sizes) if len(sizes) else None,
     )  # fmt: skip
-    optimum = _told(problem, found, scale, sizes, trail)
+    optimum = _told(problem, found, scale, sizes)
     if outside == "refuse" and optimum.thin:
         raise InputError(f"the best point must lie where the design is dense. Got {optimum.sentence} Run the simulator there, "
                          "or set outside to warn.")  # fmt: skip
@@ -339,27 +337,7 @@ def _size(x: Tensor) -> Tensor:
                        x.abs().amax(0).clamp_min(1e-300))  # fmt: skip
 
 
-class _Trail:
-    """The steps of all rows; of a long way every second, every fourth ... so that memory stays bounded."""
-
-    def __init__(self, start: Tensor):
-        self.kept, self.seen, self.every = [start], 0, 1
-
-    def __call__(self, u: Tensor) -> None:
-        self.seen += 1
-        if self.seen % self.every == 0:
-            self.kept.append(u.detach())
-        if len(self.kept) > 16 and len(self.kept) * u.numel() > _HELD:
-            self.kept, self.every = self.kept[::2], 2 * self.every
-
-    def of(self, row: int, end: Tensor) -> Tensor:
-        """u `[s, d]` of a row, up to its end, without the steps that stood still."""
-        steps = torch.stack([*(u[row] for u in self.kept), end])
-        moved = (steps[1:] != steps[:-1]).any(-1)
-        return torch.cat([steps[:1], steps[1:][moved]])
-
-
-def _told(problem: Problem, found: Minima, scale: Tensor, sizes: Tensor, trail: _Trail) -> Optimum:
+def _told(problem: Problem, found: Minima, scale: Tensor, sizes: Tensor) -> Optimum:
     space, met = problem.space, found.violation <= FEASIBLE
     merit = torch.where(torch.isfinite(found.value), found.value, torch.inf)
     order = torch.argsort(torch.where(met, merit, merit.amax().clamp(max=1e9) + 1 + 1e3 * found.violation))
@@ -381,7 +359,6 @@ def _told(problem: Problem, found: Minima, scale: Tensor, sizes: Tensor, trail: 
         tuple((theta[i].detach(), v) for i, v in zip(kept[1:_KEPT], values[1:])),
         float("nan") if guard is None or guard.design is None else float(guard.remoteness(here[None])[0]),
         False if guard is None or guard.design is None or problem.outside == "ignore" else bool(guard.thin(here[None])[0]),
-        path=problem.theta(trail.of(best, found.u[best])).detach(),
     )  # fmt: skip
 
 
