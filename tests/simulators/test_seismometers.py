@@ -46,7 +46,7 @@ def test_detection_is_the_share_of_drawn_amplitudes_that_reach_enough_stations()
             r = np.sqrt(((xy - simulator.epicentres[e].numpy()) ** 2).sum(-1) + simulator.depth**2)
             log_a = simulator.magnitude + 2.09 - 1.11 * np.log10(r) - 0.00189 * r
             drawn = log_a + simulator.scatter * rng.standard_normal((n, 5))
-            share = ((10**drawn > 3.0 * np.array(simulator.noise)).sum(-1) >= 3).mean()
+            share = ((10**drawn > 3.0 * np.array(simulator.noise)).sum(-1) >= simulator.least).mean()
             p = float(simulator.run(theta)[e])
             assert abs(share - p) < 4 * math.sqrt(p * (1 - p) / n) + 1e-9
 
@@ -155,7 +155,7 @@ def test_the_picture_has_maps_before_and_after_tracks_and_magnitudes():
         ({"least": 6}, "least must be at most the number of stations, for each of which noise has a value. Got 6 of 5"),
         ({"zones": ({"x": 0.0, "y": 0.0},)}, "each of zones must be {x, y, sd, weight} or {x, y, radius, weight}, km"),
         ({"forbidden": ({"x": 0.0, "y": 0.0, "radius": 0.0},)}, "each of forbidden must be {x, y, radius}, km"),
-        ({"events": 2}, "an event for each. Got 3 zones and 2 events"),
+        ({"events": 2}, "an event for each. Got 4 zones and 2 events"),
     ],
 )
 def test_settings_that_make_no_network_are_refused(settings, said):

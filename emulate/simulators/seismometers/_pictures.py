@@ -1,6 +1,7 @@
 """Pictures of a network: where it detects, how its stations moved, and the least magnitude that it is sure of."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,14 +37,14 @@ def network(simulator: Seismometers, points: Mapping[str, Tensor]) -> Figure:
             _tracks(ax, simulator, named[shown[0]], named[name], points.get(_PATH))
     maps, ticks = list(axes[:-1]), [0, 0.25, 0.5, 0.75, 1]
     bar = figure.colorbar(image, ax=maps, location="bottom", shrink=0.6, aspect=35, ticks=ticks)
-    bar.set_label(f"P(detected), local magnitude {simulator.magnitude:g}", fontsize=9, color=_INK)
+    _name(bar, f"P(detected), local magnitude {simulator.magnitude:g}")
     last = shown[-1]
     m = simulator.least_magnitude(named[last], grid).reshape(len(y), len(x)).numpy()
-    image = axes[-1].contourf(x, y, m, _steps(m), cmap="viridis_r", extend="both")
+    image = axes[-1].contourf(x, y, m, _steps(m), cmap="viridis_r", extend="max")
     lines = axes[-1].contour(x, y, m, image.levels[::2], colors="white", linewidths=0.6)
-    axes[-1].clabel(lines, fmt="%.1f", fontsize=7)
-    bar = figure.colorbar(image, ax=axes[-1], location="bottom", aspect=18, ticks=image.levels[::2], format="%.1f")
-    bar.set_label("local magnitude", fontsize=9, color=_INK)
+    axes[-1].clabel(lines, fmt="%.3g", fontsize=7)
+    bar = figure.colorbar(image, ax=axes[-1], location="bottom", aspect=18, ticks=image.levels[::2], format="%.3g")
+    _name(bar, "local magnitude")
     _title(axes[-1], f"{last}: least magnitude, {100 * simulator.certainty:g} % sure")
     for ax, name in zip(axes, [*shown, last], strict=True):
         _furnish(ax, simulator, named[name], first=ax is axes[0], dots=ax is not axes[-1])
@@ -68,7 +69,7 @@ def _grid(simulator: Seismometers, thetas: list[Tensor]) -> tuple[np.ndarray, np
 
 def _steps(m: np.ndarray) -> np.ndarray:
     """Round magnitudes that span most of a map."""
-    low, high = np.quantile(m, [0.0, 0.97])
+    low, high = m.min(), np.quantile(m, 0.97)
     step = next(s for s in (0.05, 0.1, 0.2, 0.5, 1.0) if (high - low) / s <= 16 or s == 1.0)
     return np.arange(np.floor(low / step), np.ceil(high / step) + 1) * step
 
@@ -77,14 +78,14 @@ def _furnish(ax: Axes, simulator: Seismometers, theta: Tensor, *, first: bool, d
     """Stations, areas and epicentres, over a map with axes in km."""
     if dots:
         ax.plot(
-            *simulator.epicentres.T.numpy(), ".", color="white", markersize=3, markeredgecolor=_INK, markeredgewidth=0.3
+            *simulator.epicentres.T.numpy(), ".", color="white", markersize=4, markeredgecolor=_INK, markeredgewidth=0.4
         )
     for area in simulator.forbidden:
         centre = area["x"], area["y"]
-        ax.add_patch(Circle(centre, area["radius"], facecolor="none", edgecolor="white", hatch="////", linewidth=1))
+        ax.add_patch(Circle(centre, area["radius"], facecolor="#ffffffb0", edgecolor=_GREY, hatch="////", linewidth=1))
     for i, (x, y) in enumerate(simulator.stations(theta).tolist()):
         ax.plot(x, y, "^", markersize=8, color=_INK if _stands(simulator, i) else _STATION, markeredgecolor="white",
-                markeredgewidth=0.8, clip_on=False, zorder=5)  # fmt: skip
+                markeredgewidth=0.8, zorder=5)  # fmt: skip
     ax.set_aspect("equal")
     ax.set_xlabel("x [km]", fontsize=9, color=_INK)
     ax.set_ylabel("y [km]" if first else "", fontsize=9, color=_INK)
@@ -96,12 +97,17 @@ def _tracks(ax: Axes, simulator: Seismometers, start: Tensor, end: Tensor, path:
     steps = torch.stack([start, end]) if path is None else path
     for i, way in enumerate(simulator.stations(steps).unbind(-2)):
         if not _stands(simulator, i):
-            ax.plot(*way.T.numpy(), color=_STATION, linewidth=1.3, marker=".", markersize=3, zorder=4)
+            ax.plot(*way.T.numpy(), color=_STATION, linewidth=0.9, marker=".", markersize=3, zorder=4)
             ax.plot(*way[0].tolist(), "^", markersize=6, markerfacecolor="none", markeredgecolor=_STATION, zorder=4)
 
 
 def _stands(simulator: Seismometers, i: int) -> bool:
     return {f"x{i + 1}", f"y{i + 1}"} <= set(simulator.fixed)
+
+
+def _name(bar: Any, text: str) -> None:
+    bar.set_label(text, fontsize=9, color=_INK)
+    bar.ax.tick_params(labelsize=8, color=_GREY, labelcolor=_INK)
 
 
 def _title(ax: Axes, text: str) -> None:

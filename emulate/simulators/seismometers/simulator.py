@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 _SIDE = Uniform(-60.0, 60.0)
 _SPACE = Space(tuple(Parameter(f"{c}{i}", _SIDE, unit="km", label=f"{c}_{i}") for i in (1, 2, 3) for c in "xy"))
-_OLD = {"x4": -50.0, "y4": 45.0, "x5": 45.0, "y5": -50.0}
-_ZONES = ({"x": 25.0, "y": 20.0, "sd": 9.0, "weight": 2.0}, {"x": -25.0, "y": -20.0, "sd": 9.0, "weight": 2.0},
-          {"x": 0.0, "y": 0.0, "radius": 50.0, "weight": 1.0})  # fmt: skip
-_LAKES = ({"x": 20.0, "y": 14.0, "radius": 9.0},)
+_OLD = {"x4": -15.0, "y4": 20.0, "x5": 5.0, "y5": -15.0}
+_ZONES = ({"x": 32.0, "y": 28.0, "sd": 8.0, "weight": 2.0}, {"x": -30.0, "y": -5.0, "sd": 8.0, "weight": 2.0},
+          {"x": 25.0, "y": -35.0, "sd": 6.0, "weight": 1.0}, {"x": 0.0, "y": 0.0, "radius": 50.0, "weight": 1.0})  # fmt: skip
+_LAKES = ({"x": 20.0, "y": 13.0, "radius": 8.0},)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +71,8 @@ class Seismometers(Simulator):
 
     space: Space = _SPACE
     fixed: dict[str, float] = field(default_factory=lambda: dict(_OLD))
-    noise: tuple[Annotated[float, Gt(0)], ...] = (6.0, 6.0, 6.0, 15.0, 15.0)
-    least: Annotated[int, Ge(1)] = 3
+    noise: tuple[Annotated[float, Gt(0)], ...] = (4.0, 5.0, 6.0, 10.0, 10.0)
+    least: Annotated[int, Ge(1)] = 2
     zones: tuple[dict[str, float], ...] = _ZONES
     events: Annotated[int, Ge(1), Le(10_000)] = 40
     magnitude: Annotated[float, Ge(-3), Le(7)] = 1.0
