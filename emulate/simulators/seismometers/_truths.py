@@ -18,7 +18,7 @@ from emulate.simulators.seismometers.simulator import Seismometers
 from emulate.space import Parameter, Space, Uniform
 
 Q = 0.895  # of an earthquake right under a station of the two places
-_APART, _STARTS, _Z = 80.0, 64, 1.2535654384704508  # km; starts; Phi(_Z) = Q
+_APART, _STARTS, _Z = 80.0, 16, 1.2535654384704508  # km; starts; Phi(_Z) = Q
 _CENTRE = {"x": 12.0, "y": -7.0}
 _IASPEI = "IASPEI (2013), standard procedures for magnitude determination, eq. 1"
 

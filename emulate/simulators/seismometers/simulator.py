@@ -65,8 +65,8 @@ class Seismometers(Simulator):
     >>> one = Seismometers(space=Space((Parameter("x1", _SIDE), Parameter("y1", _SIDE))), fixed={}, noise=(10.0,), least=1,
     ...                    zones=zones, events=1)
     >>> one.run(torch.tensor([[12.0, -7.0], [42.0, 33.0]], dtype=torch.float64), seed=0).round(decimals=4)
-    tensor([[0.9484],
-            [0.0531]], dtype=torch.float64)
+    tensor([[0.9467],
+            [0.1034]], dtype=torch.float64)
     """
 
     space: Space = _SPACE
@@ -125,9 +125,7 @@ class Seismometers(Simulator):
 
     def stations(self, theta: Tensor) -> Tensor:
         """`[..., n, 2]`, km, in the order of their numbers: those of theta `[..., d]` and those that stand."""
-        at = dict(zip(self.space.names, theta.unbind(-1), strict=True))
-        at |= {name: torch.full_like(theta[..., 0], x) for name, x in self.fixed.items()}
-        return torch.stack([torch.stack([at[f"x{i + 1}"], at[f"y{i + 1}"]], -1) for i in range(len(self.noise))], -2)
+        return torch.stack([self._station(i, theta) for i in range(len(self.noise))], -2)
 
     def detected(self, theta: Tensor, epicentres: Tensor, magnitude: float | None = None) -> Tensor:
         """P(the network detects) `[..., e]` at epicentres `[e, 2]`, km, by the stations of theta `[..., d]`."""
@@ -174,13 +172,18 @@ class Seismometers(Simulator):
         """`[n]`, nm."""
         return self.snr * torch.tensor(self.noise, dtype=torch.float64)
 
+    def _station(self, i: int, theta: Tensor) -> Tensor:
+        """`[..., 2]`, km."""
+        free, names = self.space.names, (f"x{i + 1}", f"y{i + 1}")
+        xy = [theta[..., free.index(n)] if n in free else torch.full_like(theta[..., 0], self.fixed[n]) for n in names]
+        return torch.stack(xy, -1)
+
     def _apart(self, i: int, j: int, theta: Tensor) -> Tensor:
-        at = self.stations(theta)
-        return _nearer(at[..., i, :] - at[..., j, :], self.spacing)
+        return _nearer(self._station(i, theta) - self._station(j, theta), self.spacing)
 
     def _outside(self, i: int, area: dict[str, float], theta: Tensor) -> Tensor:
         centre = torch.tensor([area["x"], area["y"]], dtype=torch.float64)
-        return _nearer(self.stations(theta)[..., i, :] - centre, area["radius"])
+        return _nearer(self._station(i, theta) - centre, area["radius"])
 
 
 def _nearer(apart: Tensor, least: float) -> Tensor:
