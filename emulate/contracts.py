@@ -9,7 +9,7 @@ Every class is abstract or final: implement the abstract methods, never override
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -50,9 +50,9 @@ class Entry:
         def spelled(value: Any) -> Any:
             if isinstance(value, dict):
                 return {k: spelled(v) for k, v in value.items()}
-            if is_dataclass(value) and not isinstance(value, Entry):
-                return {f.name: spelled(getattr(value, f.name)) for f in fields(value)}
-            return {"use": value.entry_name(), **value.settings()} if isinstance(value, Entry) else value
+            if isinstance(value, Entry):
+                return {"use": value.entry_name(), **value.settings()}
+            return value.settings() if hasattr(value, "settings") else value
 
         return {f.name: spelled(getattr(self, f.name)) for f in fields(self) if f.init and f.name != "space"}
 

@@ -125,6 +125,10 @@ class Privacy:
             raise InputError(f"privacy.noise must be above 0 to keep epsilon = {self.epsilon:g}. Got 0, which keeps none; take one "
                              "of them out.")  # fmt: skip
 
+    def settings(self) -> dict[str, Any]:
+        """The fields by name, as plain JSON."""
+        return {**vars(self), "ranges": {name: list(ends) for name, ends in self.ranges.items()}}
+
     @property
     def promises(self) -> bool:
         """Whether anything is promised: noise that nobody can take off again, on gradients of a bounded length."""
@@ -141,8 +145,8 @@ class Privacy:
         if self.epsilon is None:
             return self.noise, self.steps
         if (beside := self.spent(0, sums=sums, noise=1.0)) >= self.epsilon:
-            raise InputError(f"privacy.epsilon must leave something for the steps: {sums} sums of multiplier {self.release:g} spend "
-                             f"{beside:.4g} alone. Got {self.epsilon:g}; raise it, or raise privacy.release.")  # fmt: skip
+            raise InputError(f"privacy.epsilon must leave something for the steps: {sums} sums of multiplier {self.release:g} "
+                             f"spend {beside:.4g} alone. Got {self.epsilon:g}; raise it, or raise privacy.release.")  # fmt: skip
         if self.noise is None:
             return self._least_noise(sums), self.steps
         allowed = _last(lambda k: self.spent(k, sums=sums) <= self.epsilon, self.steps)
@@ -225,8 +229,8 @@ class Ledger:
 
     def __post_init__(self) -> None:
         if self.privacy.promises and self.privacy.delta * self.runs >= 1:
-            raise InputError(f"privacy.delta must be well below one over the runs, for 1 / {self.runs} allows to publish one of them "
-                             f"as it is. Got {self.privacy.delta:g}; lower it.")  # fmt: skip
+            raise InputError(f"privacy.delta must be well below one over the runs, for 1 / {self.runs} allows to publish one of "
+                             f"them as it is. Got {self.privacy.delta:g}; lower it.")  # fmt: skip
         self._source = _Uniform(self.seed if self.privacy.randomness == "seed" else None)
 
     def open(self, *, sums: int) -> None:

@@ -18,8 +18,8 @@ _SECTIONS = {("validate", "scores"): "emulators", ("validate", "calibration"): "
              ("validate", "pit"): "calibration", ("validate", "regions"): "calibration",
              ("validate", "crps"): "calibration", ("validate", "gradient"): "gradient", "design": "design",
              "simulate": "runs", "train": "emulators", "learning_curve": "emulators", "privacy": "emulators",
-             "sensitivity": "sensitivity", "optimise": "optimum", "verify": "gradient", "validate": "accuracy", "infer": "posterior",
-             "check": "posterior"}  # fmt: skip
+             "sensitivity": "sensitivity", "optimise": "optimum", "verify": "gradient", "validate": "accuracy",
+             "infer": "posterior", "check": "posterior"}  # fmt: skip
 _COLUMNS = {  # key of an emulator's scores: heading, how it is written
     "median": ("median error", typeset.percent),
     "worst99": ("99th percentile", typeset.percent),

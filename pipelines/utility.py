@@ -45,8 +45,8 @@ def command(study: "Study", terminal: "Terminal", *, budgets: str, name: str = "
     with Workbench(study, terminal) as bench:
         name = chosen(bench, name)
         if name not in private(study):
-            raise InputError(f"--epsilon asks for an emulator with privacy. Got {name}, which has none; add privacy: {{ranges: ..., "
-                             "epsilon: 3}} to its recipe.")  # fmt: skip
+            raise InputError(f"--epsilon asks for an emulator with privacy. Got {name}, which has none; add privacy to its "
+                             "recipe.")  # fmt: skip
         training, held_out = bench.runs_of("training"), bench.runs_of("held_out").finished()
         if len(held_out) < 2:
             raise CampaignError(f"an error must have 2 held-out runs at least. Got {len(held_out)} that finished; raise "

@@ -205,7 +205,7 @@ def test_settings_that_contradict_each_other_are_refused(settings, said):
 
 def test_a_budget_that_the_sums_spend_alone_is_refused():
     with pytest.raises(
-        InputError, match="2 sums of multiplier 1 spend .* alone. Got 0.5; raise it, or raise privacy.release"
+        InputError, match=r"2 sums of multiplier 1 spend .* alone\. Got 0\.5; raise it, or raise privacy\.release"
     ):
         Privacy(ranges=RANGES, epsilon=0.5, release=1.0).plan(sums=2)
 

@@ -44,8 +44,8 @@ def allow(name: str, wrong: dict[str, str]) -> None:
     """Complain about settings that would look at runs without noise; `wrong` says what to set those to that are amiss."""
     if wrong:
         advice = ", ".join(f"{key}: {value}" for key, value in wrong.items())
-        raise InputError(f"{name}.{next(iter(wrong))} must be without a look at the runs beside the private steps. Got a setting that "
-                         f"looks; with privacy set {advice}.")  # fmt: skip
+        raise InputError(f"{name}.{next(iter(wrong))} must not look at the runs beside the private steps. Got one that does; with "
+                         f"privacy set {advice}.")  # fmt: skip
 
 
 def gradients(loss: Loss, parameters: Sequence[Tensor], rows: tuple[Tensor, ...]) -> Tensor:

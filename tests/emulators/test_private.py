@@ -133,13 +133,16 @@ def test_without_clip_and_noise_it_is_plain_training(problem, sampling, schedule
         torch.testing.assert_close(found, torch.stack(each).mean(0), rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize(("noise", "n", "off"), [(0.0, 4000, 0.03), (10.0, 4000, 0.15)])
-def test_sizes_are_standard_deviations_field_by_field(noise, n, off):
+@pytest.mark.parametrize(("noise", "low", "high"), [(0.0, -0.01, 0.06), (10.0, -0.1, 0.2)])
+def test_sizes_are_standard_deviations_field_by_field(noise, low, high):
+    """Rather too large than too small: the largest over three levels."""
+    n = 4000
     g = torch.Generator().manual_seed(5)
     sd = torch.tensor([0.3, 0.3, 0.004], dtype=torch.float64)
     rest = sd * torch.randn(n, 3, generator=g, dtype=torch.float64)
     found = sizes(rest, book(n, sums=1, noise=noise, clip=1.0, randomness="seed", release=10.0))
-    assert ((found / sd).log().abs() < off).all()
+    off = (found / sd).log()
+    assert ((low < off) & (off < high)).all()
 
 
 # -- the recipes -----------------------------------------------------------------------------------------------------
@@ -233,12 +236,12 @@ def test_too_few_runs_are_counted_with_those_that_failed(cls):
 @pytest.mark.parametrize(
     ("made", "settings", "said"),
     [
-        (MLP, {"calibrate": "conformal"}, "mlp.calibrate .* with privacy set calibrate: true"),
-        (MLP, {"log": "auto"}, "mlp.log .* with privacy set log: true"),
-        (MLP, {"heads": "variance", "optimizer": "lbfgs"}, "with privacy set heads: mean, optimizer: adam"),
-        (MLP, {"sobolev": 1.0}, "with privacy set sobolev: 0"),
-        (Flow, {"members": 2}, "flow.members .* with privacy set members: 1"),
-        (Flow, {"slopes": 0.5, "calibrate": "conformal"}, "with privacy set calibrate: true, slopes: 0"),
+        (MLP, {"calibrate": "conformal"}, "mlp.calibrate .* privacy set calibrate: true"),
+        (MLP, {"log": "auto"}, "mlp.log .* privacy set log: true"),
+        (MLP, {"heads": "variance", "optimizer": "lbfgs"}, "privacy set heads: mean, optimizer: adam"),
+        (MLP, {"sobolev": 1.0}, "privacy set sobolev: 0"),
+        (Flow, {"members": 2}, "flow.members .* privacy set members: 1"),
+        (Flow, {"slopes": 0.5, "calibrate": "conformal"}, "privacy set calibrate: true, slopes: 0"),
     ],
 )
 def test_settings_that_look_at_runs_without_noise_are_refused(made, settings, said):
@@ -248,5 +251,5 @@ def test_settings_that_look_at_runs_without_noise_are_refused(made, settings, sa
 
 def test_a_private_recipe_inside_of_another_is_refused():
     inner = recipe(MLP, epsilon=1.0)
-    with pytest.raises(InputError, match="mlp.privacy must stand in a recipe that is fitted alone"):
+    with pytest.raises(InputError, match=r"mlp\.privacy must stand in a recipe that is fitted alone"):
         fit(Residual(then=inner), table(60), seed=1)
