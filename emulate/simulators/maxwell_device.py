@@ -20,7 +20,7 @@ from emulate.space import Parameter, Space, Uniform
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_ABSORBER, _COURANT = 12, 0.7  # cells; of the 0.707 at which two dimensions become unstable
+_ABSORBER, _COURANT = 10, 0.7  # cells; of the 0.707 at which two dimensions become unstable
 
 
 def _controls(pixels: tuple[int, int], coarse: int, mirror: bool) -> tuple[int, int]:
@@ -65,11 +65,11 @@ class MaxwellDevice(Simulator):
     waist: Annotated[float, Ge(0)] = 2.0  # of the beam, where its amplitude is 1/e; 0: an even wave and periodic sides
     targets: tuple[float, ...] = (0.0,)  # heights of the apertures over the axis, wavelengths
     aperture: Annotated[float, Gt(0)] = 0.75  # wavelengths
-    distance: Annotated[float, Gt(0)] = 3.0  # from the device to the apertures, wavelengths
+    distance: Annotated[float, Gt(0)] = 2.0  # from the device to the apertures, wavelengths
     radius: Annotated[float, Ge(0)] = 0.2  # of the cone that averages densities, wavelengths
     steepness: Annotated[float, Gt(0)] = 8.0  # of the projection
     built: bool = False  # each pixel is one material or the other, by its density above or below one half: no gradient
-    periods: Annotated[float, Gt(0)] = 24.0  # how long the pulse is followed
+    periods: Annotated[float, Gt(0)] = 20.0  # how long the pulse is followed
 
     differentiable: ClassVar[bool] = True
     example: ClassVar[dict] = {"pixels": [8, 12], "coarse": 4, "cells": 10, "waist": 0.6, "distance": 0.5, "periods": 12.0,
@@ -107,7 +107,11 @@ class MaxwellDevice(Simulator):
         """The densities `[along, across]` of the pixels at theta `[d]`, filtered and projected."""
         controls = theta.reshape(_controls(self.pixels, self.coarse, self.mirror))
         whole = controls.repeat_interleave(self.coarse, 0).repeat_interleave(self.coarse, 1)
-        whole = whole[: self.pixels[0], -((self.pixels[1] + 1) // 2) :] if self.mirror else whole[: self.pixels[0], : self.pixels[1]]
+        whole = (
+            whole[: self.pixels[0], -((self.pixels[1] + 1) // 2) :]
+            if self.mirror
+            else whole[: self.pixels[0], : self.pixels[1]]
+        )
         if self.mirror:
             whole = torch.cat((whole, whole.flip(1)[:, self.pixels[1] % 2 :]), 1)
         return projected(smoothed(whole, self.radius * self.cells), math.inf if self.built else self.steepness)
@@ -129,7 +133,9 @@ class MaxwellDevice(Simulator):
         front, behind = self._corner[0], math.ceil(self.distance * self.cells)
         columns = front + self.pixels[0] + behind + gap + _ABSORBER
         rows = self._height + 2 * _ABSORBER if self.waist else self.pixels[1]
-        lattice = Lattice((columns, rows), self.cells, self.polarisation, (_ABSORBER, _ABSORBER if self.waist else 0), _COURANT)
+        lattice = Lattice(
+            (columns, rows), self.cells, self.polarisation, (_ABSORBER, _ABSORBER if self.waist else 0), _COURANT
+        )
         screens = (front - gap, front + self.pixels[0] + behind)
         return Scene(lattice, _ABSORBER + gap, self.waist, screens, self.periods, (1.0,))
 
@@ -155,12 +161,12 @@ class MaxwellDevice(Simulator):
     @property
     def _height(self) -> int:
         """Cells across, without absorbers."""
-        return self.pixels[1] + 2 * (self.cells // 2)
+        return self.pixels[1] + 2 * (self.cells // 4)
 
     @property
     def _corner(self) -> tuple[int, int]:
         """The cell at which the device begins."""
-        return _ABSORBER + 3 * (self.cells // 4), _ABSORBER + self.cells // 2 if self.waist else 0
+        return _ABSORBER + 3 * (self.cells // 4), _ABSORBER + self.cells // 4 if self.waist else 0
 
     def _apertures(self) -> Tensor:
         """The share `[targets, rows]` of each row that lies within each aperture."""

@@ -34,10 +34,12 @@ def slope(f, x, h=1e-4):
 
 def test_a_slab_passes_what_airy_says_and_the_error_is_of_second_order_at_least():
     assert airy(2.0, 0.3) == pytest.approx(0.8372832, abs=1e-7)
-    cells, waves = np.array([20, 40, 80]), (0.8, 1.0, 1.25)
+    cells, waves = np.array([40, 80, 160]), (0.7, 1.0, 1.25)
     exact = np.array([airy(2.0, 0.3, w) for w in waves])
-    error = np.array([Maxwell(cells=int(c), wavelengths=waves, show=("transmission",)).run(SLAB).numpy() - exact for c in cells])
-    assert abs(error[1, 1]) < 1e-3
+    error = np.array(
+        [Maxwell(cells=int(c), wavelengths=waves, show=("transmission",)).run(SLAB).numpy() - exact for c in cells]
+    )
+    assert abs(error[0, 1]) < 1e-3
     order = -np.polyfit(np.log(cells), np.log(np.abs(error)), 1)[0]
     assert (order > 1.8).all(), order
     assert order[1] > 2.5, "at the design wavelength the dispersion of the lattice is taken out"
@@ -74,7 +76,9 @@ def test_a_spectrum_of_a_stack_is_that_of_the_characteristic_matrices():
 def test_five_pairs_of_quarter_waves_are_the_mirror_of_the_textbook():
     y = (2.3 / 1.45) ** 10 * 1.52
     assert ((1 - y) / (1 + y)) ** 2 == pytest.approx(0.97423861, abs=1e-8)
-    simulator = Maxwell(layers=(("n", 0.25), *QUARTER * 5), substrate=1.52, space=FIXED, show=("reflection",), periods=30.0)
+    simulator = Maxwell(
+        layers=(("n", 0.25), *QUARTER * 5), substrate=1.52, space=FIXED, show=("reflection",), periods=30.0
+    )
     assert float(simulator.run(torch.ones(1, dtype=torch.float64))) == pytest.approx(0.97423861, abs=5e-4)
 
 
@@ -94,12 +98,24 @@ def test_steps_and_their_adjoint_are_those_of_the_equations_as_they_are_written(
     generator = torch.Generator().manual_seed(2)
     g = 0.2 + 0.3 * torch.rand(lattice.electric, generator=generator, dtype=torch.float64)
     profile = np.array([1.0, -0.5])
-    march = March(lattice, steps, np.array([3, 8]), profile, np.arange(lattice.electric), np.arange(lattice.magnetic), (0.8, 1.3), 0.3)
+    march = March(
+        lattice,
+        steps,
+        np.array([3, 8]),
+        profile,
+        np.arange(lattice.electric),
+        np.arange(lattice.magnetic),
+        (0.8, 1.3),
+        0.3,
+    )
 
     def twin(g):
         ahead = lambda f, axis: torch.roll(f, -1, axis) - f  # noqa: E731
         behind = lambda f, axis: f - torch.roll(f, 1, axis)  # noqa: E731
-        e, h = (torch.zeros(n // lattice.plane, *lattice.shape, dtype=torch.float64) for n in (lattice.electric, lattice.magnetic))
+        e, h = (
+            torch.zeros(n // lattice.plane, *lattice.shape, dtype=torch.float64)
+            for n in (lattice.electric, lattice.magnetic)
+        )
         total = [0.0, 0.0]
         for n in range(steps):
             if polarisation == "Ez":
@@ -163,7 +179,10 @@ def test_the_memory_of_a_gradient_grows_as_the_root_of_the_steps():
     lattice = Lattice((60, 40), 20, "Ez", (8, 8), 0.7)
     peaks = []
     for periods in (5.0, 20.0):
-        scene, g = Scene(lattice, 12, 0.5, (16, 40), periods, (1.0,)), torch.full((lattice.electric,), 0.5, dtype=torch.float64)
+        scene, g = (
+            Scene(lattice, 12, 0.5, (16, 40), periods, (1.0,)),
+            torch.full((lattice.electric,), 0.5, dtype=torch.float64),
+        )
         scene.march.phasors(g.requires_grad_())[0].abs().sum().backward()  # what is kept for all runs is made
         tracemalloc.start()
         scene.march.phasors(g)[0].abs().sum().backward()
@@ -201,7 +220,7 @@ def test_densities_are_averaged_and_pushed_apart():
 
 
 def test_wrong_layers_are_refused_in_a_sentence():
-    with pytest.raises(InputError, match=r'layers must be numbers or parameters of the study, n, d\. Got \'m\''):
+    with pytest.raises(InputError, match=r"layers must be numbers or parameters of the study, n, d\. Got \'m\'"):
         Maxwell(layers=(("m", "d"),))
     with pytest.raises(InputError, match=r"every parameter must stand in layers or be the substrate\. Got 'd'"):
         Maxwell(layers=(("n", 0.2),))

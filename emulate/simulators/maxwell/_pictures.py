@@ -63,11 +63,16 @@ def device_picture(device: "MaxwellDevice", points: Mapping[str, Tensor]) -> Fig
     """A row for each point: the device as it is made, and the intensity in it."""
     named = list(points.items())[:3]
     made = device.made()
-    (nx, ny), (i, j), rim = device.scene.lattice.shape, device._corner, device.scene.lattice.absorber
+    (nx, ny), i, rim = device.scene.lattice.shape, device._corner[0], device.scene.lattice.absorber
     left, low = (device.scene.source - i) / device.cells, -(ny / 2 - rim[1]) / device.cells
     right = (nx - rim[0] - i) / device.cells
     whole = (left, right, low, -low)
-    body = (0.0, device.pixels[0] / device.cells, -0.5 * device.pixels[1] / device.cells, 0.5 * device.pixels[1] / device.cells)
+    body = (
+        0.0,
+        device.pixels[0] / device.cells,
+        -0.5 * device.pixels[1] / device.cells,
+        0.5 * device.pixels[1] / device.cells,
+    )
     inside = (slice(device.scene.source, nx - rim[0]), slice(rim[1], ny - rim[1]))
     share = (right - left) / (body[1] - body[0])
     tall = 6.0 / (1 + share) / (body[1] - body[0]) * -2 * low
@@ -86,15 +91,18 @@ def device_picture(device: "MaxwellDevice", points: Mapping[str, Tensor]) -> Fig
             x, y = (np.linspace(a, b, n, endpoint=False) + 0.5 / device.cells
                     for a, b, n in ((*body[:2], density.shape[0]), (*body[2:], density.shape[1])))  # fmt: skip
             field.contour(x, y, density.T, [0.5], colors="white", linewidths=0.4)
-        edge_x, edge_y = body[:2], body[2:]
-        field.plot([*edge_x, *edge_x[::-1], edge_x[0]], [edge_y[0], edge_y[0], edge_y[1], edge_y[1], edge_y[0]], color="white", linewidth=0.6,
-                   linestyle=":")  # fmt: skip
+        corners = [(body[k], body[2 + l]) for k, l in ((0, 0), (1, 0), (1, 1), (0, 1), (0, 0))]
+        field.plot(*zip(*corners, strict=True), color="white", linewidth=0.6, linestyle=":")
         for height in device.targets:
             at = (device.scene.screens[1] - i) / device.cells
-            field.plot([at, at], [height - device.aperture / 2, height + device.aperture / 2], color=_RED, linewidth=2.5)
+            field.plot(
+                [at, at], [height - device.aperture / 2, height + device.aperture / 2], color=_RED, linewidth=2.5
+            )
         field.set_xlim(left, right)
         field.set_ylim(low, -low)
-        field.set_title(f"{float(cut):.3f} of the power; {float(grey):.3f} before the cut", fontsize=10, color=_INK, loc="left")
+        field.set_title(
+            f"{float(cut):.3f} of the power; {float(grey):.3f} before the cut", fontsize=10, color=_INK, loc="left"
+        )
         bar = figure.colorbar(shown, ax=field, pad=0.02)
         bar.ax.set_ylabel(r"$|E|^2$", fontsize=9, color=_INK)
         bar.ax.tick_params(labelsize=8, color=_GREY, labelcolor=_INK)

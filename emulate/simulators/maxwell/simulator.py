@@ -33,22 +33,26 @@ class Maxwell(Simulator):
 
     A pulse meets layers of index n and thickness d, in vacuum wavelengths of the design, on a substrate that never ends; the
     outputs are the shares T and R of the power at each of `wavelengths`, T + R = 1. The lattice of Yee (1966) with
-    convolutional absorbers is of second order in the cell and of third at the design wavelength, where its dispersion is taken
-    out; permittivity is averaged so that walls may lie anywhere, and a run is smooth in n and d. Of one layer in vacuum T = 1 / (1 + ((n^2 - 1) / 2n)^2 sin^2(2 pi n d)) (Airy 1833); of a
-    stack, see `stack`. A run with 40 cells to the wavelength takes a twentieth of a second, its derivatives three times as
-    long.
+    convolutional absorbers is of second order in the cell, and of third at the design wavelength, where its dispersion is
+    taken out; permittivity is averaged so that walls may lie anywhere, and a run is smooth in n and d. Of one layer in vacuum
+    T = 1 / (1 + ((n^2 - 1) / 2n)^2 sin^2(2 pi n d)) (Airy 1833); `truths.transmitted` is what any stack passes. A run with
+    40 cells to the wavelength takes a twentieth of a second, its derivatives three times as long.
 
     >>> y = Maxwell().run(torch.tensor([2.0, 0.3], dtype=torch.float64), seed=0)
     >>> y.round(decimals=3)
-    tensor([0.8370, 0.1630], dtype=torch.float64)
+    tensor([0.8380, 0.1620], dtype=torch.float64)
     """
 
     space: Space = _SPACE
-    layers: tuple[tuple[str | float, str | float], ...] = (("n", "d"),)  # index and thickness of each: numbers or parameters
+    layers: tuple[tuple[str | float, str | float], ...] = (
+        ("n", "d"),
+    )  # index and thickness of each: numbers or parameters
     substrate: str | float = 1.0  # its index
     wavelengths: tuple[float, ...] = (1.0,)  # of the outputs, in units of the design wavelength
     show: tuple[Shown, ...] = ("transmission", "reflection")
-    cells: Annotated[int, Ge(10), Le(1000)] = 40  # to a vacuum wavelength of the design; twice as many take four times as long
+    cells: Annotated[int, Ge(10), Le(1000)] = (
+        40  # to a vacuum wavelength of the design; twice as many take four times as long
+    )
     periods: Annotated[float, Gt(0), Le(1000)] = 24.0  # how long the pulse is followed; mirrors that ring need more
 
     differentiable: ClassVar[bool] = True
@@ -63,7 +67,9 @@ class Maxwell(Simulator):
             raise InputError(f"maxwell: every parameter must stand in layers or be the substrate. Got {unused[0]!r}, which stands "
                              "in none; name it in layers, such as [[n, d]].")  # fmt: skip
         if not self.layers or not self.show or len(set(self.show)) < len(self.show):
-            raise InputError(f"maxwell: layers and show must not be empty, and nothing shown twice. Got {self.layers} and {self.show}.")
+            raise InputError(
+                f"maxwell: layers and show must not be empty, and nothing shown twice. Got {self.layers} and {self.show}."
+            )
         if not self.wavelengths or not all(0.6 <= w <= 1.6 for w in self.wavelengths):
             raise InputError("maxwell: wavelengths must lie between 0.6 and 1.6 of the design's, where the pulse has power. Got "
                              f"{self.wavelengths}.")  # fmt: skip
@@ -102,7 +108,9 @@ class Maxwell(Simulator):
         lattice = Lattice((columns, 1), self.cells, "Ez", (_ABSORBER, 0), _COURANT)
         screens = (_ABSORBER + 2 * gap, first + room + gap)
         background = float(matched(torch.ones((), dtype=torch.float64), self.cells, _COURANT))
-        return Scene(lattice, _ABSORBER + gap, 0.0, screens, self.periods, tuple(1 / w for w in self.wavelengths), background)
+        return Scene(
+            lattice, _ABSORBER + gap, 0.0, screens, self.periods, tuple(1 / w for w in self.wavelengths), background
+        )
 
     @property
     def nodes(self) -> Tensor:
