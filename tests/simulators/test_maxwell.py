@@ -96,7 +96,8 @@ def test_steps_and_their_adjoint_are_those_of_the_equations_as_they_are_written(
     """A slow twin without absorbers: differences of rolled arrays, and torch's own reverse mode through every step."""
     lattice, steps = Lattice((7, 6), 9, polarisation, (0, 0), 0.6), 40
     generator = torch.Generator().manual_seed(2)
-    g = 0.2 + 0.3 * torch.rand(lattice.electric, generator=generator, dtype=torch.float64)
+    medium = torch.rand((2, lattice.electric), generator=generator, dtype=torch.float64)
+    medium = torch.stack((0.9 + 0.1 * medium[0], 0.2 + 0.3 * medium[1]))
     profile = np.array([1.0, -0.5])
     march = March(
         lattice,
@@ -109,7 +110,8 @@ def test_steps_and_their_adjoint_are_those_of_the_equations_as_they_are_written(
         0.3,
     )
 
-    def twin(g):
+    def twin(medium):
+        a, g = medium
         ahead = lambda f, axis: torch.roll(f, -1, axis) - f  # noqa: E731
         behind = lambda f, axis: f - torch.roll(f, 1, axis)  # noqa: E731
         e, h = (
@@ -128,19 +130,19 @@ def test_steps_and_their_adjoint_are_those_of_the_equations_as_they_are_written(
             pulse = math.sin(2 * math.pi * 1.05 * t) * math.exp(-0.5 * (t / 0.3) ** 2)
             push = torch.zeros(lattice.electric, dtype=torch.float64)
             push[[3, 8]] = torch.from_numpy(pulse * profile)
-            e = e + g.reshape(e.shape) * curl + push.reshape(e.shape)
+            e = a.reshape(e.shape) * e + g.reshape(e.shape) * curl + push.reshape(e.shape)
             for k, (field, shift) in enumerate(((e, 1.0), (h, 0.5))):
                 turn = torch.tensor([0.8, 1.3], dtype=torch.float64)[:, None] * 2j * math.pi * lattice.dt * (n + shift)
                 total[k] = total[k] + turn.exp() * field.flatten()
         return total
 
-    found, expected = march.phasors(g), twin(g)
+    found, expected = march.phasors(medium), twin(medium)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
     weights = [torch.randn(a.shape, generator=generator, dtype=torch.float64) for a in found]
     slopes = []
     for f in (march.phasors, twin):
-        leaf = g.clone().requires_grad_()
+        leaf = medium.clone().requires_grad_()
         y = sum((w * (a.real + 0.3 * a.abs())).sum() for w, a in zip(weights, f(leaf), strict=True))
         slopes.append(torch.autograd.grad(y, leaf)[0])
     torch.testing.assert_close(*slopes, rtol=1e-10, atol=1e-10)
@@ -179,13 +181,11 @@ def test_the_memory_of_a_gradient_grows_as_the_root_of_the_steps():
     lattice = Lattice((60, 40), 20, "Ez", (8, 8), 0.7)
     peaks = []
     for periods in (5.0, 20.0):
-        scene, g = (
-            Scene(lattice, 12, 0.5, (16, 40), periods, (1.0,)),
-            torch.full((lattice.electric,), 0.5, dtype=torch.float64),
-        )
-        scene.march.phasors(g.requires_grad_())[0].abs().sum().backward()  # what is kept for all runs is made
+        scene = Scene(lattice, 12, 0.5, (16, 40), periods, (1.0,))
+        medium = scene.march.medium(torch.ones(lattice.electric, dtype=torch.float64))
+        scene.march.phasors(medium.requires_grad_())[0].abs().sum().backward()  # what is kept for all runs is made
         tracemalloc.start()
-        scene.march.phasors(g)[0].abs().sum().backward()
+        scene.march.phasors(medium)[0].abs().sum().backward()
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     stored = 20.0 / lattice.dt * lattice.electric * 8

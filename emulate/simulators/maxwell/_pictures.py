@@ -36,7 +36,7 @@ def stack_picture(simulator: "Maxwell", points: Mapping[str, Tensor]) -> Figure:
             spectrum.plot(_SPECTRUM, wide.run(theta), "o", color=colour, markersize=3.5, label=name)
         _wave(_clean(ax), simulator, theta, colour)
         ax.set_title(name, fontsize=10, color=_INK, loc="left")
-    panels[0].set_ylabel(r"$|E|^2$ of the wave sent in; index $n$", fontsize=10, color=_INK)
+    panels[0].set_ylabel(r"$|E|^2$; index $n$ in grey", fontsize=10, color=_INK)
     spectrum.axvline(1.0, color=_GREY, linewidth=0.8, linestyle=":")
     spectrum.set_xlabel("wavelength [of the design]", fontsize=10, color=_INK)
     spectrum.set_ylabel("transmission", fontsize=10, color=_INK)
@@ -82,7 +82,7 @@ def device_picture(device: "MaxwellDevice", points: Mapping[str, Tensor]) -> Fig
         theta = theta.detach()
         with torch.no_grad():
             density, grey, cut = made.density(theta).numpy(), device.run(theta).sum(), made.run(theta).sum()
-            light = device.scene.intensity(made.permittivity(theta))[inside].numpy()
+            light = device.scene.intensity(made.matter(theta)[0])[inside].numpy()
         shape.imshow(density.T, origin="lower", extent=body, cmap="Greys", vmin=0, vmax=1.25, interpolation="nearest")
         shape.set_ylim(low, -low)
         shape.set_title(name, fontsize=10, color=_INK, loc="left")

@@ -1,14 +1,17 @@
 r"""A pulse marched through a lattice, its phasors at monitors, and their derivative with respect to the material.
 
-One step, with g = S / epsilon at every number of E, and p, q the memories of the absorbers:
+One step, with the medium's a and g at every number of E, and p, q the memories of the absorbers:
 
-    [dH, p] = M [E, p],   H += dH,   [c, q] = C [H, q],   E += g c + s_n
+    [dH, p] = M [E, p],   H += dH,   [c, q] = C [H, q],   E <- a E + g c + s_n
+
+In matter of permittivity epsilon and conductivity sigma, k = sigma dt / 2 epsilon, a = (1 - k) / (1 + k), g = (S / epsilon) / (1 + k).
 
 Backwards, with bars for the derivative of the answer by each of them, last step first:
 
-    g_bar += E_bar c,   [H_bar, q_bar] = [H_bar, 0] + C^T [g E_bar, q_bar],   [E_bar, p_bar] = [E_bar, 0] + M^T [H_bar, p_bar]
+    a_bar += E_bar E,   g_bar += E_bar c,   [H_bar, q_bar] = [H_bar, 0] + C^T [g E_bar, q_bar],
+    [E_bar, p_bar] = [a E_bar, 0] + M^T [H_bar, p_bar]
 
-which is the exact derivative of the discrete answer. It needs c of every step, and memory for none: fields are kept at
+which is the exact derivative of the discrete answer. It needs E and c of every step, and memory for none: fields are kept at
 the start of every segment of sqrt(n) steps, and a segment is run again when its turn comes (Griewank & Walther 2000).
 """
 
@@ -56,20 +59,25 @@ class March:
     frequencies: tuple[float, ...]
     pulse: float = 0.75
 
-    def phasors(self, g: Tensor) -> tuple[Tensor, Tensor]:
-        """complex128 `[frequencies, places]` of E and of H, with g = S / epsilon `[numbers of E]`; carries gradients."""
-        e, h = _Phasors.apply(g, self)
+    def medium(self, epsilon: Tensor, sigma: Tensor | None = None) -> Tensor:
+        """a and g `[2, numbers of E]` from permittivity and conductivity `[numbers of E]`, the latter in 1/period."""
+        half = torch.zeros_like(epsilon) if sigma is None else 0.5 * self.lattice.dt * sigma / epsilon
+        return torch.stack(((1 - half) / (1 + half), self.lattice.courant / (epsilon * (1 + half))))
+
+    def phasors(self, medium: Tensor) -> tuple[Tensor, Tensor]:
+        """complex128 `[frequencies, places]` of E and of H; carries gradients to the medium `[2, numbers of E]`."""
+        e, h = _Phasors.apply(medium, self)
         return torch.view_as_complex(e), torch.view_as_complex(h)
 
-    def pulled(self, g: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor, Tensor], Tensor]]:
+    def pulled(self, medium: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor, Tensor], Tensor]]:
         """The phasors, and what takes the derivatives of r answers by them, complex `[r, frequencies, places]`, to those by
-        g `[r, numbers of E]`: all of them in one march backwards."""
-        numbers = g.detach().numpy()
+        the medium `[r, 2, numbers of E]`: all of them in one march backwards."""
+        numbers = medium.detach().numpy()
         e, h, kept = self._forward(numbers, True)
 
         def pull(by_e: Tensor, by_h: Tensor) -> Tensor:
             parts = (torch.view_as_real(x).permute(1, 3, 2, 0).numpy() for x in (by_e, by_h))
-            return torch.from_numpy(self._pull(numbers, kept, *parts)).T
+            return torch.from_numpy(self._pull(numbers, kept, *parts)).movedim(-1, 0)
 
         return *(torch.complex(*torch.from_numpy(x).unbind(1)) for x in (e, h)), pull
 
@@ -96,9 +104,9 @@ class March:
         lattice = self.lattice
         return np.zeros(lattice.magnetic_step.shape[1]), np.zeros(lattice.electric_step.shape[1])
 
-    def _run(self, e: np.ndarray, h: np.ndarray, g: np.ndarray, of: range) -> Iterator[np.ndarray]:
-        """March over steps, in place; gives the curl `[numbers of E]` of each."""
-        m, c = self.lattice.magnetic_step, self.lattice.electric_step
+    def _run(self, e: np.ndarray, h: np.ndarray, medium: np.ndarray, of: range) -> Iterator[np.ndarray]:
+        """March over steps, in place; gives the curl `[numbers of E]` of each before it is added to E."""
+        m, c, (a, g) = self.lattice.magnetic_step, self.lattice.electric_step, medium
         ne, nh, signal = len(g), self.lattice.magnetic, self._signal
         for n in of:
             r = m @ e
@@ -106,12 +114,12 @@ class March:
             e[ne:] = r[nh:]
             r = c @ h
             h[nh:] = r[ne:]
-            curl = r[:ne]
-            e[:ne] += g * curl
+            yield r[:ne]
+            e[:ne] *= a
+            e[:ne] += g * r[:ne]
             e[self.source] += signal[n] * self.profile
-            yield curl
 
-    def _forward(self, g: np.ndarray, keep: bool) -> tuple[np.ndarray, np.ndarray, list]:
+    def _forward(self, medium: np.ndarray, keep: bool) -> tuple[np.ndarray, np.ndarray, list]:
         """Phasors `[frequencies, 2, places]` of E and H, and the fields at the start of every segment."""
         e, h = self._rest()
         found = [np.zeros((len(self.frequencies), 2, len(at))) for at in (self.electric, self.magnetic)]
@@ -120,49 +128,54 @@ class March:
             if keep:
                 kept.append((e.copy(), h.copy()))
             seen = [np.empty((len(of), len(at))) for at in (self.electric, self.magnetic)]
-            for k, _ in enumerate(self._run(e, h, g, of)):
-                seen[0][k], seen[1][k] = e[self.electric], h[self.magnetic]
+            for k, _ in enumerate(self._run(e, h, medium, of)):
+                seen[1][k] = h[self.magnetic]
+                if k:
+                    seen[0][k - 1] = e[self.electric]
+            seen[0][-1] = e[self.electric]
             for total, weights, record in zip(found, self._weights(of), seen, strict=True):
                 total += np.einsum("fct,tp->fcp", weights, record)  # one order of summation, whatever the threads
         return found[0], found[1], kept
 
-    def _pull(self, g: np.ndarray, kept: list, by_e: np.ndarray, by_h: np.ndarray) -> np.ndarray:
-        """Derivatives `[numbers of E, rows]` by g of rows of answers, whose derivatives by the phasors are `by_e`, `by_h`
+    def _pull(self, medium: np.ndarray, kept: list, by_e: np.ndarray, by_h: np.ndarray) -> np.ndarray:
+        """Derivatives `[2, numbers of E, rows]` by the medium of rows of answers, whose derivatives by the phasors are `by_e`, `by_h`
         `[frequencies, 2, places, rows]`; `kept` are the fields at the start of every segment."""
         rows = by_e.shape[-1]
         tail = (rows,) if rows > 1 else ()  # the product of a matrix and a vector is the faster one
         back_m, back_c = self.lattice.magnetic_step.T.tocsr(), self.lattice.electric_step.T.tocsr()
-        ne, nh = len(g), self.lattice.magnetic
+        ne, nh = self.lattice.electric, self.lattice.magnetic
         e_bar, h_bar = np.zeros((back_m.shape[0], *tail)), np.zeros((back_c.shape[0], *tail))
-        g_bar, column = np.zeros((ne, *tail)), g.reshape(ne, *(1 for _ in tail))
+        by_a, by_g = np.zeros((2, ne, *tail))
+        a, g = medium.reshape(2, ne, *(1 for _ in tail))
         for of, fields in zip(reversed(self.segments), reversed(kept), strict=True):
             e, h = (x.copy() for x in fields)
-            curls = np.empty((len(of), ne))
-            for k, curl in enumerate(self._run(e, h, g, of)):
-                curls[k] = curl
+            before, curls = np.empty((2, len(of), *g.shape))
+            for k, curl in enumerate(self._run(e, h, medium, of)):
+                before[k], curls[k] = e[:ne].reshape(g.shape), curl.reshape(g.shape)
             pushes = [np.einsum("fct,fcpr->tpr", w, by).reshape(len(of), -1, *tail)
                       for w, by in zip(self._weights(of), (by_e, by_h), strict=True)]  # fmt: skip
             for k in reversed(range(len(of))):
                 e_bar[self.electric] += pushes[0][k]
-                g_bar += e_bar[:ne] * curls[k].reshape(column.shape)
-                h_bar, r = back_c @ np.concatenate((column * e_bar[:ne], h_bar[nh:])), h_bar
+                by_a += e_bar[:ne] * before[k]
+                by_g += e_bar[:ne] * curls[k]
+                h_bar, r = back_c @ np.concatenate((g * e_bar[:ne], h_bar[nh:])), h_bar
                 h_bar[:nh] += r[:nh]
                 h_bar[self.magnetic] += pushes[1][k]
                 e_bar, r = back_m @ np.concatenate((h_bar[:nh], e_bar[ne:])), e_bar
-                e_bar[:ne] += r[:ne]
-        return g_bar.reshape(ne, rows)
+                e_bar[:ne] += a * r[:ne]
+        return np.stack((by_a, by_g)).reshape(2, ne, rows)
 
 
 class _Phasors(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, g: Tensor, march: March):
-        numbers = g.detach().numpy()
+    def forward(ctx, medium: Tensor, march: March):
+        numbers = medium.detach().numpy()
         e, h, ctx.kept = march._forward(numbers, ctx.needs_input_grad[0])
-        ctx.march, ctx.g = march, numbers
+        ctx.march, ctx.medium = march, numbers
         return tuple(torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, 1, -1))) for x in (e, h))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, by_e: Tensor, by_h: Tensor):
-        pulled = ctx.march._pull(ctx.g, ctx.kept, *(x.movedim(-1, 1)[..., None].numpy() for x in (by_e, by_h)))
-        return torch.from_numpy(pulled[:, 0]), None
+        pulled = ctx.march._pull(ctx.medium, ctx.kept, *(x.movedim(-1, 1)[..., None].numpy() for x in (by_e, by_h)))
+        return torch.from_numpy(pulled[..., 0]), None

@@ -59,7 +59,7 @@ def smoothed(density: Tensor, radius: float) -> Tensor:
     Reference: Bourdin 2001, Int. J. Numer. Meth. Engng 50, 2143.
 
     >>> smoothed(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), 1.5).round(decimals=3)
-    tensor([[0.0000, 0.2160, 0.7840, 1.0000]])
+    tensor([[0.0000, 0.1750, 0.8250, 1.0000]])
     """
     reach = max(0, math.ceil(radius) - 1)
     if not reach:

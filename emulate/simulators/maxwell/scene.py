@@ -75,14 +75,14 @@ class Scene:
         rows, half = self.lattice.shape[1], 0.5 if self.lattice.polarisation == "Hz" else 0.0
         return (np.arange(rows) + half - rows / 2) / self.lattice.cells
 
-    def fields(self, epsilon: Tensor) -> Fields:
-        """What the screens see with this permittivity `[numbers of E]`, with gradients."""
-        return self._split(*self.march.phasors(self.lattice.courant / epsilon))
+    def fields(self, epsilon: Tensor, sigma: Tensor | None = None) -> Fields:
+        """What the screens see with this permittivity and conductivity (1/period) `[numbers of E]`, with gradients."""
+        return self._split(*self.march.phasors(self.march.medium(epsilon, sigma)))
 
-    def pulled(self, g: Tensor) -> tuple[Fields, Callable[[Tensor, Tensor], Tensor]]:
-        """What the screens see with g = S / epsilon, as leaves of a graph, and what takes the derivatives of r answers by
-        them, `[r, frequencies, screens, rows]` of E and of H, to those by g `[r, numbers of E]`."""
-        e, h, pull = self.march.pulled(g)
+    def pulled(self, medium: Tensor) -> tuple[Fields, Callable[[Tensor, Tensor], Tensor]]:
+        """What the screens see, as leaves of a graph, and what takes the derivatives of r answers by them,
+        `[r, frequencies, screens, rows]` of E and of H, to those by the medium `[r, 2, numbers of E]`."""
+        e, h, pull = self.march.pulled(medium)
         seen = self._split(e, h)
         seen = Fields(seen.e.detach().requires_grad_(), seen.h.detach().requires_grad_())
 
@@ -109,7 +109,7 @@ class Scene:
         """|E|^2 `[nx, ny]` on the whole plane, in units of its largest in vacuum behind the source."""
         whole = _everywhere(self)
         with torch.no_grad():
-            parts = [whole.phasors(self.lattice.courant / eps)[0][frequency].abs().square()
+            parts = [whole.phasors(whole.medium(eps))[0][frequency].abs().square()
                      for eps in (epsilon, torch.full_like(epsilon, self.background))]  # fmt: skip
         parts = [x.reshape(-1, *self.lattice.shape).sum(0) for x in parts]
         return parts[0] / parts[1][self.source + 2 :].max()
@@ -128,7 +128,7 @@ def _march(scene: Scene) -> March:
 
 def _everywhere(scene: Scene) -> March:
     m = scene.march
-    return March(m.lattice, m.steps, m.source, m.profile, np.arange(m.lattice.electric), m.magnetic[:0], m.frequencies)
+    return March(m.lattice, m.steps, m.source, m.profile, np.arange(m.lattice.electric), m.magnetic[:1], m.frequencies)
 
 
 @functools.lru_cache(maxsize=8)

@@ -91,12 +91,12 @@ class Maxwell(Simulator):
         """The outputs `[m]` and their derivatives `[m, d]`, all of them by one march backwards."""
         theta = theta.detach().requires_grad_()
         with torch.enable_grad():
-            g = self.scene.lattice.courant / self.permittivity(theta)
-            seen, pull = self.scene.pulled(g.detach())
+            medium = self.scene.march.medium(self.permittivity(theta))
+            seen, pull = self.scene.pulled(medium.detach())
             y = self._read(seen)
             rows = [torch.autograd.grad(one, (seen.e, seen.h), retain_graph=True) for one in y]
-            by_g = pull(*(torch.stack(of) for of in zip(*rows, strict=True)))
-            slope = torch.stack([torch.autograd.grad(g, theta, row, retain_graph=True)[0] for row in by_g])
+            by_medium = pull(*(torch.stack(of) for of in zip(*rows, strict=True)))
+            slope = torch.stack([torch.autograd.grad(medium, theta, row, retain_graph=True)[0] for row in by_medium])
         return y.detach(), slope
 
     @property
@@ -142,10 +142,8 @@ class Maxwell(Simulator):
         return known(self)
 
     def picture(self, points: Mapping[str, Tensor]) -> "Figure":
-        """What passes at each wavelength, by the simulation and by the exact matrices of the layers, and the wave in the stack.
-
-        The dots are the simulation at wavelengths from 0.7 to 1.4, the lines what the product of the characteristic matrices
-        of the layers says. Below, the index and the standing wave of the design wavelength.
+        """The share of the power that passes at each wavelength, dots by the simulation and lines by the exact matrices of the
+        layers; below, the index in grey and |E|^2 of the design wavelength, in units of the wave sent in.
         """
         from emulate.simulators.maxwell._pictures import stack_picture
 
