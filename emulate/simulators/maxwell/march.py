@@ -4,7 +4,8 @@ One step, with the medium's a and g at every number of E, and p, q the memories 
 
     [dH, p] = M [E, p],   H += dH,   [c, q] = C [H, q],   E <- a E + g c + s_n
 
-In matter of permittivity epsilon and conductivity sigma, k = sigma dt / 2 epsilon, a = (1 - k) / (1 + k), g = (S / epsilon) / (1 + k).
+In matter of permittivity epsilon and conductivity sigma a = (1 - k) / (1 + k) and g = (S / epsilon) / (1 + k), with
+k = sigma dt / 2 epsilon.
 
 Backwards, with bars for the derivative of the answer by each of them, last step first:
 
@@ -138,8 +139,8 @@ class March:
         return found[0], found[1], kept
 
     def _pull(self, medium: np.ndarray, kept: list, by_e: np.ndarray, by_h: np.ndarray) -> np.ndarray:
-        """Derivatives `[2, numbers of E, rows]` by the medium of rows of answers, whose derivatives by the phasors are `by_e`, `by_h`
-        `[frequencies, 2, places, rows]`; `kept` are the fields at the start of every segment."""
+        """Derivatives `[2, numbers of E, rows]` by the medium of rows of answers, whose derivatives by the phasors are
+        `by_e`, `by_h` `[frequencies, 2, places, rows]`; `kept` are the fields at the start of every segment."""
         rows = by_e.shape[-1]
         tail = (rows,) if rows > 1 else ()  # the product of a matrix and a vector is the faster one
         back_m, back_c = self.lattice.magnetic_step.T.tocsr(), self.lattice.electric_step.T.tocsr()
