@@ -156,7 +156,7 @@ class MaxwellDevice(Simulator):
 
     def picture(self, points: Mapping[str, Tensor]) -> "Figure":
         """Each device as it is made, dark where material is, and the light in it, |E|^2 in units of the largest of the beam
-        alone; the titles give the share of the power that passes the apertures (red), after the densities were cut at one half
+        alone; the titles give the share of the power that passes the apertures (blue), after the densities were cut at one half
         and before.
         """
         from emulate.simulators.maxwell._pictures import device_picture

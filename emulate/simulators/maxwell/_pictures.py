@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from emulate.simulators.maxwell_device import MaxwellDevice
 
 _INK, _GREY, _PALE = "#222222", "#6b6b6b", "#e6e6e6"
-_COLOURS, _RED = ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), "#D55E00"
+_COLOURS, _SKY = ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), "#56B4E9"
 _SPECTRUM = tuple(round(0.7 + 0.02 * i, 4) for i in range(36))  # wavelengths of the dots
 
 
@@ -96,7 +96,7 @@ def device_picture(device: "MaxwellDevice", points: Mapping[str, Tensor]) -> Fig
         for height in device.targets:
             at = (device.scene.screens[1] - i) / device.cells
             field.plot(
-                [at, at], [height - device.aperture / 2, height + device.aperture / 2], color=_RED, linewidth=2.5
+                [at, at], [height - device.aperture / 2, height + device.aperture / 2], color=_SKY, linewidth=2.5
             )
         field.set_xlim(left, right)
         field.set_ylim(low, -low)

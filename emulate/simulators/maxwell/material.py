@@ -82,7 +82,7 @@ def projected(density: Tensor, steepness: float) -> Tensor:
     tensor([0.0000, 0.1680, 0.5000, 1.0000])
     """
     if math.isinf(steepness):
-        return (density > 0.5).to(density)
+        return (density > 0.5 + 1e-9).to(density)  # rounding decides nothing of what is grey throughout
     half = math.tanh(steepness / 2)
     return 0.5 + torch.tanh(steepness * (density - 0.5)) / (2 * half)
 
