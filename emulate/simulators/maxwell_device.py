@@ -64,7 +64,7 @@ class MaxwellDevice(Simulator):
     coarse: Annotated[int, Ge(1)] = 4  # pixels to a side of the square that a control fills
     mirror: bool = True  # the device is the same above and below the axis
     index: Annotated[float, Ge(1), Le(4)] = 1.5  # of the material, in vacuum
-    polarisation: Polarisation = "Ez"
+    polarisation: Polarisation = "Ez"  # the component that stands on the plane: Ez, or Hz
     waist: Annotated[float, Ge(0)] = 2.0  # of the beam, where its amplitude is 1/e; 0: an even wave and periodic sides
     targets: tuple[float, ...] = (0.0,)  # heights of the apertures over the axis, wavelengths
     aperture: Annotated[float, Gt(0)] = 0.75  # wavelengths

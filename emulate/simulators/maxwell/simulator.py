@@ -49,7 +49,7 @@ class Maxwell(Simulator):
     )  # index and thickness of each: numbers or parameters
     substrate: str | float = 1.0  # its index
     wavelengths: tuple[float, ...] = (1.0,)  # of the outputs, in units of the design wavelength
-    show: tuple[Shown, ...] = ("transmission", "reflection")
+    show: tuple[Shown, ...] = ("transmission", "reflection")  # the shares that are outputs
     cells: Annotated[int, Ge(10), Le(1000)] = (
         40  # to a vacuum wavelength of the design; twice as many take four times as long
     )
