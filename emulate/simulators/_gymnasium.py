@@ -12,6 +12,8 @@ from torch import Tensor
 from emulate.errors import InputError
 from emulate.noise import Noise
 
+Step = tuple[np.ndarray, np.ndarray, np.ndarray, float]  # state, action, next state, reward
+
 STARTS = 1000  # states at which episodes begin: those of so many seeds of the environment's own
 _NAMES = {
     "CartPoleEnv": ("position", "velocity", "angle", "angular_velocity"),
@@ -55,7 +57,9 @@ class Gym:
         actions, spaces = self.env.action_space, self._spaces
         self.choices = int(actions.n) if isinstance(actions, spaces.Discrete) else 0
         if not self.choices and not (isinstance(actions, spaces.Box) and len(actions.shape) == 1):
-            raise InputError(f"an environment must have actions of a list, or a vector of numbers. Got {actions} of {self.name}.")
+            raise InputError(
+                f"an environment must have actions of a list, or a vector of numbers. Got {actions} of {self.name}."
+            )
         if not self.settable and not isinstance(self.env.observation_space, spaces.Box):
             raise InputError(f"an environment must have a state of numbers. Got observations {self.env.observation_space} of "
                              f"{self.name}.")  # fmt: skip
@@ -76,7 +80,9 @@ class Gym:
         """Lowest and highest action, `[a]`."""
         if self.choices:
             return torch.zeros(1, dtype=torch.float64), torch.full((1,), self.choices - 1.0, dtype=torch.float64)
-        return tuple(torch.from_numpy(np.asarray(b, np.float64)) for b in (self.env.action_space.low, self.env.action_space.high))
+        return tuple(
+            torch.from_numpy(np.asarray(b, np.float64)) for b in (self.env.action_space.low, self.env.action_space.high)
+        )
 
     @cached_property
     def random(self) -> bool:
@@ -131,7 +137,7 @@ class Gym:
         share = float(a[0] - low[0])
         return (1 - share) * self.step(x, low, seed) + share * self.step(x, low + 1, seed)
 
-    def steps(self, act: Callable[[np.ndarray, int], np.ndarray], seed: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, float]]:
+    def steps(self, act: Callable[[np.ndarray, int], np.ndarray], seed: int) -> Iterator[Step]:
         """One episode from the start of a seed until it ends: state, action, next state and reward of every step."""
         observed, _ = self.env.reset(seed=seed)
         x, over, k = self._state(observed), False, 0

@@ -52,7 +52,9 @@ class LQR:
             raise InputError(f"options.start must be empty or have {n} values. Got {len(self.start)}.")
         w = np.linalg.eigvalsh(self._w)
         if not np.array_equal(self._w, self._w.T) or not (w.min() > 0 or np.abs(w).max() == 0):
-            raise InputError(f"options.W must be a covariance above 0 in every direction, or zeros. Got {self.W!r:.80}.")
+            raise InputError(
+                f"options.W must be a covariance above 0 in every direction, or zeros. Got {self.W!r:.80}."
+            )
 
     @cached_property
     def states(self) -> tuple[str, ...]:

@@ -49,7 +49,9 @@ def _phases(ax: "Axes", real: "Policy", points: Mapping[str, Tensor]) -> None:
         for n in range(x.shape[1]):
             ax.plot(x[:, n, i], x[:, n, j], color=colour, linewidth=0.8, alpha=0.7, label=name if n == 0 else None)
     ax.plot(start[:, i], start[:, j], "o", color="#222222", markersize=3, label="start", zorder=3)
-    ax.set(xlabel=_word(real.real.states[i]), ylabel=_word(real.real.states[j]), title="trajectories in the environment")
+    ax.set(
+        xlabel=_word(real.real.states[i]), ylabel=_word(real.real.states[j]), title="trajectories in the environment"
+    )
     ax.legend(frameon=False, fontsize=8)
 
 
@@ -70,7 +72,9 @@ def _costs(ax: "Axes", policy: "Policy", real: "Policy", points: Mapping[str, Te
 
     for colour, (name, theta) in zip(_COLOURS, points.items()):
         for one, style in ((real, "-"), (policy, (0, (4, 2)))) if policy.emulator else ((real, "-"),):
-            many = replace(one, episodes=_ROLLOUTS) if one.real.smooth or one.emulator else replace(one, episodes=_SHOWN)
+            many = (
+                replace(one, episodes=_ROLLOUTS) if one.real.smooth or one.emulator else replace(one, episodes=_SHOWN)
+            )
             mean = many.rollout(theta, seed=_SEED)["costs"].mean(1)
             where = " in the emulator" if one.emulator else ""
             ax.plot(range(len(mean)), mean, color=colour, linewidth=1.2, linestyle=style, label=f"{name}{where}")

@@ -56,8 +56,12 @@ class Policy(Simulator):
 
     space: Space = _SPACE
     environment: str = "lqr"  # or an environment of gymnasium, such as CartPole-v1, with the extra rl
-    options: dict[str, Any] = field(default_factory=dict)  # of lqr: A, B, Q, R, W, start; of gymnasium: those of its `make`
-    emulator: str = ""  # folder of an emulator of the transitions, from where emulate starts; its content enters the keys
+    options: dict[str, Any] = field(
+        default_factory=dict
+    )  # of lqr: A, B, Q, R, W, start; of gymnasium: those of its `make`
+    emulator: str = (
+        ""  # folder of an emulator of the transitions, from where emulate starts; its content enters the keys
+    )
     features: tuple[str, ...] = ()  # phi: expressions of the states, such as "sin(angle)"; empty: the states
     exploration: Annotated[float, Ge(0)] = 0.0  # standard deviation of an action; above 0 one of a list is drawn
     cost: str = ""  # of a step, an expression of states and actions; empty: the environment's own
@@ -142,7 +146,10 @@ class Policy(Simulator):
                           lambda theta, state: state[..., s].mean()[None] / (self.steps - self.warmup))  # fmt: skip
 
     def truths(self) -> tuple[Truth, ...]:
-        lqr, source = LQR(), "linear quadratic regulator: its Riccati and Lyapunov equations (Kalman 1960; Fazel et al. 2018)"
+        lqr, source = (
+            LQR(),
+            "linear quadratic regulator: its Riccati and Lyapunov equations (Kalman 1960; Fazel et al. 2018)",
+        )
         best, ones = torch.tensor(_BEST, dtype=torch.float64), [1.0, 1.0]
         many = Policy(episodes=4000)
         return (
@@ -164,7 +171,9 @@ class Policy(Simulator):
 
         return _policy_pictures.picture(self, points)
 
-    def rollout(self, theta: Tensor, *, seed: int, steps: int | None = None, start: Tensor | None = None) -> dict[str, Tensor]:
+    def rollout(
+        self, theta: Tensor, *, seed: int, steps: int | None = None, start: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """States `[steps + 1, n, s]`, actions `[steps, n, a]` and costs `[steps, n]` of n episodes, or of those from `start`
         `[n, s]`; costs are left out where the environment returns its own."""
         noise = Noise(seed)

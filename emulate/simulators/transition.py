@@ -38,7 +38,9 @@ class Transition(Simulator):
 
     space: Space = _SPACE
     environment: str = "lqr"  # or an environment of gymnasium
-    options: dict[str, Any] = field(default_factory=dict)  # of lqr: A, B, Q, R, W, start; of gymnasium: those of its `make`
+    options: dict[str, Any] = field(
+        default_factory=dict
+    )  # of lqr: A, B, Q, R, W, start; of gymnasium: those of its `make`
 
     differentiable: ClassVar[bool] = True  # of lqr
 
@@ -75,8 +77,17 @@ class Transition(Simulator):
     def truths(self) -> tuple[Truth, ...]:
         still = Transition(options={"W": [[0.0, 0.0], [0.0, 0.0]]})
         at = torch.tensor([1.0, 0.5, -2.0], dtype=torch.float64)
-        return tuple(Truth(f"{name} after a step without noise", lambda i=i: float(still.run(at, seed=0)[i]), value, 1e-12,
-                           "x' = A x + B a by hand") for i, (name, value) in enumerate((("position", 1.04), ("velocity", 0.3))))  # fmt: skip
+        after = (("position", 1.04), ("velocity", 0.3))
+        return tuple(
+            Truth(
+                f"{name} after a step without noise",
+                lambda i=i: float(still.run(at, seed=0)[i]),
+                value,
+                1e-12,
+                "A x + B a",
+            )
+            for i, (name, value) in enumerate(after)
+        )
 
     def episodes(self, n: int, *, seed: int, policy: Callable[[np.ndarray], Any] | None = None) -> Runs:
         """n transitions of whole episodes as a table to train on.
