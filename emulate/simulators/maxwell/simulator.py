@@ -44,15 +44,11 @@ class Maxwell(Simulator):
     """
 
     space: Space = _SPACE
-    layers: tuple[tuple[str | float, str | float], ...] = (
-        ("n", "d"),
-    )  # index and thickness of each: numbers or parameters
+    layers: tuple[tuple[str | float, str | float], ...] = (("n", "d"),)  # index, thickness: numbers or parameters
     substrate: str | float = 1.0  # its index
     wavelengths: tuple[float, ...] = (1.0,)  # of the outputs, in units of the design wavelength
     show: tuple[Shown, ...] = ("transmission", "reflection")  # the shares that are outputs
-    cells: Annotated[int, Ge(10), Le(1000)] = (
-        40  # to a vacuum wavelength of the design; twice as many take four times as long
-    )
+    cells: Annotated[int, Ge(10), Le(1000)] = 40  # to a vacuum wavelength; twice as many take four times as long
     periods: Annotated[float, Gt(0), Le(1000)] = 24.0  # how long the pulse is followed; mirrors that ring need more
 
     differentiable: ClassVar[bool] = True
