@@ -33,7 +33,7 @@ class Transition(Simulator):
 
     >>> y = Transition().run(torch.tensor([1.0, 0.0, -2.0], dtype=torch.float64), seed=1)
     >>> y.round(decimals=2)
-    tensor([ 0.8800, -0.2200], dtype=torch.float64)
+    tensor([ 1.1100, -0.1900], dtype=torch.float64)
     """
 
     space: Space = _SPACE
