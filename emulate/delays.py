@@ -19,7 +19,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, pairwise
 from typing import Any
 
 import torch
@@ -83,7 +83,7 @@ def solve(slope: Slope, history: Callable[[Any], tuple], delays: Sequence[Any], 
     solution, points = Solution(history), _breakpoints(delays, horizon, step)
     lags = [real(d) for d in delays]
     longest = min(step, *lags) if lags else step
-    needed = [math.ceil((real(b) - real(a)) / longest - 1e-9) or 1 for a, b in zip(points, points[1:])]
+    needed = [math.ceil((real(b) - real(a)) / longest - 1e-9) or 1 for a, b in pairwise(points)]
     if sum(needed) > _MOST:
         raise InputError(f"a solution must take at most {_MOST} steps. Got {sum(needed)}, for steps are no longer than "
                          f"{longest:g}; raise the step, or keep delays away from 0.")  # fmt: skip
@@ -122,7 +122,9 @@ class _Lagged:
         return past
 
 
-def _step(slope: Slope, t: Any, h: Any, y: tuple, k1: tuple | None, lagged: _Lagged) -> tuple[tuple, tuple, list[tuple]]:
+def _step(
+    slope: Slope, t: Any, h: Any, y: tuple, k1: tuple | None, lagged: _Lagged
+) -> tuple[tuple, tuple, list[tuple]]:
     """y and its slope at t + h, and the polynomials between; k1 is the slope at t, where the last step knows it."""
     half, middle, end = 0.5 * h, lagged.at(0.5), lagged.at(1.0)
     k1 = slope(t, y, lagged.at(0.0)) if k1 is None else k1

@@ -126,8 +126,12 @@ class Identifiability:
             parts.append(f"{_and(worst)} are hard to tell apart: collinearity index {_index(gamma)}, where {POOR:g} is the usual "
                          "limit.")  # fmt: skip
         g = len(self.theta)
-        parts.append(f"derivatives at {g} points; figures are those of the first." if g > 1 else "derivatives at one point.")
-        return " ".join(p[:1].upper() + p[1:] if p.split(" ")[0] in ("of", "every", "derivatives") else p for p in parts)
+        parts.append(
+            f"derivatives at {g} points; figures are those of the first." if g > 1 else "derivatives at one point."
+        )
+        return " ".join(
+            p[:1].upper() + p[1:] if p.split(" ")[0] in ("of", "every", "derivatives") else p for p in parts
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON; what is infinite is null."""
@@ -141,7 +145,9 @@ class Identifiability:
                 "fisher": self.fisher[0].tolist(), "theta": self.theta.tolist(), "scale": self.scale.tolist()}  # fmt: skip
 
 
-def identify(space: Space, theta: Tensor, jacobian: Tensor, covariance: Tensor, error: Tensor | None = None) -> Identifiability:
+def identify(
+    space: Space, theta: Tensor, jacobian: Tensor, covariance: Tensor, error: Tensor | None = None
+) -> Identifiability:
     """The verdict from Jacobians dy/dtheta `[g, m, d]` at points theta `[g, d]` of the box, and the noise of data there.
 
     covariance `[g, m, m]`, or `[m, m]` at all points, of the noise. error `[g, m, d]`: standard errors of the Jacobians, where
@@ -253,7 +259,9 @@ def _combination(names: tuple[str, ...], theta: Tensor, scale: Tensor, S: Tensor
     one = len(kept) == 1 and blur < _BLURRED
     text = _text([names[i] for i in of], theta[:, of], columns / scale[of], max(blur, _ROUND)) if one else ""
     sd = float(free[kept[0]]) if len(kept) == 1 else math.inf
-    return Combination(tuple(names[i] for i in of), len(kept), text, max(gap, 0.0), float(collinearity(columns).min()), sd)
+    return Combination(
+        tuple(names[i] for i in of), len(kept), text, max(gap, 0.0), float(collinearity(columns).min()), sd
+    )
 
 
 def _text(names: list[str], theta: Tensor, slopes: Tensor, near: float) -> str:
@@ -267,9 +275,14 @@ def _text(names: list[str], theta: Tensor, slopes: Tensor, near: float) -> str:
         return ""
     by_sum, by_product = ([_rounded(v, near) for v in x.mean(0).tolist()] for x in (ratio, power))
     if products and not (sums and (_plain(by_sum) or not _plain([2 * v for v in by_product]))):
-        parts = [(" * " if v > 0 else " / ", n + ("" if abs(v) == 1 else f"**{abs(v):.4g}")) for n, v in zip(names, by_product)]
+        parts = [
+            (" * " if v > 0 else " / ", n + ("" if abs(v) == 1 else f"**{abs(v):.4g}"))
+            for n, v in zip(names, by_product)
+        ]
     else:
-        parts = [(" + " if v > 0 else " - ", ("" if abs(v) == 1 else f"{abs(v):.4g} * ") + n) for n, v in zip(names, by_sum)]
+        parts = [
+            (" + " if v > 0 else " - ", ("" if abs(v) == 1 else f"{abs(v):.4g} * ") + n) for n, v in zip(names, by_sum)
+        ]
     return "".join(sign + part for sign, part in parts)[3:]
 
 

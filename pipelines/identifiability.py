@@ -84,7 +84,7 @@ def measured(bench: Workbench, theta: Tensor, name: str = "") -> tuple[Identifia
     if name:
         if not (bench.folder / "emulators" / name).exists():
             raise InputError(f"identifiability needs the emulator {name!r}, which was not trained in {bench.study.folder} yet. Run "
-                             "`emulate train` first, or leave --emulator out: the simulator's derivatives are used then.")  # fmt: skip
+                             "`emulate train` first, or leave --emulator out for the simulator's own.")  # fmt: skip
         emulator = bench.emulator(name)
         y = emulator.predict(theta).mean.detach()
         jacobian, error, lost = emulator.jacobian(theta).detach(), None, 0
@@ -92,7 +92,9 @@ def measured(bench: Workbench, theta: Tensor, name: str = "") -> tuple[Identifia
         study = bench.study
         seeds = [run_seed(study.seed, t, stochastic=study.simulator.stochastic) for t in theta.tolist()]
         asked = [("jacobian", study.gradient_spec("jacobian"))]
-        tasks = Tasks.of(study.simulator, theta.numpy(), np.array(seeds, np.int64), np.zeros(len(theta), np.uint8), asked)
+        tasks = Tasks.of(
+            study.simulator, theta.numpy(), np.array(seeds, np.int64), np.zeros(len(theta), np.uint8), asked
+        )
         bench.make(tasks, "identifiability: derivatives")
         runs = bench.store.rows(study.simulator, theta.numpy(), list(tasks.keys()))
         if not runs.ok.any():
@@ -108,7 +110,10 @@ def _points(bench: Workbench, points: int) -> tuple[Tensor, str]:
     the others are spread over the inner half of the box."""
     study, infer = bench.study, bench.folder / "infer"
     choice = study.infer.observation if study.infer else None
-    first, where = study.space.from_unit(torch.full((study.space.d,), 0.5, dtype=torch.float64)), "the middle of the prior"
+    first, where = (
+        study.space.from_unit(torch.full((study.space.d,), 0.5, dtype=torch.float64)),
+        "the middle of the prior",
+    )
     if choice is not None and choice.parameters is not None:
         first, where = study.space.pack(choice.parameters), "the parameters of the observation"
     elif (infer / "draws.safetensors").exists() and "map" in (drawn := files.read_tensors(infer / "draws.safetensors")):
@@ -122,7 +127,9 @@ def _noise(bench: Workbench, theta: Tensor, y: Tensor, name: str) -> Tensor:
     study = bench.study
     if not study.infer:
         fields = study.simulator.outputs
-        size = torch.cat([y[:, fields.slices[f.name]].square().mean(1, keepdim=True).expand(-1, f.size) for f in fields.fields], 1)
+        size = torch.cat(
+            [y[:, fields.slices[f.name]].square().mean(1, keepdim=True).expand(-1, f.size) for f in fields.fields], 1
+        )
         return torch.diag_embed(_NAMELESS**2 * size)
     covariance = torch.stack([study.infer.likelihood.on(study.simulator.outputs).covariance(row) for row in y])
     if covariance.diagonal(dim1=-2, dim2=-1).gt(0).all():
@@ -140,7 +147,9 @@ def _print(bench: Workbench, found: Identifiability) -> None:
     for i, n in enumerate(found.names):
         others = [(abs(float(found.cosine[i, j])), m) for j, m in enumerate(found.names) if j != i]
         close = max(others, default=(0.0, ""))
-        sds = ["not told" if not np.isfinite(x) else f"{x:.3g}" for x in (float(found.alone[i]), float(found.together[i]))]
+        sds = [
+            "not told" if not np.isfinite(x) else f"{x:.3g}" for x in (float(found.alone[i]), float(found.together[i]))
+        ]
         rows.append((n, f"{float(found.strength[i]):.3g}", *sds, f"{close[1]} ({close[0]:.4f})" if close[1] else "",
                      found.verdict(n)))  # fmt: skip
     bench.terminal.table(f"{bench.study.name}: identifiability, standard deviations in the prior's",

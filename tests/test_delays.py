@@ -1,5 +1,6 @@
 """Delay equations against the method of steps in closed form and by scipy: values, derivatives in the delays, and the order."""
 
+import itertools
 import math
 
 import numpy as np
@@ -20,7 +21,9 @@ def powers(t, tau):
     """y and dy/dtau at t of y' = -y(t - tau), y = 1 before 0: sum_k (-1)^k (t - (k - 1) tau)^k / k!."""
     reached = [k for k in range(200) if k == 0 or t > (k - 1) * tau]
     y = math.fsum((-1) ** k * (t - (k - 1) * tau) ** k / math.factorial(k) for k in reached)
-    slope = math.fsum((-1) ** k * -(k - 1) * (t - (k - 1) * tau) ** (k - 1) / math.factorial(k - 1) for k in reached[1:])
+    slope = math.fsum(
+        (-1) ** k * -(k - 1) * (t - (k - 1) * tau) ** (k - 1) / math.factorial(k - 1) for k in reached[1:]
+    )
     return y, slope
 
 
@@ -64,7 +67,7 @@ def by_steps(a, b, horizon):
         return next(s for end, s in pieces if t <= end + 1e-13)(t)[0]
 
     y = 1.0
-    for begin, end in zip(points, points[1:]):
+    for begin, end in itertools.pairwise(points):
         at = min(a, b) / 2  # so that the past is known
         for k in range(n := math.ceil((end - begin) / at)):
             left, right = begin + k * (end - begin) / n, begin + (k + 1) * (end - begin) / n
@@ -104,13 +107,17 @@ def test_two_delays_are_those_of_scipy_and_the_order_is_four_in_values_and_deriv
 def test_a_history_without_a_break_and_one_that_does_not_lead_to_the_start():
     sine = solve(lambda t, y, past: (-past(0, 0),), lambda t: (math.sin(t),), (math.pi / 2,), 20.0, 0.05)
     assert [sine(t)[0] for t in (0.3, 7.0, 20.0)] == pytest.approx([math.sin(t) for t in (0.3, 7.0, 20.0)], abs=1e-7)
-    jump = solve(lambda t, y, past: (-past(0, 0),), lambda t: (1.0,), (complex(1.0, H),), 1.5, 0.1, start=(2.0,))(1.5)[0]
+    jump = solve(lambda t, y, past: (-past(0, 0),), lambda t: (1.0,), (complex(1.0, H),), 1.5, 0.1, start=(2.0,))(1.5)[
+        0
+    ]
     assert (jump.real, jump.imag / H) == (pytest.approx(0.125, abs=1e-12), pytest.approx(0.5, abs=1e-12))  # by hand
 
 
 def test_equal_delays_share_the_derivative_of_one():
     def half(a, b):
-        return solve(lambda t, y, past: (-0.5 * past(0, 0) - 0.5 * past(1, 0),), lambda t: (1.0,), (a, b), 5.0, 0.05)(5.0)[0]
+        return solve(lambda t, y, past: (-0.5 * past(0, 0) - 0.5 * past(1, 0),), lambda t: (1.0,), (a, b), 5.0, 0.05)(
+            5.0
+        )[0]
 
     y, slope = powers(5.0, 1.0)
     assert half(1.0, 1.0) == pytest.approx(y, abs=1e-8)

@@ -103,7 +103,9 @@ def test_what_is_nearly_alike_is_hard_to_tell_and_no_combination():
     gamma = float(collinearity(found.sensitivity[0]))
     assert gamma > POOR
     assert found.index == pytest.approx(gamma)
-    assert f"a and b are hard to tell apart: collinearity index {gamma:.3g}, where 15 is the usual limit" in found.sentence
+    assert (
+        f"a and b are hard to tell apart: collinearity index {gamma:.3g}, where 15 is the usual limit" in found.sentence
+    )
     assert "times wider for the others" in found.verdict("a")
 
 
@@ -149,7 +151,11 @@ def test_many_parameters_are_looked_at_in_pairs_and_triples():
 
 def test_what_cannot_be_judged_is_said():
     theta = torch.ones(1, 2, dtype=torch.float64)
-    with pytest.raises(InputError, match=r"^jacobian must be finite numbers \[g, m, d\] at points theta \[g, d\] of 2 parameters\."):
+    with pytest.raises(
+        InputError, match=r"^jacobian must be finite numbers \[g, m, d\] at points theta \[g, d\] of 2 parameters\."
+    ):
         identify(space("ab"), theta, torch.full((1, 3, 2), torch.nan).double(), torch.eye(3).double())
-    with pytest.raises(InputError, match=r"^covariance must be that of noise in every output\. Got one that is not positive"):
+    with pytest.raises(
+        InputError, match=r"^covariance must be that of noise in every output\. Got one that is not positive"
+    ):
         identify(space("ab"), theta, torch.ones(1, 3, 2).double(), torch.zeros(3, 3).double())

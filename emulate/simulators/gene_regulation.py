@@ -19,7 +19,16 @@ from emulate.space import Parameter, Space, Uniform
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-HES1 = {"alpha_m": 1.0, "alpha_p": 1.0, "mu_m": 0.03, "mu_p": 0.03, "p0": 100.0, "hill": 5.0, "tau_m": 8.0, "tau_p": 14.0}
+HES1 = {
+    "alpha_m": 1.0,
+    "alpha_p": 1.0,
+    "mu_m": 0.03,
+    "mu_p": 0.03,
+    "p0": 100.0,
+    "hill": 5.0,
+    "tau_m": 8.0,
+    "tau_p": 14.0,
+}
 _SPACE = Space((Parameter("tau_m", Uniform(5.0, 13.0), unit="min", label=r"\tau_m"),
                 Parameter("tau_p", Uniform(10.0, 20.0), unit="min", label=r"\tau_p"),
                 Parameter("mu_m", Uniform(0.025, 0.035), unit="1/min", label=r"\mu_m"),
@@ -159,7 +168,12 @@ class GeneRegulation(Simulator):
             a, b = slope[:, 0] / slope[:, 0].norm(), slope[:, 1] / slope[:, 1].norm()
             return 0.5 * float((a - b).square().sum())  # 1 - cos, without the rounding of the difference
 
-        facts = [(3.0, "y", -1 / 6), (3.0, "dy/dtau", -1.0), (10.0, "y", 0.020241126543), (10.0, "dy/dtau", 0.438268849206)]
+        facts = [
+            (3.0, "y", -1 / 6),
+            (3.0, "dy/dtau", -1.0),
+            (10.0, "y", 0.020241126543),
+            (10.0, "dy/dtau", 0.438268849206),
+        ]
         return (
             *(Truth(f"{part} at t = {t:g} of dy/dt = -y(t - tau), y = 1 before 0, tau = 1", lambda t=t, part=part: linear(t, part),
                     expected, 1e-8, _SOURCES[0]) for t, part, expected in facts),

@@ -46,7 +46,9 @@ def sensitivities(space: Space, outputs: Outputs, found: Identifiability) -> Fig
         ax.axhline(0, color=GREY, linewidth=0.8)
         part.dress(ax, "standard errors")
         title(ax, part.name)
-    handles = [Line2D([], [], color=COLOURS[r], linestyle=DASHES[r], linewidth=3.2 - 0.4 * r) for r in range(len(strongest))]
+    handles = [
+        Line2D([], [], color=COLOURS[r], linestyle=DASHES[r], linewidth=3.2 - 0.4 * r) for r in range(len(strongest))
+    ]
     legend(figure, handles, [f"${symbol(space.parameters[i])}$" for i in strongest], 6)
     return figure
 
@@ -83,7 +85,8 @@ def collinearity(space: Space, found: Identifiability) -> Figure:
     right.grid(False, axis="x")
     name_axes(right, "parameter", "standard deviation / prior's")
     handles = [Patch(facecolor=COLOURS[0], alpha=0.85), Patch(facecolor="white", edgecolor=COLOURS[0]),
-               Patch(facecolor="white", edgecolor=COLOURS[1], hatch="///"), Line2D([], [], color=INK, linestyle=(0, (4, 3)))]  # fmt: skip
+               Patch(facecolor="white", edgecolor=COLOURS[1], hatch="///"),
+               Line2D([], [], color=INK, linestyle=(0, (4, 3)))]  # fmt: skip
     legend(figure, handles, ["others known", "others free", "not told by the data", "the prior"])
     return figure
 

@@ -99,9 +99,15 @@ def test_the_files_hold_the_sensitivities(done):
     assert body["parameters"]["d"]["verdict"] == "not seen"
     with open(out / "sensitivities.csv", newline="") as f:
         rows = list(csv.DictReader(f))
-    assert float(rows[4]["a"]) == pytest.approx(5 * 2 * 0.6827, rel=1e-3)  # t b over the error, times half of 68 % of the prior
+    assert float(rows[4]["a"]) == pytest.approx(
+        5 * 2 * 0.6827, rel=1e-3
+    )  # t b over the error, times half of 68 % of the prior
     assert float(rows[4]["c"]) == pytest.approx(1.0, rel=1e-3)
-    said = {e["event"] for _, e in Journal(folder / "runs" / "product" / "journal.jsonl").read() if e.get("scope") == "identifiability"}
+    said = {
+        e["event"]
+        for _, e in Journal(folder / "runs" / "product" / "journal.jsonl").read()
+        if e.get("scope") == "identifiability"
+    }
     assert {"figure", "metrics", "artifact"} <= said
 
 

@@ -1,5 +1,6 @@
 """Hes1 against scipy's integrator, Monk's published onset, and what its equations say of mRNA alone."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -25,9 +26,11 @@ def by_steps(theta, times, start=(3.0, 100.0)):
     def past(t):
         return start if t <= 0 else next(s for end, s in pieces if t <= end + 1e-12)(t)
 
-    ends = sorted({0.0, times[-1], *(s for i in range(8) for j in range(8) if 0 < (s := i * tau_m + j * tau_p) < times[-1])})
+    ends = sorted(
+        {0.0, times[-1], *(s for i in range(8) for j in range(8) if 0 < (s := i * tau_m + j * tau_p) < times[-1])}
+    )
     y, found = list(start), {}
-    for begin, end in zip(ends, ends[1:]):
+    for begin, end in itertools.pairwise(ends):
         n = int(np.ceil((end - begin) / (0.9 * min(tau_m, tau_p))))
         for left, right in zip(*(np.linspace(begin, end, n + 1)[part] for part in (slice(-1), slice(1, None)))):
             made = solve_ivp(lambda t, y: (1 / (1 + (past(t - tau_m)[1] / p0) ** 5) - mu_m * y[0],
