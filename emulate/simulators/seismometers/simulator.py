@@ -84,6 +84,8 @@ class Seismometers(Simulator):
     certainty: Annotated[float, Gt(0), Lt(1)] = 0.9
 
     differentiable: ClassVar[bool] = True
+    batched: ClassVar[bool] = True
+    tracks: ClassVar[bool] = True
     incidental: ClassVar[tuple[str, ...]] = ("spacing", "forbidden", "certainty")
 
     def __post_init__(self):
