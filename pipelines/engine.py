@@ -254,7 +254,8 @@ def verdict(study: Any, wanted: Sequence[str], terminal: Terminal) -> bool:
         found = files.read_json(path)["emulators"]
         name = files.read_json(study.folder / verdicts.CHAMPION)["champion"] if len(found) > 1 else next(iter(found))
         findings = amortised_choice.left_out(study, stage, found[name])
-        terminal.findings(f"{stage} ({name})", findings)
+        if findings:
+            terminal.findings(f"{stage} ({name})", findings)
         good &= all(f["passed"] for f in findings if f["blocking"])
     return good
 
