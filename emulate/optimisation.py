@@ -536,13 +536,8 @@ def confirmed(problem: Problem, optimum: Optimum, runs: Tensor, reference: tuple
         left, noise = _scored(problem, rule, optimum.theta, runs, stochastic)
         if (abs(left) if equal else left) > _BROKEN * size + 2 * (0.0 if math.isnan(noise) else noise):
             broken.append(text)
-    z = (
-        (value - optimum.value) / sd
-        if sd > 0
-        else 0.0
-        if math.isclose(value, optimum.value, rel_tol=1e-9)
-        else math.inf
-    )
+    same = math.isclose(value, optimum.value, rel_tol=1e-9)  # where the emulator is exact its error is rounding too
+    z = 0.0 if same else (value - optimum.value) / sd if sd > 0 else math.inf
     return replace(optimum, confirmed=Confirmed(len(runs), value, error, other, other_error, gain,
                                                 (error**2 + other_error**2) ** 0.5, z, tuple(broken)))  # fmt: skip
 

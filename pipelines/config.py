@@ -16,7 +16,18 @@ from pipelines.derived import read_derived, read_profile
 from pipelines.parameters import read_space
 from pipelines.schema import schema
 from pipelines.source import Source
-from pipelines.study import AUTO, CheckPart, Fidelity, FidelityPart, InferPart, Observation, Study, StudyFile, smooths
+from pipelines.study import (
+    AUTO,
+    CheckPart,
+    Fidelity,
+    FidelityPart,
+    InferPart,
+    Observation,
+    Study,
+    StudyFile,
+    of_posterior,
+    smooths,
+)
 
 if TYPE_CHECKING:
     from emulate.space import Space
@@ -78,7 +89,7 @@ def load_study(path: Path | str, overrides: Iterable[str] = ()) -> Study:
         read = replace(read, check=_check(read.check, parts["checks"], source.unasked, parts["likelihood"]))
         parts["checks"] = _able(parts["checks"], source.unasked, parts["likelihood"], read.check.confirm, simulator)
     else:
-        parts["checks"] = {n: c for n, c in parts["checks"].items() if c.stage != "check" or n not in source.unasked}
+        parts["checks"] = {n: c for n, c in parts["checks"].items() if not of_posterior(c) or n not in source.unasked}
     study = _study(read, simulator, parts, Path(path), infers)
     from pipelines.rules import broken  # the rules count on parts that stand
 

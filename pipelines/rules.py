@@ -14,7 +14,7 @@ from emulate.keys import canonical, identity
 from pipelines import amortised_rules
 from pipelines.addresses import resolve
 from pipelines.derivatives import OWN, automatic, has_own, inside
-from pipelines.study import CLUSTERS, ITSELF, SETS, Study, smooths
+from pipelines.study import CLUSTERS, ITSELF, SETS, Study, of_posterior, smooths
 
 if TYPE_CHECKING:
     from emulate.contracts import Simulator
@@ -209,7 +209,7 @@ def _gradient(s: Study) -> Iterator[str]:
 def _without_posterior(s: Study) -> Iterator[str]:
     """What is said of a posterior needs one."""
     for key, check in s.checks.items():
-        if check.stage == "check":
+        if of_posterior(check):
             yield (f"checks.{key}: must have a posterior to judge, and infer is null in this study. Got {check.entry_name()}; "
                    "take it out, or write `infer`.")  # fmt: skip
     if getattr(s.design.entry, "aim", "") == "posterior":

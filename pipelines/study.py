@@ -37,6 +37,11 @@ def smooths(simulator: Any) -> bool:
     return callable(getattr(simulator, "softening", None)) and bool(getattr(simulator, "bandwidth", 0))
 
 
+def of_posterior(check: Any) -> bool:
+    """Whether a check needs a posterior, or the likelihood that one would have."""
+    return check.stage == "check" or "likelihood" in check.needs
+
+
 class Section:
     """What all sections share: no unknown keys, no NaN, no infinity."""
 
@@ -273,8 +278,11 @@ class Study:
         return self.design.entry.emulator or next((n for n in self.emulators if n != self.train.baseline), "")
 
     @property
-    def likelihood(self) -> "Likelihood":
-        """That of `infer`, told of the simulator's outputs; for nle one that asks the flow of noisy data for its density."""
+    def likelihood(self) -> "Likelihood | None":
+        """That of `infer`, told of the simulator's outputs; for nle one that asks the flow of noisy data for its density. None
+        where no posterior is asked for."""
+        if not self.infers:
+            return None
         told = self.infer.likelihood.on(self.simulator.outputs)
         if self.infer.method == "nle" and told.adds_noise:
             from pipelines.amortised_likelihood import Learnt

@@ -80,6 +80,7 @@ def search(objective: str, found: Optimum) -> Figure:
         ax.axhline(true.reference, color=INK, linewidth=1, linestyle=":")
         handles += [Line2D([], [], color=_TRUE, marker="D", linestyle="none"), Line2D([], [], color=INK, linestyle=":")]
         labels += ["true runs at the optimum", "true runs at the reference"]
+    ax.xaxis.get_major_locator().set_params(integer=True)
     name_axes(ax, "step", _short(objective))
     legend(figure, handles, labels, 2)
     return figure
