@@ -289,12 +289,18 @@ def learning_curve(
     target: Annotated[float, typer.Option("--target", help="Median error of a held-out run: 0.01 is 1 %.")] = 0.01,
     emulator: Annotated[str, typer.Option("--emulator", metavar="NAME", help="Empty: the one that is used.")] = "",
     fits: Annotated[int, typer.Option("--fits", min=1, max=100, help="Fits to parts of one size, at most.")] = 4,
+    epsilon: Annotated[str, typer.Option("--epsilon", metavar="A,B,...", help="Budgets of privacy in place of sizes.")] = "",
 ) -> int:  # fmt: skip
-    """Say how many more runs an emulator needs for an error: refits to parts of the runs, and a power law."""
-    from pipelines import learning
+    """Say how many more runs an emulator needs for an error: refits to parts of the runs, and a power law.
+
+    With --epsilon the error against the budget of privacy: refits to all runs, as many for each budget.
+    """
+    from pipelines import learning, utility
     from pipelines.config import load_study
     from pipelines.terminal import Terminal
 
+    if epsilon:
+        return utility.command(load_study(study, set_ or []), Terminal(), budgets=epsilon, name=emulator, fits=fits)
     return learning.command(load_study(study, set_ or []), Terminal(), target=target, name=emulator, parts=fits)
 
 

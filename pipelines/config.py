@@ -90,6 +90,7 @@ def load_study(path: Path | str, overrides: Iterable[str] = ()) -> Study:
         parts["checks"] = _able(parts["checks"], source.unasked, parts["likelihood"], read.check.confirm, simulator)
     else:
         parts["checks"] = {n: c for n, c in parts["checks"].items() if not of_posterior(c) or n not in source.unasked}
+    parts["checks"] = _placeless(parts["checks"], source.unasked, parts["emulators"])
     study = _study(read, simulator, parts, Path(path), infers)
     from pipelines.rules import broken  # the rules count on parts that stand
 
@@ -172,6 +173,12 @@ def _able(
               ("confirmation" in checks[n].needs and not confirm) or
               ("softening" in checks[n].needs and not smooths(simulator))}  # fmt: skip
     return {n: c for n, c in checks.items() if n not in unable}
+
+
+def _placeless(checks: dict[str, Any], unasked: frozenset[str], emulators: dict[str, Any]) -> dict[str, Any]:
+    """The checks without those that nobody named and that ask where the runs lie, where a private emulator does not say it."""
+    secret = any(r is not None and r.privacy is not None for r in emulators.values())
+    return {n: c for n, c in checks.items() if not (secret and n in unasked and c.entry_name() == "domain")}
 
 
 def _folder(read: StudyFile) -> Path:

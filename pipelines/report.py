@@ -17,9 +17,9 @@ _FAILURES = 12  # failed runs listed one by one; the page counts the others
 _SECTIONS = {("validate", "scores"): "emulators", ("validate", "calibration"): "calibration",
              ("validate", "pit"): "calibration", ("validate", "regions"): "calibration",
              ("validate", "crps"): "calibration", ("validate", "gradient"): "gradient", "design": "design",
-             "simulate": "runs", "train": "emulators", "learning_curve": "emulators", "sensitivity": "sensitivity",
-             "optimise": "optimum", "verify": "gradient", "validate": "accuracy", "infer": "posterior",
-             "check": "posterior"}  # fmt: skip
+             "simulate": "runs", "train": "emulators", "learning_curve": "emulators", "privacy": "emulators",
+             "sensitivity": "sensitivity", "optimise": "optimum", "verify": "gradient", "validate": "accuracy",
+             "infer": "posterior", "check": "posterior"}  # fmt: skip
 _COLUMNS = {  # key of an emulator's scores: heading, how it is written
     "median": ("median error", typeset.percent),
     "worst99": ("99th percentile", typeset.percent),
@@ -83,6 +83,7 @@ def _page(folder: Path) -> dict[str, Any]:
         "runs": _runs(_read(folder, "simulate/summary.json"), _read(folder, "simulate/fidelities.json") or {}),
         "scores": _scores(scores),
         "compared": _compared(_read(folder, "train/comparison.json") or {}, scores),
+        "private": _private(_read(folder, "train/summary.json") or {}),
         "why": scores.get("why"),
         "champion": scores.get("champion"),
         "posterior": inferred and {**inferred, "rows": _posterior(inferred, study)},
@@ -205,7 +206,7 @@ def _scores(scores: Mapping[str, Any]) -> dict[str, Any] | None:
     table = scores.get("emulators")
     if not table:
         return None
-    present = {k for row in table.values() for k in row if k != "recipe"}
+    present = {k for row in table.values() for k in row if k not in ("recipe", "privacy")}
     keys = [k for k in _COLUMNS if k in present] + sorted(present - set(_COLUMNS))
     write_as = {k: _COLUMNS.get(k, (k.replace("_", " "), typeset.number)) for k in keys}
     rows = [{"name": name, "recipe": row.get("recipe") or {}, "role": _role(name, scores),
@@ -229,6 +230,11 @@ def _compared(found: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, 
     rows = [{"name": n, "role": _role(n, scores), "cells": cells(table[n]), "note": table[n].get("note") or ""}
             for n in order]  # fmt: skip
     return {"folds": found.get("folds"), "runs": found.get("runs"), "rows": rows}
+
+
+def _private(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What is promised, and not, of every emulator that was trained under differential privacy."""
+    return {name: row["privacy"] for name, row in (summary.get("emulators") or {}).items() if row.get("privacy")}
 
 
 def _role(name: str, scores: Mapping[str, Any]) -> str:
@@ -294,7 +300,7 @@ def _lacking(stage: str, marker: Mapping[str, Any]) -> str:
 def _figures(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """The figures by section of the page."""
     placed: dict[str, list[dict[str, Any]]] = {section: [] for section in _SECTIONS.values()}
-    for stage in (*ORDER, "learning_curve", "sensitivity", "verify"):
+    for stage in (*ORDER, "learning_curve", "privacy", "sensitivity", "verify"):
         for f in _read(folder, f"{stage}/figures.json") or []:
             section = _SECTIONS.get((stage, f["name"])) or _SECTIONS.get(stage)
             if section:

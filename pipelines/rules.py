@@ -11,7 +11,7 @@ from emulate.costs import affordable
 from emulate.errors import InputError, StoreError, nearest, shown
 from emulate.expressions import Constraint, Expression
 from emulate.keys import canonical, identity
-from pipelines import amortised_rules
+from pipelines import amortised_rules, private_rules
 from pipelines.addresses import resolve
 from pipelines.derivatives import OWN, automatic, has_own, inside
 from pipelines.study import CLUSTERS, ITSELF, SETS, Study, of_posterior, smooths
@@ -27,7 +27,7 @@ def broken(study: Study) -> Iterator[str]:
     unable = list(_simulator(study))
     yield from unable
     able = () if unable else (_fidelities, _replicates, _optimise)
-    rules = [_region, _until, _active, _emulators, _gradient, *able, _surroundings]
+    rules = [_region, _until, _active, _emulators, _gradient, *able, _surroundings, private_rules.broken]
     if study.infers:
         rules += [_sizes, _observation, _profile, amortised_rules.broken]
         rules += [] if unable else [_noise, _predictive, _softening, _confirm]
