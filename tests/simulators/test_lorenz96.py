@@ -1,0 +1,111 @@
+"""The weather of Lorenz: its equations by another solver, its averages by numpy, its exponents and slopes by what is known."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import solve_ivp
+
+from emulate.errors import InputError, RunFailed
+from emulate.gradients.ensemble import Ensemble
+from emulate.gradients.window import Window
+from emulate.simulators import _lorenz96_facts as facts
+from emulate.simulators.lorenz96 import Lorenz96
+from emulate.space import Parameter, Space, Uniform
+
+EARTH = torch.tensor([8.0, 1.0], dtype=torch.float64)
+FORCED = Lorenz96(space=Space((Parameter("forcing", Uniform(4.0, 12.0)),)), fixed={"damping": 1.0})
+EIGHT = EARTH[:1]
+SLOPE = 0.135  # d<x>/dF
+
+
+def test_the_equations_are_those_of_another_solver_and_steps_are_of_fourth_order():
+    x0 = Lorenz96().starts(1, seed=2)[0]
+    theta = torch.tensor([9.0, 1.2], dtype=torch.float64)
+
+    def rhs(t, x):
+        return [(x[(i + 1) % 40] - x[i - 2]) * x[i - 1] - 1.2 * x[i] + 9.0 for i in range(40)]
+
+    truth = solve_ivp(rhs, (0, 0.5), x0.numpy(), method="DOP853", rtol=1e-11, atol=1e-11).y[:, -1]
+    off = []
+    for step in (0.02, 0.01, 0.005):
+        *_, last = replace(Lorenz96(), step=step).states(theta, x0, 0.5)
+        off.append(float(np.abs(last.numpy() - truth).max()))
+    orders = [math.log2(a / b) for a, b in zip(off, off[1:])]
+    assert off[-1] < 1e-5
+    assert all(3.7 < order < 4.5 for order in orders), orders
+
+
+def test_averages_are_those_of_numpy():
+    simulator = Lorenz96(horizon=3.0, distances=(0, 2), lags=(0.1, 0.5))
+    x = torch.stack(list(simulator.states(EARTH, simulator.starts(1, seed=5)[0], 3.0, 5.0))).numpy()
+    assert x.shape == (61, 40)
+    d = x - x.mean()
+    shifted = np.array([d[:, i] * d[:, (i - 2) % 40] for i in range(40)]).mean()
+    expected = [x.mean(), x.var(), shifted, (d[2:] * d[:-2]).mean(), (d[10:] * d[:-10]).mean()]
+    np.testing.assert_allclose(simulator.run(EARTH, seed=5).numpy(), expected, rtol=1e-12)
+    assert [f.name for f in simulator.outputs.fields] == ["mean", "covariance", "memory"]
+    assert simulator.outputs.size == 5
+
+
+def test_a_run_by_the_seed_alone_and_a_derivative_through_the_spin_up():
+    """Along one direction, against forward mode through the same steps."""
+    simulator = Lorenz96(horizon=1.0, spinup=1.0)
+    leaf = EARTH.clone().requires_grad_()
+    slope = torch.autograd.grad(simulator.run(leaf, seed=3)[0], leaf)[0]
+    h = 1e-6
+    difference = (simulator.run(EARTH + h * EIGHT.new_tensor([1.0, 0.0]), seed=3)[0]
+                  - simulator.run(EARTH - h * EIGHT.new_tensor([1.0, 0.0]), seed=3)[0]) / (2 * h)  # fmt: skip
+    assert float(slope[0]) == pytest.approx(float(difference), rel=1e-6)
+
+
+@pytest.mark.parametrize(("settings", "said"), [
+    ({"lags": (0.12,)}, r"lags must be whole numbers of steps of 0\.05, above 0 and below the horizon of 20\. Got 0\.12\."),
+    ({"lags": (30.0,)}, r"lags must be .* Got 30\."),
+    ({"distances": (0, 40)}, r"distances must be from 0 to 39 sites\. Got 40\."),
+    ({"fixed": {"damping": 1.0}}, r"each of forcing, damping must be in the space or in fixed, and not in both\."),
+])  # fmt: skip
+def test_settings_that_are_refused(settings, said):
+    with pytest.raises(InputError, match=f"^lorenz96: {said}"):
+        Lorenz96(**settings)
+
+
+def test_steps_that_are_too_long_fail_the_run():
+    with pytest.raises(RunFailed, match=r"steps of 0\.5 must be short against the flow"):
+        Lorenz96(step=0.5, lags=(1.0,)).run(EARTH, seed=1)
+
+
+def test_the_climate_is_that_of_the_runs():
+    """The readout of the trajectory is the mean over members, sites and time; its steps are the simulator's."""
+    f = FORCED.climate(2.0, members=3, spinup=1.0, seed=4)
+    x = torch.stack(list(FORCED.states(EIGHT, FORCED.starts(3, seed=4), 2.0, 1.0)))
+    from emulate.noise import Noise
+
+    assert float(f(EIGHT, Noise(0))) == pytest.approx(float(x[1:].mean()), rel=1e-13)
+    last = FORCED.climate(2.0, members=3, spinup=1.0, seed=4, last=True)
+    assert float(last(EIGHT, Noise(0))) == pytest.approx(float(x[-1].mean()), rel=1e-13)
+
+
+@pytest.mark.slow
+def test_exponents_of_the_literature():
+    """The largest is 1.67 within 5 %, errors double in 2.1 days (Lorenz and Emanuel 1998); they sum to -N within 0.1 %."""
+    found = facts.spectrum(FORCED, EIGHT, time=30.0, members=16)
+    print(f"\nlargest {found.largest:.3f} +- {found.standard_error[0]:.3f}, sum {found.sum:.4f}, above 0: "
+          f"{int((found.values > 0.01).sum())}, dimension {found.dimension:.2f}")  # fmt: skip
+    assert found.largest == pytest.approx(1.67, rel=0.05)
+    assert found.sum == pytest.approx(-40, rel=1e-3)
+    assert 26 < found.dimension < 28.5  # 27.1 (Lorenz and Emanuel 1998; Karimi and Paul 2010)
+
+
+@pytest.mark.slow
+def test_the_horizon_is_foretold():
+    """From 50 members after one Lyapunov time and the exponent, against 4000 members that go past it: within 30 %."""
+    response = torch.full((1, 1), SLOPE, dtype=torch.float64)
+    few = facts.slopes(FORCED, EIGHT, time=1.0, members=50, seed=2)
+    many = facts.slopes(FORCED, EIGHT, time=6.0, members=4000)
+    for n in (1, 10, 100, 1000):
+        foretold, found = float(few.predicted(response, 1.67, n)), float(many.measured(response, n))
+        print(f"\n{n} members: horizon {found:.2f}, foretold {foretold:.2f} ({foretold / found - 1:+.0%})")
+        assert foretold == pytest.approx(found, rel=0.3)
