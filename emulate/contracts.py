@@ -8,9 +8,9 @@ Every class is abstract or final: implement the abstract methods, never override
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -28,12 +28,15 @@ from emulate.errors import InputError
 from emulate.runs import Outputs, Runs
 from emulate.space import Space
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 class Entry:
     """What every entry of a room shares: strict settings, and the name it is found by."""
 
     __pydantic_config__: ClassVar[dict] = {"extra": "forbid", "allow_inf_nan": False, "arbitrary_types_allowed": True}
-    example: ClassVar[dict] = {}  # settings for the contract tests, where the defaults alone are refused
+    example: ClassVar[dict] = {}  # settings for the contract tests, where the defaults are refused or take long
 
     @classmethod
     def entry_name(cls) -> str:
@@ -52,6 +55,29 @@ class Entry:
         return {f.name: spelled(getattr(self, f.name)) for f in fields(self) if f.init and f.name != "space"}
 
 
+@dataclass(frozen=True)
+class Truth:
+    """A fact about a simulator that is known without its code: a closed form, published digits, another library.
+
+    >>> Truth("the sum of the weights", lambda: 0.5 + 0.5, 1.0, 1e-12, "by definition").finding("sum").passed
+    True
+    """
+
+    says: str  # what is measured, in words with its unit
+    measure: Callable[[], float]  # of the code, at any settings and parameters
+    expected: float
+    tolerance: float  # that |measured - expected| may reach, in the same unit
+    source: str  # who says so: author and year, or the formula
+    slow: bool = False  # it takes more than a second
+
+    def finding(self, name: str) -> "Finding":
+        """Whether the code says so too."""
+        value, low, high = float(self.measure()), self.expected - self.tolerance, self.expected + self.tolerance
+        verb = "is" if low <= value <= high else "must be"
+        return Finding(name, value, low, high, f"{self.says}: {value:.8g}; it {verb} {self.expected:.8g} within "
+                       f"{self.tolerance:.2g} ({self.source}).")  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class Simulator(Entry, ABC):
     """y = f(theta, seed): one run. Running many is the pipeline's business.
@@ -67,6 +93,7 @@ class Simulator(Entry, ABC):
     version: ClassVar[str] = "1"  # enters the key of every stored run: change it when answers change
     differentiable: ClassVar[bool] = False  # a torch gradient flows from theta through `run`; the tests measure it
     incidental: ClassVar[tuple[str, ...]] = ()  # settings that never change an answer: they stay out of the key
+    pathologies: ClassVar[tuple[str, ...]] = ()  # of `emulate.diagnosis.TROUBLES`, in the middle of the prior
 
     @property
     @abstractmethod
@@ -81,6 +108,23 @@ class Simulator(Entry, ABC):
     @abstractmethod
     def run(self, theta: Tensor, *, seed: int) -> Tensor:
         """theta `[d]` float64 -> y `[m]` float64."""
+
+    # What a simulator may say of itself beside; one that knows overrides it.
+
+    def truths(self) -> tuple[Truth, ...]:
+        """Facts that are known without this code, at the default settings; tests and `emulate verify` hold it to them."""
+        return ()
+
+    def constraints(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """Bounds on the parameters by name, theta `[..., d]` -> `[...]`, each met where it is at most 0; `subject_to` of an
+        optimisation names them."""
+        return {}
+
+    def picture(self, points: Mapping[str, Tensor]) -> "Figure | None":
+        """What a practitioner expects to see at parameters `[d]` that are named in words: "truth" and "best fit",
+        "reference" and "optimum". The first paragraph of this docstring is its caption. It is drawn in seconds, on a
+        `matplotlib.figure.Figure`, which is imported within."""
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from emulate.distributions import Exact
 from emulate.errors import CampaignError
 from emulate.feasibility import Feasibility
 from pipelines import amortised_rounds as rounds
-from pipelines import answers, files, hindsight, observations
+from pipelines import answers, files, hindsight, observations, pictures
 from pipelines.corrected import correct
 from pipelines.terminal import Stopwatch
 from pipelines.workbench import SETS, Workbench
@@ -57,7 +57,7 @@ def infer(bench: Workbench, observed: Any) -> str:
     files.write_json(bench.folder / "infer" / "summary.json", summary)
     some = _predicted(bench, q, observed.data)
     _write_posterior(bench, observed, theta, draws)
-    _figures(bench, observed, q, theta, some)
+    _figures(bench, observed, q, theta, some, best.theta)
     _journal(bench, summary)
     keys = ("mean", "sd", "low", "high", "map", "truth")
     rows = [
@@ -126,7 +126,7 @@ def _write_posterior(bench: Workbench, o: Any, theta: Tensor, draws: Draws) -> N
     bench.journal.append("artifact", "infer", path=answers.POSTERIOR)
 
 
-def _figures(bench: Workbench, o: Any, q: Amortised, theta: Tensor, some: Tensor) -> None:
+def _figures(bench: Workbench, o: Any, q: Amortised, theta: Tensor, some: Tensor, best: Tensor) -> None:
     from pipelines import figures
 
     sigma = bench.study.infer.likelihood.on(q.outputs).covariance(o.data).diagonal().sqrt()
@@ -137,6 +137,7 @@ def _figures(bench: Workbench, o: Any, q: Amortised, theta: Tensor, some: Tensor
         "prediction": (figures.posterior_prediction(q.outputs, o.data, sigma, some),
                        "The observation, and runs of the campaign weighed by the posterior."),
         "training": (figures.training({"npe": q.history}), "Loss by epoch, on the runs seen and on those left out."),
+        **pictures.picture(bench, {"truth": o.truth, "best fit": best}),
     })  # fmt: skip
 
 

@@ -1,6 +1,7 @@
-"""`emulate verify`: whether a simulator's derivatives, and the error bars of those, are what they are said to be.
+"""`emulate verify`: whether a simulator's derivatives, and the error bars of those, are what they are said to be, and whether
+it meets the facts that it declares as known.
 
-Its runs are made and stored like all others, in processes of their own; nothing of the user's runs here.
+Its runs are made and stored like all others, in processes of their own; of the user's code its `truths` alone run here.
 """
 
 import json
@@ -54,21 +55,30 @@ def command(study: "Study", terminal: "Terminal", *, points: int = 3, repeats: i
         raise InputError(f"--repeats must be 20 or more, or nothing can be said of error bars. Got {repeats}.")
     watch = Stopwatch()
     with beside(study, terminal) as bench, noted(bench, _SCOPE):
-        found = findings(bench, points, repeats)
-        listed = [f.to_dict() for f in found]
+        found, facts = findings(bench, points, repeats), truths(bench)
+        listed = [f.to_dict() for f in found + facts]
         bench.findings(_SCOPE, {"simulator": listed})
         bench.journal.append("params", _SCOPE, params={"points": points, "repeats": repeats})
         bench.journal.append("metrics", _SCOPE, metrics={"seconds": watch.seconds})
         bench.journal.append("artifact", _SCOPE, path=f"{_SCOPE}/findings.json")
-    good = all(f.passed for f in found if f.blocking)
+    good = all(f.passed for f in found + facts if f.blocking)
     if as_json:
         stored = files.read_json(study.folder / _SCOPE / "findings.json")["emulators"]["simulator"]
         print(json.dumps({"study": study.name, "passed": good, "findings": stored}, indent=1))
     else:
-        terminal.findings(f"{study.name}: derivatives of {study.simulator.entry_name()}", listed)
+        name = study.simulator.entry_name()
+        terminal.findings(f"{study.name}: derivatives of {name}", listed[: len(found)])
         for f in found:
             if f.passed or not f.blocking:
                 terminal.say(f"{f.name}: {f.sentence}")
+        if facts:
+            terminal.findings(f"{study.name}: what is known of {name}", listed[len(found) :])
+            columns = ("finding", "fact", "expected", "measured", "source")
+            told = zip(facts, study.simulator.truths(), strict=True)
+            rows = [
+                (f.name, t.says, f"{t.expected:.8g} ± {t.tolerance:.2g}", f"{f.value:.8g}", t.source) for f, t in told
+            ]
+            terminal.table("", columns, rows)
     synchronise(study, terminal)
     return 0 if good else 1
 
@@ -86,6 +96,16 @@ def findings(bench: Workbench, points: int, repeats: int) -> list[Finding]:
         found.append(transposes(bench, where))
     if simulator.stochastic:
         found += error_bars(bench, where, repeats)
+    return found
+
+
+def truths(bench: Workbench) -> list[Finding]:
+    """Whether the code says what is known without it."""
+    known, found = bench.study.simulator.truths(), []
+    with bench.terminal.bar("verify: what is known", total=len(known)) as tick:
+        for i, truth in enumerate(known, 1):
+            found.append(truth.finding(f"truth.{i}"))
+            tick(i, None, "")
     return found
 
 

@@ -72,6 +72,7 @@ class Lund(Simulator):
     emission: str = ""
     _learnt: ClassVar[FlowEmission | None] = None  # of an instance: what `emission` names, loaded
 
+    pathologies: ClassVar[tuple[str, ...]] = ("jump",)  # hadrons are counted, and strings end, by hard decisions
     incidental: ClassVar[tuple[str, ...]] = ("emission",)  # `version` knows its content
 
     def __post_init__(self) -> None:

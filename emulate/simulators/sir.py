@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
+import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from emulate.contracts import Simulator
+from emulate.contracts import Simulator, Truth
 from emulate.errors import InputError
 from emulate.runs import Field, Outputs
 from emulate.simulators._mass_action import Rates, need_names, need_times, slopes, solve
@@ -67,6 +68,16 @@ class SIR(Simulator):
         """The outputs `[m]` and their derivatives `[m, d]`, by complex steps."""
         y = self.run(theta.detach(), seed=seed)
         return y, y[:, None] * slopes(self._start, self._rates, theta.detach(), self.times, self.step)[1]
+
+    def truths(self) -> tuple[Truth, ...]:
+        """Whom an epidemic spares, by the equation of its final size."""
+
+        def spared() -> float:
+            theta, sir = torch.tensor([0.5, 0.125], dtype=torch.float64), SIR()
+            return float(solve(sir._start, sir._rates, theta, (600.0,), sir.step)[0].exp())
+
+        return (Truth("the share of people that an epidemic with beta = 4 gamma never reaches", spared, 0.01982738, 1e-8,
+                      "s = (1 - 1e-6) exp(-4 (1 - s)): Kermack and McKendrick 1927"),)  # fmt: skip
 
     @property
     def _start(self) -> tuple[float, float]:

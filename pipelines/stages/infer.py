@@ -12,7 +12,7 @@ from emulate.distributions import Exact
 from emulate.emulator import Emulator
 from emulate.errors import CampaignError
 from emulate.posterior import MAP, Posterior
-from pipelines import amortised_choice, answers, files, hindsight, observations, sampling
+from pipelines import amortised_choice, answers, files, hindsight, observations, pictures, sampling
 from pipelines.observations import Observation
 from pipelines.softened import softening
 from pipelines.workbench import Workbench
@@ -236,6 +236,7 @@ def _figures(bench: Workbench, o: Observation, emulator, theta: Tensor, best: Te
                 "The observation with its errors, and the posterior's prediction.",
             ),
             **more,
+            **pictures.picture(bench, {"truth": o.truth, "best fit": best}),
         },
     )
 

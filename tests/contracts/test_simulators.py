@@ -1,13 +1,17 @@
 """Laws of the room of simulators: same question, same bytes; every claim is measured."""
 
+import inspect
 import json
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from emulate import registry
+from emulate.contracts import Simulator
+from emulate.diagnosis import TROUBLES, diagnose
 from emulate.keys import canonical, identity
 from emulate.store import run_seed
 from pipelines.derivatives import has_own
@@ -19,6 +23,8 @@ from pipelines.study import plain
 SMALL = {"nbody": {"particles": 8, "steps": 2, "precision": "float64"}, "pythia": {"events": 20}}
 EXTRAS = {"pythia": ("pythia8mc", "pip install emulate[pythia]")}  # what an entry needs that may be absent
 NOISY = {"linear_gaussian": {"noise": 0.1}, "nbody": {"phase_seed": None}}
+QUICK = ("function", "linear_gaussian")  # diagnosed in a moment; others take 1 to 100 seconds
+PROGRAMS = ("command", "pythia")  # start a program for every run, of which a diagnosis takes hundreds
 CASES = [
     (name, noisy) for name in registry.names("simulators") for noisy in (False, True) if not noisy or name in NOISY
 ]
@@ -134,3 +140,59 @@ def test_another_process_gives_the_same_bits(name):
         assert runner.identity == identity(simulator)
     assert there.failure is None, f"{there.failure}\n{there.log}"
     assert there.y.tobytes() == here.detach().numpy().tobytes()
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=() if c[0] in QUICK else pytest.mark.slow, id=f"{c[0]}-{c[1]}") for c in CASES
+             if c[0] not in PROGRAMS])  # fmt: skip
+def test_what_stands_in_the_way_of_a_derivative_is_declared(case):
+    simulator = built(*case)
+    assert set(simulator.pathologies) <= set(TROUBLES)
+    theta = simulator.space.from_unit(torch.full((simulator.space.d,), 0.5, dtype=torch.float64))
+    found = diagnose(simulator, theta, calls=500)
+    assert set(found.evidence["troubles"]) - {"smooth"} <= set(simulator.pathologies), str(found)
+
+
+def known(name: str, *, slow: bool):
+    """The truths of a simulator at its default settings, or at its example where the defaults alone are refused."""
+    cls = registry.find("simulators", name)
+    if cls.truths is Simulator.truths:
+        return []
+    needy = any(f.default is MISSING and f.default_factory is MISSING for f in fields(cls) if f.init)
+    if name in EXTRAS:
+        pytest.importorskip(EXTRAS[name][0], reason=f"{name} needs {EXTRAS[name][0]}: {EXTRAS[name][1]}")
+    simulator = registry.build("simulators", {"use": name, **(cls.example if needy else {})})
+    return [t for t in simulator.truths() if t.slow == slow]
+
+
+@pytest.mark.parametrize("slow", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["quick", "slow"])
+@pytest.mark.parametrize("name", registry.names("simulators"))
+def test_what_is_known_without_the_code_is_what_it_says(name, slow):
+    found = [t.finding("truth") for t in known(name, slow=slow)]
+    assert [f.sentence for f in found if not f.passed] == []
+
+
+@pytest.mark.parametrize("name", registry.names("simulators"))
+def test_a_constraint_gives_one_number_for_each_point(name):
+    simulator = built(name)
+    theta = points(simulator, 6).reshape(2, 3, -1)
+    for text, left in simulator.constraints().items():
+        assert text.isidentifier()
+        assert left(theta).shape == (2, 3)
+        torch.testing.assert_close(left(theta)[1, 2], left(theta[1, 2]))
+
+
+@pytest.mark.parametrize("name", registry.names("simulators"))
+def test_a_picture_says_what_it_shows(name):
+    if registry.find("simulators", name).picture is Simulator.picture:
+        return
+    simulator = built(name)
+    a, b = points(simulator, 2)
+    for named in ({"reference": a, "optimum": b}, {"best fit": a}):
+        figure = simulator.picture(named)
+        assert isinstance(figure, Figure)
+        silent = [ax for ax in figure.axes if ax.axison and ax.get_visible() and not (
+            ax.get_xlabel() or ax.get_ylabel() or any(ax in other.get_shared_x_axes().get_siblings(ax) for other in figure.axes
+                                                      if other is not ax))]  # fmt: skip
+        assert silent == []
+    assert len(inspect.getdoc(simulator.picture)) > 40

@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from dataclasses import dataclass
 from typing import ClassVar
-from emulate.contracts import Simulator
+from emulate.contracts import Simulator, Truth
 from emulate.runs import Field, Outputs
 
 def smooth(p):
@@ -74,6 +74,14 @@ class Own(Graph):
         y = self.run(theta, seed=seed)
         J = torch.func.jacrev(lambda t: self.run(t, seed=seed))(theta)
         return y, J * (1 + self.share)
+
+@dataclass(frozen=True, kw_only=True)
+class Known(Graph):
+    third: float = 0.125
+
+    def truths(self):
+        cube = lambda: float(self.run(torch.tensor([0.5, 1.0]).double(), seed=0)[1])
+        return Truth("a half cubed", cube, self.third, 1e-9, "Euclid"),
 """
 
 
@@ -133,6 +141,18 @@ def test_a_jacobian_of_its_own_that_is_wrong_by_one_per_cent_fails(emulate, shar
         assert found["taylor"]["value"] == pytest.approx(1, abs=0.1)
         assert "J by simulator" in found["taylor"]["sentence"]
         assert "must agree" in found["dot_product"]["sentence"]
+
+
+def test_what_is_known_of_a_simulator_stands_beside(emulate):
+    code, output = emulate("{use: 'proved:Known'}", "--points", "1")
+    assert code == 0, output
+    for part in ("what is known of proved:Known", "truth.1", "a half cubed", "0.125 ± 1e-09", "Euclid"):
+        assert part in output
+    code, output = emulate("{use: 'proved:Known', third: 0.3}", "--json", "--points", "1")
+    assert code == 1
+    said = values(output)["truth.1"]
+    assert said["sentence"] == "a half cubed: 0.125; it must be 0.3 within 1e-09 (Euclid)."
+    assert [said["low"], said["high"]] == pytest.approx([0.3, 0.3])
 
 
 def test_what_can_only_be_run_is_held_against_differences(emulate):

@@ -119,6 +119,7 @@ class NBody(Simulator):
     device: Literal["cpu", "cuda", "auto"] = "cpu"
 
     differentiable: ClassVar[bool] = True
+    pathologies: ClassVar[tuple[str, ...]] = ("kink",)  # where a particle crosses from cell to cell
 
     def __post_init__(self):
         object.__setattr__(
