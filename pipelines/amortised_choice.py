@@ -10,9 +10,9 @@ The rule of auto, in this order:
    that are made and stored as all others. Where at least half of the outputs jump, are drawn from lists or are chaotic, no
    gradient leads anywhere: npe. Else likelihood: more runs or another emulator will help.
 4. It does not, and the simulator is stochastic: the derivatives of runs that `validate` made are looked at. Where they grow as
-   in chaos past its horizon, so that over the width of the prior they would move at least half of the outputs a hundred times
-   as far as runs differ at all, gradients of runs are noise: npe. Else likelihood, for the emulator's mean is an average and
-   its variance counts.
+   in chaos past its horizon, so that over the width of the prior they would move at least half of the outputs ten times as
+   far as runs differ at all, gradients of runs are noise: npe. Else likelihood, for the emulator's mean is an average and its
+   variance counts.
 """
 
 from collections.abc import Iterable
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 METHOD = "infer/method.json"
 NLE = "infer/nle"  # folder of the flow that has learnt the data as they are observed, by rounds
 USELESS = ("chaos", "unsynchronised noise", "discrete choice", "accept-reject", "jump")
-GROWN = 100.0  # times what runs differ by, over one standard deviation of the prior, from which a derivative is of no use
+GROWN = (
+    10.0  # times what runs differ by, over one standard deviation of the prior, from which a derivative is of no use
+)
 CALLS = 500  # runs that a diagnosis may make, at most
 PATIENCE = 900.0  # seconds of runs that it may take
 
@@ -111,7 +113,7 @@ def _by_runs(bench: "Workbench", data: Tensor) -> tuple[str, str]:
         return "likelihood", f"{missed}; {why}"
     if grown is not None:
         return "npe", (f"{missed}, and gradients are useless: the derivative of a run, followed over one standard deviation of the "
-                       f"prior, would move an output {float(grown.quantile(0.5)):.0e} times as far as runs differ at all, as it is "
+                       f"prior, would move an output {float(grown.quantile(0.5)):.2g} times as far as runs differ at all, as it is "
                        "in chaos once runs are longer than its horizon. npe asks for no gradient")  # fmt: skip
     seconds = float(np.nanmedian(bench.runs_of("training").seconds))
     if not seconds * CALLS / study.cluster.workers <= PATIENCE:

@@ -56,8 +56,8 @@ def test_the_exponents_of_lorenz():
         return torch.stack([10 * (y - x), x * (theta[0] - z) - y, x * y - 8 / 3 * z])
 
     start = torch.tensor([5.0, 9.0, 15.0], dtype=torch.float64)
-    f = ODE(rhs, lambda theta: start, 30.0, 3000, lambda theta, s: s)
-    found = exponents(f, 28 * ONE, interval=0.01, members=60, spread=0.3, spinup=500, every=5)
+    f = ODE(rhs, lambda theta: start, 30.0, 1500, lambda theta, s: s)
+    found = exponents(f, 28 * ONE, interval=0.02, members=60, spread=0.3, spinup=300, every=3)
     print(f"\nLorenz 1963: {[round(v, 4) for v in found.values.tolist()]}, dimension {found.dimension:.4f}")
     assert found.largest == pytest.approx(0.906, abs=0.02)
     assert abs(float(found.values[1])) < 0.02
@@ -88,9 +88,7 @@ def test_derivatives_are_those_that_an_ensemble_finds_after_so_many_steps():
             other = Ensemble(**more).estimate(logistic(k), theta, seed=3, n=20)
             torch.testing.assert_close(found.mean[k - 1], other.gradient, rtol=1e-9, atol=1e-12)
             if more:
-                torch.testing.assert_close(
-                    found.scatter[k - 1] / 20**0.5, other.standard_error, rtol=1e-9, atol=1e-12
-                )
+                torch.testing.assert_close(found.scatter[k - 1] / 20**0.5, other.standard_error, rtol=1e-9, atol=1e-12)
 
 
 def _growing(rate: float, scatter: float, members: int = 400) -> Growth:
@@ -122,7 +120,9 @@ def test_averages_over_the_run_so_far():
 
 def test_what_cannot_be_asked_is_refused():
     f = _linear(torch.eye(2, dtype=torch.float64), 2)
-    with pytest.raises(InputError, match=r"^exponents must be given at least 3 steps, one member, .* Got 2, 8 and 5\.$"):
+    with pytest.raises(
+        InputError, match=r"^exponents must be given at least 3 steps, one member, .* Got 2, 8 and 5\.$"
+    ):
         exponents(f, ONE)
     with pytest.raises(InputError, match=r"^exponents must be given an emulate\.dynamics\.Trajectory"):
         exponents(lambda theta: theta, ONE)

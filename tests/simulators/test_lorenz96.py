@@ -8,9 +8,11 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
+from emulate.diagnosis import diagnose
 from emulate.errors import InputError, RunFailed
 from emulate.gradients.ensemble import Ensemble
 from emulate.gradients.window import Window
+from emulate.noise import Noise
 from emulate.simulators import _lorenz96_facts as facts
 from emulate.simulators.lorenz96 import Lorenz96
 from emulate.space import Parameter, Space, Uniform
@@ -81,8 +83,6 @@ def test_the_climate_is_that_of_the_runs():
     """The readout of the trajectory is the mean over members, sites and time; its steps are the simulator's."""
     f = FORCED.climate(2.0, members=3, spinup=1.0, seed=4)
     x = torch.stack(list(FORCED.states(EIGHT, FORCED.starts(3, seed=4), 2.0, 1.0)))
-    from emulate.noise import Noise
-
     assert float(f(EIGHT, Noise(0))) == pytest.approx(float(x[1:].mean()), rel=1e-13)
     last = FORCED.climate(2.0, members=3, spinup=1.0, seed=4, last=True)
     assert float(last(EIGHT, Noise(0))) == pytest.approx(float(x[-1].mean()), rel=1e-13)
@@ -91,21 +91,59 @@ def test_the_climate_is_that_of_the_runs():
 @pytest.mark.slow
 def test_exponents_of_the_literature():
     """The largest is 1.67 within 5 %, errors double in 2.1 days (Lorenz and Emanuel 1998); they sum to -N within 0.1 %."""
-    found = facts.spectrum(FORCED, EIGHT, time=30.0, members=16)
-    print(f"\nlargest {found.largest:.3f} +- {found.standard_error[0]:.3f}, sum {found.sum:.4f}, above 0: "
-          f"{int((found.values > 0.01).sum())}, dimension {found.dimension:.2f}")  # fmt: skip
-    assert found.largest == pytest.approx(1.67, rel=0.05)
+    largest = facts.spectrum(FORCED, EIGHT, time=30.0, members=200, count=1)
+    found = facts.spectrum(FORCED, EIGHT, time=15.0, members=16)
+    print(f"\nlargest {largest.largest:.3f} +- {float(largest.standard_error[0]):.3f}, sum {found.sum:.4f}, dimension "
+          f"{found.dimension:.2f}")  # fmt: skip
+    assert largest.largest == pytest.approx(1.67, rel=0.05)
     assert found.sum == pytest.approx(-40, rel=1e-3)
-    assert 26 < found.dimension < 28.5  # 27.1 (Lorenz and Emanuel 1998; Karimi and Paul 2010)
+    assert found.dimension == pytest.approx(27.1, abs=0.7)
 
 
 @pytest.mark.slow
 def test_the_horizon_is_foretold():
-    """From 50 members after one Lyapunov time and the exponent, against 4000 members that go past it: within 30 %."""
+    """Of the derivative of <x> over the run so far, from 50 members after one Lyapunov time and the exponent, against 4000
+    members that go past it: within 30 %. The scatter outruns the exponent, for its rare great members lead, so that what is
+    foretold is late."""
     response = torch.full((1, 1), SLOPE, dtype=torch.float64)
-    few = facts.slopes(FORCED, EIGHT, time=1.0, members=50, seed=2)
-    many = facts.slopes(FORCED, EIGHT, time=6.0, members=4000)
-    for n in (1, 10, 100, 1000):
+    few = facts.slopes(FORCED, EIGHT, time=1.0, members=50, seed=2).averaged()
+    many = facts.slopes(FORCED, EIGHT, time=6.0, members=4000).averaged()
+    for n in (1, 10, 100, 1000, 4000):
         foretold, found = float(few.predicted(response, 1.67, n)), float(many.measured(response, n))
-        print(f"\n{n} members: horizon {found:.2f}, foretold {foretold:.2f} ({foretold / found - 1:+.0%})")
+        print(f"\n{n} members: horizon {found:.2f}, foretold {foretold:.2f} ({foretold / found - 1:+.0%})", end="")
         assert foretold == pytest.approx(found, rel=0.3)
+    growth = float((many.norm * many.time)[80:].log().diff().mean()) / FORCED.step
+    print(f"\nthe median derivative grows as exp({growth:.2f} t) / t")
+    assert growth == pytest.approx(1.67, rel=0.1)
+
+
+@pytest.mark.slow
+def test_windows_and_ensembles_are_biased_by_what_they_miss_and_by_nothing_else():
+    """A window of 1 tells 0.158 where the climate moves by 0.135 (+17 %): the response overshoots before it settles. Longer
+    ones are right, and scatter; far beyond the horizon nothing is left."""
+    slope = float(facts.response(FORCED, EIGHT, members=1600)[0])
+    print(f"\nd<x>/dF {slope:.4f}")
+    assert slope == pytest.approx(SLOPE, abs=0.005)
+    told = {}
+    for window in (0.25, 0.5, 1.0, 2.0):
+        e = Window(length=round(window / 0.05)).estimate(FORCED.climate(20.0, members=200, seed=1), EIGHT, seed=0)
+        told[window] = float(e.gradient), float(e.standard_error)
+        print(f"window {window}: {told[window][0]:.4f} +- {told[window][1]:.4f} ({told[window][0] / SLOPE - 1:+.0%})")
+        assert e.bias_bound.isnan().all()
+    assert told[1.0][0] / SLOPE - 1 == pytest.approx(0.17, abs=0.02)
+    assert told[2.0][1] > 3 * told[1.0][1]
+    for time, n in ((1.0, 2000), (6.0, 500)):
+        e = Ensemble(spread=1.0, spinup=100).estimate(FORCED.climate(time, spinup=0.0), EIGHT, seed=0, n=n)
+        print(f"ensemble of {n}, {time:g}: {float(e.gradient):.3f} +- {float(e.standard_error):.3f}, "
+              f"largest {e.diagnostics['largest']:.2f}")  # fmt: skip
+        if time == 1.0:
+            assert float(e.gradient) / SLOPE - 1 == pytest.approx(0.17, abs=0.03)
+        else:
+            assert float(e.standard_error) > 10 * SLOPE
+
+
+@pytest.mark.slow
+def test_at_its_own_length_a_run_is_diagnosed_as_chaos():
+    found = diagnose(Lorenz96(), torch.tensor([9.0, 1.0], dtype=torch.float64), calls=500)
+    print(f"\n{found}")
+    assert set(found.evidence["troubles"]) == {"chaos"} == set(Lorenz96.pathologies)
