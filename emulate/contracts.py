@@ -87,6 +87,10 @@ class Simulator(Entry, ABC):
 
     A simulator that knows its derivative better than a generic method does defines
     `jacobian(theta, *, seed) -> (y [m], dy/dtheta [m, d])` beside `run`; stages then ask for that.
+
+    One that lets the room of gradients see inside defines, beside `run`, either `program(theta, noise) -> y [m]`, which draws
+    by name (`emulate.noise`), and `replicates`: a run is the mean of so many, keyed from its seed; or `dynamics`, the
+    `emulate.dynamics.Trajectory` or `ODE` that a run is. Estimators and stages then ask for that.
     """
 
     space: Space

@@ -175,8 +175,7 @@ def check(bench: Workbench) -> str:
     stored |= {f"recovery.{k}": v for k, v in vars(recovery or ()).items() if isinstance(v, Tensor)} if recovery else {}
     files.write_tensors(bench.folder / "check" / "evidence.safetensors", stored)
     corrected = correct(bench, evidence.emulator, weighted, None)
-    if recovery is not None:
-        _figures(bench, weighted, recovery, observed.truth, corrected, None)
+    _figures(bench, weighted, recovery, observed.truth, corrected, None)
     _register(bench, [])
     said = [f"{len(weighted.theta)} true runs at draws of the posterior"] * bool(len(weighted.theta))
     return ", ".join(

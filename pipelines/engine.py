@@ -240,7 +240,8 @@ def verdict(study: Any, wanted: Sequence[str], terminal: Terminal) -> bool:
             continue
         champion = files.read_json(study.folder / "validate" / "champion.json")["champion"]
         findings = amortised_choice.left_out(study, stage, files.read_json(path)["emulators"][champion])
-        terminal.findings(f"{stage} ({champion})", findings)
+        if findings:
+            terminal.findings(f"{stage} ({champion})", findings)
         good &= all(f["passed"] for f in findings if f["blocking"])
     return good
 

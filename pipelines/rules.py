@@ -12,7 +12,7 @@ from emulate.errors import InputError, StoreError, nearest, shown
 from emulate.keys import canonical, identity
 from pipelines import amortised_rules
 from pipelines.addresses import resolve
-from pipelines.derivatives import OWN, automatic, has_own
+from pipelines.derivatives import OWN, automatic, has_own, inside
 from pipelines.study import CLUSTERS, ITSELF, SETS, Study, smooths
 
 if TYPE_CHECKING:
@@ -187,10 +187,12 @@ def _gradient(s: Study) -> Iterator[str]:
     for path, gradient in (("validate.gradient", s.validate.gradient), ("simulate.jacobians", s.simulate.jacobians)):
         if gradient is None:
             continue
-        if "graph" in gradient.needs and not s.simulator.differentiable:
+        # one run of what is random is differentiated with its noise held fixed, and that has neither sites nor steps
+        shown = inside(s.simulator) if path == "validate.gradient" or not s.simulator.stochastic else frozenset()
+        if "graph" in gradient.needs and not (s.simulator.differentiable or shown):
             yield (f"{path}.use: {gradient.entry_name()} must have a simulator that carries a torch graph. "
                    f"{simulator} carries none; use finite_difference.")  # fmt: skip
-        if inner := [need for need in ("sites", "dynamics") if need in gradient.needs]:
+        if inner := [need for need in ("sites", "dynamics") if need in gradient.needs and need not in shown]:
             yield (f"{path}.use: {gradient.entry_name()} must see the {inner[0]} of a simulator, which a study hides from it. "
                    f"Got {simulator}; use {automatic(s.simulator)} here, and {gradient.entry_name()} in Python.")  # fmt: skip
         if gradient.entry_name() == OWN and not has_own(s.simulator):

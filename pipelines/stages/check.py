@@ -56,7 +56,8 @@ def run(bench: Workbench) -> str:
     findings = [f.to_dict() for c in checks for f in c.find(evidence)]
     bench.findings("check", {bench.champion: findings})
     stored = {f"weighted.{k}": v for k, v in vars(weighted).items() if v is not None}
-    stored |= {f"recovery.{k}": v for k, v in vars(recovery).items() if v is not None}
+    if recovery is not None:
+        stored |= {f"recovery.{k}": v for k, v in vars(recovery).items() if v is not None}
     if confirmation is not None:
         stored |= {f"confirmation.{k}": v for k, v in vars(confirmation).items() if isinstance(v, Tensor)}
     if evidence.replicas is not None:
@@ -69,7 +70,7 @@ def run(bench: Workbench) -> str:
     corrected = correct(bench, emulator, weighted, confirmation, delayed)
     _figures(bench, weighted, recovery, observed.truth, corrected, evidence.replicas)
     _register(bench, findings)
-    said = [f"{len(recovery.rank)} recovered observations"]
+    said = [f"{len(recovery.rank)} recovered observations"] if recovery is not None else []
     if study.infer.likelihood.adds_noise:
         failed = study.check.importance_runs - int(weighted.log_weight.isfinite().sum())
         lost = f" ({failed} failed)" if failed else ""
@@ -124,9 +125,11 @@ def _expected(bench: Workbench, theta: Tensor) -> Tensor | None:
     return Feasibility.load(folder).probability(theta).detach() if folder.exists() else None
 
 
-def _recovery(bench: Workbench, emulator: Emulator) -> Recovery:
-    """Posteriors of noisy held-out runs, sampled in one batch."""
+def _recovery(bench: Workbench, emulator: Emulator) -> Recovery | None:
+    """Posteriors of noisy held-out runs, sampled in one batch; None where no check reads them."""
     study = bench.study
+    if not any("recovery" in c.needs for c in study.checks.values()):
+        return None
     made = bench.runs_of("held_out")
     last = int((np.cumsum(made.ok) < study.check.recovery).sum()) + 1  # as many as it takes, the failed ones counted
     tried = made.select(slice(last))
@@ -177,7 +180,7 @@ def _confirmation(bench: Workbench, emulator: Emulator, data: Tensor, draws: Ten
 def _figures(
     bench: Workbench,
     weighted: Weighted,
-    recovery: Recovery,
+    recovery: Recovery | None,
     truth: Tensor | None,
     corrected: Corrected,
     again: Replicas | None,
@@ -200,13 +203,9 @@ def _figures(
             figures.replicas(again, bench.study.simulator.outputs),
             "The observation against data made again under the posterior: chi2 of all outputs and each field, and pulls.",
         )
-    bench.figures(
-        "check",
-        {
-            "corner": (
-                figures.corner(space, weighted.draws, corrected.draws or pair, truth, corrected.runs),
-                f"The surrogate's posterior{dashed}.",
-            ),
+    recovered = {}
+    if recovery is not None:
+        recovered = {
             "recovery": (
                 figures.recovery(recovery, space),
                 "Held-out observations: posterior mean against truth, and ranks.",
@@ -215,9 +214,9 @@ def _figures(
                 figures.ranks(recovery, space),
                 "Truths of held-out observations among the draws of their posteriors, and what regions of all levels hold.",
             ),
-            **confirmed,
-        },
-    )
+        }
+    corner = figures.corner(space, weighted.draws, corrected.draws or pair, truth, corrected.runs)
+    bench.figures("check", {"corner": (corner, f"The surrogate's posterior{dashed}."), **recovered, **confirmed})
 
 
 def _register(bench: Workbench, findings: list[dict]) -> None:

@@ -30,6 +30,13 @@ WRITES = (
 )
 
 
+def forecast(bench: Workbench) -> str:
+    """What the stage does, with the runs that its rounds may take."""
+    infer = bench.study.infer
+    runs = (infer.rounds - 1) * (infer.round_runs or bench.study.design.runs)
+    return f"{SENTENCE}; up to {runs} runs aimed at it, in rounds" if runs else SENTENCE
+
+
 def run(bench: Workbench) -> str:
     study = bench.study
     observed = observations.named(bench)

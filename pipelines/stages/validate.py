@@ -10,6 +10,7 @@ from emulate.errors import CampaignError, InputError
 from emulate.runs import Runs
 from pipelines import comparison, files
 from pipelines.terminal import count
+from pipelines.typeset import percent
 from pipelines.workbench import Workbench
 
 SENTENCE = "hold the emulators against held-out runs and the simulator's gradient"
@@ -135,8 +136,8 @@ def _print(bench: Workbench, scores: dict[str, dict[str, float]], champion: str)
     rows = [
         (
             f"{n}{' (champion)' if n == champion else ''}",
-            f"{s['median']:.3%}",
-            f"{s['worst99']:.3%}",
+            percent(s["median"]),
+            percent(s["worst99"]),
             f"{s['coverage']:.1%}",
             f"{s['log_score']:.4g}",
         )

@@ -142,6 +142,8 @@ def test_rounds_are_aimed_written_before_they_run_and_go_on(study, tmp_path):
     """The points lie where the posterior is; a second command makes no run and chooses no point again, also after a stop
     between writing and running."""
     here, rounds = _copied(study, tmp_path), ("--set", "infer.rounds=2", "--set", "infer.round_runs=60")
+    _, plan = emulate(here, "infer", "study.yaml", *rounds, "--dry-run")
+    assert "up to 60 runs aimed at it, in rounds" in " ".join(plan.split())
     code, output = emulate(here, "infer", "study.yaml", *rounds)
     assert code == 0, output
     assert "rounds aimed at the observation" in output

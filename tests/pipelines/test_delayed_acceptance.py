@@ -35,6 +35,13 @@ def test_the_cost_is_said_before_and_the_runs_after(study):
     assert "up to 192 true runs for its chains" in " ".join(plan.split())
 
 
+def test_no_observation_is_recovered_where_no_check_asks_for_it(study):
+    folder, output = study
+    assert "recovered observations" not in output
+    stored = files.read_tensors(folder / "runs" / "line" / "check" / "evidence.safetensors")
+    assert {k.split(".")[0] for k in stored} == {"weighted"}
+
+
 def test_the_chains_are_the_corrected_posterior(study):
     folder, _ = study
     check = folder / "runs" / "line" / "check"
