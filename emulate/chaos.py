@@ -53,8 +53,8 @@ class Exponents:
 
 def exponents(f: Any, theta: Tensor, *, interval: float = 1.0, members: int = 8, spread: float = 0.0, spinup: int = 0,
               every: int = 5, count: int | None = None, seed: int = 0) -> Exponents:  # fmt: skip
-    """All exponents, or the `count` largest, of the steps of a `Trajectory` at theta `[d]`, by a frame of tangents that is made orthogonal every few
-    steps (Benettin et al. 1980).
+    """All exponents, or the `count` largest, of the steps of a `Trajectory` at theta `[d]`, by a frame of tangents that is made
+    orthogonal every few steps (Benettin et al. 1980).
 
     interval: the time of one step. members: runs, whose starts differ by `spread` of their size and by the noise of f, and
     which are run `spinup` steps first. The first third of the steps turns the frames to their directions and is not counted.

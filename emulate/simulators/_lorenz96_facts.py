@@ -40,11 +40,10 @@ def truths() -> tuple[Truth, ...]:
 
 def moments(simulator: "Lorenz96", theta: Tensor, *, members: int, time: float, seed: int = 1) -> tuple[Tensor, Tensor]:
     """<x> and <x^2> over the circle, a time after the spin-up, and members side by side."""
-    mean = square = torch.zeros((), dtype=torch.float64)
-    x = simulator.starts(members, seed=seed)
-    for count, x in enumerate(simulator.states(theta, x, time, simulator.spinup), 1):  # noqa: B020
-        mean, square = mean + x.mean(), square + x.square().mean()
-    return mean / count, square / count
+    found = [torch.stack((x.mean(), x.square().mean()))
+             for x in simulator.states(theta, simulator.starts(members, seed=seed), time, simulator.spinup)]  # fmt: skip
+    mean, square = torch.stack(found).mean(0)
+    return mean, square
 
 
 def response(simulator: "Lorenz96", theta: Tensor, *, members: int = 400, time: float = 40.0, seed: int = 1) -> Tensor:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from emulate.simulators.lorenz96 import Lorenz96
 
 _COLOURS, _GREY, _INK = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"), "#6b6b6b", "#222222"
-_WAVES, _GROWN, _MEMBERS = 10.0, 5.0, 64  # time of waves, time that derivatives are carried along, members
+_WAVES, _GROWN, _MEMBERS = 10.0, 4.0, 50  # time of waves, time that derivatives are carried along, members
 _SHOWN = 3  # points, at most
 
 
@@ -56,7 +56,7 @@ def _waves(ax: "Axes", simulator: "Lorenz96", name: str, theta: Tensor, *, left:
 
 def _exponents(ax: "Axes", simulator: "Lorenz96", points: Mapping[str, Tensor]) -> None:
     for colour, (name, theta) in zip(_COLOURS, points.items()):
-        found = facts.spectrum(simulator, theta, time=4.0, members=8)
+        found = facts.spectrum(simulator, theta, time=3.0, members=6)
         ax.plot(np.arange(1, simulator.sites + 1), found.values, color=colour, linewidth=1.6,
                 label=f"{name}: largest {found.largest:.2f}")  # fmt: skip
     ax.axhline(0, color=_GREY, linewidth=0.8)
@@ -70,7 +70,7 @@ def _derivatives(ax: "Axes", simulator: "Lorenz96", points: Mapping[str, Tensor]
         found = facts.slopes(simulator, theta, time=_GROWN, members=_MEMBERS).averaged()
         size = found.scatter[:, 0].norm(dim=-1)
         ax.semilogy(found.time, size, color=colour, linewidth=1.6, label=f"{name}: scatter of a run")
-        signal = facts.response(simulator, theta, members=100, time=20.0).norm()
+        signal = facts.response(simulator, theta, members=100, time=10.0).norm()
         ax.axhline(float(signal), color=colour, linewidth=1.2, linestyle=(0, (5, 2)))
         passed = (size > signal).nonzero()
         if len(passed):

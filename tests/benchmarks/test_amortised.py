@@ -212,8 +212,8 @@ def test_beyond_the_horizon_of_chaos_sbi_finds_our_posteriors_calibrated(tmp_pat
         torch.manual_seed(0)
         told = check_sbc(ranks.float(), truth.float(), draws[0].float(), num_posterior_samples=1000)
     ours = float(q.log_density(truth, seen).mean())
-    print(f"\nsbi of our ranks: p {told['ks_pvals'].tolist()}, C2ST of ranks {told['c2st_ranks'].tolist()}, of draws beside the prior "
-          f"{told['c2st_dap'].tolist()}; ln q(truth) {ours:.3f}")  # fmt: skip
+    print(f"\nsbi of our ranks: p {told['ks_pvals'].tolist()}, C2ST of ranks {told['c2st_ranks'].tolist()}, of draws beside "
+          f"the prior {told['c2st_dap'].tolist()}; ln q(truth) {ours:.3f}")  # fmt: skip
     assert told["ks_pvals"].min() > 0.01 / task.space.d
     assert told["c2st_ranks"].max() < 0.6
     for kind in ("maf", "nsf"):

@@ -1,5 +1,6 @@
 """The weather of Lorenz: its equations by another solver, its averages by numpy, its exponents and slopes by what is known."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -35,7 +36,7 @@ def test_the_equations_are_those_of_another_solver_and_steps_are_of_fourth_order
     for step in (0.02, 0.01, 0.005):
         *_, last = replace(Lorenz96(), step=step).states(theta, x0, 0.5)
         off.append(float(np.abs(last.numpy() - truth).max()))
-    orders = [math.log2(a / b) for a, b in zip(off, off[1:])]
+    orders = [math.log2(a / b) for a, b in itertools.pairwise(off)]
     assert off[-1] < 1e-5
     assert all(3.7 < order < 4.5 for order in orders), orders
 
