@@ -115,12 +115,18 @@ class Identifiability:
         parts = [f"{c.sentence}." for c in self.combinations]
         if self.unseen:
             parts.append(f"{_and(self.unseen)} {'do' if self.unseen[1:] else 'does'} nothing to the data.")
-        if self.told:
-            sds = ", ".join(f"{n} to {_share(self.together[self.names.index(n)])}" for n in self.told)
-            every = not parts and len(self.told) > 1
-            parts.append(f"{'every parameter' if every else _and(self.told)} {'is' if every or not self.told[1:] else 'are'} told"
-                         f" by {'itself' if every or not self.told[1:] else 'themselves'}: {sds} of the prior's standard "
-                         "deviation.")  # fmt: skip
+        well = [n for n in self.told if self.together[self.names.index(n)] <= 1]
+        for names, lead in (
+            (well, "told by"),
+            ([n for n in self.told if n not in well], "told less well than by the prior"),
+        ):
+            if names:
+                sds = ", ".join(f"{n} to {_share(self.together[self.names.index(n)])}" for n in names)
+                every = len(names) == len(self.names) > 1
+                one = every or len(names) == 1
+                itself = (" itself" if one else " themselves") if names is well else ""
+                who = "every parameter" if every else _and(names)
+                parts.append(f"{who} {'is' if one else 'are'} {lead}{itself}: {sds} of the prior's standard deviation.")
         if self.index > POOR:
             worst, gamma = max(self.sets, key=lambda s: s[1])
             parts.append(f"{_and(worst)} are hard to tell apart: collinearity index {_index(gamma)}, where {POOR:g} is the usual "

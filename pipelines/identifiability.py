@@ -109,7 +109,7 @@ def _points(bench: Workbench, points: int) -> tuple[Tensor, str]:
     """theta `[g, d]` and what the first of them is: where the observation was made, or its best fit, or the prior's middle;
     the others are spread over the inner half of the box."""
     study, infer = bench.study, bench.folder / "infer"
-    choice = study.infer.observation if study.infer else None
+    choice = study.infer.observation if study.infers else None
     first, where = (
         study.space.from_unit(torch.full((study.space.d,), 0.5, dtype=torch.float64)),
         "the middle of the prior",
@@ -125,7 +125,7 @@ def _noise(bench: Workbench, theta: Tensor, y: Tensor, name: str) -> Tensor:
     """The covariance `[g, m, m]` of data at the points: the likelihood's; the emulator's where all noise is the simulator's;
     one part in a hundred of each field where the study has no observation."""
     study = bench.study
-    if not study.infer:
+    if not study.infers:
         fields = study.simulator.outputs
         size = torch.cat(
             [y[:, fields.slices[f.name]].square().mean(1, keepdim=True).expand(-1, f.size) for f in fields.fields], 1
