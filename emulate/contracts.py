@@ -50,7 +50,9 @@ class Entry:
         def spelled(value: Any) -> Any:
             if isinstance(value, dict):
                 return {k: spelled(v) for k, v in value.items()}
-            return {"use": value.entry_name(), **value.settings()} if isinstance(value, Entry) else value
+            if isinstance(value, Entry):
+                return {"use": value.entry_name(), **value.settings()}
+            return value.settings() if hasattr(value, "settings") else value
 
         return {f.name: spelled(getattr(self, f.name)) for f in fields(self) if f.init and f.name != "space"}
 
@@ -209,6 +211,7 @@ class Recipe(Entry, ABC):
 
     takes: ClassVar[tuple[str, ...]] = ()
     needs_slopes: ClassVar[bool] = False
+    privacy: ClassVar[Any] = None  # an `emulate.privacy.Privacy`, in recipes with such a setting
 
     log: bool | Literal["auto"] = True  # work on ln y of fields that are positive by nature; auto: where it is better
     truncation: float = 1e-10  # share of the standardised variance that the dropped PCA components may hold together
