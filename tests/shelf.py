@@ -10,7 +10,6 @@ from emulate.contracts import Simulator
 from emulate.runs import Field, Outputs
 from emulate.space import Parameter, Space, Uniform
 
-
 _SPACE = Space((Parameter("x", Uniform(0.0, 1.0)),))
 
 
