@@ -182,7 +182,8 @@ def _keep(bench: Workbench, name: str, problem: Problem, found: Optimum, referen
     else:
         caption = f"The objective at every step of the search, from {found.starts} starts. {capital(found.sentence)}"
         drawn["search"] = (figures.search(objective, found), caption)
-    drawn |= pictures.picture(bench, {"reference": reference, "optimum": found.theta})
+    way = {"path": found.path} if bench.study.simulator.tracks else {}
+    drawn |= pictures.picture(bench, {"reference": reference, "optimum": found.theta, **way})
     bench.figures(SCOPE, drawn)
     bench.journal.append("params", SCOPE, params={k: str(v) for k, v in asked.items() if v not in (None, [])})
     bench.journal.append("artifact", SCOPE, path=f"{SCOPE}/optimum.json")
