@@ -128,6 +128,11 @@ class Simulator(Entry, ABC):
         optimisation names them, and a family `spacing_1_2`, `spacing_1_3` ... as `spacing`."""
         return {}
 
+    def made(self) -> "Simulator":
+        """What an optimum is made as, where that is not quite what is optimised: a device of two materials in the place of one
+        of grey densities. It has the same parameters and outputs, and true runs that confirm an optimum are its."""
+        return self
+
     def picture(self, points: Mapping[str, Tensor]) -> "Figure | None":
         """What a practitioner expects to see at parameters `[d]` that are named in words: "truth" and "best fit",
         "reference" and "optimum". The first paragraph of this docstring is its caption. It is drawn in seconds, on a
