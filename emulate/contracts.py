@@ -50,7 +50,9 @@ class Entry:
         def spelled(value: Any) -> Any:
             if isinstance(value, dict):
                 return {k: spelled(v) for k, v in value.items()}
-            return {"use": value.entry_name(), **value.settings()} if isinstance(value, Entry) else value
+            if isinstance(value, Entry):
+                return {"use": value.entry_name(), **value.settings()}
+            return value.settings() if hasattr(value, "settings") else value
 
         return {f.name: spelled(getattr(self, f.name)) for f in fields(self) if f.init and f.name != "space"}
 
@@ -87,12 +89,18 @@ class Simulator(Entry, ABC):
 
     A simulator that knows its derivative better than a generic method does defines
     `jacobian(theta, *, seed) -> (y [m], dy/dtheta [m, d])` beside `run`; stages then ask for that.
+
+    One that lets the room of gradients see inside defines, beside `run`, either `program(theta, noise) -> y [m]`, which draws
+    by name (`emulate.noise`), and `replicates`: a run is the mean of so many, keyed from its seed; or `dynamics`, the
+    `emulate.dynamics.Trajectory` or `ODE` that a run is. Estimators and stages then ask for that.
     """
 
     space: Space
     version: ClassVar[str] = "1"  # enters the key of every stored run: change it when answers change
     differentiable: ClassVar[bool] = False  # a torch gradient flows from theta through `run`; the tests measure it
+    batched: ClassVar[bool] = False  # `run` takes many theta [..., d] too and gives y [..., m] of each
     incidental: ClassVar[tuple[str, ...]] = ()  # settings that never change an answer: they stay out of the key
+    tracks: ClassVar[bool] = False  # its picture draws the way of a search too, "path" [s, d] among the points
     pathologies: ClassVar[tuple[str, ...]] = ()  # of `emulate.diagnosis.TROUBLES`, in the middle of the prior
 
     @property
@@ -117,8 +125,13 @@ class Simulator(Entry, ABC):
 
     def constraints(self) -> dict[str, Callable[[Tensor], Tensor]]:
         """Bounds on the parameters by name, theta `[..., d]` -> `[...]`, each met where it is at most 0; `subject_to` of an
-        optimisation names them."""
+        optimisation names them, and a family `spacing_1_2`, `spacing_1_3` ... as `spacing`."""
         return {}
+
+    def made(self) -> "Simulator":
+        """What an optimum is made as, where that is not quite what is optimised: a device of two materials in the place of one
+        of grey densities. It has the same parameters and outputs, and true runs that confirm an optimum are its."""
+        return self
 
     def picture(self, points: Mapping[str, Tensor]) -> "Figure | None":
         """What a practitioner expects to see at parameters `[d]` that are named in words: "truth" and "best fit",
@@ -205,6 +218,7 @@ class Recipe(Entry, ABC):
 
     takes: ClassVar[tuple[str, ...]] = ()
     needs_slopes: ClassVar[bool] = False
+    privacy: ClassVar[Any] = None  # an `emulate.privacy.Privacy`, in recipes with such a setting
 
     log: bool | Literal["auto"] = True  # work on ln y of fields that are positive by nature; auto: where it is better
     truncation: float = 1e-10  # share of the standardised variance that the dropped PCA components may hold together

@@ -14,9 +14,6 @@ degree of freedom of 1.00 against differences of the exact string with 10^6 even
 they are small by 0.15 +- 0.02 %, which `log_weights(made_by=)` of the history takes away.
 """
 
-import hashlib
-import importlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from emulate import artefact
+from emulate import chained
 from emulate.errors import InputError
 from emulate.lund.emission import Condition, Emission
 from emulate.lund.inverse import quantile
@@ -110,13 +107,7 @@ class FlowEmission(Emission):
     @property
     def digest(self) -> str:
         """sha256 of all that decides an answer; where the emulator lies and what it was trained on is not in it."""
-        e = self.emulator
-        told = {"space": e.space.to_dict(), "recipe": [e.recipe.entry_name(), e.recipe.settings()]}
-        found = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
-        for name, value in sorted(e.state_dict().items()):
-            if name not in ("design", "taught"):
-                found.update(f"{name} {list(value.shape)}".encode() + value.contiguous().numpy().tobytes())
-        return found.hexdigest()
+        return chained.digest(self.emulator)
 
     def sample(self, given: Condition, noise: Keyed) -> Tensor:
         theta, (u,) = self._theta(given), noise.uniform(1)
@@ -145,19 +136,11 @@ def saved(path: str | os.PathLike) -> FlowEmission:
 
     Raises InputError where there is none or it is of something else, StoreError where it is damaged.
     """
-    path = Path(path).expanduser().absolute()
-    try:
-        state = (path / artefact.DOCUMENT).stat()
-    except OSError:
-        return _loaded(str(path), ())  # `load` has the sentence for it
-    return _loaded(str(path), (state.st_mtime_ns, state.st_ino))
+    return _emission(chained.saved(path), str(Path(path).expanduser().absolute()))
 
 
 @lru_cache(maxsize=8)
-def _loaded(path: str, _: tuple[int, ...]) -> FlowEmission:
-    emulator = importlib.import_module("emulate.loading").load(
-        path
-    )  # which finds recipes, and so stands above the rooms
+def _emission(emulator: "Emulator", path: str) -> FlowEmission:
     try:
         return FlowEmission(emulator)
     except InputError as e:
