@@ -110,7 +110,8 @@ def _truth(task, y: Tensor) -> Tensor:
     def log_likelihood(x: Tensor) -> Tensor:
         return task.log_likelihood(to_theta(task.space, x), y)
 
-    start = torch.zeros(8, task.space.d, dtype=D)
+    looked = torch.randn(20_000, task.space.d, generator=torch.Generator().manual_seed(2), dtype=D)
+    start = looked[log_likelihood(looked).nan_to_num(-torch.inf, -torch.inf, -torch.inf).topk(8).indices]
     x = SMC().draw(lambda x: log_likelihood(x) - 0.5 * x.square().sum(-1), start, DRAWS // 8, seed=1).x.flatten(0, 1)
     if task.space.d > 2:
         return x
