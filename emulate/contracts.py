@@ -50,7 +50,9 @@ class Entry:
         def spelled(value: Any) -> Any:
             if isinstance(value, dict):
                 return {k: spelled(v) for k, v in value.items()}
-            return {"use": value.entry_name(), **value.settings()} if isinstance(value, Entry) else value
+            if isinstance(value, Entry):
+                return {"use": value.entry_name(), **value.settings()}
+            return value.settings() if hasattr(value, "settings") else value
 
         return {f.name: spelled(getattr(self, f.name)) for f in fields(self) if f.init and f.name != "space"}
 
@@ -87,6 +89,10 @@ class Simulator(Entry, ABC):
 
     A simulator that knows its derivative better than a generic method does defines
     `jacobian(theta, *, seed) -> (y [m], dy/dtheta [m, d])` beside `run`; stages then ask for that.
+
+    One that lets the room of gradients see inside defines, beside `run`, either `program(theta, noise) -> y [m]`, which draws
+    by name (`emulate.noise`), and `replicates`: a run is the mean of so many, keyed from its seed; or `dynamics`, the
+    `emulate.dynamics.Trajectory` or `ODE` that a run is. Estimators and stages then ask for that.
     """
 
     space: Space
@@ -205,6 +211,7 @@ class Recipe(Entry, ABC):
 
     takes: ClassVar[tuple[str, ...]] = ()
     needs_slopes: ClassVar[bool] = False
+    privacy: ClassVar[Any] = None  # an `emulate.privacy.Privacy`, in recipes with such a setting
 
     log: bool | Literal["auto"] = True  # work on ln y of fields that are positive by nature; auto: where it is better
     truncation: float = 1e-10  # share of the standardised variance that the dropped PCA components may hold together

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emulate.dynamics import Trajectory
+from emulate.dynamics import Trajectory, dynamics
 from emulate.errors import InputError
 from emulate.reading import read
 from emulate.replication import lift
@@ -92,7 +92,7 @@ def _method(trouble: str, site: str, s: Symptoms) -> tuple[str, dict[str, Any]]:
     exact = s.graph and not others & {"detached graph", "repeated eigenvalues", "no finite derivative"}
     differences = "common_random_numbers" if random else "finite_difference"
     if trouble == "chaos":
-        if isinstance(s.lines.f.source, Trajectory) and s.graph:
+        if isinstance(dynamics(s.lines.f), Trajectory) and s.graph:
             return "window", {}
         return ("common_random_numbers", {"step": 0.1}) if random else ("smooth", {"width": 0.1})
     if trouble == "discrete choice" and site:

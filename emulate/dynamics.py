@@ -133,9 +133,15 @@ class ODE:
                           self.steps, self.readout)  # fmt: skip
 
 
-def trajectory(f: Any, method: str) -> Trajectory:
-    """The `Trajectory` that f is, or was lifted from; `InputError` in the name of the method that needs one."""
+def dynamics(f: Any) -> Any:
+    """The `Trajectory` or `ODE` that f is, was lifted from, or offers as `dynamics`; else what f was lifted from."""
     source = getattr(f, "source", f)
+    return getattr(source, "dynamics", source)
+
+
+def trajectory(f: Any, method: str) -> Trajectory:
+    """The `Trajectory` of f; `InputError` in the name of the method that needs one."""
+    source = dynamics(f)
     source = source.discretised if isinstance(source, ODE) else source
     if not isinstance(source, Trajectory):
         raise InputError(f"{method} must be given an emulate.dynamics.Trajectory, which tells its steps. Got "

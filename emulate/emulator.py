@@ -24,6 +24,7 @@ from emulate.contracts import Core, Finding, Made, Recipe, Simulator, rows_of
 from emulate.distributions import Gaussian
 from emulate.domain import Domain, Outside, Widened, checked
 from emulate.errors import CampaignError, DoubtWarning, ExtrapolationWarning, InputError, nearest
+from emulate.privacy import Ledger
 from emulate.runs import Outputs, Runs, places
 from emulate.space import Space
 from emulate.transforms import OutputTransform
@@ -53,7 +54,8 @@ def fit(recipe: Recipe, runs: Runs, *, seed: int, fidelities: Mapping[str, Runs]
     `fidelities` are runs of cheaper versions of the simulator by name, and `simulator` what made the runs, for recipes that
     read them. Failed runs are left
     out and counted in the provenance. With `calibrate: conformal` a fifth of the runs, drawn by the seed, is held out and
-    scales the error bars; see `emulate.conformal`. Warns (`DoubtWarning`) of Jacobians that the values contradict. Raises
+    scales the error bars; see `emulate.conformal`. A recipe with `privacy` gives an emulator that holds nothing of a single
+    run; see `emulate.privacy`. Warns (`DoubtWarning`) of Jacobians that the values contradict. Raises
     `CampaignError` when too few runs finished, `InputError` when the recipe reads Jacobians or fidelities that are not
     there.
 
@@ -66,6 +68,8 @@ def fit(recipe: Recipe, runs: Runs, *, seed: int, fidelities: Mapping[str, Runs]
     tensor([1000.2500], dtype=torch.float64)
     """
     demand(recipe, runs, seed)
+    if recipe.privacy is not None:
+        return _private(recipe, runs, seed)
     finished = runs.finished()
     learnt, held_out = _split(recipe, finished, len(runs) - len(finished), seed)
     if said := recipe.doubt(learnt):
@@ -81,6 +85,27 @@ def fit(recipe: Recipe, runs: Runs, *, seed: int, fidelities: Mapping[str, Runs]
         provenance["held_out"] = len(held_out)
     design = runs.space.scaled(torch.from_numpy(finished.theta))
     return Emulator(runs.space, runs.outputs, recipe, core, transform, provenance, design, _hashes(finished))
+
+
+def _private(recipe: Recipe, runs: Runs, seed: int) -> "Emulator":
+    """The fit that sees runs through a ledger alone; no place, hash or number of the finished runs goes into the emulator."""
+    if len(runs) < recipe.minimum_runs(runs.space.d):  # of all runs: whether one of them failed is nobody's business
+        raise CampaignError(f"{recipe.entry_name()} must have at least {recipe.minimum_runs(runs.space.d)} runs for "
+                            f"{runs.space.d} parameters. Got {len(runs)}; run more points.")  # fmt: skip
+    finished, privacy = runs.finished(), recipe.privacy
+    transform = privacy.transform(runs.outputs, log=bool(recipe.log))
+    field_of = [i for i, f in enumerate(runs.outputs.fields) for _ in range(f.size)]
+    ledger = Ledger(privacy, len(runs), torch.tensor(field_of), seed)
+    u = runs.space.scaled(torch.from_numpy(finished.theta))
+    z = transform.to_z(privacy.inside(runs.outputs, torch.from_numpy(finished.y)))
+    with torch.enable_grad():
+        trained = recipe.train(u, z, noisy=runs.stochastic, seed=seed, ledger=ledger)
+    state = {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in trained.state_dict().items()}
+    known = _provenance(recipe, runs, runs, seed)
+    provenance = {k: v for k, v in known.items() if k not in ("failed", "runs_sha256")} | {
+        "privacy": ledger.statement()
+    }
+    return Emulator(runs.space, runs.outputs, recipe, recipe.rebuild(state), transform, provenance)
 
 
 def _split(recipe: Recipe, finished: Runs, failed: int, seed: int) -> tuple[Runs, Runs | None]:

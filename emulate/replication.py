@@ -46,9 +46,9 @@ class Program:
 
 
 def lift(f: Any) -> Program:
-    """f as a program of (theta, noise). Taken are a `Simulator`, an `Emulator` (its mean), and callables of theta that
-    may ask for more: an argument named `noise` gets the noise; one named `seed`, or a second one of any other name, an
-    integer seed.
+    """f as a program of (theta, noise). Taken are a `Simulator` (its `program` or `dynamics`, where it offers one, else its
+    runs), an `Emulator` (its mean), and callables of theta that may ask for more: an argument named `noise` gets the noise;
+    one named `seed`, or a second one of any other name, an integer seed.
 
     >>> lift(lambda theta: theta**2)(torch.tensor([3.0], dtype=torch.float64), Noise(0))
     tensor([9.], dtype=torch.float64)
@@ -56,7 +56,7 @@ def lift(f: Any) -> Program:
     if isinstance(f, Program):
         return f
     if isinstance(f, Simulator):
-        return Program(lambda theta, noise: f.run(theta, seed=noise.seed if f.stochastic else 0), f)
+        return Program(_inside(f), f)
     if isinstance(f, Emulator):
         return Program(lambda theta, noise: f.predict(theta).mean, f)
     if not callable(f):
@@ -73,6 +73,15 @@ def lift(f: Any) -> Program:
         return Program(lambda theta, noise: f(theta, noise.seed), f)
     raise InputError("f must take one argument (theta), or two: (theta, seed) or (theta, noise). "
                      f"Got {len(needed)}: {', '.join(needed) or 'none'}.")  # fmt: skip
+
+
+def _inside(f: Simulator) -> Callable[[Tensor, Noise], Any]:
+    """What a simulator shows of itself, as a function of (theta, noise)."""
+    if callable(getattr(f, "program", None)):
+        return f.program
+    if getattr(f, "dynamics", None) is not None:
+        return lift(f.dynamics).call
+    return lambda theta, noise: f.run(theta, seed=noise.seed if f.stochastic else 0)
 
 
 def _arguments(f: Callable[..., Any]) -> tuple[list[str], list[str]]:

@@ -8,6 +8,7 @@ prior has tails.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -247,8 +248,8 @@ class Space:
 
     def __post_init__(self):
         _need(len(self.parameters) > 0, "a space must have at least one parameter. Got none.")
-        for name in self.names:
-            _need(self.names.count(name) == 1, f"a parameter must be named once. Got {name!r} twice; rename one.")
+        for name, count in Counter(self.names).items():
+            _need(count == 1, f"a parameter must be named once. Got {name!r} twice; rename one.")
 
     @property
     def names(self) -> tuple[str, ...]:

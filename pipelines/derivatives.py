@@ -49,6 +49,21 @@ def has_own(simulator: "Simulator") -> bool:
     return callable(getattr(simulator, "jacobian", None))
 
 
+def inside(simulator: "Simulator") -> frozenset[str]:
+    """What a simulator shows of itself to the room of gradients: "sites" by a `program`, "dynamics" by its `dynamics`.
+
+    >>> from emulate.simulators.heat import Heat
+    >>> from emulate.simulators.linear_gaussian import LinearGaussian
+    >>> inside(LinearGaussian()), inside(Heat())
+    (frozenset(), frozenset({'dynamics'}))
+    """
+    shown = {
+        "sites": callable(getattr(simulator, "program", None)),
+        "dynamics": getattr(simulator, "dynamics", None) is not None,
+    }
+    return frozenset(name for name, there in shown.items() if there)
+
+
 def automatic(simulator: "Simulator") -> str:
     """What `auto` stands for: the first of simulator, reverse and finite_difference that this simulator allows."""
     if has_own(simulator):
@@ -69,6 +84,8 @@ def differentiate(simulator: "Simulator", gradient: Mapping[str, Any], theta: "T
         return _own(simulator, theta, seed=seed, n=n)
     fixed = n == 1 and simulator.stochastic
     entry = registry.build("gradients", gradient)
+    if inside(simulator) and not fixed:
+        return entry.estimate(simulator, theta, seed=seed, n=n * getattr(simulator, "replicates", 1))
     return entry.estimate(lambda t, s: simulator.run(t, seed=seed if fixed else s), theta, seed=seed, n=n)
 
 

@@ -222,7 +222,7 @@ def test_the_same_seed_gives_the_same_bits(lopsided):
         ({"subject_to": ["x1 + x2"]}, "must compare two sides"),
         ({"robust": -1.0}, "robust must be a number of standard deviations"),
         ({"tolerance": {"x3": 0.1}}, "tolerance must be standard deviations of parameters, x1, x2. Got x3"),
-        ({"starts": 0}, "starts and confirm must be at least 1"),
+        ({"starts": 0}, "starts and steps must be at least 1"),
         ({"objective": "log(-1 - x1)"}, "finite somewhere in the box"),
         ({"objective": lambda theta, p: p.mean}, "must give one number for each point"),
     ],

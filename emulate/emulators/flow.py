@@ -15,9 +15,11 @@ from torch.distributions import Distribution
 from emulate.contracts import Core, Recipe, rows_of
 from emulate.emulators._kernels import MEANS, basis, determined
 from emulate.emulators._places import parted
+from emulate.emulators._private import Tempo, allow, descend, need, sizes, started
 from emulate.emulators._spline import Splines
 from emulate.emulators._threads import calm
 from emulate.errors import InputError
+from emulate.privacy import Ledger, Privacy
 
 _LN_2PI = math.log(2 * math.pi)
 _BOX = 5.0  # standard deviations inside which splines bend, at least; beyond, tails are Gaussian
@@ -28,6 +30,7 @@ _FLOOR = 1e-10  # no direction of z has less than this share of the mean residua
 _PRIOR = 5.0  # held-out runs that the prior tau = 1 is worth
 _PLACES = 10  # places with runs from which whole places are held out
 _CLIP = 5.0  # norm that a gradient is cut to
+_ROOM = 8.0  # the box of private splines, whatever the runs are
 _AT_ONCE = 2**21  # numbers that the splines of one block of nodes may hold
 
 
@@ -171,6 +174,17 @@ class _Fitted(Core):
         return (u - self.centre) / self.width
 
 
+class _LogDensity(torch.nn.Module):
+    """ln p(x | u) by the first flow of a core, as a module, so that weights can be put in its place."""
+
+    def __init__(self, core: _Fitted):
+        super().__init__()
+        self.core = core
+
+    def forward(self, u: Tensor, x: Tensor) -> Tensor:
+        return self.core.log_density(0, u, x)
+
+
 def _splines(recipe: "Flow", p: int, d: int, box: float) -> torch.nn.Module:
     """x -> base given the context: rational-quadratic splines in zuko, their weights from the global generator."""
     from zuko.flows import MAF
@@ -200,6 +214,10 @@ class Flow(Recipe):
     Mean and variance have no closed form: they are over `points` fixed quasi-random points of the base, so that they
     repeat bit by bit and carry gradients. Good densities may still have poor gradients: check those on their own.
 
+    With `privacy` the trend (auto: linear) is found by a quarter of the private steps and the flow by the others, on what it
+    leaves over its size; no runs are held out, the weights are averages over the last quarter of the steps, and `calibrate`
+    reads the base points of all runs by one sum. Of the settings of the search `rate` holds.
+
     >>> Flow(coupling=True).minimum_runs(2)
     10
     """
@@ -218,16 +236,27 @@ class Flow(Recipe):
     held_out: Annotated[float, Gt(0), Le(0.5)] = 0.2  # share of the runs that decides when to stop
     slopes: Annotated[float, Ge(0)] = 0.0  # weight of Jacobians, where the runs of one component carry them
     points: Annotated[int, Ge(16)] = 1024  # quasi-random points under mean and variance
+    privacy: Privacy | None = (
+        None  # {ranges, epsilon, ...}: what is saved tells of no single run; empty: no such promise
+    )
 
     takes: ClassVar[tuple[str, ...]] = ("slopes",)
     example: ClassVar[dict] = {"transforms": 2, "width": 32, "epochs": 20, "points": 512}
+
+    def __post_init__(self) -> None:
+        if self.privacy is not None:
+            wrong = {"calibrate": "true" if self.calibrate == "conformal" else "", "log": "true" if self.log == "auto" else "",
+                     "members": "1" if self.members > 1 else "", "slopes": "0" if self.slopes else ""}  # fmt: skip
+            allow("flow", {key: advice for key, advice in wrong.items() if advice})
 
     def minimum_runs(self, d: int) -> int:
         return max(10, {"linear": 2 * (1 + d), "quadratic": (d + 1) * (d + 2)}.get(self.trend, 0))
 
     def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int, slopes: Tensor | None = None,
-              place: Tensor | None = None) -> Core:  # fmt: skip
+              place: Tensor | None = None, ledger: Ledger | None = None) -> Core:  # fmt: skip
         """`place` `[n]` numbers the places of rows that are held out together, where u does not tell them."""
+        if self.privacy is not None:
+            return self._private(u, z, need(ledger, "flow"), seed)
         generator = torch.Generator().manual_seed(seed)
         trend = self._trend(u)
         h = basis(u, trend)
@@ -256,6 +285,30 @@ class Flow(Recipe):
 
     def rebuild(self, state: dict[str, Tensor]) -> Core:
         return _Fitted(self, state)
+
+    def _private(self, u: Tensor, z: Tensor, ledger: Ledger, seed: int) -> Core:
+        ledger.open(sums=1 + bool(self.calibrate))
+        trend, p, d = "linear" if self.trend == "auto" else self.trend, z.shape[-1], u.shape[-1]
+        beta, scale, rest, left = started(basis(u, trend), z, ledger)
+        state = {"trend": torch.tensor(MEANS.index(trend)), "beta": beta, "centre": u.new_full((d,), 0.5),
+                 "width": u.new_full((d,), 12**-0.5), "loc": torch.zeros_like(scale), "turn": torch.eye(p, dtype=u.dtype),
+                 "spread": scale, "tau": u.new_ones(1, p), "base": _base(self, p), "box": u.new_tensor(_ROOM)}  # fmt: skip
+        core, x = _Fitted(self, state), rest / scale
+        flow = core.flows[0]
+        _start(flow, torch.Generator().manual_seed(seed))
+        names, weights = zip(*core.named_parameters(), strict=True)
+
+        def loss(weights: tuple[Tensor, ...], u: Tensor, x: Tensor) -> Tensor:
+            given = {f"core.{name}": w for name, w in zip(names, weights, strict=True)}
+            return -torch.func.functional_call(_LogDensity(core), given, (u[None], x[None]))[0]
+
+        (found,) = descend(loss, weights, (u, x), ledger, left, Tempo(self.rate))
+        with torch.no_grad():
+            for w, kept in zip(weights, found, strict=True):
+                w.copy_(kept)
+            if self.calibrate:
+                core.tau[0] = sizes(core.push(0, u, x)[0], ledger)
+        return core
 
     def _trend(self, u: Tensor) -> str:
         if self.trend != "auto":

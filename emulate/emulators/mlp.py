@@ -13,14 +13,17 @@ from emulate.emulators._agreement import doubt
 from emulate.emulators._kernels import MEANS, basis, basis_slopes, determined
 from emulate.emulators._networks import Chain, hidden, named, new_layers, output, unnamed
 from emulate.emulators._places import shuffled
+from emulate.emulators._private import Tempo, allow, descend, need, sizes, started
 from emulate.emulators._threads import calm
 from emulate.emulators._training import Noises, Pace, Values, learn
 from emulate.errors import InputError
+from emulate.privacy import Ledger, Privacy
 from emulate.runs import Runs
 
 _FULL = 5000  # runs up to which every step sees all of them, by L-BFGS; beyond, minibatches by Adam
 _BLIND = 2  # folds that a member does not see, so that every run has two members that are blind to it
 _CHUNK = 2048  # runs that all members answer together
+_BOX = 1024  # points of the box over which the spread of private members is averaged
 
 
 class _Fitted(Core):
@@ -124,6 +127,11 @@ class MLP(Recipe):
 
     On few runs of a smooth simulator a GP is more accurate; a network costs the same for many runs.
 
+    With `privacy` one network is trained, by private steps: a quarter of them for the trend (auto: linear), the others for
+    what it leaves over its size. The members are averages of its weights over stretches of the last quarter of these, and the
+    variance is their spread and, for each field, what the sum for `calibrate` leaves beyond. Jacobians are not read; of the
+    settings of the search rate, schedule and decay hold.
+
     >>> MLP(members=4).minimum_runs(2)
     8
     """
@@ -145,6 +153,16 @@ class MLP(Recipe):
     batch: Annotated[int, Ge(1)] = 256  # runs in a batch of Adam; at least four for each hidden unit are taken
     rate: Annotated[float, Gt(0)] = 1e-2  # highest learning rate of Adam
     schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"  # of Adam's learning rate over the epochs
+    privacy: Privacy | None = (
+        None  # {ranges, epsilon, ...}: what is saved tells of no single run; empty: no such promise
+    )
+
+    def __post_init__(self) -> None:
+        if self.privacy is not None:
+            wrong = {"calibrate": "true" if self.calibrate == "conformal" else "", "log": "true" if self.log == "auto" else "",
+                     "heads": "mean" if self.heads != "mean" else "", "sobolev": "0" if self.sobolev not in ("auto", 0) else "",
+                     "optimizer": "adam" if self.optimizer == "lbfgs" else ""}  # fmt: skip
+            allow("mlp", {key: advice for key, advice in wrong.items() if advice})
 
     def minimum_runs(self, d: int) -> int:
         return max(2 * self.members, {"linear": 2 * (1 + d), "quadratic": (d + 1) * (d + 2)}.get(self.trend, 0))
@@ -152,7 +170,10 @@ class MLP(Recipe):
     def doubt(self, runs: Runs) -> str:
         return doubt(runs) if runs.jacobian is not None and self.sobolev != 0 else ""
 
-    def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int, slopes: Tensor | None = None) -> Core:
+    def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int, slopes: Tensor | None = None,
+              ledger: Ledger | None = None) -> Core:  # fmt: skip
+        if self.privacy is not None:
+            return self._private(u, z, need(ledger, "mlp"), seed)
         generator = torch.Generator().manual_seed(seed)
         fold = shuffled(u, generator, least=self.members) % self.members
         seen = ((fold - torch.arange(self.members)[:, None]) % self.members >= _BLIND).to(u.dtype)  # [members, n]
@@ -194,9 +215,35 @@ class MLP(Recipe):
     def rebuild(self, state: dict[str, Tensor]) -> Core:
         return _Fitted(state)
 
-    def _hidden(self, u: Tensor, generator: torch.Generator) -> list[tuple[Tensor, ...]]:
-        sizes = [u.shape[-1], *[self.width] * self.layers]
-        return new_layers(sizes, self.members, learned=self.activation == "learned", generator=generator)
+    def _private(self, u: Tensor, z: Tensor, ledger: Ledger, seed: int) -> Core:
+        ledger.open(sums=1 + bool(self.calibrate))
+        generator = torch.Generator().manual_seed(seed)
+        trend, p = "linear" if self.trend == "auto" else self.trend, z.shape[-1]
+        beta, scale, rest, left = started(basis(u, trend), z, ledger)
+        layers = self._hidden(u, generator, members=1)
+        layers = named([*layers, (u.new_zeros(1, self.width, p), u.new_zeros(1, 1, p))])
+
+        def loss(weights: tuple[Tensor, ...], u: Tensor, rest: Tensor) -> Tensor:
+            *inner, last = unnamed(dict(zip(layers, weights, strict=True)))
+            return (output(hidden(u[None], inner), last)[0, 0] - rest).square().mean()
+
+        tempo = Tempo(self.rate, self.schedule, 2 * self.decay / ledger.runs)
+        kept = descend(loss, [*layers.values()], (u, rest / scale), ledger, left, tempo, kept=self.members)
+        state = {"trend": torch.tensor(MEANS.index(trend)), "beta": beta.expand(self.members, -1, -1).clone(),
+                 "scale": scale.expand(self.members, 1, -1).clone()}  # fmt: skip
+        state |= {name: torch.cat(each) for name, each in zip(layers, zip(*kept, strict=True), strict=True)}
+        core = _Fitted({**state, "residual": scale.square(), "inflation": torch.ones_like(scale)})
+        if self.calibrate:
+            with torch.no_grad():
+                whole = sizes(z - core(u).mean, ledger).square()
+                box = torch.quasirandom.SobolEngine(u.shape[-1]).draw(_BOX, dtype=u.dtype)
+                spread = core.members(box).var(0, unbiased=False).mean(0)
+            core.residual = (whole - spread).clamp_min(0.1 * whole)
+        return core
+
+    def _hidden(self, u: Tensor, generator: torch.Generator, members: int | None = None) -> list[tuple[Tensor, ...]]:
+        layers = [u.shape[-1], *[self.width] * self.layers]
+        return new_layers(layers, members or self.members, learned=self.activation == "learned", generator=generator)
 
     def _with_heads(self, core: _Fitted, u: Tensor, pair: Tensor, seen: Tensor, blind: Tensor, pace: Pace,
                     generator: torch.Generator) -> tuple[_Fitted, Tensor]:  # fmt: skip

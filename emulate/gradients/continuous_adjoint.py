@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from emulate.contracts import Estimate, Gradient
-from emulate.dynamics import ODE, SCHEMES
+from emulate.dynamics import ODE, SCHEMES, dynamics
 from emulate.errors import InputError
 from emulate.gradients._averages import averaged
 from emulate.gradients._sweeps import rows, sweep
@@ -38,7 +38,7 @@ class ContinuousAdjoint(Gradient):
     needs: ClassVar[tuple[str, ...]] = ("graph", "dynamics", "rhs")
 
     def estimate(self, f: Any, theta: Tensor, *, seed: int, n: int = 1) -> Estimate:
-        source, theta = lift(f).source, theta.detach().double()
+        source, theta = dynamics(lift(f)), theta.detach().double()
         if not isinstance(source, ODE):
             raise InputError("continuous_adjoint must be given an emulate.dynamics.ODE, which tells its right-hand side. Got "
                              f"{type(source).__name__}; write f as one, or use adjoint or reverse.")  # fmt: skip

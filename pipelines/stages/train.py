@@ -111,10 +111,12 @@ class _Fits:
             else:
                 warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
         emulator.save(bench.folder / "emulators" / name)
+        told = emulator.provenance.get("privacy")
         self.made[name] = {
             "recipe": {"use": recipe.entry_name(), **recipe.settings()},
             "seconds": watch.seconds,
-            "runs": n,
+            "runs": n if told is None else told["runs"],  # how many finished is no part of what is promised
+            **({} if told is None else {"privacy": told}),
         }
         bench.journal.append("metrics", scope, metrics={"seconds": watch.seconds, "runs": n})
         if emulator.history:
@@ -122,6 +124,11 @@ class _Fits:
             for key in emulator.history[0]:
                 bench.journal.append("series", scope, name=key, values=[epoch[key] for epoch in emulator.history])
         bench.note(f"{name}: {recipe.entry_name()} fitted{_by(emulator)}", watch.seconds)
+        if told is not None:
+            bench.note(f"{name}: {told['promise']}")
+            spent = {k: told[k] for k in ("epsilon", "delta", "noise", "steps") if told[k] is not None}
+            bench.journal.append("metrics", scope, metrics={f"privacy.{k}": v for k, v in spent.items()})
+            bench.journal.append("tags", scope, tags={"privacy": told["promise"]})
 
 
 def _by(emulator: Any) -> str:

@@ -13,8 +13,10 @@ from emulate import registry
 from emulate.contracts import Simulator
 from emulate.diagnosis import TROUBLES, diagnose
 from emulate.keys import canonical, identity
+from emulate.noise import Noise
+from emulate.replication import each, lift
 from emulate.store import run_seed
-from pipelines.derivatives import has_own
+from pipelines.derivatives import has_own, inside
 from pipelines.limits import Limits
 from pipelines.runner import Runner
 from pipelines.study import plain
@@ -115,6 +117,18 @@ def slope_along_a_line(simulator):
     h = 1e-5
     values = {k: float(weight @ simulator.run(theta + k * h * direction, seed=3)) for k in (-2, -1, 1, 2)}
     return theta, direction, weight, (8 * (values[1] - values[-1]) - (values[2] - values[-2])) / (12 * h)
+
+
+def test_what_it_shows_of_itself_is_what_a_run_is(simulator):
+    """A run is the mean of its program's replicates, or what its dynamics come to."""
+    shown, theta = inside(simulator), points(simulator, 1)[0]
+    assert shown in (set(), {"sites"}, {"dynamics"})
+    if "sites" in shown:
+        made = each(lambda noise: simulator.program(theta, noise), 3, simulator.replicates)
+        assert made.record.sites
+        torch.testing.assert_close(simulator.run(theta, seed=3), made.answer.mean(0))
+    if "dynamics" in shown:
+        torch.testing.assert_close(simulator.run(theta, seed=3), lift(simulator)(theta, Noise(3)))
 
 
 def test_settings_are_plain_and_rebuild_the_simulator(simulator):
