@@ -121,6 +121,10 @@ class Simulator(Entry, ABC):
         """Facts that are known without this code, at the default settings; tests and `emulate verify` hold it to them."""
         return ()
 
+    def original(self) -> "Simulator":
+        """What true runs are made of, where this simulator asks an emulator within; itself where it asks none."""
+        return self
+
     def constraints(self) -> dict[str, Callable[[Tensor], Tensor]]:
         """Bounds on the parameters by name, theta `[..., d]` -> `[...]`, each met where it is at most 0; `subject_to` of an
         optimisation names them."""

@@ -130,7 +130,7 @@ def _values(problem: Problem, runs: "Runs") -> Tensor:
 def _confirm(bench: Workbench, problem: Problem, found: Optimum, other: Tensor, n: int) -> Optimum:
     """True runs at the optimum and at the reference; of something random n of each, none of them the run by which a training
     run was chosen, which was lucky."""
-    simulator = bench.study.simulator
+    simulator = bench.study.simulator.original()
     n = n if simulator.stochastic else 1
     theta = np.stack([found.theta.numpy(), other.numpy()]).repeat(n, 0)
     replicate = np.tile(np.arange(n) + int(simulator.stochastic), 2)

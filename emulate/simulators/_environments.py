@@ -101,7 +101,8 @@ class Emulated:
         if not self.random:
             return p.mean[..., self._out]
         if isinstance(p, Gaussian) and p.log is None:
-            p = MultivariateNormal(p.mean, p.covariance_matrix, validate_args=False)
+            root = torch.linalg.cholesky(p.covariance_matrix)
+            p = MultivariateNormal(p.mean, scale_tril=root, validate_args=False)
             return noise.draw("transition", p, step=step)[..., self._out]
         u = noise.uniform("transition", (), step=step)
         return drawn(p, (), seed=int(u * 2**31))[..., self._out]
