@@ -30,12 +30,14 @@ from emulate.runs import Outputs
 from emulate.transforms import OutputTransform
 
 UNIT = "one run of the simulator: its parameters, its answer and its seed"
+NEIGHBOURS = "two tables of as many runs, of which one run of the one has failed in the other"
 UNCOVERED = (
     "runs that it was not trained on, such as those held out, and what is computed of them: the findings in its folder",
     "the rest of a study's folder and its MLflow experiment: the runs themselves, scores, figures and the report",
     "settings that were chosen by looking at these runs, ranges, clip, steps and epsilon among them",
     "what another training on the same runs gives away: each spends a budget of its own, and budgets add up",
-    "k runs that tell of the same secret: for them epsilon is k times as large, and delta more than k times",
+    "k runs that tell of the same secret: for them epsilon is k times as large, and delta more than k times; one run in the "
+    "place of another counts as two",
     "the number of runs and the box of the parameters, which are public",
     "how long the training took, and the rounding of float64, in which the noise is drawn",
 )
@@ -259,7 +261,8 @@ class Ledger:
         """What was spent and promised, as plain JSON for whoever gets the emulator."""
         p, steps, sums = self.privacy, self.booked["steps"], self.booked["sums"]
         spent = p.spent(steps, sums=sums, noise=self.noise) if p.promises else math.inf
-        told = {"unit": UNIT, "epsilon": spent if math.isfinite(spent) else None, "delta": p.delta, "noise": self.noise,
+        told = {"unit": UNIT, "neighbours": NEIGHBOURS,
+                "epsilon": spent if math.isfinite(spent) else None, "delta": p.delta, "noise": self.noise,
                 "clip": p.clip, "sampling": p.sampling, "steps": steps, "stopped": steps < p.steps, "sums": sums,
                 "release": p.release, "runs": self.runs, "accountant": p.accountant}  # fmt: skip
         if math.isfinite(spent):
