@@ -14,6 +14,7 @@ from emulate.emulators import _private
 from emulate.emulators._private import Tempo, descend, gradients, sizes
 from emulate.emulators.flow import Flow
 from emulate.emulators.mlp import MLP
+from emulate.emulators.polynomial import Polynomial
 from emulate.emulators.residual import Residual
 from emulate.errors import CampaignError, InputError
 from emulate.privacy import Ledger, Privacy
@@ -265,4 +266,4 @@ def test_settings_that_look_at_runs_without_noise_are_refused(made, settings, sa
 def test_a_private_recipe_inside_of_another_is_refused():
     inner = recipe(MLP, epsilon=1.0)
     with pytest.raises(InputError, match=r"mlp\.privacy must stand in a recipe that is fitted alone"):
-        fit(Residual(then=inner), table(60), seed=1)
+        fit(Residual(first=Polynomial(degree=1), then=inner), table(60), seed=1)
