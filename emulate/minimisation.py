@@ -12,72 +12,89 @@ Constraints g <= 0 and h = 0 enter by the augmented Lagrangian (Hestenes 1969; P
 minimised again and again with l <- max(0, l + m g), l <- l + m h, and m raised where the violation does not shrink.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from emulate.errors import InputError
+
 Function = Callable[[Tensor], Tensor]  # u [rows, d] -> [rows]; rows are never mixed
+OfRows = Callable[[Tensor, Tensor], Tensor]  # the same, told which rows of the starts these are
+Watch = Callable[[Tensor], None]  # is told where the rows stand, u [rows, d], at each step
 
 CONVERGED = 1e-3  # projected gradient that counts as none, of a function that varies by about 1 over the box
 FEASIBLE = 1e-4  # violation that counts as none
 _SMALL = 1e-7  # what gradient and violation are brought to where rounding allows it
 _NOISE = 1e-8  # rounding of a function: the mean of a Gaussian process is a sum of large terms
-_ROUNDS, _FIRST, _MOST = 20, 10.0, 1e3  # of the augmented Lagrangian: rounds, first and last weight
-_POLISH, _WITHIN = (
-    4,
-    40,
-)  # rounds after half of the rows are feasible; steps within a round, which begin where the last ended
-_RATE = 0.05  # of Adam: the first step, in box widths
+_ROUNDS, FIRST, _MOST = 20, 10.0, 1e3  # of the augmented Lagrangian: rounds, first and last weight
+_POLISH = 4  # rounds after half of the rows are feasible
+_STEPS = {"bfgs": (200, 40), "adam": (1000, 200)}  # at first; within a further round, which begins where the last ended
+LARGEST = 500  # parameters whose whole matrix of curvature is held
+RATE = 0.05  # of Adam: the first step, in box widths
 
 
 @dataclass(frozen=True)
 class Minima:
     """Where each start ended: u `[rows, d]`, value, gradient (projected, of the Lagrangian), violation `[rows]`, and the
-    multipliers `[rows, c]`, df*/d(bound) of each constraint, all at u."""
+    multipliers `[rows, c]`, df*/d(bound) of each constraint, all at u. history `[steps, rows]`: what was minimised, step by
+    step; error `[rows]`: of the gradient, where that is random."""
 
     u: Tensor
     value: Tensor
     gradient: Tensor
     violation: Tensor
     multiplier: Tensor
+    history: Tensor
+    error: Tensor | None = None
 
     @property
     def converged(self) -> Tensor:
-        return (self.gradient < CONVERGED) & (self.violation <= FEASIBLE)
+        """No way down is seen, or none can be told from noise."""
+        still = self.gradient < CONVERGED
+        still = still if self.error is None else still | (self.gradient < 2 * self.error)
+        return still & (self.violation <= FEASIBLE)
 
 
 def minimise(f: Function, start: Tensor, *, constraints: Function | None = None, equality: Tensor | None = None,
-             method: str = "bfgs", iterations: int = 200,
-             progress: Callable[[int, int], None] | None = None) -> Minima:  # fmt: skip
+             method: str = "bfgs", steps: int | None = None, progress: Callable[[int, int], None] | None = None,
+             watch: Watch | None = None) -> Minima:  # fmt: skip
     """The minimum down from each row of start `[rows, d]`; f and constraints of about the size 1 over the box.
 
     `constraints` gives `[rows, c]`, each at most 0, or 0 where `equality` `[c]` says so. `method`: "bfgs", or "adam" for
-    functions whose gradient is rough.
+    functions whose gradient is rough, and for more than 500 parameters. `steps`: at most so many from each start; empty: 200
+    of bfgs, 1000 of adam, and with constraints as many as it takes. Rows that have arrived are asked for no more.
 
     >>> found = minimise(lambda u: (u - torch.tensor([0.25, 1.5])).square().sum(-1), torch.full((1, 2), 0.5).double())
     >>> found.u.round(decimals=6)
     tensor([[0.2500, 1.0000]], dtype=torch.float64)
     """
-    step = {"bfgs": _bfgs, "adam": _adam}[method]
+    if method == "bfgs" and start.shape[1] > LARGEST:
+        raise InputError(f"method bfgs must have at most {LARGEST} parameters, whose curvature is a matrix. Got "
+                         f"{start.shape[1]}; use adam.")  # fmt: skip
+    step, history = {"bfgs": _bfgs, "adam": _adam}[method], []
+    first, within = _STEPS[method]
     if constraints is None:
-        u, value, gradient = step(f, start, iterations)
+        u, value, gradient = step(lambda u, _: f(u), start, steps or first, history, watch)
         none = value.new_zeros(len(start))
-        return Minima(u, value, _pushed(u, gradient), none, none.new_zeros(len(start), 0))
-    u, weight = start, start.new_full((len(start),), _FIRST)
+        return Minima(u, value, _pushed(u, gradient), none, none.new_zeros(len(start), 0), torch.stack(history))
+    if steps:  # half of them to the first round, the others to ten more
+        first, within = -(-steps // 2), -(-steps // 20)
+    u, weight = start, start.new_full((len(start),), FIRST)
     with torch.no_grad():
         found = constraints(u)
     multiplier, before = torch.zeros_like(found), _violation(found, equality)
     fine = 0
     for n in range(_ROUNDS):
 
-        def lagrangian(u: Tensor, l: Tensor = multiplier, m: Tensor = weight[:, None]) -> Tensor:
-            g = constraints(u)
+        def lagrangian(u: Tensor, rows: Tensor, l: Tensor = multiplier, m: Tensor = weight[:, None]) -> Tensor:
+            g, l, m = constraints(u), l[rows], m[rows]
             bounded = ((l + m * g).clamp_min(0).square() - l.square()) / (2 * m)
             return f(u) + torch.where(equality, l * g + 0.5 * m * g.square(), bounded).sum(-1)
 
-        u, _, gradient = step(lagrangian, u, iterations if n == 0 else min(iterations, _WITHIN))
+        u, *_ = step(lagrangian, u, within if n else first, history, watch)
         with torch.no_grad():
             g = constraints(u)
         raised = multiplier + weight[:, None] * g
@@ -88,15 +105,16 @@ def minimise(f: Function, start: Tensor, *, constraints: Function | None = None,
         if progress:
             progress(n + 1, _ROUNDS)
         fine += bool(((violation < FEASIBLE) & (slack < FEASIBLE)).double().mean() >= 0.5)
-        if fine > _POLISH or bool(((violation < _SMALL) & (slack < 10 * _SMALL)).all()):
+        spent = steps is not None and len(history) >= steps
+        if spent or fine > _POLISH or bool(((violation < _SMALL) & (slack < 10 * _SMALL)).all()):
             break
         slow = (violation > 0.25 * before) & (violation > FEASIBLE)
         weight, before = torch.where(slow, (10 * weight).clamp_max(_MOST), weight), violation
-    return _balanced(f, constraints, u, equality | (multiplier > 0), equality, violation)
+    return _balanced(f, constraints, u, equality | (multiplier > 0), equality, violation, torch.stack(history))
 
 
 def _balanced(
-    f: Function, constraints: Function, u: Tensor, active: Tensor, equality: Tensor, violation: Tensor
+    f: Function, constraints: Function, u: Tensor, active: Tensor, equality: Tensor, violation: Tensor, history: Tensor
 ) -> Minima:
     """The multipliers that balance the gradient best, and what is left of it: those of the rounds carry the rounding of
     the constraints, times their weight."""
@@ -113,7 +131,7 @@ def _balanced(
     multiplier = torch.linalg.solve(square, -(held @ df[..., None])[..., 0])
     multiplier = torch.where(equality, multiplier, multiplier.clamp_min(0)) * active
     gradient = df + (multiplier[..., None] * normals).sum(1)
-    return Minima(u, value.detach(), _pushed(u, gradient), violation, multiplier)
+    return Minima(u, value.detach(), _pushed(u, gradient), violation, multiplier, history)
 
 
 def _violation(g: Tensor, equality: Tensor) -> Tensor:
@@ -125,23 +143,32 @@ def _pushed(u: Tensor, gradient: Tensor) -> Tensor:
     return (u - (u - gradient).clamp(0, 1)).abs().amax(-1)
 
 
-def _graded(f: Function, u: Tensor) -> tuple[Tensor, Tensor]:
-    """f `[rows]` and its gradient; infinity and 0 where either is no number."""
-    u = u.detach().requires_grad_()
+def _graded(f: OfRows, u: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
+    """f `[rows]` of the rows that are asked for and its gradient; infinity and 0 of others, and where either is no number."""
+    rows = asked.nonzero()[:, 0]
+    leaf = u[rows].detach().requires_grad_()
     with torch.enable_grad():
-        value = f(u)
-        gradient = torch.autograd.grad(value.sum(), u)[0] if value.requires_grad else torch.zeros_like(u)
-    good = torch.isfinite(value) & torch.isfinite(gradient).all(-1)
-    return torch.where(good, value.detach(), torch.inf), torch.where(good[:, None], gradient, 0.0)
+        found = f(leaf, rows)
+        slope = torch.autograd.grad(found.sum(), leaf)[0] if found.requires_grad else torch.zeros_like(leaf)
+    good = torch.isfinite(found) & torch.isfinite(slope).all(-1)
+    value, gradient = u.new_full((len(u),), torch.inf), torch.zeros_like(u)
+    value[rows] = torch.where(good, found.detach(), torch.inf).to(value)
+    gradient[rows] = torch.where(good[:, None], slope, 0.0)
+    return value, gradient
 
 
-def _bfgs(f: Function, u: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
+def _bfgs(
+    f: OfRows, u: Tensor, steps: int, history: list[Tensor], watch: Watch | None
+) -> tuple[Tensor, Tensor, Tensor]:
     u = u.clone()
-    value, gradient = _graded(f, u)
+    value, gradient = _graded(f, u, u.new_ones(len(u), dtype=torch.bool))
+    history.append(value)
+    if watch:
+        watch(u)
     one = torch.eye(u.shape[1], dtype=u.dtype)
     fresh, todo, reach = torch.ones_like(value, dtype=torch.bool), torch.isfinite(value), torch.full_like(value, 0.1)
     curvature = one * (gradient.norm(dim=-1) / reach).clamp_min(1e-8)[:, None, None]  # a first step of 0.1
-    for _ in range(iterations):
+    for _ in range(steps):
         todo = todo & (_pushed(u, gradient) > _SMALL)
         if not todo.any():
             break
@@ -154,6 +181,9 @@ def _bfgs(f: Function, u: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tens
         step = -torch.linalg.solve(matrix, gradient)
         old, before = u, gradient
         u, value, gradient, moved = _walk(f, u, value, gradient, step, todo)
+        history.append(value)
+        if watch:
+            watch(u)
         s, y = u - old, gradient - before
         updated = _updated(curvature, s, y, fresh)
         curvature = torch.where(moved[:, None, None], updated, curvature)
@@ -182,14 +212,14 @@ def _updated(b: Tensor, s: Tensor, y: Tensor, fresh: Tensor) -> Tensor:
     return torch.where(good[:, None, None], b + outer - inner, b)
 
 
-def _walk(f: Function, u: Tensor, value: Tensor, gradient: Tensor, step: Tensor, rows: Tensor):
+def _walk(f: OfRows, u: Tensor, value: Tensor, gradient: Tensor, step: Tensor, rows: Tensor):
     """Along the step, projected on the box, halved until f falls as it should (Armijo 1966), or, where rounding hides that,
     until the gradient shrinks (Hager and Zhang 2005)."""
     before = _pushed(u, gradient)
     length, todo, new_u, new_value, new_gradient = torch.ones_like(value), rows, u, value, gradient
     for _ in range(12):
         trial = torch.where(todo[:, None], (u + length[:, None] * step).clamp(0, 1), new_u)
-        v, g = _graded(f, trial)
+        v, g = _graded(f, trial, todo)
         calm = (v <= value + _NOISE * (1 + value.abs())) & (_pushed(trial, g) < 0.7 * before)
         falls = (v <= value - 1e-4 * (gradient * (u - trial)).sum(-1)) & (v < value)
         good = todo & (falls | calm)
@@ -201,18 +231,25 @@ def _walk(f: Function, u: Tensor, value: Tensor, gradient: Tensor, step: Tensor,
     return new_u, new_value, new_gradient, rows & ~todo
 
 
-def _adam(f: Function, u: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
+def _adam(
+    f: OfRows, u: Tensor, steps: int, history: list[Tensor], watch: Watch | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Adam (Kingma and Ba 2015) with steps that shrink as a cosine does, projected; the best point on the way."""
     u = u.clone()
     first, second = torch.zeros_like(u), torch.zeros_like(u)
-    best = (u, *_graded(f, u))
-    total = 5 * iterations
-    for n in range(1, total + 1):
-        value, gradient = _graded(f, u)
+    best, todo = (u, u.new_full((len(u),), torch.inf), torch.zeros_like(u)), u.new_ones(len(u), dtype=torch.bool)
+    for n in range(1, steps + 1):
+        value, gradient = _graded(f, u, todo)
         lower = value < best[1]
-        best = (torch.where(lower[:, None], u, best[0]), torch.where(lower, value, best[1]),
-                torch.where(lower[:, None], gradient, best[2]))  # fmt: skip
+        best = tuple(torch.where(lower if x.ndim == 1 else lower[:, None], x, b)
+                     for x, b in zip((u, value, gradient), best, strict=True))  # fmt: skip
+        history.append(torch.where(todo, value, best[1]))
+        if watch:
+            watch(torch.where(todo[:, None], u, best[0]))
+        todo = todo & (_pushed(u, gradient) > _SMALL)
+        if not todo.any():
+            break
         first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient.square()
-        rate = _RATE * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * n / total)).item())
+        rate = RATE * 0.5 * (1 + math.cos(math.pi * n / steps))
         u = (u - rate * first / (1 - 0.9**n) / ((second / (1 - 0.999**n)).sqrt() + 1e-12)).clamp(0, 1)
     return best

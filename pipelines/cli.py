@@ -27,7 +27,7 @@ Force = Annotated[bool, typer.Option("--force", help="Run stages even when nothi
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan; run and write nothing.")]
 Retry = Annotated[bool, typer.Option("--retry-failed", help="Run failed points again.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print findings and errors only.")]
-STAGES = ("design", "simulate", "train", "validate", "infer", "check", "report")
+STAGES = ("design", "simulate", "train", "validate", "infer", "check", "optimise", "report")
 
 
 def guarded(command: Callable[..., int | None]) -> Callable[..., None]:
@@ -63,6 +63,7 @@ def _fail(sentence: str, code: int) -> int:
 
 
 def _stages(wanted: Sequence[str], study: Path, changes: list[str], force: bool, dry_run: bool, quiet: bool) -> int:
+    """Run stages of a study; all that it has where none is named."""
     from pipelines import engine
     from pipelines.config import load_study
     from pipelines.terminal import Terminal
@@ -70,6 +71,8 @@ def _stages(wanted: Sequence[str], study: Path, changes: list[str], force: bool,
     terminal = Terminal(quiet=quiet)
     with terminal.bar("reading the study"):
         loaded = load_study(study, changes)
+    engine.need(loaded, wanted)
+    wanted = wanted or loaded.stages
     if dry_run:
         rows = engine.plan(loaded, wanted, terminal, force=force)
         terminal.table(f"{loaded.name}: the plan", ("stage", "", "why", "what"), rows)
@@ -88,7 +91,7 @@ def _stages(wanted: Sequence[str], study: Path, changes: list[str], force: bool,
 def run(study: StudyFile, set_: Overrides = None, force: Force = False, dry_run: DryRun = False,
         retry_failed: Retry = False, quiet: Quiet = False) -> int:  # fmt: skip
     """Run every stage that is not done yet: from the parameter box to the verdict."""
-    return _stages(STAGES, study, _with_retry(set_, retry_failed), force, dry_run, quiet)
+    return _stages([], study, _with_retry(set_, retry_failed), force, dry_run, quiet)
 
 
 def _with_retry(changes: list[str] | None, retry: bool) -> list[str]:
@@ -201,7 +204,7 @@ def status(study: StudyFile, set_: Overrides = None,
     if run:
         failures.show_run(loaded, terminal, run)
         return 0
-    states = [engine.state(loaded, s) for s in STAGES]
+    states = [engine.state(loaded, s) for s in loaded.stages]
     rows = [(s.stage, s.status, duration(s.seconds) if s.seconds is not None else "", s.why) for s in states]
     terminal.table(f"{loaded.name} in {loaded.folder}", ("stage", "status", "took", ""), rows)
     terminal.say(engine.stored(loaded))
@@ -320,23 +323,34 @@ def sensitivity(
 @app.command("optimise")
 @guarded
 def optimise(
-    study: StudyFile, set_: Overrides = None,
+    study: StudyFile, set_: Overrides = None, force: Force = False, quiet: Quiet = False,
     minimise: Annotated[str, typer.Option("--minimise", metavar="EXPR", help="Of outputs and parameters: mean(pk) + h.")] = "",
     maximise: Annotated[str, typer.Option("--maximise", metavar="EXPR", help="The same, for the greatest.")] = "",
     subject_to: Annotated[list[str] | None, typer.Option("--subject-to", metavar="EXPR", help="As 'pk[3] <= 2'; repeat.")] = None,
+    by: Annotated[str, typer.Option("--by", metavar="CHOICE", help="Climb the emulator, or the simulator itself.")] = "",
+    method: Annotated[str, typer.Option("--method", metavar="NAME", help="bfgs or adam; empty: what fits.")] = "",
     robust: Annotated[float | None, typer.Option("--robust", metavar="K", help="Mean + K sd over the emulator's error.")] = None,
-    confirm: Annotated[int, typer.Option("--confirm", min=0, max=100_000, metavar="N", help="True runs at the optimum.")] = 0,
-    starts: Annotated[int, typer.Option("--starts", min=1, max=4096, metavar="N", help="Points to start from.")] = 64,
+    confirm: Annotated[int | None, typer.Option("--confirm", min=0, max=100_000, metavar="N",
+                                                help="True runs at the optimum.")] = None,
+    starts: Annotated[int | None, typer.Option("--starts", min=1, max=4096, metavar="N", help="Points to start from.")] = None,
     emulator: Annotated[str, typer.Option("--emulator", metavar="NAME", help="Empty: the one that is used.")] = "",
 ) -> int:  # fmt: skip
-    """Find the parameters at which an expression of the outputs is least or greatest; confirm it by true runs."""
+    """Find where the study's objective, or the one named here, is best; confirm it by true runs."""
+    from emulate.errors import InputError
     from pipelines import optimisation
     from pipelines.config import load_study
     from pipelines.terminal import Terminal
 
-    return optimisation.command(load_study(study, set_ or []), Terminal(), minimise=minimise, maximise=maximise,
-                                subject_to=subject_to or [], robust=robust, confirm=confirm, starts=starts,
-                                name=emulator)  # fmt: skip
+    own = load_study(study, set_ or []).optimise is not None
+    if (minimise and maximise) or not (minimise or maximise or own):
+        raise InputError("optimise must be told one of --minimise and --maximise, such as --minimise \"mean(pk)\", or have a study "
+                         f"with the section optimise. Got {'both' if minimise else 'none'}.")  # fmt: skip
+    asked = {"minimise": minimise, "maximise": maximise, "subject_to": subject_to, "by": by, "method": method, "robust": robust,
+             "confirm": confirm if own or confirm else 0, "starts": starts, "emulator": emulator}  # fmt: skip
+    changes = [*(set_ or []), *optimisation.overrides(asked)]
+    if own:
+        return _stages(["optimise"], study, changes, force, False, quiet)
+    return optimisation.command(load_study(study, changes), Terminal(quiet=quiet))
 
 
 @app.command("verify")

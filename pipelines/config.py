@@ -16,7 +16,18 @@ from pipelines.derived import read_derived, read_profile
 from pipelines.parameters import read_space
 from pipelines.schema import schema
 from pipelines.source import Source
-from pipelines.study import AUTO, CheckPart, Fidelity, FidelityPart, Observation, Study, StudyFile, smooths
+from pipelines.study import (
+    AUTO,
+    CheckPart,
+    Fidelity,
+    FidelityPart,
+    InferPart,
+    Observation,
+    Study,
+    StudyFile,
+    of_posterior,
+    smooths,
+)
 
 if TYPE_CHECKING:
     from emulate.space import Space
@@ -48,8 +59,10 @@ def load_study(path: Path | str, overrides: Iterable[str] = ()) -> Study:
     source = Source(Path(path), overrides)
     data, keep = source.data, source.keep
     sizes, design = _split_design(data.get("design", {}))
+    infers = data.get("infer", {}) is not None
     read = keep(registry.validate, StudyFile, {"simulator": "", **data, "design": sizes}, path="")
     if read:
+        read = replace(read, infer=read.infer or InferPart())
         keep(_name, read.name, "name")
     space = keep(read_space, data["parameters"]) if "parameters" in data else None
     simulator = keep(_simulator, data.get("simulator"), space, "parameters" in data)
@@ -60,7 +73,7 @@ def load_study(path: Path | str, overrides: Iterable[str] = ()) -> Study:
         "fidelities": fidelities,
         "emulators": _emulators(source, read, simulator, fidelities),
         "checks": _entries(source, "checks"),
-        "likelihood": keep(_entry, "likelihoods", source, "infer.likelihood", "gaussian"),
+        "likelihood": keep(_entry, "likelihoods", source, "infer.likelihood", "gaussian") if infers else None,
         "sampler": keep(_entry, "samplers", source, "infer.sampler", "hmc"),
         "npe": keep(_npe, read.infer.npe) if read else None,
         "gradient": keep(_gradient, source, "validate.gradient", simulator, "auto") if simulator else None,
@@ -72,10 +85,13 @@ def load_study(path: Path | str, overrides: Iterable[str] = ()) -> Study:
         keep(read_profile, asked.get("profile"), simulator.space, parts["derived"]) if simulator else None
     )
     source.judge()
-    read = replace(read, check=_check(read.check, parts["checks"], source.unasked, parts["likelihood"]))
-    parts["checks"] = _able(parts["checks"], source.unasked, parts["likelihood"], read.check.confirm, simulator)
+    if infers:
+        read = replace(read, check=_check(read.check, parts["checks"], source.unasked, parts["likelihood"]))
+        parts["checks"] = _able(parts["checks"], source.unasked, parts["likelihood"], read.check.confirm, simulator)
+    else:
+        parts["checks"] = {n: c for n, c in parts["checks"].items() if not of_posterior(c) or n not in source.unasked}
     parts["checks"] = _placeless(parts["checks"], source.unasked, parts["emulators"])
-    study = _study(read, simulator, parts, Path(path))
+    study = _study(read, simulator, parts, Path(path), infers)
     from pipelines.rules import broken  # the rules count on parts that stand
 
     for sentence in broken(study):
@@ -95,12 +111,12 @@ def _npe(spec: Any) -> Any:
     return registry.validate(NPE, spec, path="infer.npe")
 
 
-def _study(read: StudyFile, simulator: Any, parts: dict[str, Any], path: Path) -> Study:
+def _study(read: StudyFile, simulator: Any, parts: dict[str, Any], path: Path, infers: bool) -> Study:
     """The whole, with the defaults that depend on other parts."""
     n, o = read.design.held_out, read.infer.observation
     if o.held_out is None and o.parameters is None and not o.file:
         o = Observation(held_out=0, noise=o.noise)
-    if o.noise is None:
+    if o.noise is None and infers:
         o = replace(o, noise=not o.file and parts["likelihood"].adds_noise)
     points, recovery = read.validate.gradient_points or min(10, n), read.check.recovery or min(20, n)
     folds = _folds(read, len(parts["emulators"]))
@@ -128,6 +144,8 @@ def _study(read: StudyFile, simulator: Any, parts: dict[str, Any], path: Path) -
         ),
         check=replace(read.check, recovery=recovery),
         checks=parts["checks"],
+        optimise=read.optimise,
+        infers=infers,
         tracking=read.tracking,
         folder=_folder(read),
         file=path,

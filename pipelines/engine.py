@@ -66,9 +66,14 @@ def _digests(folder: Path, stage: str) -> dict[str, str]:
     return {w: files.digest(p, but=FINDINGS) for w, p in paths.items() if p.exists()}
 
 
+def reads(study: Any, stage: str) -> tuple[str, ...]:
+    """The stages of the study whose files a stage reads."""
+    return tuple(r for r in stages.load(stage).READS if r in study.stages)
+
+
 def fingerprint(study: Any, stage: str) -> str:
-    reads = {r: _digests(study.folder, r) for r in stages.load(stage).READS}
-    material = {"section": study.section(stage), "code": code_digest(), "reads": reads}
+    read = {r: _digests(study.folder, r) for r in reads(study, stage)}
+    material = {"section": study.section(stage), "code": code_digest(), "reads": read}
     return hashlib.sha256(json.dumps(material, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -94,7 +99,15 @@ def _why_stale(study: Any, stage: str, marker: dict[str, Any]) -> str:
         return "its part of the study changed"
     if marker.get("code") != code_digest():
         return "the code changed"
-    return f"the files of {' or '.join(stages.load(stage).READS)} changed"
+    return f"the files of {' or '.join(reads(study, stage))} changed"
+
+
+def need(study: Any, wanted: Sequence[str]) -> None:
+    """Refuse stages that the study has not."""
+    if absent := [s for s in wanted if s not in study.stages]:
+        why = {"infer": "infer is null", "check": "infer is null", "optimise": "it has no section optimise"}
+        raise InputError(f"{study.name} must have the stage {absent[0]}. Its stages are {', '.join(study.stages)}, for "
+                         f"{why.get(absent[0], 'optimise.by is simulator and infer is null')}; change that.")  # fmt: skip
 
 
 def plan(study: Any, wanted: Sequence[str], terminal: Terminal, *, force: bool) -> list[tuple[str, str, str, str]]:
@@ -103,7 +116,7 @@ def plan(study: Any, wanted: Sequence[str], terminal: Terminal, *, force: bool) 
     lines = []
     for stage in wanted:
         s = state(study, stage)
-        upstream = [r for r in stages.load(stage).READS if decided.get(r)]
+        upstream = [r for r in reads(study, stage) if decided.get(r)]
         why = (
             "--force"
             if force
@@ -162,7 +175,7 @@ def run(study: Any, wanted: Sequence[str], terminal: Terminal, *, force: bool = 
 def _run_stage(bench: Workbench, stage: str) -> None:
     study, terminal = bench.study, bench.terminal
     module = stages.load(stage)
-    for upstream in module.READS:
+    for upstream in reads(study, stage):
         if any(not (study.folder / w).exists() for w in stages.load(upstream).WRITES):
             raise InputError(
                 f"{stage} needs the files of {upstream}, which has not finished in {study.folder}. "
@@ -201,7 +214,7 @@ def _run_stage(bench: Workbench, stage: str) -> None:
 
 def _warn_of_stale(study: Any, stage: str, terminal: Terminal) -> None:
     """Files of an earlier stage that is not done: refused where it did not end well, named where they are old."""
-    before = {r: state(study, r) for r in stages.load(stage).READS}
+    before = {r: state(study, r) for r in reads(study, stage)}
     for name, s in before.items():
         if s.status not in ("done", "stale", "waiting"):
             ended = f"failed: {s.why}" if s.status == "failed" else "was interrupted."
@@ -236,12 +249,13 @@ def verdict(study: Any, wanted: Sequence[str], terminal: Terminal) -> bool:
         terminal.headline(" ".join(told[k] for k in ("sentence", "beyond") if k in told))
     for stage in wanted:
         path = study.folder / stage / "findings.json"
-        if stage not in ("validate", "check") or not path.exists():
+        if stage not in stages.FIND or not path.exists():
             continue
-        champion = files.read_json(study.folder / "validate" / "champion.json")["champion"]
-        findings = amortised_choice.left_out(study, stage, files.read_json(path)["emulators"][champion])
+        found = files.read_json(path)["emulators"]
+        name = files.read_json(study.folder / verdicts.CHAMPION)["champion"] if len(found) > 1 else next(iter(found))
+        findings = amortised_choice.left_out(study, stage, found[name])
         if findings:
-            terminal.findings(f"{stage} ({champion})", findings)
+            terminal.findings(f"{stage} ({name})", findings)
         good &= all(f["passed"] for f in findings if f["blocking"])
     return good
 

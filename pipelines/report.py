@@ -4,14 +4,14 @@ import base64
 import json
 import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from pipelines import files, typeset
-from pipelines.stages import ORDER
+from pipelines.stages import FIND, ORDER, of
 
 _FAILURES = 12  # failed runs listed one by one; the page counts the others
 _SECTIONS = {("validate", "scores"): "emulators", ("validate", "calibration"): "calibration",
@@ -34,6 +34,8 @@ _HEADINGS = {"question": "Question", "design": "Design", "runs": "Runs and failu
              "accuracy": "Accuracy", "calibration": "Calibration", "gradient": "Gradient fidelity",
              "sensitivity": "Sensitivity", "optimum": "Optimum", "posterior": "Posterior", "findings": "Every finding",
              "provenance": "Provenance"}  # fmt: skip
+_MADE_BY = {"design": "design", "runs": "simulate", "emulators": "train", "accuracy": "validate", "calibration": "validate",
+            "gradient": "validate", "posterior": "infer"}  # sections that tell of a stage  # fmt: skip
 _MEASURED = ("mean", "sd", "low", "high", "map", "truth")
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -63,13 +65,14 @@ def render(folder: Path) -> str:
 def _page(folder: Path) -> dict[str, Any]:
     study = _read(folder, "study.json") or {}
     scores = _read(folder, "train/scores.json") or {}
+    stages = _stages(study)
     inferred = _read(folder, "infer/summary.json")
-    findings = _findings(folder, scores.get("champion"))
+    findings = _findings(folder, stages, scores.get("champion"))
     markers = {s: _read(folder, f"stages/{s}.json") or {} for s in ORDER}
     figures = _figures(folder)
     return {
         "name": study.get("name", folder.name),
-        "sections": {k: v for k, v in _HEADINGS.items() if k not in ("sensitivity", "optimum") or figures[k]},
+        "sections": {k: v for k, v in _HEADINGS.items() if figures.get(k) or _told(k, stages)},
         "study": study,
         "question": _question(study, inferred),
         "verdict": _verdict(findings),
@@ -87,10 +90,21 @@ def _page(folder: Path) -> dict[str, Any]:
         "figures": figures,
         "ids": {f["id"] for section in figures.values() for f in section},
         "provenance": _provenance(_read(folder, "provenance.json")),
-        "stages": [{"name": s, **_progress(markers[s])} for s in ORDER if s != "report"],
+        "stages": [{"name": s, **_progress(markers[s])} for s in stages if s != "report"],
         "ran": {s: (folder / name).exists() for s, name in _FILES.items()},
+        "had": stages,
         "lacking": {s: _lacking(s, markers[s]) for s in ORDER},
     }
+
+
+def _stages(study: Mapping[str, Any]) -> tuple[str, ...]:
+    """The stages of a study as study.json tells it."""
+    return of(infers=study.get("infer", {}) is not None, optimises=(study.get("optimise") or {}).get("by", ""))
+
+
+def _told(section: str, stages: Sequence[str]) -> bool:
+    """Whether a section is there without a figure: where its stage may still run."""
+    return section not in ("sensitivity", "optimum") and _MADE_BY.get(section, "report") in stages
 
 
 def _read(folder: Path, name: str) -> Any:
@@ -102,10 +116,10 @@ def _read(folder: Path, name: str) -> Any:
 # -- findings --------------------------------------------------------------------------------------------------------
 
 
-def _findings(folder: Path, champion: str | None) -> list[dict[str, Any]]:
+def _findings(folder: Path, stages: Sequence[str], champion: str | None) -> list[dict[str, Any]]:
     """One group per stage and emulator, the champion's first; None for the findings of a stage that has not run."""
     groups = []
-    for stage in ("validate", "check"):
+    for stage in (s for s in FIND if s in stages):
         found = _read(folder, f"{stage}/findings.json")
         if found is None:
             groups.append({"stage": stage, "emulator": None, "champion": False, "found": None})
@@ -117,7 +131,7 @@ def _findings(folder: Path, champion: str | None) -> list[dict[str, Any]]:
 
 
 def _verdict(groups: list[dict[str, Any]]) -> dict[str, Any]:
-    """Passed only when both stages of checks have run and nothing that blocks failed."""
+    """Passed only when all stages that find something have run and nothing that blocks failed."""
     blocking = [f for g in groups for f in g["found"] or () if f["blocking"]]
     failed = [f for f in blocking if not f["passed"]]
     waiting = [g["stage"] for g in groups if g["found"] is None]
@@ -142,6 +156,15 @@ def _verdict(groups: list[dict[str, Any]]) -> dict[str, Any]:
 def _question(study: Mapping[str, Any], inferred: Mapping[str, Any] | None) -> str:
     names = list(study.get("parameters", {}))
     simulator = (study.get("simulator") or {}).get("use", "the simulator")
+    if asked := study.get("optimise"):
+        goal, objective = (
+            ("least", asked["minimise"]) if asked.get("minimise") else ("greatest", asked.get("maximise", ""))
+        )
+        bounds = "".join(f", with {c}" for c in asked.get("subject_to") or ())
+        optimum = f"Where is {objective} of the simulator {simulator} {goal}{bounds}?"
+        if "infer" not in _stages(study):
+            how = "an emulator of it" if asked.get("by") == "emulator" else "its own derivative"
+            return f"{optimum} The answer comes through {how}, and is held against true runs."
     said = (inferred or {}).get("observation")
     observation = f"the {said.removeprefix('the ')}" if said else "an observation"
     design = study.get("design") or {}
@@ -277,7 +300,7 @@ def _lacking(stage: str, marker: Mapping[str, Any]) -> str:
 def _figures(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """The figures by section of the page."""
     placed: dict[str, list[dict[str, Any]]] = {section: [] for section in _SECTIONS.values()}
-    for stage in (*ORDER, "learning_curve", "privacy", "sensitivity", "optimise", "verify"):
+    for stage in (*ORDER, "learning_curve", "privacy", "sensitivity", "verify"):
         for f in _read(folder, f"{stage}/figures.json") or []:
             section = _SECTIONS.get((stage, f["name"])) or _SECTIONS.get(stage)
             if section:

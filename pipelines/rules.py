@@ -9,11 +9,12 @@ import torch
 
 from emulate.costs import affordable
 from emulate.errors import InputError, StoreError, nearest, shown
+from emulate.expressions import Constraint, Expression
 from emulate.keys import canonical, identity
 from pipelines import amortised_rules, private_rules
 from pipelines.addresses import resolve
 from pipelines.derivatives import OWN, automatic, has_own, inside
-from pipelines.study import CLUSTERS, ITSELF, SETS, Study, smooths
+from pipelines.study import CLUSTERS, ITSELF, SETS, Study, of_posterior, smooths
 
 if TYPE_CHECKING:
     from emulate.contracts import Simulator
@@ -25,9 +26,14 @@ def broken(study: Study) -> Iterator[str]:
     """The sentences of all rules that the study breaks."""
     unable = list(_simulator(study))
     yield from unable
-    able = () if unable else (_fidelities, _noise, _replicates, _predictive, _softening, _confirm)
-    rules = (_sizes, _region, _until, _active, _emulators, _gradient, _observation, _profile, *able, _surroundings)
-    for rule in (*rules, amortised_rules.broken, private_rules.broken):
+    able = () if unable else (_fidelities, _replicates, _optimise)
+    rules = [_region, _until, _active, _emulators, _gradient, *able, _surroundings, private_rules.broken]
+    if study.infers:
+        rules += [_sizes, _observation, _profile, amortised_rules.broken]
+        rules += [] if unable else [_noise, _predictive, _softening, _confirm]
+    else:
+        rules += [_without_posterior]
+    for rule in rules:
         yield from rule(study)
 
 
@@ -198,6 +204,51 @@ def _gradient(s: Study) -> Iterator[str]:
         if gradient.entry_name() == OWN and not has_own(s.simulator):
             yield (f"{path}.use: {OWN} must have a simulator with a `jacobian` of its own. {simulator} has none; "
                    f"use {automatic(s.simulator)}.")  # fmt: skip
+
+
+def _without_posterior(s: Study) -> Iterator[str]:
+    """What is said of a posterior needs one."""
+    for key, check in s.checks.items():
+        if of_posterior(check):
+            yield (f"checks.{key}: must have a posterior to judge, and infer is null in this study. Got {check.entry_name()}; "
+                   "take it out, or write `infer`.")  # fmt: skip
+    if getattr(s.design.entry, "aim", "") == "posterior":
+        yield "design.aim: must not be posterior where infer is null. Got posterior; aim at the box, or write `infer`."
+
+
+def _optimise(s: Study) -> Iterator[str]:
+    """What an optimum is asked of can be read before the first run."""
+    part, names = s.optimise, s.space.names
+    if part is None:
+        return
+    if bool(part.minimise) == bool(part.maximise):
+        got = "both" if part.minimise else "none"
+        yield f"optimise: must have one of minimise and maximise, such as minimise: mean(pk). Got {got}."
+    sizes = {f.name: f.size if f.at else None for f in s.simulator.outputs.fields} | dict.fromkeys(names)
+    from emulate.optimisation import family
+
+    own = s.simulator.constraints()
+    asked = [(k, v, Expression.read) for k in ("minimise", "maximise") if (v := getattr(part, k))]
+    asked += [(f"subject_to.{i}", v, Constraint.read) for i, v in enumerate(part.subject_to) if not family(own, v)]
+    for key, text, read in asked:
+        try:
+            read(text, sizes)
+        except InputError as e:
+            also = f" The simulator's own constraints are {', '.join(own)}." if own and read is Constraint.read else ""
+            yield f"optimise.{key}: {e}{also}"
+    if part.emulator and part.emulator not in s.emulators:
+        yield (f"optimise.emulator: must name an emulator of this study: {', '.join(s.emulators)}. Got {shown(part.emulator)}"
+               f".{nearest(part.emulator, s.emulators)}")  # fmt: skip
+    if part.reference is not None:
+        yield from _point(s, part.reference, "optimise.reference")
+    if s.simulator.stochastic and part.confirm == 1:
+        yield ("optimise.confirm: must be 0, or at least 2 for a standard error, where runs are random. Got 1; raise it, or "
+               "leave it out.")  # fmt: skip
+    if part.by == "simulator" and not (s.simulator.differentiable or has_own(s.simulator)):
+        yield (f"optimise.by: must be emulator for {s.simulator.entry_name()}, which has no derivative of its own. Got simulator; "
+               "take it out.")  # fmt: skip
+    if part.by == "simulator" and part.robust is not None and s.simulator.stochastic:
+        yield "optimise.robust: must be left out where random runs are climbed themselves, for their mean is. Take it out."
 
 
 def _observation(s: Study) -> Iterator[str]:

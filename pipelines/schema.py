@@ -79,7 +79,8 @@ def _comments(cls: type) -> dict[str, str]:
 
 
 def _sections(cls: type) -> list[type]:
-    own = [f.type for f in fields(cls) if inspect.isclass(f.type) and hasattr(f.type, "__pydantic_config__")]
+    kinds = [kind for f in fields(cls) for kind in (f.type, *get_args(f.type))]  # a section may be left out by null
+    own = [kind for kind in kinds if inspect.isclass(kind) and hasattr(kind, "__pydantic_config__")]
     return own + [x for c in own for x in _sections(c)]
 
 

@@ -11,6 +11,7 @@ from pipelines.addresses import redact
 
 T = TypeVar("T")
 NAMED = ("parameters", "emulators", "checks")  # sections whose keys the user chooses
+NULL = ("infer",)  # sections that a null leaves out; of others a key with nothing after it is as if it were not there
 
 
 class Source:
@@ -24,7 +25,7 @@ class Source:
         if not isinstance(document.data, Mapping):
             raise InputError(f"{self.name}: a study must be keys and values, such as `name: quickstart`. "
                              f"Got {shown(document.data)}.")  # fmt: skip
-        self.data = {k: v for k, v in document.data.items() if v is not None}  # a key with nothing after it is left out
+        self.data = {k: v for k, v in document.data.items() if v is not None or k in NULL}
         for section, room in (("emulators", None), ("checks", "checks")):
             names = registry.names(room) if room else ("gp",)
             self.data.setdefault(section, {n: {"use": n} for n in names})

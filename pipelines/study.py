@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AfterValidator
 
-from pipelines import files
+from pipelines import files, stages
 from pipelines.addresses import redact
 from pipelines.limits import Limits, checked, size
 
@@ -27,6 +27,7 @@ Size = Annotated[int | str, AfterValidator(checked)]
 SETS = ("training", "held_out")  # the runs of the study's own simulator
 AUTO = "auto"  # emulators: sensible recipes are tried; train.champion: the best is taken
 CONFIRMING = "true runs"  # the runs at the posterior mean; no fidelity can have a name with a space
+MADE = "what is made"  # of an optimum: `Simulator.made`, as a fidelity
 ITSELF = "own"  # that simulator where fidelities are listed
 JOBS = ("slurm", "pbs", "lsf", "htcondor", "sge", "oar", "moab")  # systems that start workers as jobs
 CLUSTERS = ("serial", "local", "address", *JOBS)  # what cluster.use may be, beside the class of a Dask cluster
@@ -35,6 +36,11 @@ CLUSTERS = ("serial", "local", "address", *JOBS)  # what cluster.use may be, bes
 def smooths(simulator: Any) -> bool:
     """Whether a simulator's answers are histograms that are smoothed."""
     return callable(getattr(simulator, "softening", None)) and bool(getattr(simulator, "bandwidth", 0))
+
+
+def of_posterior(check: Any) -> bool:
+    """Whether a check needs a posterior, or the likelihood that one would have."""
+    return check.stage == "check" or "likelihood" in check.needs
 
 
 class Section:
@@ -190,6 +196,24 @@ class CheckPart(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OptimisePart(Section):
+    """What shall be least or greatest, by the emulator or the simulator itself, and the true runs that confirm it."""
+
+    minimise: str = ""  # an expression of outputs and parameters, such as mean(pk) + h
+    maximise: str = ""  # the same, for the greatest
+    subject_to: tuple[str, ...] = ()  # comparisons such as pk[3] <= 2, and names of the simulator's own constraints
+    by: Literal["emulator", "simulator"] = "emulator"  # whose derivative is climbed
+    emulator: str = ""  # its name; empty: the one that is used
+    robust: Annotated[float, Ge(0), Lt(100)] | None = None  # the mean + so many sd over the emulator's error
+    starts: Annotated[int, Ge(1), Le(4096)] | None = None  # empty: 64 of an emulator, 8 of a simulator
+    method: Literal["auto", "bfgs", "adam"] = "auto"  # auto: adam for random runs and many parameters, else bfgs
+    steps: Annotated[int, Ge(1), Le(1_000_000)] | None = None  # from each start, at most; empty: as many as it takes
+    replicates: Annotated[int, Ge(2), Le(100_000)] = 16  # random runs at each step, where the simulator is climbed
+    confirm: Annotated[int, Ge(0), Le(100_000)] | None = None  # true runs at the optimum; empty: 1, or 32 random ones
+    reference: dict[str, float] | None = None  # what it is held against; empty: the best training run, or the middle
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrackingPart(Section):
     """Where MLflow keeps the experiment."""
 
@@ -210,8 +234,9 @@ class StudyFile(Section):
     emulators: Any = None  # emulators by a name of your choice; auto: sensible ones are tried; empty: gp
     train: TrainPart = field(default_factory=TrainPart)
     validate: ValidatePart = field(default_factory=ValidatePart)
-    infer: InferPart = field(default_factory=InferPart)
+    infer: InferPart | None = field(default_factory=InferPart)  # null: no posterior is asked for
     check: CheckPart = field(default_factory=CheckPart)
+    optimise: OptimisePart | None = None  # empty: no optimum is asked for
     checks: Any = None  # checks by a name of your choice; empty: all that can be made, with default bounds
     tracking: TrackingPart = field(default_factory=TrackingPart)
     output: str = ""  # folder of the results; empty: runs/NAME
@@ -234,10 +259,17 @@ class Study:
     infer: InferPart
     check: CheckPart
     checks: dict[str, "Check"]
+    optimise: OptimisePart | None
+    infers: bool  # whether a posterior is asked for; `infer` holds its defaults where it is not
     tracking: TrackingPart
     folder: Path  # where the stages write
     file: Path  # where the study was read
     fidelities: dict[str, Fidelity] = field(default_factory=dict)  # by name, in the order of the file
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages that this study has, in their order."""
+        return stages.of(infers=self.infers, optimises=self.optimise.by if self.optimise else "")
 
     @property
     def guide(self) -> str:
@@ -247,8 +279,11 @@ class Study:
         return self.design.entry.emulator or next((n for n in self.emulators if n != self.train.baseline), "")
 
     @property
-    def likelihood(self) -> "Likelihood":
-        """That of `infer`, told of the simulator's outputs; for nle one that asks the flow of noisy data for its density."""
+    def likelihood(self) -> "Likelihood | None":
+        """That of `infer`, told of the simulator's outputs; for nle one that asks the flow of noisy data for its density. None
+        where no posterior is asked for."""
+        if not self.infers:
+            return None
         told = self.infer.likelihood.on(self.simulator.outputs)
         if self.infer.method == "nle" and told.adds_noise:
             from pipelines.amortised_likelihood import Learnt
@@ -266,7 +301,9 @@ class Study:
         return self.design.replicates if repeated else 1
 
     def simulator_of(self, fidelity: str = "") -> "Simulator":
-        """The simulator of a fidelity, the study's own without one."""
+        """The simulator of a fidelity, the study's own without one, and what is made of an optimum."""
+        if fidelity == MADE:
+            return self.simulator.made()
         return self.fidelities[fidelity].simulator if fidelity else self.simulator
 
     def gradient_spec(self, product: str) -> dict[str, Any] | None:
@@ -297,6 +334,7 @@ class Study:
             "validate": ("validate", "train"),
             "infer": ("infer",),
             "check": ("check",),
+            "optimise": ("optimise",),
             "report": ("name",),
         }[stage]
         part = {"seed": self.seed} | {k: whole[k] for k in taken}
@@ -321,6 +359,11 @@ class Study:
             if self.simulate.until is not None:
                 part |= {"until": self.simulate.until, "most": self.simulate.most}
                 part |= {"skip": self.simulate.skip} if self.simulate.skip else {}
+        if stage == "optimise":
+            part["simulator"] = self._versioned()
+            part["outside"] = self.infer.outside
+        if stage == "report":
+            part["stages"] = list(self.stages)
         if stage in ("validate", "check"):
             part["checks"] = {n: plain(c) for n, c in self.checks.items() if c.stage == stage}
         if stage == "infer":
@@ -332,13 +375,17 @@ class Study:
 
     def data_files(self) -> dict[str, Path]:
         """The files that inference reads, by the key that names them; settings that end in `_file` name one."""
+        if not self.infers:
+            return {}
         o = self.infer.observation
         found = {"infer.observation.file": self.resolve(o.file)} if o.file else {}
         return found | dict(_files("infer.likelihood", self.infer.likelihood.settings()))
 
     def to_dict(self) -> dict[str, Any]:
         """The whole study with every default, as plain JSON that reads as a study again; secrets are taken out."""
-        parts = {k: plain(v) for k, v in vars(self).items() if k not in ("space", "folder", "file", "fidelities")}
+        apart = ("space", "folder", "file", "fidelities", "infers")
+        parts = {k: plain(v) for k, v in vars(self).items() if k not in apart}
+        parts["infer"] = parts["infer"] if self.infers else None
         parameters = {p.pop("name"): {**p.pop("prior"), **p} for p in plain(self.space.to_dict())}
         design = parts["design"].pop("entry") | parts["design"]
         if self.fidelities:

@@ -8,6 +8,7 @@ from pipelines import amortised_choice, files
 from pipelines.workbench import Workbench
 
 STAGES = ("validate", "check")  # that find something
+CHAMPION = "validate/champion.json"  # the emulator that is used
 BIAS = "check/bias.json"  # what the emulator did to the posterior, in one sentence and its numbers
 
 

@@ -43,7 +43,7 @@ def test_a_hole_in_the_function_is_walked_around():
 
 
 def test_adam_comes_near():
-    found = minimise(rosenbrock, starts(2), method="adam", iterations=300)
+    found = minimise(rosenbrock, starts(2), method="adam", steps=1500)
     assert float((4 * found.u - 3).abs().amax(-1).median()) < 0.05
 
 

@@ -1,4 +1,4 @@
-"""Figure of an optimum: the objective along each parameter through it."""
+"""Figures of an optimum: the objective along each parameter through it, and on the way to it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -62,6 +62,27 @@ def cuts(space: Space, objective: str, curves: Mapping[str, tuple[np.ndarray, ..
         handles.append(Patch(facecolor=GREY, alpha=0.2))
         labels.append("a constraint is broken")
     legend(figure, handles, labels, 3)
+    return figure
+
+
+def search(objective: str, found: Optimum) -> Figure:
+    """The objective at every step, a line for each start; the one that ended best is drawn over the others."""
+    figure, axes = sheet(1, 1, 3.4, width=6.4)
+    (ax,) = axes.flat
+    history = array(found.history)
+    step = np.arange(1, len(history) + 1)
+    ax.plot(step, history[:, 1:], color=GREY, linewidth=0.8, alpha=0.8)
+    ax.plot(step, history[:, 0], color=_EMULATOR, linewidth=1.8)
+    handles = [Line2D([], [], color=_EMULATOR, linewidth=1.8), Line2D([], [], color=GREY, linewidth=0.8)]
+    labels = ["the start that ended best", "other starts"]
+    if true := found.confirmed:
+        ax.errorbar([len(history)], [true.value], [2 * np.nan_to_num(true.error)], fmt="D", color=_TRUE, markersize=5)
+        ax.axhline(true.reference, color=INK, linewidth=1, linestyle=":")
+        handles += [Line2D([], [], color=_TRUE, marker="D", linestyle="none"), Line2D([], [], color=INK, linestyle=":")]
+        labels += ["true runs at the optimum", "true runs at the reference"]
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    name_axes(ax, "step", _short(objective))
+    legend(figure, handles, labels, 2)
     return figure
 
 

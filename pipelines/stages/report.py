@@ -3,7 +3,7 @@
 from pipelines.workbench import Workbench
 
 SENTENCE = "write the report"
-READS = ("design", "simulate", "train", "validate", "infer", "check")
+READS = ("design", "simulate", "train", "validate", "infer", "check", "optimise")
 WRITES = ("report/index.html",)
 
 

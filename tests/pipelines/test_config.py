@@ -44,7 +44,7 @@ check: {importance_runs: 50}
 tracking: {uri: off}
 """
 TOP = ("Keys allowed here: name, seed, parameters, simulator, design, simulate, cluster, emulators, train, validate, "
-       "infer, check, checks, tracking, output.")  # fmt: skip
+       "infer, check, optimise, checks, tracking, output.")  # fmt: skip
 LEAST = registry.find("emulators", "polynomial")().minimum_runs(2)
 
 
