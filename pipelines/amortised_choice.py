@@ -9,7 +9,10 @@ The rule of auto, in this order:
 3. It does not, and the simulator is deterministic: `emulate.diagnosis` looks at it around the middle of the prior, by runs
    that are made and stored as all others. Where at least half of the outputs jump, are drawn from lists or are chaotic, no
    gradient leads anywhere: npe. Else likelihood: more runs or another emulator will help.
-4. It does not, and the simulator is stochastic: likelihood, for the emulator's mean is an average and its variance counts.
+4. It does not, and the simulator is stochastic: the derivatives of runs that `validate` made are looked at. Where they grow as
+   in chaos past its horizon, so that over the width of the prior they would move at least half of the outputs ten times as
+   far as runs differ at all, gradients of runs are noise: npe. Else likelihood, for the emulator's mean is an average and its
+   variance counts.
 """
 
 from collections.abc import Iterable
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
 METHOD = "infer/method.json"
 NLE = "infer/nle"  # folder of the flow that has learnt the data as they are observed, by rounds
 USELESS = ("chaos", "unsynchronised noise", "discrete choice", "accept-reject", "jump")
+GROWN = (
+    10.0  # times what runs differ by, over one standard deviation of the prior, from which a derivative is of no use
+)
 CALLS = 500  # runs that a diagnosis may make, at most
 PATIENCE = 900.0  # seconds of runs that it may take
 
@@ -100,10 +106,15 @@ def _by_runs(bench: "Workbench", data: Tensor) -> tuple[str, str]:
         return "likelihood", (f"{bench.champion} foretells held-out runs to {error:.2g} of the observation's error, so that its "
                               "gradients are those of the simulator")  # fmt: skip
     missed = f"{bench.champion} misses held-out runs by {error:.3g} of the observation's error"
-    if study.simulator.stochastic:
+    grown = grows(bench) if study.simulator.stochastic else None
+    if grown is not None and not float(grown.quantile(0.5)) >= GROWN:
         return "likelihood", f"{missed}; runs are random, and its mean and variance are averages that are smooth"
     if why := _spread(study):
         return "likelihood", f"{missed}; {why}"
+    if grown is not None:
+        return "npe", (f"{missed}, and gradients are useless: the derivative of a run, followed over one standard deviation of the "
+                       f"prior, would move an output {float(grown.quantile(0.5)):.2g} times as far as runs differ at all, as it is "
+                       "in chaos once runs are longer than its horizon. npe asks for no gradient")  # fmt: skip
     seconds = float(np.nanmedian(bench.runs_of("training").seconds))
     if not seconds * CALLS / study.cluster.workers <= PATIENCE:
         return "likelihood", (f"{missed}; a diagnosis of the simulator would take up to {CALLS} runs of {seconds:.3g} s, and none "
@@ -126,6 +137,18 @@ def misses(bench: "Workbench", data: Tensor) -> float:
     with torch.no_grad():
         mean = bench.emulator(bench.champion).predict(torch.from_numpy(held_out.theta)).mean
     return float(((mean - torch.from_numpy(held_out.y)).square() / noise).mean().sqrt())
+
+
+def grows(bench: "Workbench") -> Tensor:
+    """`[m]`: how far the derivatives of runs, of those that `validate` made, would move each output over one standard
+    deviation of the prior, over the standard deviation of the output between runs; the median of the points. Zeros where no
+    derivative was found, and nothing where it is not a number."""
+    held_out = bench.runs_of("held_out").finished()
+    found = files.read_tensors(bench.folder / "validate" / "jacobians.safetensors")["value"]
+    width, spread = (torch.from_numpy(x).std(0).clamp(min=1e-300) for x in (held_out.theta, held_out.y))
+    if not len(found) or len(held_out) < 2:
+        return torch.zeros(len(spread), dtype=torch.float64)
+    return (found * width).norm(dim=-1).nan_to_num(0.0, posinf=1e300).median(0).values / spread
 
 
 def spread_as_the_prior(study: "Study") -> bool:

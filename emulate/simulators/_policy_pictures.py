@@ -28,7 +28,7 @@ def picture(policy: "Policy", points: Mapping[str, Tensor]) -> "Figure":
     panels = 1 + (not policy.returns) + bool(policy.emulator)
     figure = Figure(figsize=(2.6 + 2.9 * panels, 3.4), layout="constrained", facecolor="white")
     axes = figure.subplots(1, panels, squeeze=False)[0]
-    real = policy.original()
+    real = policy.made()
     _phases(axes[0], real, points)
     if not policy.returns:
         _costs(axes[1], policy, real, points)

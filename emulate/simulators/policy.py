@@ -118,7 +118,7 @@ class Policy(Simulator):
         """What rollouts go through: the environment, or the emulator in its place."""
         return loaded(self.environment, self.options, self.emulator) if self.emulator else self.real
 
-    def original(self) -> "Policy":
+    def made(self) -> "Policy":
         """The same policy in the environment itself."""
         return replace(self, emulator="")
 

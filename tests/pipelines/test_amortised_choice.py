@@ -50,6 +50,19 @@ def chaotic(a):
         if step in (70, 80, 89):
             seen.append(x)
     return np.array(seen)
+
+
+def weather(a, seed):
+    x, seen = np.random.default_rng(seed).uniform(0.2, 0.4), []
+    for step in range(300):
+        x = (3.8 + 0.19 * a) * x * (1 - x)
+        seen.append(x)
+    seen = np.array(seen[100:])
+    return np.array([seen.mean(), seen.var(), (seen[1:] * seen[:-1]).mean()])
+
+
+def noisy(a, seed):
+    return np.sin(np.array([1.0, 2.0, 3.0]) * a) + 0.2 * np.random.default_rng(seed).normal(size=3)
 '''
 
 
@@ -62,10 +75,11 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def _chosen(folder, name: str) -> tuple[dict, int]:
+def _chosen(folder, name: str, *, stochastic: bool = False, error: float = 0.05) -> tuple[dict, int]:
     """What is written of the choice, and how many runs it took."""
     path = folder / f"{name}.yaml"
-    path.write_text(STUDY.format(name=name))
+    text = STUDY.format(name=name).replace("absolute_error: 0.05", f"absolute_error: {error}")
+    path.write_text(text.replace("keywords", "keywords\n  stochastic: true") if stochastic else text)
     for stage in ("design", "simulate", "train", "validate"):
         code, output = emulate(folder, stage, path.name)
         assert code in (0, 1), output  # 1: an emulator of chaos fails its checks
@@ -108,6 +122,31 @@ def test_no_gradient_leads_through_jumps_and_chaos(folder, monkeypatch, name, sa
         assert choice.choose(bench, torch.from_numpy(bench.runs_of("held_out").y[1])) == "likelihood"
     reason = files.read_json(folder / f"out_{name}" / "infer" / "method.json")["reason"]
     assert "Name npe if its outputs jump or are chaotic" in reason
+
+
+@pytest.mark.slow
+def test_runs_that_scatter_about_what_is_smooth_keep_their_likelihood(folder):
+    found, runs = _chosen(folder, "noisy", stochastic=True)
+    assert (found["method"], runs) == ("likelihood", 0)
+    assert "its mean and variance are averages that are smooth" in found["reason"]
+
+
+def test_runs_whose_derivatives_grow_as_in_chaos_leave_it(folder):
+    """By derivatives that `validate` has made, so that no run is spent on the question; a design that does not follow the
+    prior leaves npe out."""
+    found, runs = _chosen(folder, "weather", stochastic=True, error=0.001)
+    assert (found["method"], runs) == ("npe", 0)
+    assert "and gradients are useless: the derivative of a run, followed over one standard deviation of the prior, would move an "\
+        "output" in found["reason"]  # fmt: skip
+    assert "chaos once runs are longer than its horizon" in found["reason"]
+    with Workbench(load_study(folder / "weather.yaml"), Terminal(quiet=True)) as bench:
+        assert choice.grows(bench).min() > choice.GROWN
+        data = torch.from_numpy(bench.runs_of("held_out").y[1])
+    (folder / "weather.yaml").write_text(
+        (folder / "weather.yaml").read_text().replace("runs: 40", "use: active, runs: 40")
+    )
+    with Workbench(load_study(folder / "weather.yaml"), Terminal(quiet=True)) as bench:
+        assert choice.choose(bench, data) == "likelihood"
 
 
 def _loaded(folder, *overrides: str):

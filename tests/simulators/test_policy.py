@@ -162,7 +162,7 @@ def test_what_an_emulator_says_enters_the_key_and_where_it_lies_does_not(thousan
     one, same, changed, real = (identity(Policy(emulator=str(p))) for p in (path, moved, other, ""))
     assert one == same
     assert len({one["version"], changed["version"], real["version"]}) == 3
-    assert Policy(emulator=str(path)).original() == Policy()
+    assert Policy(emulator=str(path)).made() == Policy()
     theta = torch.stack([ONES, BEST])
     y = [[Policy(emulator=str(p), steps=12, warmup=2).run(t, seed=3) for t in theta] for p in (path, moved)]
     assert torch.equal(torch.cat(y[0]), torch.cat(y[1]))
@@ -247,8 +247,8 @@ def test_cartpole_is_held_by_a_policy_that_an_emulator_found(gymnasium, tmp_path
         environment="CartPole-v1", emulator=str(path), space=gains(**CART), cost=cost, steps=120, warmup=0, episodes=2
     )
     best = emulate.optimise(policy, "log(cost)", seed=1, method="bfgs", starts=3, replicates=2, steps=20, confirm=0)
-    returned = float(replace(policy.original(), cost="", episodes=100).run(best.theta, seed=5))
-    there, here = (float(p.run(best.theta, seed=9)) for p in (policy, replace(policy.original(), episodes=20)))
+    returned = float(replace(policy.made(), cost="", episodes=100).run(best.theta, seed=5))
+    there, here = (float(p.run(best.theta, seed=9)) for p in (policy, replace(policy.made(), episodes=20)))
     print(f"K = {best.theta.tolist()}: mean return {returned:.1f} of 100 episodes; cost {there:.3g} in the emulator, {here:.3g} "
           f"in the environment; {best.runs} runs")  # fmt: skip
     assert returned > 475
@@ -263,7 +263,7 @@ def test_what_is_refused(thousand, tmp_path, gymnasium):
         Policy(steps=20, warmup=20)
     cart = {"environment": "CartPole-v1", "space": gains(**CART)}
     with pytest.raises(InputError, match=r"^emulator must be one of next_position, next_velocity, next_angle, next_angular_"
-                                         r"velocity given position, velocity, angle, angular_velocity, action, trained"):  # fmt: skip
+                                         r"velocity given position, velocity, angle, angular_velocity, action"):  # fmt: skip
         Policy(**cart, emulator=str(path), cost="angle**2")
     with pytest.raises(InputError, match=r"there is no emulator at .*nothing"):
         Policy(emulator=str(tmp_path / "nothing"))

@@ -1,0 +1,89 @@
+"""What is expected to be seen of Lorenz's weather: its waves, its exponents, and how long a derivative is of use."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emulate.simulators import _lorenz96_facts as facts
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from emulate.simulators.lorenz96 import Lorenz96
+
+_COLOURS, _GREY, _INK = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"), "#6b6b6b", "#222222"
+_WAVES, _GROWN, _MEMBERS = 10.0, 4.0, 50  # time of waves, time that derivatives are carried along, members
+_SHOWN = 3  # points, at most
+
+
+def drawn(simulator: "Lorenz96", points: Mapping[str, Tensor]) -> "Figure":
+    """The waves at each of the points, and below their exponents and derivatives."""
+    from matplotlib.figure import Figure
+
+    points = dict(list(points.items())[:_SHOWN])
+    figure = Figure(figsize=(7.0, 6.4), layout="constrained", facecolor="white")
+    grid = figure.add_gridspec(2, 2 * len(points), height_ratios=(1.15, 1.0))
+    first = None
+    for i, (name, theta) in enumerate(points.items()):
+        first = figure.add_subplot(grid[0, 2 * i : 2 * i + 2], sharey=first)
+        image = _waves(first, simulator, name, theta, left=i == 0)
+    figure.colorbar(image, ax=figure.axes, label="x", shrink=0.9)
+    _exponents(figure.add_subplot(grid[1, : len(points)]), simulator, points)
+    _derivatives(figure.add_subplot(grid[1, len(points) :]), simulator, points)
+    return figure
+
+
+def _waves(ax: "Axes", simulator: "Lorenz96", name: str, theta: Tensor, *, left: bool) -> Any:
+    with torch.no_grad():
+        states = simulator.states(theta, simulator.starts(1, seed=1)[0], _WAVES, simulator.spinup)
+        x = torch.stack(list(states)).numpy()
+    image = ax.imshow(x, aspect="auto", origin="lower", cmap="RdBu_r", vmin=-12, vmax=12, interpolation="bilinear",
+                      extent=(0, simulator.sites, 0, _WAVES))  # fmt: skip
+    told = ", ".join(
+        f"{p.label or p.name} = {v:.3g}" for p, v in zip(simulator.space.parameters, theta.tolist(), strict=True)
+    )
+    ax.set_title(f"{name}: ${told.replace(', ', '$, $')}$", fontsize=10, color=_INK, loc="left")
+    ax.set_xlabel("site", fontsize=10)
+    if left:
+        ax.set_ylabel("time", fontsize=10)
+    ax.tick_params(labelsize=9, labelleft=left)
+    return image
+
+
+def _exponents(ax: "Axes", simulator: "Lorenz96", points: Mapping[str, Tensor]) -> None:
+    for colour, (name, theta) in zip(_COLOURS, points.items()):
+        found = facts.spectrum(simulator, theta, time=3.0, members=6)
+        ax.plot(np.arange(1, simulator.sites + 1), found.values, color=colour, linewidth=1.6,
+                label=f"{name}: largest {found.largest:.2f}")  # fmt: skip
+    ax.axhline(0, color=_GREY, linewidth=0.8)
+    ax.set_xlabel("number", fontsize=10)
+    ax.set_ylabel("Lyapunov exponent, 1 / time", fontsize=10)
+    _dressed(ax)
+
+
+def _derivatives(ax: "Axes", simulator: "Lorenz96", points: Mapping[str, Tensor]) -> None:
+    for colour, (name, theta) in zip(_COLOURS, points.items()):
+        found = facts.slopes(simulator, theta, time=_GROWN, members=_MEMBERS).averaged()
+        size = found.scatter[:, 0].norm(dim=-1)
+        ax.semilogy(found.time, size, color=colour, linewidth=1.6, label=f"{name}: scatter of a run")
+        signal = facts.response(simulator, theta, members=100, time=10.0).norm()
+        ax.axhline(float(signal), color=colour, linewidth=1.2, linestyle=(0, (5, 2)))
+        passed = (size > signal).nonzero()
+        if len(passed):
+            ax.plot(found.time[passed[0]], signal, "o", color=colour, markersize=5)
+    ax.plot([], [], color=_GREY, linewidth=1.2, linestyle=(0, (5, 2)), label="slope of the average")
+    ax.set_xlabel("length of the run", fontsize=10)
+    ax.set_ylabel(r"$|\mathrm{d}\langle x\rangle / \mathrm{d}\theta|$", fontsize=10)
+    _dressed(ax)
+
+
+def _dressed(ax: "Axes") -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(True, color="#e6e6e6", linewidth=0.7)
+    ax.set_axisbelow(True)
+    ax.tick_params(labelsize=9)
+    ax.legend(fontsize=8.5, frameon=False)
