@@ -264,8 +264,16 @@ def test_what_is_refused(thousand, tmp_path, gymnasium):
     cart = {"environment": "CartPole-v1", "space": gains(**CART)}
     with pytest.raises(InputError, match=r"^emulator must be one of next_position, next_velocity, next_angle, next_angular_"
                                          r"velocity given position, velocity, angle, angular_velocity, action"):  # fmt: skip
-        Policy(**cart, emulator=str(path), cost="angle**2")
+        Policy(**cart, emulator=str(path), cost="angle**2").run(HELD, seed=0)
+    with pytest.raises(
+        InputError, match=r"^policy: cost must be an expression of position, .*, action where an emulator is asked"
+    ):
+        Policy(**cart, emulator=str(path))
+    with pytest.raises(
+        InputError, match=r"^emulator must be of transitions that are not random, as those of the environment are"
+    ):
+        Policy(emulator=str(path), options={"W": [[0.0, 0.0], [0.0, 0.0]]}).run(ONES, seed=0)
     with pytest.raises(InputError, match=r"there is no emulator at .*nothing"):
-        Policy(emulator=str(tmp_path / "nothing"))
+        Policy(emulator=str(tmp_path / "nothing")).run(ONES, seed=0)
     with pytest.raises(InputError, match=r"must be made of position, velocity, force, pi\. Got speed"):
         Policy(cost="speed**2").run(ONES, seed=0)
