@@ -98,7 +98,9 @@ class Simulator(Entry, ABC):
     space: Space
     version: ClassVar[str] = "1"  # enters the key of every stored run: change it when answers change
     differentiable: ClassVar[bool] = False  # a torch gradient flows from theta through `run`; the tests measure it
+    batched: ClassVar[bool] = False  # `run` takes many theta [..., d] too and gives y [..., m] of each
     incidental: ClassVar[tuple[str, ...]] = ()  # settings that never change an answer: they stay out of the key
+    tracks: ClassVar[bool] = False  # its picture draws the way of a search too, "path" [s, d] among the points
     pathologies: ClassVar[tuple[str, ...]] = ()  # of `emulate.diagnosis.TROUBLES`, in the middle of the prior
 
     @property
@@ -123,8 +125,13 @@ class Simulator(Entry, ABC):
 
     def constraints(self) -> dict[str, Callable[[Tensor], Tensor]]:
         """Bounds on the parameters by name, theta `[..., d]` -> `[...]`, each met where it is at most 0; `subject_to` of an
-        optimisation names them."""
+        optimisation names them, and a family `spacing_1_2`, `spacing_1_3` ... as `spacing`."""
         return {}
+
+    def made(self) -> "Simulator":
+        """What an optimum is made as, where that is not quite what is optimised: a device of two materials in the place of one
+        of grey densities. It has the same parameters and outputs, and true runs that confirm an optimum are its."""
+        return self
 
     def picture(self, points: Mapping[str, Tensor]) -> "Figure | None":
         """What a practitioner expects to see at parameters `[d]` that are named in words: "truth" and "best fit",

@@ -20,7 +20,7 @@ import torch
 from scipy.special import chdtri
 from torch import Tensor
 
-from emulate.minimisation import CONVERGED, FIRST, RATE, Minima
+from emulate.minimisation import CONVERGED, FIRST, RATE, Minima, Watch
 
 Random = Callable[[Tensor, int], tuple[Tensor, Tensor]]  # u [r, rows, d], step -> f [r, rows], constraints [r, rows, c]
 
@@ -30,7 +30,7 @@ _MET = 1e-3  # violation with which the steps may end
 
 
 def descend(f: Random, start: Tensor, *, replicates: int, equality: Tensor, steps: int | None = None,
-            progress: Callable[[int, int], None] | None = None) -> Minima:  # fmt: skip
+            progress: Callable[[int, int], None] | None = None, watch: Watch | None = None) -> Minima:  # fmt: skip
     """The minimum down from each row of start `[rows, d]`; f and its constraints of about the size 1 over the box.
 
     f draws its noise anew at every step, by the number of the step: the same noise for all rows, other noise for every of
@@ -60,6 +60,8 @@ def descend(f: Random, start: Tensor, *, replicates: int, equality: Tensor, step
         step = rate[:, None] * first / (1 - 0.9**n) / ((second / (1 - 0.999**n)).sqrt() + 1e-12)
         u = torch.where(todo[:, None], (u - step).clamp(0, 1), u)
         history.append(torch.where(todo, window.mean(window.value), found.value))
+        if watch:
+            watch(u)
         ended = todo & ((window.n >= length) | (n == most))
         if progress:
             progress(n, most)
@@ -103,7 +105,8 @@ class _Window:
 
     def add(self, at: Tensor, u: Tensor, value: Tensor, g: Tensor, gradient: Tensor) -> None:
         r = len(value)
-        sums = (1.0, value.mean(0), u, gradient.mean(0), gradient.var(0) / r, g.mean(0), g.var(0) / r)
+        spread = (g - g.mean(0)).square().sum(0) / (r - 1)
+        sums = (1.0, value.mean(0), u, gradient.mean(0), gradient.var(0) / r, g.mean(0), spread / r)
         for mine, x in zip(vars(self).values(), sums, strict=True):
             mine[at] += x
 

@@ -41,6 +41,14 @@ class Direct:
 
     def runs(self, theta: Tensor, seed: int) -> Tensor:
         """y `[..., m]` of one run at each theta `[..., d]`."""
+        if self.simulator.batched and self.simulator.differentiable:
+            try:
+                y = self.simulator.run(theta, seed=seed)
+            except Exception as e:  # of one of them: which one shows when each runs by itself
+                self.reason[0] = f"{type(e).__name__}: {e}"
+            else:
+                self.calls[0] += theta[..., 0].numel()
+                return y
         y = [self._run(t, seed) for t in theta.reshape(-1, theta.shape[-1])]
         return torch.stack(y).reshape(*theta.shape[:-1], -1)
 

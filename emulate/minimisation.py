@@ -23,6 +23,7 @@ from emulate.errors import InputError
 
 Function = Callable[[Tensor], Tensor]  # u [rows, d] -> [rows]; rows are never mixed
 OfRows = Callable[[Tensor, Tensor], Tensor]  # the same, told which rows of the starts these are
+Watch = Callable[[Tensor], None]  # is told where the rows stand, u [rows, d], at each step
 
 CONVERGED = 1e-3  # projected gradient that counts as none, of a function that varies by about 1 over the box
 FEASIBLE = 1e-4  # violation that counts as none
@@ -58,8 +59,8 @@ class Minima:
 
 
 def minimise(f: Function, start: Tensor, *, constraints: Function | None = None, equality: Tensor | None = None,
-             method: str = "bfgs", steps: int | None = None,
-             progress: Callable[[int, int], None] | None = None) -> Minima:  # fmt: skip
+             method: str = "bfgs", steps: int | None = None, progress: Callable[[int, int], None] | None = None,
+             watch: Watch | None = None) -> Minima:  # fmt: skip
     """The minimum down from each row of start `[rows, d]`; f and constraints of about the size 1 over the box.
 
     `constraints` gives `[rows, c]`, each at most 0, or 0 where `equality` `[c]` says so. `method`: "bfgs", or "adam" for
@@ -76,7 +77,9 @@ def minimise(f: Function, start: Tensor, *, constraints: Function | None = None,
     step, history = {"bfgs": _bfgs, "adam": _adam}[method], []
     first, within = _STEPS[method]
     if constraints is None:
-        u, value, gradient = step(lambda u, _: f(u), start, steps or first, history)
+        told = _Told(progress, (steps or first) + 1) if progress else history
+        u, value, gradient = step(lambda u, _: f(u), start, steps or first, told, watch)
+        history = list(told)
         none = value.new_zeros(len(start))
         return Minima(u, value, _pushed(u, gradient), none, none.new_zeros(len(start), 0), torch.stack(history))
     if steps:  # half of them to the first round, the others to ten more
@@ -93,7 +96,7 @@ def minimise(f: Function, start: Tensor, *, constraints: Function | None = None,
             bounded = ((l + m * g).clamp_min(0).square() - l.square()) / (2 * m)
             return f(u) + torch.where(equality, l * g + 0.5 * m * g.square(), bounded).sum(-1)
 
-        u, *_ = step(lagrangian, u, within if n else first, history)
+        u, *_ = step(lagrangian, u, within if n else first, history, watch)
         with torch.no_grad():
             g = constraints(u)
         raised = multiplier + weight[:, None] * g
@@ -110,6 +113,18 @@ def minimise(f: Function, start: Tensor, *, constraints: Function | None = None,
         slow = (violation > 0.25 * before) & (violation > FEASIBLE)
         weight, before = torch.where(slow, (10 * weight).clamp_max(_MOST), weight), violation
     return _balanced(f, constraints, u, equality | (multiplier > 0), equality, violation, torch.stack(history))
+
+
+class _Told(list):
+    """A history that tells its length as it grows."""
+
+    def __init__(self, progress: Callable[[int, int], None], total: int):
+        super().__init__()
+        self.progress, self.total = progress, total
+
+    def append(self, value: Tensor) -> None:
+        super().append(value)
+        self.progress(len(self), self.total)
 
 
 def _balanced(
@@ -156,10 +171,14 @@ def _graded(f: OfRows, u: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
     return value, gradient
 
 
-def _bfgs(f: OfRows, u: Tensor, steps: int, history: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def _bfgs(
+    f: OfRows, u: Tensor, steps: int, history: list[Tensor], watch: Watch | None
+) -> tuple[Tensor, Tensor, Tensor]:
     u = u.clone()
     value, gradient = _graded(f, u, u.new_ones(len(u), dtype=torch.bool))
     history.append(value)
+    if watch:
+        watch(u)
     one = torch.eye(u.shape[1], dtype=u.dtype)
     fresh, todo, reach = torch.ones_like(value, dtype=torch.bool), torch.isfinite(value), torch.full_like(value, 0.1)
     curvature = one * (gradient.norm(dim=-1) / reach).clamp_min(1e-8)[:, None, None]  # a first step of 0.1
@@ -177,6 +196,8 @@ def _bfgs(f: OfRows, u: Tensor, steps: int, history: list[Tensor]) -> tuple[Tens
         old, before = u, gradient
         u, value, gradient, moved = _walk(f, u, value, gradient, step, todo)
         history.append(value)
+        if watch:
+            watch(u)
         s, y = u - old, gradient - before
         updated = _updated(curvature, s, y, fresh)
         curvature = torch.where(moved[:, None, None], updated, curvature)
@@ -224,7 +245,9 @@ def _walk(f: OfRows, u: Tensor, value: Tensor, gradient: Tensor, step: Tensor, r
     return new_u, new_value, new_gradient, rows & ~todo
 
 
-def _adam(f: OfRows, u: Tensor, steps: int, history: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def _adam(
+    f: OfRows, u: Tensor, steps: int, history: list[Tensor], watch: Watch | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Adam (Kingma and Ba 2015) with steps that shrink as a cosine does, projected; the best point on the way."""
     u = u.clone()
     first, second = torch.zeros_like(u), torch.zeros_like(u)
@@ -235,6 +258,8 @@ def _adam(f: OfRows, u: Tensor, steps: int, history: list[Tensor]) -> tuple[Tens
         best = tuple(torch.where(lower if x.ndim == 1 else lower[:, None], x, b)
                      for x, b in zip((u, value, gradient), best, strict=True))  # fmt: skip
         history.append(torch.where(todo, value, best[1]))
+        if watch:
+            watch(torch.where(todo[:, None], u, best[0]))
         todo = todo & (_pushed(u, gradient) > _SMALL)
         if not todo.any():
             break

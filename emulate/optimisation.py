@@ -7,7 +7,7 @@ objective over draws of the prediction (Beyer and Sendhoff 2007), all points wit
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -77,7 +77,8 @@ class Confirmed:
         error = f" ± {self.error:.2g}" if self.error > 0 else ""
         runs = "a true run" if self.runs == 1 else f"{self.runs} true runs"
         verb = "gives" if self.runs == 1 else "give"
-        said = f"{runs} {verb} {self.value:.6g}{error}, {self.z:+.1f} sd from the prediction"
+        off = f", {self.z:+.1f} sd from the prediction" if math.isfinite(self.z) else ""  # of what is made it was none
+        said = f"{runs} {verb} {self.value:.6g}{error}{off}"
         by = f"{self.gain:.4g}" + (f" ± {self.gain_error:.2g}" if self.gain_error > 0 else "")
         end = f"a gain of {by} over the reference, {self.reference:.6g}" if self.gained else (
             f"no gain is shown over the reference, {self.reference:.6g} (by {by})")  # fmt: skip
@@ -93,8 +94,8 @@ class Optimum:
     projected gradient over the unit cube; edges the parameters that lie at an edge of the box; agree of `starts` ended
     here; others further optima, `(theta, value)`, best first; remoteness as `Emulator.remoteness`, thin where no run is near.
     runs: how many the search made itself, where no emulator stands between; sd is then the standard error over them.
-    history `[steps, starts]`: the objective, with what broken constraints cost, step by step, the best start first; doubt:
-    the standard error of the gradient where that is random.
+    history `[steps, starts]`: the objective, with what broken constraints cost, step by step, the best start first; path
+    `[s, d]`: the way of that start, of a long one some steps; doubt: the standard error of the gradient where that is random.
     """
 
     names: tuple[str, ...]
@@ -115,6 +116,7 @@ class Optimum:
     confirmed: Confirmed | None = None
     runs: int = 0
     history: Tensor | None = None
+    path: Tensor | None = None
     doubt: float = 0.0
 
     @property
@@ -181,11 +183,12 @@ def optimise(emulator: Any, objective: Rule, *, seed: int, maximise: bool = Fals
 
     objective: an expression of parameters and output fields, `"pk[3] / mean(pk) + 0.1 * h"`, or a function of (theta
     `[..., d]`, prediction) that gives `[...]`. subject_to: comparisons, `"sum(pk) <= 3"`, names of the simulator's own
-    `constraints`, or functions that must be at most 0. Objective and constraints read the predicted mean; with `robust=k` the
-    mean plus (for a maximum minus) k standard deviations of them over the emulator's error, k = 0 its expected value.
-    tolerance: standard deviations with which parameters are met, over which is averaged too. outside: as in
-    `Emulator.predict`; "refuse" raises where the best point lies where no run is near. starts: how many; empty: 64, and 8
-    where a simulator stands for the emulator. method: `bfgs` or `adam`, at most `steps` of them; see `minimise`.
+    `constraints` (`spacing` for all of spacing_1_2, spacing_1_3 ...), or functions that must be at most 0. Objective and
+    constraints read the predicted mean; with `robust=k` the mean plus (for a maximum minus) k standard deviations of them
+    over the emulator's error, k = 0 its expected value. tolerance: standard deviations with which parameters are met, over
+    which is averaged too. outside: as in `Emulator.predict`; "refuse" raises where the best point lies where no run is near.
+    starts: how many; empty: 64, and 8 where a simulator stands for the emulator. method: `bfgs` or `adam`, at most `steps`
+    of them; see `minimise`.
 
     A simulator that has a derivative may stand in the place of the emulator: its runs are then climbed themselves, from
     `reference` and other starts. Where they are random the objective is its mean over runs: adam draws `replicates` fresh
@@ -240,20 +243,21 @@ def solved(problem: "Problem", *, starts: int | None = None, method: str | None 
             f"starts and steps must be at least 1, and method bfgs or adam. Got {starts}, {steps} and {method!r}."
         )
     u, scale, sizes = problem.first_look(starts, reference if problem.direct else None)
+    trail = _Trail()
     if problem.random and method == "adam":
         found = descend(lambda u, n: problem.drawn(u, n, scale, sizes), u, replicates=len(problem.emulator.seeds),
-                        equality=problem.equality, steps=steps, progress=progress)  # fmt: skip
+                        equality=problem.equality, steps=steps, progress=progress, watch=trail)  # fmt: skip
     else:
         joint = _Joint(problem)
         found = minimise(
             lambda u: joint(u)[0] / scale, u, method=method, steps=steps, progress=progress, equality=problem.equality,
-            constraints=(lambda u: joint(u)[1] / sizes) if len(sizes) else None,
+            constraints=(lambda u: joint(u)[1] / sizes) if len(sizes) else None, watch=trail,
         )  # fmt: skip
     if problem.random:  # told by runs that chose nothing, and flatter no point
         problem.emulator = problem.emulator.reseeded(key(problem.seed, 1), max(_SETTLED, len(problem.emulator.seeds)))
         with torch.no_grad():
             found = replace(found, value=problem.judged(found.u)[0] / scale)
-    optimum = _told(problem, found, scale, sizes)
+    optimum = _told(problem, found, scale, sizes, trail)
     if problem.outside == "refuse" and optimum.thin:
         raise InputError(f"the best point must lie where the design is dense. Got {optimum.sentence} Run the simulator there, "
                          "or set outside to warn.")  # fmt: skip
@@ -271,7 +275,20 @@ def bounded(simulator: Simulator | None, subject_to: Sequence[Rule]) -> tuple[Ru
         rule.__name__ = name
         return rule
 
-    return tuple(named(r) if isinstance(r, str) and r.strip() in own else r for r in subject_to)
+    families = [family(own, r) if isinstance(r, str) else [] for r in subject_to]
+    return tuple(
+        x for r, names in zip(subject_to, families, strict=True) for x in (map(named, names) if names else [r])
+    )
+
+
+def family(own: Iterable[str], text: str) -> list[str]:
+    """The simulator's own constraints that a text names: one by its name, or all of a family by what their names begin with.
+
+    >>> family(["spacing_1_2", "spacing_1_3", "cost"], "spacing"), family(["cost"], "cost + x <= 1")
+    (['spacing_1_2', 'spacing_1_3'], [])
+    """
+    text, own = text.strip(), list(own)
+    return [text] if text in own else [name for name in own if name.startswith(f"{text}_")]
 
 
 def key(seed: int, *purpose: int) -> int:
@@ -430,7 +447,27 @@ def _size(x: Tensor) -> Tensor:
                        x.abs().amax(0).clamp_min(1e-300))  # fmt: skip
 
 
-def _told(problem: Problem, found: Minima, scale: Tensor, sizes: Tensor) -> Optimum:
+class _Trail:
+    """The way of all rows; of a long one every second step, every fourth ... so that it takes little memory."""
+
+    def __init__(self):
+        self.kept, self.met, self.every = [], 0, 1
+
+    def __call__(self, u: Tensor) -> None:
+        if self.met % self.every == 0:
+            self.kept.append(u.detach().clone())
+        self.met += 1
+        if len(self.kept) > 16 and len(self.kept) * u.numel() > _HELD:
+            self.kept, self.every = self.kept[::2], 2 * self.every
+
+    def of(self, row: int, end: Tensor) -> Tensor:
+        """u `[s, d]` of a row up to its end, without the steps that stood still."""
+        steps = torch.stack([*(u[row] for u in self.kept), end])
+        moved = (steps[1:] != steps[:-1]).any(-1)
+        return torch.cat([steps[:1], steps[1:][moved]])
+
+
+def _told(problem: Problem, found: Minima, scale: Tensor, sizes: Tensor, trail: _Trail) -> Optimum:
     space, met = problem.space, found.violation <= FEASIBLE
     merit = torch.where(torch.isfinite(found.value), found.value, torch.inf)
     order = torch.argsort(torch.where(met, merit, merit.amax().clamp(max=1e9) + 1 + 1e3 * found.violation))
@@ -454,7 +491,7 @@ def _told(problem: Problem, found: Minima, scale: Tensor, sizes: Tensor) -> Opti
         float("nan") if guard is None or guard.design is None else float(guard.remoteness(here[None])[0]),
         False if guard is None or guard.design is None or problem.outside == "ignore" else bool(guard.thin(here[None])[0]),
         runs=problem.emulator.calls[0] if problem.direct else 0, history=problem.sign * found.history[:, order] * scale,
-        doubt=0.0 if found.error is None else float(found.error[best]),
+        path=problem.theta(trail.of(best, found.u[best])).detach(), doubt=0.0 if found.error is None else float(found.error[best]),
     )  # fmt: skip
 
 

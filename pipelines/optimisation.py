@@ -16,6 +16,7 @@ from pipelines import files, pictures
 from pipelines.beside import beside, noted
 from pipelines.engine import synchronise
 from pipelines.learning import chosen
+from pipelines.study import MADE
 from pipelines.tasks import Tasks
 from pipelines.terminal import Stopwatch
 from pipelines.workbench import Workbench
@@ -29,6 +30,7 @@ SCOPE = "optimise"
 SIMULATOR = "simulator"  # whose findings they are, where no emulator stands between
 _STEPS, _ROWS = 121, 30  # points of a cut; parameters that are printed
 _CONFIRM = 32  # random true runs at the optimum
+_LOST = 0.3  # of the gain, at most, in what is made
 _AGREES = 3.0  # standard deviations that true runs may lie from the prediction
 
 
@@ -77,7 +79,9 @@ def solve(bench: Workbench) -> tuple[Optimum, list[Finding]]:
     if n and found.feasible:
         found = _confirm(bench, problem, found, reference, n)
     _print(bench, name, found)
-    findings = list(_findings(found))
+    findings = list(
+        _findings(found) if study.simulator_of(MADE) == study.simulator else _made(problem, found, reference)
+    )
     bench.findings(SCOPE, {name: [f.to_dict() for f in findings]})
     _keep(bench, name, problem, found, reference, None if runs is None else (torch.from_numpy(runs.theta), values))
     bench.journal.append("metrics", SCOPE, metrics={**_metrics(found), "seconds": watch.seconds})
@@ -98,6 +102,21 @@ def _findings(found: Optimum) -> Iterator[Finding]:
                   f"deviations from what was predicted: {true.value:.6g} for {found.value:.6g}.")  # fmt: skip
     low = max(2 * true.gain_error, 1e-12 * abs(true.reference))
     yield Finding("optimise.gain", true.gain, low, None, f"{capital(true.sentence)}.")
+
+
+def _made(problem: Problem, found: Optimum, reference: Tensor) -> Iterator[Finding]:
+    """The same where true runs are of what is made, which the prediction was not of: by how much the gain falls short."""
+    feasible, *rest = _findings(found)
+    yield feasible
+    if (true := found.confirmed) is None:
+        return
+    with torch.no_grad():
+        (foretold,) = problem.plain().over([problem.objective], problem.u(reference)[None])[0][:, 0].tolist()
+    promised = -problem.sign * (found.value - foretold)
+    lost = 1 - true.gain / promised if promised > 0 else float("nan")
+    yield Finding("optimise.made", lost, None, _LOST, f"Of the gain that was foretold, {promised:.4g}, {lost:.1%} is lost in what "
+                  f"is made: {true.value:.6g} for {found.value:.6g}, over {true.reference:.6g} for {foretold:.6g}.")  # fmt: skip
+    yield rest[-1]
 
 
 def _reference(study: "Study") -> Tensor:
@@ -130,13 +149,13 @@ def _values(problem: Problem, runs: "Runs") -> Tensor:
 def _confirm(bench: Workbench, problem: Problem, found: Optimum, other: Tensor, n: int) -> Optimum:
     """True runs at the optimum and at the reference; of something random n of each, none of them the run by which a training
     run was chosen, which was lucky."""
-    simulator = bench.study.simulator
+    simulator = bench.study.simulator_of(MADE)
     n = n if simulator.stochastic else 1
     theta = np.stack([found.theta.numpy(), other.numpy()]).repeat(n, 0)
     replicate = np.tile(np.arange(n) + int(simulator.stochastic), 2)
     seeds = bench.seeds(theta, replicate)
     tasks = Tasks.of(simulator, theta, seeds, np.zeros(len(theta), np.uint8), [("y", None)])
-    bench.make(tasks, "true runs at the optimum")
+    bench.make(tasks, "true runs at the optimum", MADE)
     made = bench.store.rows(simulator, theta, list(tasks.keys()))
     parts = [torch.from_numpy(made.y[i * n : (i + 1) * n][made.ok[i * n : (i + 1) * n]]) for i in (0, 1)]
     if not all(len(p) for p in parts):
@@ -165,7 +184,8 @@ def _keep(bench: Workbench, name: str, problem: Problem, found: Optimum, referen
     else:
         caption = f"The objective at every step of the search, from {found.starts} starts. {capital(found.sentence)}"
         drawn["search"] = (figures.search(objective, found), caption)
-    drawn |= pictures.picture(bench, {"reference": reference, "optimum": found.theta})
+    way = {"path": found.path} if bench.study.simulator.tracks else {}
+    drawn |= pictures.picture(bench, {"reference": reference, "optimum": found.theta, **way})
     bench.figures(SCOPE, drawn)
     bench.journal.append("params", SCOPE, params={k: str(v) for k, v in asked.items() if v not in (None, [])})
     bench.journal.append("artifact", SCOPE, path=f"{SCOPE}/optimum.json")

@@ -225,9 +225,11 @@ def _optimise(s: Study) -> Iterator[str]:
         got = "both" if part.minimise else "none"
         yield f"optimise: must have one of minimise and maximise, such as minimise: mean(pk). Got {got}."
     sizes = {f.name: f.size if f.at else None for f in s.simulator.outputs.fields} | dict.fromkeys(names)
+    from emulate.optimisation import family
+
     own = s.simulator.constraints()
     asked = [(k, v, Expression.read) for k in ("minimise", "maximise") if (v := getattr(part, k))]
-    asked += [(f"subject_to.{i}", v, Constraint.read) for i, v in enumerate(part.subject_to) if v.strip() not in own]
+    asked += [(f"subject_to.{i}", v, Constraint.read) for i, v in enumerate(part.subject_to) if not family(own, v)]
     for key, text, read in asked:
         try:
             read(text, sizes)

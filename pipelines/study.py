@@ -27,6 +27,7 @@ Size = Annotated[int | str, AfterValidator(checked)]
 SETS = ("training", "held_out")  # the runs of the study's own simulator
 AUTO = "auto"  # emulators: sensible recipes are tried; train.champion: the best is taken
 CONFIRMING = "true runs"  # the runs at the posterior mean; no fidelity can have a name with a space
+MADE = "what is made"  # of an optimum: `Simulator.made`, as a fidelity
 ITSELF = "own"  # that simulator where fidelities are listed
 JOBS = ("slurm", "pbs", "lsf", "htcondor", "sge", "oar", "moab")  # systems that start workers as jobs
 CLUSTERS = ("serial", "local", "address", *JOBS)  # what cluster.use may be, beside the class of a Dask cluster
@@ -300,7 +301,9 @@ class Study:
         return self.design.replicates if repeated else 1
 
     def simulator_of(self, fidelity: str = "") -> "Simulator":
-        """The simulator of a fidelity, the study's own without one."""
+        """The simulator of a fidelity, the study's own without one, and what is made of an optimum."""
+        if fidelity == MADE:
+            return self.simulator.made()
         return self.fidelities[fidelity].simulator if fidelity else self.simulator
 
     def gradient_spec(self, product: str) -> dict[str, Any] | None:

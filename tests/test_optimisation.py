@@ -230,3 +230,25 @@ def test_the_same_seed_gives_the_same_bits(lopsided):
 def test_what_cannot_be_optimised_is_refused(how, said):
     with pytest.raises(InputError, match=said):
         optimise(Toy(bowl, (0, 1), (0, 1)), **({"objective": "y", "seed": 1} | how))
+
+
+@pytest.mark.parametrize("method", ["bfgs", "adam"])
+def test_the_path_leads_downhill_from_a_start_to_the_optimum(method):
+    found = optimise(Toy(branin, (-5, 10), (0, 15)), "y", seed=1, method=method, starts=4)
+    value = branin(found.path)[:, 0]
+    assert torch.equal(found.path[-1], found.theta)
+    assert len(found.path) > 3
+    assert (found.path[1:] != found.path[:-1]).any(-1).all()  # no step stands still
+    assert float(value[0]) > float(value[-1]) + 1e-3
+    if method == "bfgs":
+        assert (value.diff() < 1e-9).all()
+
+
+def test_a_long_path_is_thinned_and_still_goes_all_the_way(monkeypatch):
+    toy = Toy(branin, (-5, 10), (0, 15))
+    whole = optimise(toy, "y", seed=1, method="adam", starts=4).path
+    monkeypatch.setattr("emulate.optimisation._HELD", 500)
+    thin = optimise(toy, "y", seed=1, method="adam", starts=4).path
+    assert len(thin) <= 64 < len(whole)
+    assert torch.equal(thin[0], whole[0])
+    assert torch.equal(thin[-1], whole[-1])

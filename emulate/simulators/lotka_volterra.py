@@ -43,6 +43,7 @@ class LotkaVolterra(Simulator):
     step: Annotated[float, Gt(0)] = 0.05  # at most so long; halved, the error falls by 2^8
 
     differentiable: ClassVar[bool] = True
+    batched: ClassVar[bool] = True
     example: ClassVar[dict] = {"times": (0.0, 2.0, 4.0), "step": 0.2}
 
     def __post_init__(self):

@@ -41,8 +41,8 @@ _SPACE = _space((100, 100), 4, True)
 class MaxwellDevice(Simulator):
     r"""Maxwell's equations in two dimensions, stepped in time (FDTD), and a device of pixels that focuses or splits a beam.
 
-    A Gaussian beam meets a block of pixels; the outputs are the shares of its power that pass apertures at the heights
-    `targets`, a `distance` behind the block. The parameters are densities from 0 to 1, one to each square of
+    A Gaussian beam meets a block of pixels; the outputs are the shares of the power before it that pass apertures at the
+    heights `targets`, a `distance` behind it. The parameters are densities from 0 to 1, one to each square of
     `coarse` x `coarse` pixels; a pixel's density is averaged over a cone of `radius` (Bourdin 2001), pushed towards 0 and 1 by a
     projection of some `steepness` (Wang, Lazarov & Sigmund 2011), and epsilon = 1 + (index^2 - 1) density. What is neither
     material conducts, by 4 density (1 - density) `damping`: light is lost in what cannot be made (Jensen & Sigmund 2005,

@@ -44,6 +44,7 @@ class SIR(Simulator):
     step: Annotated[float, Gt(0)] = 0.5  # at most so long, d; halved, the error falls by 2^8
 
     differentiable: ClassVar[bool] = True
+    batched: ClassVar[bool] = True
     example: ClassVar[dict] = {"times": (0.0, 17.0, 34.0), "step": 2.0}
 
     def __post_init__(self):

@@ -93,6 +93,16 @@ def test_a_derivative_is_that_of_the_answer_where_one_is_claimed(simulator):
     assert float(gradient @ direction) == pytest.approx(difference, rel=2e-4)
 
 
+def test_many_points_at_once_are_each_by_itself_where_that_is_claimed(simulator):
+    if not simulator.batched:
+        return
+    theta = points(simulator, 6)
+    alone = torch.stack([simulator.run(t, seed=3) for t in theta])
+    torch.testing.assert_close(
+        simulator.run(theta.reshape(2, 3, -1), seed=3), alone.reshape(2, 3, -1), rtol=1e-9, atol=1e-12
+    )
+
+
 def test_its_own_jacobian_is_that_of_the_answer_where_it_has_one(simulator):
     """The same judge; and y must be the run's, for runs with and without a Jacobian stand in one table."""
     if not has_own(simulator):

@@ -2,12 +2,14 @@
 
 import math
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from emulate.errors import InputError, RunFailed
+from emulate.optimisation import optimise
 from emulate.simulators.maxwell import Maxwell
 from emulate.simulators.maxwell.lattice import Lattice
 from emulate.simulators.maxwell.march import March
@@ -231,3 +233,13 @@ def test_wrong_layers_are_refused_in_a_sentence():
         Maxwell().run(torch.tensor([4.0, 0.2], dtype=torch.float64))
     with pytest.raises(RunFailed, match=r"no thicker than 0\.44 wavelengths together"):
         Maxwell().run(torch.tensor([2.0, 0.9], dtype=torch.float64))
+
+
+def test_a_coating_of_a_quarter_wave_is_found_again():
+    glass = Maxwell(substrate=2.25, show=("transmission",), cells=20, periods=14.0)
+    found = optimise(glass, "transmission[0]", maximise=True, starts=2, seed=1)
+    assert found.at["n"] == pytest.approx(1.5, abs=0.02)
+    assert found.at["d"] * found.at["n"] == pytest.approx(0.25, abs=0.01)
+    assert found.value > 0.998
+    fine = replace(glass, cells=40, periods=24.0)
+    assert float(fine.run(found.theta)) > 0.998

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from emulate.errors import InputError
+from emulate.optimisation import optimise
 from emulate.simulators.maxwell_device import MaxwellDevice
 
 SMALL = MaxwellDevice(
@@ -60,3 +61,41 @@ def test_parameters_belong_to_pixels():
         MaxwellDevice(space=replace(SMALL, pixels=(4, 12), space=MaxwellDevice.space).space, pixels=(10, 12), coarse=2)
     with pytest.raises(InputError, match=r"targets must lie within"):
         MaxwellDevice(targets=(30.0,))
+
+
+def kept(device, steps):
+    """Shares of the power of a device climbed from grey: as it was climbed, without loss in grey, as it is made, and of none."""
+    found = optimise(device, "sum(power)", maximise=True, starts=1, steps=steps, confirm=0, seed=0)
+    with torch.no_grad():
+        shares = [float(d.run(found.theta).sum()) for d in (device, replace(device, damping=0.0), device.made())]
+        return found, *shares, float(device.run(torch.zeros_like(found.theta)).sum())
+
+
+def test_a_small_lens_is_found_and_keeps_its_gain_when_it_is_made():
+    device = MaxwellDevice(pixels=(24, 30), coarse=3, cells=10, waist=0.9, distance=1.0, periods=14.0, aperture=0.6)
+    _, climbed, clear, made, empty = kept(device, steps=40)
+    assert climbed > empty + 0.2
+    assert made - empty > 0.7 * (clear - empty), (climbed, clear, made, empty)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "change", [{}, {"polarisation": "Hz"}, {"targets": (-1.5, 1.5)}], ids=["lens", "Hz", "splitter"]
+)
+def test_a_device_of_ten_thousand_pixels_keeps_its_gain_when_it_is_made(change):
+    device = MaxwellDevice(**change)
+    assert device.density(random(device)).numel() == 10_000
+    _, climbed, clear, made, empty = kept(device, steps=50)
+    assert climbed > empty + 0.3
+    assert made - empty > 0.7 * (clear - empty), (climbed, clear, made, empty)
+
+
+@pytest.mark.slow
+def test_every_pixel_may_be_a_parameter():
+    device = MaxwellDevice(coarse=1, mirror=False)
+    theta = (0.4 + 0.2 * random(device)).requires_grad_()
+    (slope,) = torch.autograd.grad(device.run(theta).sum(), theta)
+    away = torch.randn(10_000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    h = 1e-4
+    near, far = (device.run(theta.detach() + n * h * away) - device.run(theta.detach() - n * h * away) for n in (1, 2))
+    assert float(slope @ away) == pytest.approx(float(8 * near - far) / (12 * h), rel=1e-6)

@@ -84,6 +84,8 @@ class Seismometers(Simulator):
     certainty: Annotated[float, Gt(0), Lt(1)] = 0.9
 
     differentiable: ClassVar[bool] = True
+    batched: ClassVar[bool] = True
+    tracks: ClassVar[bool] = True
     incidental: ClassVar[tuple[str, ...]] = ("spacing", "forbidden", "certainty")
 
     def __post_init__(self):
@@ -160,8 +162,8 @@ class Seismometers(Simulator):
 
     def picture(self, points: Mapping[str, Tensor]) -> "Figure":
         """Left and middle: how surely an earthquake of the magnitude asked for is detected, by place, before and after; dots are
-        likely epicentres, triangles stations, filled ones those that stand already, hatched areas are forbidden, and lines are
-        the way of each station from start to end. Right: the least magnitude that is detected with the certainty asked for.
+        likely epicentres, triangles stations, black those that stand already, hatched areas are forbidden, and lines are the
+        way of each station from where the search began. Right: the least magnitude that is detected with the certainty asked for.
         """
         from emulate.simulators.seismometers._pictures import network
 
