@@ -320,6 +320,22 @@ def sensitivity(
     return indices.command(load_study(study, set_ or []), Terminal(), samples=samples, name=emulator, pairs=pairs)
 
 
+@app.command("identifiability")
+@guarded
+def identifiability(
+    study: StudyFile, set_: Overrides = None,
+    points: Annotated[int, typer.Option("--points", min=1, max=1000, metavar="N", help="Points of the box at which derivatives "
+                                        "are taken.")] = 3,
+    emulator: Annotated[str, typer.Option("--emulator", metavar="NAME", help="Its derivatives; empty: the simulator's.")] = "",
+) -> int:  # fmt: skip
+    """Say which parameters the data tell, and which in combination only: Fisher matrix, collinearity, profiles."""
+    from pipelines import identifiability as telling
+    from pipelines.config import load_study
+    from pipelines.terminal import Terminal
+
+    return telling.command(load_study(study, set_ or []), Terminal(), points=points, name=emulator)
+
+
 @app.command("optimise")
 @guarded
 def optimise(

@@ -18,8 +18,8 @@ _SECTIONS = {("validate", "scores"): "emulators", ("validate", "calibration"): "
              ("validate", "pit"): "calibration", ("validate", "regions"): "calibration",
              ("validate", "crps"): "calibration", ("validate", "gradient"): "gradient", "design": "design",
              "simulate": "runs", "train": "emulators", "learning_curve": "emulators", "privacy": "emulators",
-             "sensitivity": "sensitivity", "optimise": "optimum", "verify": "gradient", "validate": "accuracy",
-             "infer": "posterior", "check": "posterior"}  # fmt: skip
+             "sensitivity": "sensitivity", "identifiability": "identifiability", "optimise": "optimum", "verify": "gradient",
+             "validate": "accuracy", "infer": "posterior", "check": "posterior"}  # fmt: skip
 _COLUMNS = {  # key of an emulator's scores: heading, how it is written
     "median": ("median error", typeset.percent),
     "worst99": ("99th percentile", typeset.percent),
@@ -32,8 +32,8 @@ _COLUMNS = {  # key of an emulator's scores: heading, how it is written
 _FILES = {"train": "train/summary.json", "validate": "validate/findings.json", "check": "check/findings.json"}
 _HEADINGS = {"question": "Question", "design": "Design", "runs": "Runs and failures", "emulators": "Emulators compared",
              "accuracy": "Accuracy", "calibration": "Calibration", "gradient": "Gradient fidelity",
-             "sensitivity": "Sensitivity", "optimum": "Optimum", "posterior": "Posterior", "findings": "Every finding",
-             "provenance": "Provenance"}  # fmt: skip
+             "sensitivity": "Sensitivity", "identifiability": "Identifiability", "optimum": "Optimum",
+             "posterior": "Posterior", "findings": "Every finding", "provenance": "Provenance"}  # fmt: skip
 _MADE_BY = {"design": "design", "runs": "simulate", "emulators": "train", "accuracy": "validate", "calibration": "validate",
             "gradient": "validate", "posterior": "infer"}  # sections that tell of a stage  # fmt: skip
 _MEASURED = ("mean", "sd", "low", "high", "map", "truth")
@@ -77,6 +77,7 @@ def _page(folder: Path) -> dict[str, Any]:
         "question": _question(study, inferred),
         "verdict": _verdict(findings),
         "bias": _read(folder, "check/bias.json"),
+        "told": _read(folder, "identifiability/verdict.json"),
         "corrected": _corrected(_read(folder, "check/corrected.json"), study),
         "findings": findings,
         "rounds": _rounds(_read(folder, "simulate/rounds.json"), study),
@@ -104,7 +105,7 @@ def _stages(study: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _told(section: str, stages: Sequence[str]) -> bool:
     """Whether a section is there without a figure: where its stage may still run."""
-    return section not in ("sensitivity", "optimum") and _MADE_BY.get(section, "report") in stages
+    return section not in ("sensitivity", "identifiability", "optimum") and _MADE_BY.get(section, "report") in stages
 
 
 def _read(folder: Path, name: str) -> Any:
@@ -300,7 +301,7 @@ def _lacking(stage: str, marker: Mapping[str, Any]) -> str:
 def _figures(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """The figures by section of the page."""
     placed: dict[str, list[dict[str, Any]]] = {section: [] for section in _SECTIONS.values()}
-    for stage in (*ORDER, "learning_curve", "privacy", "sensitivity", "verify"):
+    for stage in (*ORDER, "learning_curve", "privacy", "sensitivity", "identifiability", "verify"):
         for f in _read(folder, f"{stage}/figures.json") or []:
             section = _SECTIONS.get((stage, f["name"])) or _SECTIONS.get(stage)
             if section:
