@@ -204,6 +204,13 @@ def test_its_file_holds_nothing_of_a_run(noisy, tmp_path):
     assert json.loads(json.dumps(loaded.provenance)) == noisy.provenance
 
 
+def test_it_does_not_say_where_it_was_taught(noisy):
+    with pytest.raises(InputError, match=r"Got one that is private and does not say it; ask with outside = \"box\"\.$"):
+        noisy.predict([[0.5, 0.5]], outside="refuse")
+    with pytest.raises(InputError, match=r"Got one that is private and holds none\.$"):
+        noisy.taught_by(table())
+
+
 def test_what_standardises_is_the_same_whatever_the_runs(cls):
     made = []
     for runs in (table(40), table(40, seed=5, noise=0.3)):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.integrate import quad
-from scipy.optimize import differential_evolution
+from scipy.optimize import minimize
 
 from emulate.emulator import fit
 from emulate.emulators.gp import GP
@@ -86,25 +86,38 @@ def test_parameters_that_are_fixed_or_unknown():
 
 @pytest.mark.slow
 def test_the_optimum_is_that_of_another_optimiser():
-    """Differential evolution with penalties, which asks no derivative."""
+    """Of scipy's SLSQP, which takes differences; 0.001 dB lower where a start ends elsewhere."""
     simulator = Antenna()
-    low, high = ([getattr(p.prior, k) for p in simulator.space.parameters] for k in ("low", "high"))
+    box = [(p.prior.low, p.prior.high) for p in simulator.space.parameters]
 
-    def cost(x):
+    def y(x):
         with torch.no_grad():
-            gain, _, r, reactance = simulator.run(vector(*x)).tolist()
-        broken = max(0, x[3] + x[4] - 0.5) * 20 + max(0, 25 - r) + max(0, abs(reactance) - 5)
-        return -gain + broken
+            return simulator.run(vector(*x)).numpy()
 
-    judge = differential_evolution(cost, list(zip(low, high)), seed=1, maxiter=60, popsize=10, tol=1e-7, polish=False)
-    for method in ("bfgs", "adam"):
-        steps = 400 if method == "adam" else None
-        found = optimise(
-            simulator, "gain", maximise=True, subject_to=BOUNDS, seed=1, starts=2, method=method, steps=steps
-        )
-        assert found.feasible
-        assert found.value == pytest.approx(-judge.fun, abs=0.01)
-        assert found.confirmed.gained
+    rules = [
+        lambda x: 0.5 - x[3] - x[4],
+        lambda x: (y(x)[2] - 25) / 25,
+        lambda x: (5 - y(x)[3]) / 25,
+        lambda x: (5 + y(x)[3]) / 25,
+    ]
+    judge = minimize(lambda x: -y(x)[0], [0.5, 0.46, 0.44, 0.24, 0.24], bounds=box, method="SLSQP", options={"maxiter": 60},
+                     constraints=[{"type": "ineq", "fun": f} for f in rules])  # fmt: skip
+    assert judge.success
+    found = optimise(simulator, "gain", maximise=True, subject_to=BOUNDS, seed=1, starts=2)
+    assert found.feasible
+    assert found.value == pytest.approx(-judge.fun, abs=1e-4)
+    assert found.value == pytest.approx(9.4217, abs=1e-3)
+    assert found.theta.tolist() == pytest.approx(judge.x.tolist(), abs=1e-3)
+    assert found.confirmed.gained
+
+
+@pytest.mark.slow
+def test_adam_ends_where_bfgs_does():
+    ways = {"bfgs": None, "adam": 300}
+    one, other = (
+        optimise(Antenna(), "gain", maximise=True, seed=1, starts=1, method=m, steps=n) for m, n in ways.items()
+    )
+    assert other.value == pytest.approx(one.value, abs=0.02)
 
 
 @pytest.mark.slow
