@@ -105,7 +105,8 @@ class _Window:
 
     def add(self, at: Tensor, u: Tensor, value: Tensor, g: Tensor, gradient: Tensor) -> None:
         r = len(value)
-        sums = (1.0, value.mean(0), u, gradient.mean(0), gradient.var(0) / r, g.mean(0), g.var(0) / r)
+        spread = (g - g.mean(0)).square().sum(0) / (r - 1)
+        sums = (1.0, value.mean(0), u, gradient.mean(0), gradient.var(0) / r, g.mean(0), spread / r)
         for mine, x in zip(vars(self).values(), sums, strict=True):
             mine[at] += x
 

@@ -50,8 +50,9 @@ class Domain:
     tensor([0.6000, 2.9000], dtype=torch.float64)
     """
 
-    def __init__(self, space: Space, design: Tensor | None):
-        self.space, self.design = space, design
+    def __init__(self, space: Space, design: Tensor | None,
+                 lacking: str = "was saved before that was kept; train it again, or ask"):  # fmt: skip
+        self.space, self.design, self.lacking = space, design, lacking
 
     def beyond(self, theta: Tensor) -> Tensor:
         """How far theta `[..., d]` lies outside the box, in box widths; 0 inside. Shape `[...]`."""
@@ -132,8 +133,9 @@ class Domain:
     def _yards(self) -> tuple[Tensor, Tensor]:
         """The runs that distances are taken to, `[s, d]`, and r_P `[projections]`."""
         if self.design is None:
-            raise InputError("this emulator must know where its runs lie. Got one that was saved before that was kept; "
-                             "train it again, or ask with outside = \"box\".")  # fmt: skip
+            raise InputError(
+                f'this emulator must know where its runs lie. Got one that {self.lacking} with outside = "box".'
+            )
         place = places(self.design.detach().cpu().numpy())
         runs = self.design[np.unique(place, return_index=True)[1]]  # replicates are one run: they fill no hole
         if len(runs) > _MOST:  # a stride would take a corner of a Sobol sequence

@@ -318,7 +318,8 @@ class Emulator(torch.nn.Module):
     def guard(self) -> Domain:
         """The box and the runs in it: how remote a point is, and in which parameters."""
         if self._guard is None or self._guard.design is not self.design:
-            self._guard = Domain(self.space, self.design)
+            why = ("is private and does not say it; ask",) if "privacy" in self.provenance else ()
+            self._guard = Domain(self.space, self.design, *why)
         return self._guard
 
     def domain(self, theta: Any) -> Tensor:
@@ -335,9 +336,9 @@ class Emulator(torch.nn.Module):
     def taught_by(self, runs: Runs) -> np.ndarray:
         """bool `[n]`: which runs of a table it was trained on, so that none of them passes for a test of it."""
         if self.taught is None:
-            raise InputError(
-                "this emulator must know its runs. Got one that was saved before they were kept; train it again."
-            )
+            private = "privacy" in self.provenance
+            why = "is private and holds none" if private else "was saved before they were kept; train it again"
+            raise InputError(f"this emulator must know its runs. Got one that {why}.")
         known = {row.tobytes() for row in self.taught.cpu().numpy()}
         return np.array([row.tobytes() in known for row in _hashes(runs).numpy()], dtype=bool)
 

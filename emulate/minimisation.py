@@ -77,7 +77,9 @@ def minimise(f: Function, start: Tensor, *, constraints: Function | None = None,
     step, history = {"bfgs": _bfgs, "adam": _adam}[method], []
     first, within = _STEPS[method]
     if constraints is None:
-        u, value, gradient = step(lambda u, _: f(u), start, steps or first, history, watch)
+        told = _Told(progress, (steps or first) + 1) if progress else history
+        u, value, gradient = step(lambda u, _: f(u), start, steps or first, told, watch)
+        history = list(told)
         none = value.new_zeros(len(start))
         return Minima(u, value, _pushed(u, gradient), none, none.new_zeros(len(start), 0), torch.stack(history))
     if steps:  # half of them to the first round, the others to ten more
@@ -111,6 +113,18 @@ def minimise(f: Function, start: Tensor, *, constraints: Function | None = None,
         slow = (violation > 0.25 * before) & (violation > FEASIBLE)
         weight, before = torch.where(slow, (10 * weight).clamp_max(_MOST), weight), violation
     return _balanced(f, constraints, u, equality | (multiplier > 0), equality, violation, torch.stack(history))
+
+
+class _Told(list):
+    """A history that tells its length as it grows."""
+
+    def __init__(self, progress: Callable[[int, int], None], total: int):
+        super().__init__()
+        self.progress, self.total = progress, total
+
+    def append(self, value: Tensor) -> None:
+        super().append(value)
+        self.progress(len(self), self.total)
 
 
 def _balanced(

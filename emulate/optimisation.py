@@ -77,7 +77,8 @@ class Confirmed:
         error = f" ± {self.error:.2g}" if self.error > 0 else ""
         runs = "a true run" if self.runs == 1 else f"{self.runs} true runs"
         verb = "gives" if self.runs == 1 else "give"
-        said = f"{runs} {verb} {self.value:.6g}{error}, {self.z:+.1f} sd from the prediction"
+        off = f", {self.z:+.1f} sd from the prediction" if math.isfinite(self.z) else ""  # of what is made it was none
+        said = f"{runs} {verb} {self.value:.6g}{error}{off}"
         by = f"{self.gain:.4g}" + (f" ± {self.gain_error:.2g}" if self.gain_error > 0 else "")
         end = f"a gain of {by} over the reference, {self.reference:.6g}" if self.gained else (
             f"no gain is shown over the reference, {self.reference:.6g} (by {by})")  # fmt: skip
@@ -217,6 +218,7 @@ def optimise(emulator: Any, objective: Rule, *, seed: int, maximise: bool = Fals
     optimum = solved(problem, starts=starts, method=method, steps=steps, reference=other, progress=progress)
     if simulator is None or not confirm:
         return optimum
+    simulator = simulator.made()
     n = confirm if simulator.stochastic else 1
     with torch.no_grad():
         runs = [torch.stack([simulator.run(t, seed=s) for s in seeds(seed, n)]) for t in (optimum.theta, other)]

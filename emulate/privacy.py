@@ -13,9 +13,9 @@ is the one door by which runs reach a private training: each sum over runs leave
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
 from typing import Annotated, Any, ClassVar, Literal
@@ -30,12 +30,14 @@ from emulate.runs import Outputs
 from emulate.transforms import OutputTransform
 
 UNIT = "one run of the simulator: its parameters, its answer and its seed"
+NEIGHBOURS = "two tables of as many runs, of which one run of the one has failed in the other"
 UNCOVERED = (
     "runs that it was not trained on, such as those held out, and what is computed of them: the findings in its folder",
     "the rest of a study's folder and its MLflow experiment: the runs themselves, scores, figures and the report",
     "settings that were chosen by looking at these runs, ranges, clip, steps and epsilon among them",
     "what another training on the same runs gives away: each spends a budget of its own, and budgets add up",
-    "k runs that tell of the same secret: for them epsilon is k times as large, and delta more than k times",
+    "k runs that tell of the same secret: for them epsilon is k times as large, and delta more than k times; one run in the "
+    "place of another counts as two",
     "the number of runs and the box of the parameters, which are public",
     "how long the training took, and the rounding of float64, in which the noise is drawn",
 )
@@ -45,6 +47,10 @@ _DRAWS = (
     4  # normals whose sum is one: the last bits of a single one tell its generator's grid (Holohan and Braghin 2021)
 )
 _GRID = 2.0**-53
+_SHARE, _RELEASE = (
+    0.2,
+    10.0,
+)  # of epsilon that the sums beside the steps spend alone; their multiplier without an epsilon
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,8 @@ class Privacy:
     deviation `noise` x `clip` to their sum, and divides by `sampling` x runs; whatever is made of that, Adam and averages of
     weights among it, costs nothing more. Standardisation reads `ranges`, which must be known without a look at the runs, and
     no principal components are found; the scale of what is learnt and the error bars take one sum each, with the noise
-    multiplier `release`. The file of the emulator holds no run, no place of one, no hash and no loss.
+    multiplier `release`, found so that they spend a fifth of epsilon alone. The file of the emulator holds no run, no place of
+    one, no hash and no loss.
 
     With `epsilon` alone the noise is found that lets `steps` steps spend no more than that; with `noise` beside it training
     stops before the step that would spend more; with `noise` alone the epsilon is what comes out.
@@ -110,7 +117,9 @@ class Privacy:
     )
     sampling: Annotated[float, Gt(0), Le(1)] = 0.05  # probability of each run to be in a batch
     steps: Annotated[int, Ge(2), Le(10_000_000)] = 1000  # at most
-    release: Annotated[float, Gt(0)] = 10.0  # noise multiplier of the sums beside the steps: scale and error bars
+    release: Annotated[float, Gt(0)] | None = (
+        None  # noise multiplier of the sums beside the steps; empty: a fifth of epsilon
+    )
     accountant: Literal["rdp", "pld"] = "rdp"  # what adds up: Renyi divergences, or loss distributions: closer, slower
     randomness: Literal["system", "seed"] = "system"  # of noise and batches; seed: repeats itself, without a promise
 
@@ -137,38 +146,37 @@ class Privacy:
     def spent(self, steps: int, *, sums: int = 0, noise: float | None = None) -> float:
         """Epsilon of so many steps, and sums beside them."""
         noise = self.noise if noise is None else noise
-        beside = Release(self.release if noise else 0.0, 1.0, sums)
+        beside = Release(self.beside(sums) if noise else 0.0, 1.0, sums)
         return epsilon([Release(noise, self.sampling, steps), beside], self.delta, self.accountant)
+
+    def beside(self, sums: int) -> float:
+        """The noise multiplier of the sums beside the steps."""
+        if self.release is not None:
+            return self.release
+        if self.epsilon is None or not sums:
+            return _RELEASE
+        return _least(lambda r: epsilon([Release(r, 1.0, sums)], self.delta) <= _SHARE * self.epsilon) or _MOST
 
     def plan(self, *, sums: int) -> tuple[float, int]:
         """The noise multiplier, and the steps that it allows within the budget with so many sums beside them."""
         if self.epsilon is None:
             return self.noise, self.steps
-        if (beside := self.spent(0, sums=sums, noise=1.0)) >= self.epsilon:
-            raise InputError(f"privacy.epsilon must leave something for the steps: {sums} sums of multiplier {self.release:g} "
-                             f"spend {beside:.4g} alone. Got {self.epsilon:g}; raise it, or raise privacy.release.")  # fmt: skip
+        if (alone := self.spent(0, sums=sums, noise=1.0)) >= self.epsilon:
+            raise InputError(f"privacy.epsilon must leave something for the steps: {sums} sums of multiplier "
+                             f"{self.beside(sums):g} spend {alone:.4g} alone. Got {self.epsilon:g}; raise it, or raise "
+                             "privacy.release.")  # fmt: skip
+        own = replace(self, release=self.beside(sums))  # found once
         if self.noise is None:
-            return self._least_noise(sums), self.steps
-        allowed = _last(lambda k: self.spent(k, sums=sums) <= self.epsilon, self.steps)
+            noise = _least(lambda x: own.spent(self.steps, sums=sums, noise=x) <= self.epsilon)
+            if noise is None:
+                raise InputError(f"privacy.epsilon must allow {self.steps} steps with noise up to {_MOST:g}. Got "
+                                 f"{self.epsilon:g}; raise it, or lower privacy.steps or privacy.sampling.")  # fmt: skip
+            return noise, self.steps
+        allowed = _last(lambda k: own.spent(k, sums=sums) <= self.epsilon, self.steps)
         if allowed < 2:
             raise InputError(f"privacy.noise must be larger, for two steps of {self.noise:g} spend more than epsilon = "
                              f"{self.epsilon:g}. Raise it, lower privacy.sampling, or leave noise out.")  # fmt: skip
         return self.noise, allowed
-
-    def _least_noise(self, sums: int) -> float:
-        """By bisection of its logarithm, rounded up to what is printed of it."""
-        low, high = 0.05, 1.0
-        while self.spent(self.steps, sums=sums, noise=high) > self.epsilon:
-            low, high = high, 2 * high
-            if high > _MOST:
-                raise InputError(f"privacy.epsilon must allow {self.steps} steps with noise up to {_MOST:g}. Got "
-                                 f"{self.epsilon:g}; raise it, or lower privacy.steps or privacy.sampling.")  # fmt: skip
-        while high / low > 1 + _FINEST:
-            middle = math.sqrt(low * high)
-            fits = self.spent(self.steps, sums=sums, noise=middle) <= self.epsilon
-            low, high = (low, middle) if fits else (middle, high)
-        digits = 3 - math.floor(math.log10(high))
-        return math.ceil(high * 10**digits) / 10**digits
 
     def transform(self, outputs: Outputs, *, log: bool) -> OutputTransform:
         """Each output as a component of its own between -1 and 1, by the ranges alone.
@@ -225,6 +233,7 @@ class Ledger:
     noise: float = 0.0  # noise multiplier of a step
     steps: int = 0  # that the budget allows
     sums: int = 0  # allowed beside them
+    release: float = 0.0  # noise multiplier of those
     booked: dict[str, int] = field(default_factory=lambda: {"steps": 0, "sums": 0})
 
     def __post_init__(self) -> None:
@@ -236,7 +245,7 @@ class Ledger:
     def open(self, *, sums: int) -> None:
         """Settle the noise and the steps, given how many sums there will be beside the steps."""
         self.noise, self.steps = self.privacy.plan(sums=sums)
-        self.sums = sums
+        self.sums, self.release = sums, self.privacy.beside(sums)
 
     def batch(self, n: int) -> Tensor:
         """The numbers of the runs of a step, of n that finished: each with probability `sampling`, none or all perhaps."""
@@ -253,15 +262,17 @@ class Ledger:
     def total(self, shares: Tensor, bound: float) -> Tensor:
         """The sum `[k]` of what all runs give, `[n, k]`, each no longer than `bound`."""
         self._book("sums", self.sums)
-        return self._noisy(shares, bound, self.privacy.release if self.noise else 0.0)
+        return self._noisy(shares, bound, self.release if self.noise else 0.0)
 
     def statement(self) -> dict[str, Any]:
         """What was spent and promised, as plain JSON for whoever gets the emulator."""
         p, steps, sums = self.privacy, self.booked["steps"], self.booked["sums"]
-        spent = p.spent(steps, sums=sums, noise=self.noise) if p.promises else math.inf
-        told = {"unit": UNIT, "epsilon": spent if math.isfinite(spent) else None, "delta": p.delta, "noise": self.noise,
+        made = [Release(self.noise, p.sampling, steps), Release(self.release, 1.0, sums)]
+        spent = epsilon(made, p.delta, p.accountant) if p.promises else math.inf
+        told = {"unit": UNIT, "neighbours": NEIGHBOURS,
+                "epsilon": spent if math.isfinite(spent) else None, "delta": p.delta, "noise": self.noise,
                 "clip": p.clip, "sampling": p.sampling, "steps": steps, "stopped": steps < p.steps, "sums": sums,
-                "release": p.release, "runs": self.runs, "accountant": p.accountant}  # fmt: skip
+                "release": self.release, "runs": self.runs, "accountant": p.accountant}  # fmt: skip
         if math.isfinite(spent):
             told["accounting"] = f"dp-accounting {version('dp-accounting')}"
         return {**told, "promise": promise(told, p), "not_covered": list(UNCOVERED)}
@@ -309,7 +320,21 @@ class _Uniform:
         return torch.special.ndtri(self(_DRAWS * n)).reshape(_DRAWS, n).sum(0) / math.sqrt(_DRAWS)
 
 
-def _last(fits: Any, most: int) -> int:
+def _least(fits: Callable[[float], bool]) -> float | None:
+    """The least noise multiplier that fits, by bisection of its logarithm, rounded up to what is printed of it."""
+    low, high = 0.05, 1.0
+    while not fits(high):
+        low, high = high, 2 * high
+        if high > _MOST:
+            return None
+    while high / low > 1 + _FINEST:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    digits = 3 - math.floor(math.log10(high))
+    return math.ceil(high * 10**digits) / 10**digits
+
+
+def _last(fits: Callable[[int], bool], most: int) -> int:
     """The largest k up to `most` that fits, where all below one that fits do."""
     low, high = 0, most + 1
     while high - low > 1:

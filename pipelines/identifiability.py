@@ -56,15 +56,15 @@ def command(study: "Study", terminal: "Terminal", *, points: int = 3, name: str 
         labels = study.simulator.outputs.labels
         rows = [[label, *row] for label, row in zip(labels, found.sensitivity[0].tolist(), strict=True)]
         files.write_csv(folder / "sensitivities.csv", ["output", *found.names], rows)
+        what = (f"What each parameter does to the data at {where}, by {by}, scaled to 1; the number beside a parameter is by how "
+                f"many standard errors its prior's standard deviation moves an output. {found.sentence}")  # fmt: skip
+        alike = ("Left: the cosine between what two parameters do to the data; at 1 or -1 nothing tells them apart. Right: the "
+                 "standard deviation that the data alone would leave, with the other parameters known and with them free, over "
+                 "the prior's.")  # fmt: skip
         drawn = {
-            "sensitivities": (figures.sensitivities(study.space, study.simulator.outputs, found),
-                              f"What each parameter does to the data at {where}, by {by}: by how many standard errors an output "
-                              f"moves when the parameter crosses the standard deviation of its prior. {found.sentence}"),
-            "collinearity": (figures.collinearity(study.space, found),
-                             "Left: the cosine between what two parameters do to the data; at 1 or -1 nothing tells them apart. "
-                             "Right: the standard deviation that the data alone would leave, with the other parameters known and "
-                             "with them free, over the prior's."),
-        }  # fmt: skip
+            "sensitivities": (figures.sensitivities(study.space, study.simulator.outputs, found), what),
+            "collinearity": (figures.collinearity(study.space, found), alike),
+        }
         if profiled:
             drawn["profiles"] = (_drawn(bench, profiled), f"Profile likelihoods through {bench.champion}, beside the posterior. "
                                  f"{said}")  # fmt: skip

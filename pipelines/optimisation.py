@@ -79,7 +79,9 @@ def solve(bench: Workbench) -> tuple[Optimum, list[Finding]]:
     if n and found.feasible:
         found = _confirm(bench, problem, found, reference, n)
     _print(bench, name, found)
-    findings = list(_findings(found) if study.simulator_of(MADE) == study.simulator else _made(problem, found, reference))
+    findings = list(
+        _findings(found) if study.simulator_of(MADE) == study.simulator else _made(problem, found, reference)
+    )
     bench.findings(SCOPE, {name: [f.to_dict() for f in findings]})
     _keep(bench, name, problem, found, reference, None if runs is None else (torch.from_numpy(runs.theta), values))
     bench.journal.append("metrics", SCOPE, metrics={**_metrics(found), "seconds": watch.seconds})

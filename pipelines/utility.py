@@ -97,7 +97,8 @@ def sentence(privacy: Any, found: tuple[Fit, ...]) -> str:
 
     noisy = [f for f in found if math.isfinite(f.epsilon)]
     releases = [Release(f.noise, privacy.sampling, privacy.steps) for f in noisy]
-    together = epsilon([*releases, Release(privacy.release, 1.0, 2 * len(noisy))], privacy.delta, privacy.accountant)
+    sums = [Release(replace(privacy, epsilon=f.epsilon).beside(2), 1.0, 2) for f in noisy]
+    together = epsilon([*releases, *sums], privacy.delta, privacy.accountant)
     return (f"Keep this curve to yourself: one of its fits had no privacy, and the {len(noisy)} others would spend epsilon "
             f"{together:.3g} at delta {privacy.delta:g} together. A budget that is chosen by it was chosen by the "
             "runs.")  # fmt: skip

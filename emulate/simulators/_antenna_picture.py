@@ -26,13 +26,14 @@ def draw(antenna: Any, points: Mapping[str, Tensor]) -> Figure:
             current = built.current(antenna.radius)
             level = 10 * torch.log10(built.directivity(current, phi).clamp_min(1e-6))
             band = [_scaled(antenna, theta, f) for f in scale]
+        line = "-" if i == 0 else "--"
         for j, (x, length) in enumerate(zip(built.place.tolist(), built.length.tolist())):
             wires.plot([x, x], [-length / 2, length / 2], color=colour, linewidth=3 if j == 1 else 1.5,
-                       alpha=0.9, linestyle="-" if i == 0 else "--", label=name if j == 0 else None)  # fmt: skip
+                       alpha=0.9, linestyle=line, label=name if j == 0 else None)  # fmt: skip
         wires.plot([0], [0], marker="o", color=colour, markersize=5)
-        pattern.plot(phi, level.clamp_min(_FLOOR), color=colour, label=name, linestyle="-" if i == 0 else "--")
-        gain.plot(scale, [b[0] for b in band], color=colour, label=name)
-        match.plot(scale, [b[1] for b in band], color=colour, label=name)
+        pattern.plot(phi, level.clamp_min(_FLOOR), color=colour, label=name, linestyle=line)
+        gain.plot(scale, [b[0] for b in band], color=colour, linestyle=line, label=name)
+        match.plot(scale, [b[1] for b in band], color=colour, linestyle=line, label=name)
     wires.axhline(0, color=_GREY, linewidth=0.8, zorder=0)
     wires.set(
         xlabel="along the boom [wavelengths]", ylabel="along the wires [wavelengths]", title="wires; a dot is the feed"

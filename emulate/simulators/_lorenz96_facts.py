@@ -46,11 +46,12 @@ def moments(simulator: "Lorenz96", theta: Tensor, *, members: int, time: float, 
     return mean, square
 
 
-def response(simulator: "Lorenz96", theta: Tensor, *, members: int = 400, time: float = 40.0, seed: int = 1) -> Tensor:
-    """d<x>/dtheta `[d]`: differences of averages over members and time, of values of theta far apart against the chance in
-    them, near against the bend of the average."""
+def response(simulator: "Lorenz96", theta: Tensor, *, members: int = 400, time: float = 40.0, count: int | None = None,
+             seed: int = 1) -> Tensor:  # fmt: skip
+    """d<x>/dtheta `[d]`, or by the first `count` parameters: differences of averages over members and time, of values of theta
+    far apart against the chance in them, near against the bend of the average."""
     found = []
-    for i, size in enumerate(theta.tolist()):
+    for i, size in enumerate(theta.tolist()[:count]):
         apart = _APART * size / 8.0 * torch.eye(len(theta), dtype=theta.dtype)[i]
         high, low = (moments(simulator, theta + s * apart, members=members, time=time, seed=seed)[0] for s in (1, -1))
         found.append((high - low) / (2 * apart[i]))

@@ -56,9 +56,10 @@ def _waves(ax: "Axes", simulator: "Lorenz96", name: str, theta: Tensor, *, left:
 
 def _exponents(ax: "Axes", simulator: "Lorenz96", points: Mapping[str, Tensor]) -> None:
     for colour, (name, theta) in zip(_COLOURS, points.items()):
-        found = facts.spectrum(simulator, theta, time=3.0, members=6)
+        found = facts.spectrum(simulator, theta, time=2.0, members=6)
+        largest = facts.spectrum(simulator, theta, time=6.0, members=100, count=1).largest
         ax.plot(np.arange(1, simulator.sites + 1), found.values, color=colour, linewidth=1.6,
-                label=f"{name}: largest {found.largest:.2f}")  # fmt: skip
+                label=f"{name}: largest {largest:.2f}")  # fmt: skip
     ax.axhline(0, color=_GREY, linewidth=0.8)
     ax.set_xlabel("number", fontsize=10)
     ax.set_ylabel("Lyapunov exponent, 1 / time", fontsize=10)
@@ -66,18 +67,19 @@ def _exponents(ax: "Axes", simulator: "Lorenz96", points: Mapping[str, Tensor]) 
 
 
 def _derivatives(ax: "Axes", simulator: "Lorenz96", points: Mapping[str, Tensor]) -> None:
+    """By the first parameter."""
     for colour, (name, theta) in zip(_COLOURS, points.items()):
         found = facts.slopes(simulator, theta, time=_GROWN, members=_MEMBERS).averaged()
-        size = found.scatter[:, 0].norm(dim=-1)
-        ax.semilogy(found.time, size, color=colour, linewidth=1.6, label=f"{name}: scatter of a run")
-        signal = facts.response(simulator, theta, members=100, time=10.0).norm()
-        ax.axhline(float(signal), color=colour, linewidth=1.2, linestyle=(0, (5, 2)))
-        passed = (size > signal).nonzero()
-        if len(passed):
-            ax.plot(found.time[passed[0]], signal, "o", color=colour, markersize=5)
+        signal = facts.response(simulator, theta, members=300, time=8.0, count=1)
+        ax.semilogy(found.time, found.scatter[:, 0, 0], color=colour, linewidth=1.6, label=f"{name}: scatter of a run")
+        ax.axhline(float(signal.abs()), color=colour, linewidth=1.2, linestyle=(0, (5, 2)))
+        horizon = found.measured(signal.expand(1, len(theta)))[0, :1]
+        if horizon.isfinite():
+            ax.plot(horizon, signal.abs(), "o", color=colour, markersize=5)
     ax.plot([], [], color=_GREY, linewidth=1.2, linestyle=(0, (5, 2)), label="slope of the average")
+    of = simulator.space.parameters[0]
     ax.set_xlabel("length of the run", fontsize=10)
-    ax.set_ylabel(r"$|\mathrm{d}\langle x\rangle / \mathrm{d}\theta|$", fontsize=10)
+    ax.set_ylabel(rf"$|\mathrm{{d}}\langle x\rangle / \mathrm{{d}}{of.label or of.name}|$", fontsize=10)
     _dressed(ax)
 
 

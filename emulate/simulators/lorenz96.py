@@ -30,7 +30,7 @@ class Lorenz96(Simulator):
     The outputs are averages over the circle and over the time `horizon`: the mean of x, its covariance with itself 0, 1, ...
     sites eastwards, and with itself a `lag` later. A unit of time is five days. The start is drawn by the seed, and forgotten
     in `spinup`; what the average of a finite time leaves to chance is the noise of a run. With N = 40, F = 8, c = 1 errors
-    grow by exp(1.67 t), so that the derivative of a run of twenty units is 10^15 times that of its average.
+    grow by exp(1.67 t), so that the derivative of a run of twenty units is 10^14 times that of its average.
 
     The advection keeps the energy |x|^2 / 2, so that on the attractor c <x^2> = F <x>, and volumes shrink by exp(-N c t): the
     exponents sum to -N c. Steps of Runge and Kutta's fourth order. Any of forcing and damping may be in the space; `fixed`
@@ -138,8 +138,8 @@ class Lorenz96(Simulator):
         return facts.truths()
 
     def picture(self, points: Mapping[str, Tensor]) -> "Figure | None":
-        """Waves that run round the circle (above); the exponents at which errors grow and shrink (left below); and the
-        derivative of a run's mean against its length, whose scatter passes the slope of the average at the horizon (right)."""
+        """Waves that run round the circle (above); the exponents at which errors grow and shrink (below, left); and how the
+        derivative of a run's mean scatters between runs, which passes the slope of the average at the horizon (right)."""
         from emulate.simulators import _lorenz96_picture as picture
 
         return picture.drawn(self, points)

@@ -33,9 +33,11 @@ _SIGNED = LinearSegmentedColormap.from_list("signed", [COLOURS[0], "#ffffff", CO
 
 
 def sensitivities(space: Space, outputs: Outputs, found: Identifiability) -> Figure:
-    """The columns of S along the outputs, a panel for each field; equal curves cannot be told apart by any data there."""
-    parts, S = panels(outputs), array(found.sensitivity[0])
-    strongest = sorted(np.argsort(-array(found.strength), kind="stable")[:_LINES].tolist())
+    """The columns of S along the outputs, a panel for each field, each over its root mean square: of parameters whose curves
+    are one, or each other's mirror image, the data there tell a combination only."""
+    parts, strength = panels(outputs), array(found.strength)
+    S = array(found.sensitivity[0]) / np.where(strength > 0, strength, 1.0)
+    strongest = sorted(np.argsort(-strength, kind="stable")[:_LINES].tolist())
     figure, axes = sheet(len(parts), 1, 2.3 * len(parts) + 0.5)
     figure.suptitle(left_out(outputs).strip(" ()"), fontsize=11, color=INK)
     for ax, part in zip(axes[:, 0], parts, strict=True):
@@ -44,12 +46,12 @@ def sensitivities(space: Space, outputs: Outputs, found: Identifiability) -> Fig
             ax.plot(part.x, S[part.columns, i], color=COLOURS[rank], linestyle=DASHES[rank], linewidth=3.2 - 0.4 * rank,
                     marker=part.marker and MARKERS[rank], markersize=5)  # fmt: skip
         ax.axhline(0, color=GREY, linewidth=0.8)
-        part.dress(ax, "standard errors")
+        part.dress(ax, "change / its r.m.s.")
         title(ax, part.name)
     handles = [
         Line2D([], [], color=COLOURS[r], linestyle=DASHES[r], linewidth=3.2 - 0.4 * r) for r in range(len(strongest))
     ]
-    legend(figure, handles, [f"${symbol(space.parameters[i])}$" for i in strongest], 6)
+    legend(figure, handles, [f"${symbol(space.parameters[i])}$: {strength[i]:.3g}" for i in strongest], 6)
     return figure
 
 

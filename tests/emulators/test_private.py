@@ -14,6 +14,7 @@ from emulate.emulators import _private
 from emulate.emulators._private import Tempo, descend, gradients, sizes
 from emulate.emulators.flow import Flow
 from emulate.emulators.mlp import MLP
+from emulate.emulators.polynomial import Polynomial
 from emulate.emulators.residual import Residual
 from emulate.errors import CampaignError, InputError
 from emulate.privacy import Ledger, Privacy
@@ -203,6 +204,13 @@ def test_its_file_holds_nothing_of_a_run(noisy, tmp_path):
     assert json.loads(json.dumps(loaded.provenance)) == noisy.provenance
 
 
+def test_it_does_not_say_where_it_was_taught(noisy):
+    with pytest.raises(InputError, match=r"Got one that is private and does not say it; ask with outside = \"box\"\.$"):
+        noisy.predict([[0.5, 0.5]], outside="refuse")
+    with pytest.raises(InputError, match=r"Got one that is private and holds none\.$"):
+        noisy.taught_by(table())
+
+
 def test_what_standardises_is_the_same_whatever_the_runs(cls):
     made = []
     for runs in (table(40), table(40, seed=5, noise=0.3)):
@@ -233,6 +241,19 @@ def test_too_few_runs_are_counted_with_those_that_failed(cls):
         fit(recipe(cls, epsilon=1.0), table(4), seed=1)
 
 
+@pytest.mark.slow
+def test_more_budget_is_less_error_and_error_bars_follow():
+    """Errors over held-out runs at epsilon 0.3 and 10, and intervals of 95 % at both."""
+    runs, held_out, median = table(2000), table(300, seed=9), []
+    for epsilon in (0.3, 10.0):
+        emulator = fit(recipe(MLP, epsilon=epsilon, sampling=0.1, steps=400, clip=0.3), runs, seed=1)
+        p = emulator.predict(held_out.theta)
+        error = np.abs(p.mean.numpy() - held_out.y)
+        median.append(np.median(error.max(1)))
+        assert 0.88 < (error <= 1.96 * p.variance.sqrt().numpy()).mean() < 0.995
+    assert median[1] < 0.6 * median[0]
+
+
 @pytest.mark.parametrize(
     ("made", "settings", "said"),
     [
@@ -252,4 +273,4 @@ def test_settings_that_look_at_runs_without_noise_are_refused(made, settings, sa
 def test_a_private_recipe_inside_of_another_is_refused():
     inner = recipe(MLP, epsilon=1.0)
     with pytest.raises(InputError, match=r"mlp\.privacy must stand in a recipe that is fitted alone"):
-        fit(Residual(then=inner), table(60), seed=1)
+        fit(Residual(first=Polynomial(degree=1), then=inner), table(60), seed=1)

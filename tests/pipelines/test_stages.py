@@ -9,7 +9,7 @@ import torch
 
 from pipelines import engine, files
 from pipelines.cli import STAGES
-from pipelines.stages import ORDER, load
+from pipelines.stages import FIND, ORDER, load, of
 from tests.commands import LINE
 from tests.commands import printed as emulate
 
@@ -23,6 +23,9 @@ check: {importance_runs: 100, recovery: 20}
 tracking: {uri: "off"}
 """
 )
+
+
+HAD = of(infers=True, optimises="")  # the stages of this study
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +45,18 @@ def test_the_command_line_names_the_stages_in_order():
         assert load(name).WRITES
 
 
+def test_a_study_has_the_stages_that_its_answers_need():
+    emulator, posterior = ORDER[:4], ("infer", "check")
+    assert of(infers=True, optimises="") == HAD == (*emulator, *posterior, "report")
+    assert of(infers=True, optimises="simulator") == of(infers=True, optimises="emulator") == ORDER
+    assert of(infers=False, optimises="emulator") == (*emulator, "optimise", "report")
+    assert of(infers=False, optimises="") == (*emulator, "report")
+    assert of(infers=False, optimises="simulator") == ("optimise", "report")
+    assert set(FIND) < set(ORDER)
+
+
 def test_every_stage_wrote_what_it_promises(study):
-    for name in ORDER:
+    for name in HAD:
         for path in load(name).WRITES:
             assert (study / "runs" / "line" / path).exists(), path
 
@@ -92,7 +105,7 @@ def test_what_the_emulator_did_to_the_posterior_is_told_first_and_mended(study):
 def test_a_second_run_skips_everything(study):
     emulate(study, "run", "study.yaml")
     _, output = emulate(study, "run", "study.yaml")
-    assert output.count("skipped, unchanged") == len(ORDER)
+    assert output.count("skipped, unchanged") == len(HAD)
 
 
 def test_a_change_makes_only_what_depends_on_it_stale(study):
