@@ -92,7 +92,9 @@ class Simulator(Entry, ABC):
 
     One that lets the room of gradients see inside defines, beside `run`, either `program(theta, noise) -> y [m]`, which draws
     by name (`emulate.noise`), and `replicates`: a run is the mean of so many, keyed from its seed; or `dynamics`, the
-    `emulate.dynamics.Trajectory` or `ODE` that a run is. Estimators and stages then ask for that.
+    `emulate.dynamics.Trajectory` or `ODE` that a run is. Estimators and stages then ask for that. Where it also knows
+    `exact(theta) -> (E[y] [m], dE[y]/dtheta [m, d])` in closed form, `emulate verify` holds every method against that; its
+    `ladders` are settings to try, by method.
     """
 
     space: Space
@@ -130,7 +132,8 @@ class Simulator(Entry, ABC):
 
     def made(self) -> "Simulator":
         """What an optimum is made as, where that is not quite what is optimised: a device of two materials in the place of one
-        of grey densities. It has the same parameters and outputs, and true runs that confirm an optimum are its."""
+        of grey densities, an environment in the place of an emulator of it. It has the same parameters and outputs, and true
+        runs that confirm an optimum are its."""
         return self
 
     def picture(self, points: Mapping[str, Tensor]) -> "Figure | None":

@@ -20,7 +20,7 @@ _DEAR = {
     "conditional": 80,
     "surrogate": 20,
 }  # take so many times fewer replicates,
-_FEWEST = 50  # but not fewer than this
+_FEWEST = {"surrogate": 500}  # but not fewer than this, else 50
 _ALONE = 200  # replicates of all methods where the program cannot be batched
 _VERDICTS = ("exact", "holds", "bias unknown", "WRONG", "refused")
 _ROUNDING = 1e-9  # of the truth: what lies within is exact
@@ -124,7 +124,7 @@ def compare(f: Any, theta: Tensor, truth: Tensor, *, seed: int, n: int, methods:
     for name, settings in specs:
         method = registry.build("gradients", {"use": name, **settings})
         count = n if random or method.draws else 1
-        count = min(count, max(count // _DEAR.get(name, 1), _FEWEST), _ALONE if alone else count)
+        count = min(count, max(count // _DEAR.get(name, 1), _FEWEST.get(name, 50)), _ALONE if alone else count)
         side = {"method": name, "truth": truth, "settings": settings, "n": count, "level": level}
         try:
             found.append(Side(**side, made=method.estimate(f, theta, seed=seed, n=count)))

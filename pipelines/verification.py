@@ -1,7 +1,8 @@
 """`emulate verify`: whether a simulator's derivatives, and the error bars of those, are what they are said to be, and whether
 it meets the facts that it declares as known.
 
-Its runs are made and stored like all others, in processes of their own; of the user's code its `truths` alone run here.
+Its runs are made and stored like all others, in processes of their own; of the user's code its `truths`
+run here, and, where it shows its inside and tells its derivatives, that.
 """
 
 import json
@@ -19,10 +20,11 @@ from emulate.errors import CampaignError, InputError
 from emulate.keys import REPLICATES, run_seed
 from emulate.remainders import AGREE, Ladder, worst
 from emulate.repeats import CHANCE, covered, scattered
+from emulate.side_by_side import finding as agreed
 from emulate.verification import coarser, directions, generator, mismatch
-from pipelines import files
+from pipelines import files, side_by_side
 from pipelines.beside import beside, noted
-from pipelines.derivatives import has_own
+from pipelines.derivatives import has_own, inside
 from pipelines.engine import synchronise
 from pipelines.tasks import Tasks
 from pipelines.terminal import Stopwatch, count
@@ -30,6 +32,7 @@ from pipelines.workbench import Workbench
 
 if TYPE_CHECKING:
     from emulate.runs import Runs
+    from emulate.side_by_side import Side
     from pipelines.study import Study
     from pipelines.terminal import Terminal
 
@@ -56,6 +59,9 @@ def command(study: "Study", terminal: "Terminal", *, points: int = 3, repeats: i
     watch = Stopwatch()
     with beside(study, terminal) as bench, noted(bench, _SCOPE):
         found, facts = findings(bench, points, repeats), truths(bench)
+        sides = methods(bench) if side_by_side.known(study.simulator) else ()
+        if sides:
+            found.append(agreed(sides))
         listed = [f.to_dict() for f in found + facts]
         bench.findings(_SCOPE, {"simulator": listed})
         bench.journal.append("params", _SCOPE, params={"points": points, "repeats": repeats})
@@ -71,6 +77,9 @@ def command(study: "Study", terminal: "Terminal", *, points: int = 3, repeats: i
         for f in found:
             if f.passed or not f.blocking:
                 terminal.say(f"{f.name}: {f.sentence}")
+        if sides:
+            title, rows = side_by_side.table(study.simulator, sides)
+            terminal.table(title, side_by_side.HEADER, rows)
         if facts:
             terminal.findings(f"{study.name}: what is known of {name}", listed[len(found) :])
             columns = ("finding", "fact", "expected", "measured", "source")
@@ -97,6 +106,13 @@ def findings(bench: Workbench, points: int, repeats: int) -> list[Finding]:
     if simulator.stochastic:
         found += error_bars(bench, where, repeats)
     return found
+
+
+def methods(bench: Workbench) -> "tuple[Side, ...]":
+    """Every method of the room side by side at the first point, where the simulator's derivatives are known."""
+    (place,) = places(bench, 1)
+    with bench.terminal.bar("verify: every method side by side"):
+        return side_by_side.sides(bench, place.theta, place.seed, _SCOPE)
 
 
 def truths(bench: Workbench) -> list[Finding]:
@@ -177,6 +193,7 @@ def error_bars(bench: Workbench, where: Sequence[Place], repeats: int) -> list[F
     from emulate import registry
 
     study, spec = bench.study, bench.study.gradient_spec("jacobian")
+    averaged = REPLICATES * (getattr(study.simulator, "replicates", 1) if inside(study.simulator) else 1)
     exact = spec["use"] == "simulator" or registry.find("gradients", spec["use"]).exact
     seeds = [[run_seed(study.seed, p.theta.tolist(), replicate=i) for i in range(repeats)] for p in where]
     asked = [(p.theta, s) for p, of in zip(where, seeds) for s in of]
@@ -192,7 +209,7 @@ def error_bars(bench: Workbench, where: Sequence[Place], repeats: int) -> list[F
         used.append(p)
         J, se = slopes.jacobian[mine], slopes.jacobian_error[mine]  # [r, m, d]
         z.append(_gap(values.y[y_mine].reshape(repeats, 4, -1), J @ p.v[0].numpy()))
-        held.append(_held(J, se).reshape(repeats, -1))
+        held.append(_held(J, se, averaged).reshape(repeats, -1))
         slope.append(J.reshape(repeats, -1))
         error.append(se.reshape(repeats, -1))
     _need(len(used), where, slopes, values)
@@ -223,13 +240,14 @@ def _gap(y: np.ndarray, slope: np.ndarray) -> np.ndarray:
     return np.abs(along.mean(0) - slope.mean(0)) / np.maximum(error, np.finfo(float).tiny)
 
 
-def _held(J: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """Which 95 % intervals hold the mean of the others, whose own error is added; J and error `[r, m, d]`."""
+def _held(J: np.ndarray, error: np.ndarray, averaged: int) -> np.ndarray:
+    """Which 95 % intervals hold the mean of the others, whose own error is added; J and error `[r, m, d]`, each of so many
+    replicates."""
     r = len(J)
     others = (J.sum(0) - J) / (r - 1)
     both = np.sqrt(error**2 + (error**2).mean(0) / (r - 1))
     slack = 1e-12 * np.abs(others)
-    return np.abs(J - others) <= stats.t.ppf(0.975, REPLICATES - 1) * both + slack
+    return np.abs(J - others) <= stats.t.ppf(0.975, averaged - 1) * both + slack
 
 
 def _runs(bench: Workbench, asked: Sequence[tuple[Tensor, int]], what: str, product: str = "y",

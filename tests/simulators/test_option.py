@@ -160,6 +160,11 @@ def test_a_market_that_is_none_is_refused(settings, sentence):
         Option(**settings)
 
 
+def test_a_strike_is_a_price():
+    with pytest.raises(InputError, match=r"^option: strikes must be above 0\. Got -5\.$"):
+        Option(strikes=(100.0, -5.0))
+
+
 def test_fixed_values_are_read():
     simulator = replace(Option(strikes=(95.0,)), fixed={"spot": 90.0, "time": 0.5})
     expected = by_integral("digital_call", 95.0, 90.0, 0.2, 0.05, 0.0, 0.5)

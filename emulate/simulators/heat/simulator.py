@@ -64,9 +64,9 @@ class Heat(Simulator):
     time: Annotated[float, Gt(0)] = 5.0  # s
     peak: Annotated[float, Gt(0)] = 100.0  # K, in the middle at the start
     sensors: Annotated[tuple[float, ...], Len(1)] = tuple(10.0 * i for i in range(1, 10))  # mm, on the grid
-    cells: Annotated[int, Ge(4)] = 20
-    steps: Annotated[int, Ge(1)] = 200
-    scheme: Literal["rk4", "euler"] = "rk4"
+    cells: Annotated[int, Ge(4)] = 20  # of equal length; the error in space falls as their number squared
+    steps: Annotated[int, Ge(1)] = 200  # in time, of equal length; their least number grows as cells squared
+    scheme: Literal["rk4", "euler"] = "rk4"  # of the steps: fourth order in time, or first
 
     differentiable: ClassVar[bool] = True
 

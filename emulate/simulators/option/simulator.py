@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
-from annotated_types import Ge, Gt, Len
+from annotated_types import Ge, Len
 from torch import Tensor
 from torch.distributions import Normal
 
@@ -62,17 +62,17 @@ class Option(Simulator):
     space: Space = _SPACE
     fixed: dict[str, float] = field(default_factory=dict)  # values of parameters that are not in the space
     payoff: Payoff = "digital_call"  # call, put, digital_call or digital_put
-    strikes: Annotated[tuple[Annotated[float, Gt(0)], ...], Len(1)] = (
-        80.0,
-        90.0,
-        100.0,
-        110.0,
-        120.0,
-    )  # in the unit of spot
+    strikes: Annotated[tuple[float, ...], Len(1)] = (80.0, 90.0, 100.0, 110.0, 120.0)  # in the unit of spot
     paths: Annotated[int, Ge(1)] = 10_000  # of which a run is the mean
     steps: Annotated[int, Ge(1)] = 1  # of a path; more are the same law, drawn in more pieces
 
-    example: ClassVar[dict] = {"paths": 500}  # the laws draw pictures
+    ladders: ClassVar[dict] = {  # settings at which a method stands beside the others
+        "finite_difference": ({"step": 0.1},),
+        "common_random_numbers": tuple({"step": h} for h in (0.01, 0.03, 0.1, 0.3)),
+        "surrogate": ({"width": 0.3},),
+        "smooth": tuple({"width": s} for s in (0.01, 0.03, 0.1)),
+    }
+    example: ClassVar[dict] = {"paths": 250}  # the laws draw pictures
     pathologies: ClassVar[tuple[str, ...]] = ("jump",)
 
     def __post_init__(self):
@@ -83,6 +83,8 @@ class Option(Simulator):
         if twice := sorted(set(self.space.names) & set(self.fixed)):
             raise InputError(f"option: a parameter must be varied or fixed, not both. Got {', '.join(twice)} in the space "
                              "and in fixed; leave out one.")  # fmt: skip
+        if min(self.strikes) <= 0:
+            raise InputError(f"option: strikes must be above 0. Got {min(self.strikes):g}.")
 
     @property
     def outputs(self) -> Outputs:
@@ -130,11 +132,11 @@ class Option(Simulator):
         )
 
     def sides(self, theta: Tensor, *, seed: int = 0, n: int = 0) -> "tuple[Any, ...]":
-        """Every method of `emulate.gradients` on n paths (0: those of four runs), each beside the Greeks in closed form: bias,
-        scatter and price; see `emulate.side_by_side.Side`. Differences and smoothing stand there at several lengths, for their
-        bias grows with it."""
+        """Every method of `emulate.gradients` on n paths (0: those of four runs, at most 40 000), each beside the Greeks in
+        closed form: bias, scatter and price; see `emulate.side_by_side.Side`. Differences and smoothing stand there at several
+        lengths, for their bias grows with it."""
         return importlib.import_module("emulate.side_by_side").compare(
-            self, theta, self.exact(theta)[1], seed=seed, n=n or 4 * self.paths, ladders=LADDERS)  # fmt: skip
+            self, theta, self.exact(theta)[1], seed=seed, n=n or min(4 * self.paths, 40_000), ladders=self.ladders)  # fmt: skip
 
     def truths(self) -> tuple[Truth, ...]:
         return _truths()
@@ -171,13 +173,6 @@ class Option(Simulator):
         given = dict(zip(self.space.names, theta.unbind(-1), strict=True))
         known = {name: theta.new_full(theta.shape[:-1], value) for name, value in {**_USUAL, **self.fixed}.items()}
         return {name: given.get(name, known[name]) for name in _USUAL}
-
-
-LADDERS = {
-    "finite_difference": ({"step": 0.1},),
-    "common_random_numbers": tuple({"step": h} for h in (0.01, 0.03, 0.1, 0.3)),
-    "smooth": tuple({"width": s} for s in (0.01, 0.03, 0.1)),
-}
 
 
 def _truths() -> tuple[Truth, ...]:
