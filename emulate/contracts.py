@@ -132,7 +132,8 @@ class Simulator(Entry, ABC):
 
     def made(self) -> "Simulator":
         """What an optimum is made as, where that is not quite what is optimised: a device of two materials in the place of one
-        of grey densities. It has the same parameters and outputs, and true runs that confirm an optimum are its."""
+        of grey densities, an environment in the place of an emulator of it. It has the same parameters and outputs, and true
+        runs that confirm an optimum are its."""
         return self
 
     def picture(self, points: Mapping[str, Tensor]) -> "Figure | None":

@@ -218,6 +218,7 @@ def optimise(emulator: Any, objective: Rule, *, seed: int, maximise: bool = Fals
     optimum = solved(problem, starts=starts, method=method, steps=steps, reference=other, progress=progress)
     if simulator is None or not confirm:
         return optimum
+    simulator = simulator.made()
     n = confirm if simulator.stochastic else 1
     with torch.no_grad():
         runs = [torch.stack([simulator.run(t, seed=s) for s in seeds(seed, n)]) for t in (optimum.theta, other)]

@@ -92,6 +92,10 @@ class Emulated:
         if sorted(wanted) != sorted(given) or sorted(answers) != sorted(got):
             raise InputError(f"emulator must be one of {', '.join(answers)} given {', '.join(wanted)}, trained on runs of the "
                              f"simulator transition. Got {path}, one of {', '.join(got)} given {', '.join(given)}.")  # fmt: skip
+        if self.random != real.random:
+            kind = "random" if real.random else "not random"
+            raise InputError(f"emulator must be of transitions that are {kind}, as those of the environment are. Got {path}; train "
+                             "it on runs with these options.")  # fmt: skip
         self._in, self._out = [wanted.index(n) for n in given], [got.index(n) for n in answers]
 
     def next(self, x: Tensor, a: Tensor, noise: Noise, step: int) -> Tensor:
@@ -101,7 +105,8 @@ class Emulated:
         if not self.random:
             return p.mean[..., self._out]
         if isinstance(p, Gaussian) and p.log is None:
-            p = MultivariateNormal(p.mean, p.covariance_matrix, validate_args=False)
+            root = torch.linalg.cholesky(p.covariance_matrix)
+            p = MultivariateNormal(p.mean, scale_tril=root, validate_args=False)
             return noise.draw("transition", p, step=step)[..., self._out]
         u = noise.uniform("transition", (), step=step)
         return drawn(p, (), seed=int(u * 2**31))[..., self._out]

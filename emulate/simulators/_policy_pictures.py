@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from emulate.simulators.policy import Policy
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-_SHOWN, _ROLLOUTS, _RUNS = 8, 64, 8  # trajectories; rollouts that a curve averages over; runs by which a cost is known
-_ALONG = 7  # points between the first and the last of those that are named
+_SHOWN, _ROLLOUTS, _RUNS = 8, 64, 4  # trajectories; rollouts that a curve averages over; runs by which a cost is known
+_ALONG = 5  # points between the first and the last of those that are named
 _SEED = 20_26
 
 
@@ -28,7 +28,7 @@ def picture(policy: "Policy", points: Mapping[str, Tensor]) -> "Figure":
     panels = 1 + (not policy.returns) + bool(policy.emulator)
     figure = Figure(figsize=(2.6 + 2.9 * panels, 3.4), layout="constrained", facecolor="white")
     axes = figure.subplots(1, panels, squeeze=False)[0]
-    real = policy.original()
+    real = policy.made()
     _phases(axes[0], real, points)
     if not policy.returns:
         _costs(axes[1], policy, real, points)
@@ -52,7 +52,7 @@ def _phases(ax: "Axes", real: "Policy", points: Mapping[str, Tensor]) -> None:
     ax.set(
         xlabel=_word(real.real.states[i]), ylabel=_word(real.real.states[j]), title="trajectories in the environment"
     )
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(framealpha=0.85, edgecolor="none", fontsize=8, loc="upper right")
 
 
 def _starts(real: "Policy") -> Tensor:

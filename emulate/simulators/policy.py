@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
@@ -85,15 +86,23 @@ class Policy(Simulator):
                              f"knows no rewards of {self.environment}. Got none.")  # fmt: skip
         if not self.returns and self.warmup >= self.steps:
             raise InputError(f"policy: warmup must leave steps that count. Got {self.warmup} of {self.steps}.")
-        if not self.returns and not self.system.settable:
+        if not self.returns and not self.emulator and not self.real.settable:
             raise InputError(f"policy: cost must be empty where the state of {self.environment} cannot be set, so that its own "
                              f"rewards count. Got {self.cost!r}.")  # fmt: skip
-        object.__setattr__(self, "differentiable", self.system.smooth and not self.returns)
+        smooth = bool(self.emulator) or self.real.smooth  # the folder is read when it is needed: it may be made later
+        object.__setattr__(self, "differentiable", smooth and not self.returns)
 
     @property
     def version(self) -> str:
-        """The version of the code, and the first digits of the sha256 of the emulator where there is one."""
-        return f"1.{chained.digest(self.system.emulator)[:16]}" if self.emulator else "1"
+        """The version of the code, and the first digits of the sha256 of the emulator where there is one; `1.absent` where its
+        folder is still to be made, in which case no run finishes."""
+        if not self.emulator:
+            return "1"
+        return (
+            f"1.{chained.digest(self.system.emulator)[:16]}"
+            if Path(self.emulator).expanduser().exists()
+            else "1.absent"
+        )
 
     @property
     def outputs(self) -> Outputs:
@@ -101,7 +110,7 @@ class Policy(Simulator):
 
     @property
     def stochastic(self) -> bool:
-        return self.system.random or self.system.scattered or self.exploration > 0
+        return self.real.random or self.real.scattered or self.exploration > 0
 
     @property
     def returns(self) -> bool:
@@ -118,7 +127,7 @@ class Policy(Simulator):
         """What rollouts go through: the environment, or the emulator in its place."""
         return loaded(self.environment, self.options, self.emulator) if self.emulator else self.real
 
-    def original(self) -> "Policy":
+    def made(self) -> "Policy":
         """The same policy in the environment itself."""
         return replace(self, emulator="")
 
