@@ -52,7 +52,9 @@ def _phases(ax: "Axes", real: "Policy", points: Mapping[str, Tensor]) -> None:
     ax.set(
         xlabel=_word(real.real.states[i]), ylabel=_word(real.real.states[j]), title="trajectories in the environment"
     )
-    ax.legend(framealpha=0.85, edgecolor="none", fontsize=8, loc="upper right")
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high + 0.2 * (high - low))  # room for the legend
+    ax.legend(frameon=False, fontsize=8, loc="upper center", ncols=3, columnspacing=1.0)
 
 
 def _starts(real: "Policy") -> Tensor:
