@@ -57,12 +57,8 @@ class Policy(Simulator):
 
     space: Space = _SPACE
     environment: str = "lqr"  # or an environment of gymnasium, such as CartPole-v1, with the extra rl
-    options: dict[str, Any] = field(
-        default_factory=dict
-    )  # of lqr: A, B, Q, R, W, start; of gymnasium: those of its `make`
-    emulator: str = (
-        ""  # folder of an emulator of the transitions, from where emulate starts; its content enters the keys
-    )
+    options: dict[str, Any] = field(default_factory=dict)  # of lqr: A, B, Q, R, W, start; else those of gymnasium.make
+    emulator: str = ""  # folder of an emulator of the transitions; its content enters the keys
     features: tuple[str, ...] = ()  # phi: expressions of the states, such as "sin(angle)"; empty: the states
     exploration: Annotated[float, Ge(0)] = 0.0  # standard deviation of an action; above 0 one of a list is drawn
     cost: str = ""  # of a step, an expression of states and actions; empty: the environment's own

@@ -38,9 +38,7 @@ class Transition(Simulator):
 
     space: Space = _SPACE
     environment: str = "lqr"  # or an environment of gymnasium
-    options: dict[str, Any] = field(
-        default_factory=dict
-    )  # of lqr: A, B, Q, R, W, start; of gymnasium: those of its `make`
+    options: dict[str, Any] = field(default_factory=dict)  # of lqr: A, B, Q, R, W, start; else those of gymnasium.make
 
     differentiable: ClassVar[bool] = True  # of lqr
 
