@@ -90,7 +90,7 @@ class Simulator(Entry, ABC):
     A simulator that knows its derivative better than a generic method does defines
     `jacobian(theta, *, seed) -> (y [m], dy/dtheta [m, d])` beside `run`; stages then ask for that.
 
-    One that lets the room of gradients see inside defines, beside `run`, either `program(theta, noise) -> y [m]`, which draws
+    One that lets the room of gradients see inside defines, beside `run`, `program(theta, noise) -> y [m]`, which draws
     by name (`emulate.noise`), and `replicates`: a run is the mean of so many, keyed from its seed; or `dynamics`, the
     `emulate.dynamics.Trajectory` or `ODE` that a run is. Estimators and stages then ask for that. Where it also knows
     `exact(theta) -> (E[y] [m], dE[y]/dtheta [m, d])` in closed form, `emulate verify` holds every method against that; its

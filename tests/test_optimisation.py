@@ -39,6 +39,9 @@ class Truth:
     def __init__(self, function, noise=0.0):
         self.function, self.noise, self.stochastic = function, noise, noise > 0
 
+    def made(self):
+        return self
+
     def run(self, theta, *, seed):
         e = torch.randn(1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         return self.function(theta[None])[0] + self.noise * e

@@ -202,8 +202,7 @@ class Wires:
                 ends = [torch.asinh(((z + s * h)[:, None] - source) / rho) for s in (low, high)]
                 t = ends[0][..., None] + (ends[1] - ends[0])[..., None] * nodes  # observed modes, sources, nodes
                 off = rho[..., None] * torch.sinh(t) + source[:, None] - z[:, None, None]
-                f = torch.sin(K * (h[:, None, None] - off.abs())) * torch.polar(
-                    torch.ones_like(t), -K * rho[..., None] * torch.cosh(t))  # fmt: skip
+                f = torch.sin(K * (h[:, None, None] - off.abs())) * torch.exp(-1j * K * rho[..., None] * torch.cosh(t))
                 total = total + weight * (f * weights).sum(-1) * (ends[1] - ends[0])
         return 1j * ETA / (4 * math.pi) * total / (torch.sin(K * h)[:, None] * torch.sin(K * h))
 
@@ -217,7 +216,7 @@ class Wires:
         h, x, across, along = self.half, self.place.repeat_interleave(self.each), math.sin(theta), math.cos(theta)
         f = 2 * (torch.cos(K * h * along) - torch.cos(K * h)) / (K * torch.sin(K * h) * across**2)
         path = K * (x * across * torch.cos(phi)[:, None] + self.middle * along)
-        field = (current * f * torch.polar(torch.ones_like(path), path)).sum(-1)
+        field = (current * f * torch.exp(1j * path)).sum(-1)
         return ETA * K**2 / (32 * math.pi**2) * across**2 * (field.real.square() + field.imag.square())
 
     def balance(self, current: Tensor) -> float:

@@ -67,6 +67,7 @@ class Policy(Simulator):
     episodes: Annotated[int, Ge(1)] = 1  # rollouts that a run averages over
 
     differentiable: ClassVar[bool] = True  # of lqr and of emulators
+    replicates: ClassVar[int] = 1  # of the program, which averages over episodes itself
     incidental: ClassVar[tuple[str, ...]] = ("emulator",)  # `version` knows its content
     example: ClassVar[dict] = {"steps": 20, "warmup": 10}
 

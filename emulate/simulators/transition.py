@@ -41,6 +41,7 @@ class Transition(Simulator):
     options: dict[str, Any] = field(default_factory=dict)  # of lqr: A, B, Q, R, W, start; else those of gymnasium.make
 
     differentiable: ClassVar[bool] = True  # of lqr
+    replicates: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         system, names = self._system, self.space.names

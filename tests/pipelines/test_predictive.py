@@ -125,7 +125,7 @@ def test_the_one_number_comes_from_the_true_runs_at_the_mean(study):
     assert told["move"]["value"] == pytest.approx(max(off - noise, 0) ** 0.5, abs=0.1)  # but for the correlation
     lines = " ".join(output.split())
     assert told["sentence"].endswith("; no true run says what it does to its width.")
-    assert lines.index(told["sentence"]) < lines.index("validate (line)")
+    assert lines.index(told["sentence"]) < lines.index("check (line)")
     page = report.render(folder)
     assert told["sentence"].replace("+-", "+-") in page
     assert "made at its mean; to first order in the shift" in page
