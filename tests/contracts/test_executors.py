@@ -42,8 +42,7 @@ def shuffle(points: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "workers"), [
-    ("shards", 2),
-    *(pytest.param(kind, 2, marks=SLOW) for kind in KINDS if kind != "shards"),
+    *(pytest.param(kind, 2, marks=SLOW) for kind in KINDS),
     *(pytest.param(kind, n, marks=SLOW) for kind in ("local", "jobs", "shards") for n in (1, 4)),
 ])  # fmt: skip
 def test_shuffled_killed_and_resumed_it_makes_the_same_store(tmp_path, undisturbed, kind, workers):

@@ -138,6 +138,7 @@ def test_an_observation_unlike_all_runs_is_said_or_refused(study, tmp_path):
     assert "infer.outside is refuse" in output
 
 
+@pytest.mark.slow
 def test_rounds_are_aimed_written_before_they_run_and_go_on(study, tmp_path):
     """The points lie where the posterior is; a second command makes no run and chooses no point again, also after a stop
     between writing and running."""

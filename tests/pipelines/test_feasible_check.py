@@ -14,6 +14,7 @@ def disc(theta):
         raise ValueError("the solver diverged")
     return [a + 0.3 * b, a * b, a - b * b]
 """
+pytestmark = pytest.mark.slow
 STUDY = """
 name: disc
 seed: 3

@@ -299,6 +299,7 @@ def test_runs_at_one_point_have_one_seed_at_every_fidelity(here):
 # -- failures --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_fidelity_that_falls_short_is_named_with_its_failures(here):
     engine.run(load_study("study.yaml", [ROUGH]), ["design"], QUIET)
     code, output = emulate("simulate", "study.yaml", "--set", ROUGH)
@@ -375,6 +376,7 @@ def test_shares_and_workers_make_the_same_bytes(here):
         assert (shares / "simulate" / name).read_bytes() == (two / "simulate" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_costs_are_told_by_fidelity(here):
     code, output = emulate("costs", "line.yaml", "--pilot", "3")
     assert code == 0, output

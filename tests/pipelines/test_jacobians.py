@@ -119,6 +119,7 @@ def test_a_study_from_the_points_to_the_verdict(here):
     assert not {c.split(" ", 1)[1] for c in calls() if c.startswith("run")} & {str(t.tolist()) for t in runs.theta}
 
 
+@pytest.mark.slow
 def test_a_campaign_that_was_cut_short_is_resumed(here):
     planned()
     with bench() as b:
@@ -184,6 +185,7 @@ def test_any_way_of_the_room_makes_them(here, way):
     assert runs.jacobian_error.max() < 1e-9
 
 
+@pytest.mark.slow
 def test_the_bytes_do_not_depend_on_the_number_of_workers(here, monkeypatch):
     monkeypatch.delenv("LAB_LOG")
     kept = []

@@ -111,6 +111,7 @@ def test_what_is_wrong_with_a_part_is_told_before_any_run(folder, change, said):
     assert said in " ".join(output.split())
 
 
+@pytest.mark.slow
 def test_an_error_of_unknown_size_is_integrated_out_and_told(folder):
     like = (
         "{use: marginal, of: {use: gaussian, relative_error: 0.05}, over: {relative_error: {log_uniform: [0.01, 0.5]}}}"

@@ -152,6 +152,7 @@ def test_the_guard_has_one_thread(folder, threads):
         assert len(os.listdir(f"/proc/{runner._guard.pid}/task")) == 1
 
 
+@pytest.mark.slow
 def test_a_guard_that_is_killed_between_runs_is_replaced(runner):
     look(runner)
     guard, life = runner._guard.pid, runner.pid

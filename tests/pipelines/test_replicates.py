@@ -143,6 +143,7 @@ def test_bytes_are_the_same_in_any_order_and_by_shares(here):
     assert content(RunStore("shares/store")) == one
 
 
+@pytest.mark.slow
 def test_bytes_are_the_same_on_one_and_two_workers(here):
     found = [content(campaign("cluster.use=local", f"cluster.workers={n}", f"output=by{n}")) for n in (1, 2)]
     assert found[0] == found[1] == content(campaign())

@@ -170,6 +170,7 @@ def test_one_chain_alone_learns_from_its_past():
     assert abs(_z(draws.x[..., 1] ** 2, 1.0)) < 4
 
 
+@pytest.mark.slow
 def test_divergences_are_flagged_and_rejected():
     """Neal's funnel: the neck is narrower than any step that suits the mouth, and the sampler says so."""
 

@@ -214,6 +214,7 @@ def on_threads(function, counts=(1, 2, 3)):
         torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_bits_of_two_columns_do_not_depend_on_the_number_of_threads():
     values = {"omega_m": 0.3, "w0": -0.9}
     run = simulator(values, particles=24, steps=2, k_max=0.1)
