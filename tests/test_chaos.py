@@ -56,8 +56,8 @@ def test_the_exponents_of_lorenz():
         return torch.stack([10 * (y - x), x * (theta[0] - z) - y, x * y - 8 / 3 * z])
 
     start = torch.tensor([5.0, 9.0, 15.0], dtype=torch.float64)
-    f = ODE(rhs, lambda theta: start, 30.0, 1500, lambda theta, s: s)
-    found = exponents(f, 28 * ONE, interval=0.02, members=60, spread=0.3, spinup=300, every=3)
+    f = ODE(rhs, lambda theta: start, 60.0, 6000, lambda theta, s: s)
+    found = exponents(f, 28 * ONE, interval=0.01, members=100, spread=0.3, spinup=600, every=6)
     print(f"\nLorenz 1963: {[round(v, 4) for v in found.values.tolist()]}, dimension {found.dimension:.4f}")
     assert found.largest == pytest.approx(0.906, abs=0.02)
     assert abs(float(found.values[1])) < 0.02

@@ -34,6 +34,7 @@ _SPACE = Space((Parameter("tau_m", Uniform(5.0, 13.0), unit="min", label=r"\tau_
                 Parameter("mu_m", Uniform(0.025, 0.035), unit="1/min", label=r"\mu_m"),
                 Parameter("p0", Uniform(80.0, 120.0), label="p_0")))  # fmt: skip
 _NAMES = ("mrna", "protein")
+_DEAD = 1e-3  # of the steady state: swings below it count as none
 _STEP = 1e-30  # of a complex number: its square is nothing
 _COLOURS, _DASHES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), ("-", (0, (5, 2)), (0, (5, 2, 1, 2)), (0, (1.5, 1.5)))
 _SOURCES = ("by steps: y(t) = sum_k (-1)^k (t - (k - 1) tau)^k / k!, k up to t / tau + 1", "Monk 2003; the phase of the "
@@ -139,7 +140,8 @@ class GeneRegulation(Simulator):
         return (math.pi - math.atan(omega / of["mu_m"]) - math.atan(omega / of["mu_p"])) / omega
 
     def period(self, theta: Sequence[float], horizon: float = 6000.0) -> float:
-        """The time between the last two rises of p through its steady state before the horizon, min; NaN without them."""
+        """The time between the last two rises of p through its steady state before the horizon, min; NaN without them, or where
+        they have died away to a thousandth of it."""
         (_, p), solution = self.steady(theta), self.courses(theta, horizon)
         steps = range(len(solution.begins) - 1, 0, -1)
         rises: list[float] = []
@@ -152,7 +154,8 @@ class GeneRegulation(Simulator):
                 low, high = (t, high) if solution(t)[1] < p else (low, t)
             rises.append(low)
             if len(rises) == 2:
-                return rises[0] - rises[1]
+                between = [solution(t)[1] for t in solution.reals if rises[1] < t < rises[0]]
+                return rises[0] - rises[1] if max(between) - min(between) > _DEAD * p else math.nan
         return math.nan
 
     def truths(self) -> tuple[Truth, ...]:
