@@ -4,12 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from emulate.paper import COLOURS, GREY, INK
 from emulate.side_by_side import Side
 
-# Okabe and Ito (2008), told apart with any colour vision
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")
+_COLOURS = (*COLOURS, INK)
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
-_GREY = "#6b6b6b"
 
 
 def draw(ax: Any, sides: Sequence[Side], output: int, parameter: int) -> dict[str, dict[str, Any]]:
@@ -43,10 +42,10 @@ def draw(ax: Any, sides: Sequence[Side], output: int, parameter: int) -> dict[st
             ax.plot(x, y, **style, linestyle="none", fillstyle="full" if known else "none", clip_on=False,
                     alpha=0.6 if unseen else 1.0)  # fmt: skip
             handles[method] = style
-    ax.axvline(left, color=_GREY, linewidth=0.8, linestyle=":")
-    ax.axhline(low, color=_GREY, linewidth=0.8, linestyle=":")
-    ax.text(left, 1.0, " no scatter", transform=ax.get_xaxis_transform(), ha="left", va="top", fontsize=8, color=_GREY)
-    ax.text(1.0, low, "no bias ", transform=ax.get_yaxis_transform(), ha="right", va="bottom", fontsize=8, color=_GREY)
+    ax.axvline(left, color=GREY, linewidth=0.8, linestyle=":")
+    ax.axhline(low, color=GREY, linewidth=0.8, linestyle=":")
+    ax.text(left, 1.0, " no scatter", transform=ax.get_xaxis_transform(), ha="left", va="top", fontsize=8, color=GREY)
+    ax.text(1.0, low, "no bias ", transform=ax.get_yaxis_transform(), ha="right", va="bottom", fontsize=8, color=GREY)
     return handles
 
 

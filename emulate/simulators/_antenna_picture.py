@@ -9,7 +9,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+from emulate.paper import COLOURS
+
 _GREY = "#808080"
 _FLOOR, _BAND, _OHM = -20.0, 0.06, 50.0  # dBi of the middle of the pattern; to either side; of the line that feeds it
 
@@ -20,7 +21,7 @@ def draw(antenna: Any, points: Mapping[str, Tensor]) -> Figure:
     wires, pattern = figure.add_subplot(2, 2, 1), figure.add_subplot(2, 2, 2, projection="polar")
     gain, match = figure.add_subplot(2, 2, 3), figure.add_subplot(2, 2, 4)
     phi, scale = torch.linspace(0, 2 * math.pi, 361, dtype=torch.float64), np.linspace(1 - _BAND, 1 + _BAND, 25)
-    for i, ((name, theta), colour) in enumerate(zip(points.items(), _COLOURS)):
+    for i, ((name, theta), colour) in enumerate(zip(points.items(), COLOURS)):
         with torch.no_grad():
             built = antenna._built(theta)
             current = built.current(antenna.radius)

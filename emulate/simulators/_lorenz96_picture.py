@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from emulate.paper import COLOURS, GREY, INK, lined
 from emulate.simulators import _lorenz96_facts as facts
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
     from emulate.simulators.lorenz96 import Lorenz96
 
-_COLOURS, _GREY, _INK = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"), "#6b6b6b", "#222222"
 _WAVES, _GROWN, _MEMBERS = 10.0, 4.0, 50  # time of waves, time that derivatives are carried along, members
 _SHOWN = 3  # points, at most
 
@@ -46,7 +46,7 @@ def _waves(ax: "Axes", simulator: "Lorenz96", name: str, theta: Tensor, *, left:
     told = ", ".join(
         f"{p.label or p.name} = {v:.3g}" for p, v in zip(simulator.space.parameters, theta.tolist(), strict=True)
     )
-    ax.set_title(f"{name}: ${told.replace(', ', '$, $')}$", fontsize=10, color=_INK, loc="left")
+    ax.set_title(f"{name}: ${told.replace(', ', '$, $')}$", fontsize=10, color=INK, loc="left")
     ax.set_xlabel("site", fontsize=10)
     if left:
         ax.set_ylabel("time", fontsize=10)
@@ -55,12 +55,12 @@ def _waves(ax: "Axes", simulator: "Lorenz96", name: str, theta: Tensor, *, left:
 
 
 def _exponents(ax: "Axes", simulator: "Lorenz96", points: Mapping[str, Tensor]) -> None:
-    for colour, (name, theta) in zip(_COLOURS, points.items()):
+    for colour, (name, theta) in zip(COLOURS, points.items()):
         found = facts.spectrum(simulator, theta, time=2.0, members=6)
         largest = facts.spectrum(simulator, theta, time=6.0, members=100, count=1).largest
         ax.plot(np.arange(1, simulator.sites + 1), found.values, color=colour, linewidth=1.6,
                 label=f"{name}: largest {largest:.2f}")  # fmt: skip
-    ax.axhline(0, color=_GREY, linewidth=0.8)
+    ax.axhline(0, color=GREY, linewidth=0.8)
     ax.set_xlabel("number", fontsize=10)
     ax.set_ylabel("Lyapunov exponent, 1 / time", fontsize=10)
     _dressed(ax)
@@ -68,7 +68,7 @@ def _exponents(ax: "Axes", simulator: "Lorenz96", points: Mapping[str, Tensor]) 
 
 def _derivatives(ax: "Axes", simulator: "Lorenz96", points: Mapping[str, Tensor]) -> None:
     """By the first parameter."""
-    for colour, (name, theta) in zip(_COLOURS, points.items()):
+    for colour, (name, theta) in zip(COLOURS, points.items()):
         found = facts.slopes(simulator, theta, time=_GROWN, members=_MEMBERS).averaged()
         signal = facts.response(simulator, theta, members=300, time=8.0, count=1)
         ax.semilogy(found.time, found.scatter[:, 0, 0], color=colour, linewidth=1.6, label=f"{name}: scatter of a run")
@@ -76,7 +76,7 @@ def _derivatives(ax: "Axes", simulator: "Lorenz96", points: Mapping[str, Tensor]
         horizon = found.measured(signal.expand(1, len(theta)))[0, :1]
         if horizon.isfinite():
             ax.plot(horizon, signal.abs(), "o", color=colour, markersize=5)
-    ax.plot([], [], color=_GREY, linewidth=1.2, linestyle=(0, (5, 2)), label="slope of the average")
+    ax.plot([], [], color=GREY, linewidth=1.2, linestyle=(0, (5, 2)), label="slope of the average")
     of = simulator.space.parameters[0]
     ax.set_xlabel("length of the run", fontsize=10)
     ax.set_ylabel(rf"$|\mathrm{{d}}\langle x\rangle / \mathrm{{d}}{of.label or of.name}|$", fontsize=10)
@@ -84,8 +84,4 @@ def _derivatives(ax: "Axes", simulator: "Lorenz96", points: Mapping[str, Tensor]
 
 
 def _dressed(ax: "Axes") -> None:
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(True, color="#e6e6e6", linewidth=0.7)
-    ax.set_axisbelow(True)
-    ax.tick_params(labelsize=9)
-    ax.legend(fontsize=8.5, frameon=False)
+    lined(ax).legend(fontsize=8.5, frameon=False)

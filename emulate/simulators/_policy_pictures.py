@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from emulate.paper import COLOURS, GREY, INK, lined
 from emulate.seeds import replicates
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
     from emulate.simulators.policy import Policy
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 _SHOWN, _ROLLOUTS, _RUNS = 8, 64, 4  # trajectories; rollouts that a curve averages over; runs by which a cost is known
 _ALONG = 5  # points between the first and the last of those that are named
 _SEED = 20_26
@@ -35,7 +35,7 @@ def picture(policy: "Policy", points: Mapping[str, Tensor]) -> "Figure":
     if policy.emulator:
         _agreement(axes[2], policy, real, points)
     for ax in axes:
-        ax.spines[["top", "right"]].set_visible(False)
+        lined(ax)
     return figure
 
 
@@ -44,11 +44,11 @@ def _phases(ax: "Axes", real: "Policy", points: Mapping[str, Tensor]) -> None:
     i, j = len(real.real.states) - 2, len(real.real.states) - 1
     i = max(i, 0)
     start = _starts(real)
-    for colour, (name, theta) in zip(_COLOURS, points.items()):
+    for colour, (name, theta) in zip(COLOURS, points.items()):
         x = real.rollout(theta, seed=_SEED, start=start)["states"]
         for n in range(x.shape[1]):
             ax.plot(x[:, n, i], x[:, n, j], color=colour, linewidth=0.8, alpha=0.7, label=name if n == 0 else None)
-    ax.plot(start[:, i], start[:, j], "o", color="#222222", markersize=3, label="start", zorder=3)
+    ax.plot(start[:, i], start[:, j], "o", color=INK, markersize=3, label="start", zorder=3)
     ax.set(
         xlabel=_word(real.real.states[i]), ylabel=_word(real.real.states[j]), title="trajectories in the environment"
     )
@@ -72,7 +72,7 @@ def _starts(real: "Policy") -> Tensor:
 def _costs(ax: "Axes", policy: "Policy", real: "Policy", points: Mapping[str, Tensor]) -> None:
     from dataclasses import replace
 
-    for colour, (name, theta) in zip(_COLOURS, points.items()):
+    for colour, (name, theta) in zip(COLOURS, points.items()):
         for one, style in ((real, "-"), (policy, (0, (4, 2)))) if policy.emulator else ((real, "-"),):
             many = (
                 replace(one, episodes=_ROLLOUTS) if one.real.smooth or one.emulator else replace(one, episodes=_SHOWN)
@@ -91,13 +91,13 @@ def _agreement(ax: "Axes", policy: "Policy", real: "Policy", points: Mapping[str
     line = [ends[0] + (ends[-1] - ends[0]) * k / (_ALONG - 1) for k in range(_ALONG)] if len(ends) > 1 else ends
     told = [[_told(one, t) for t in line] for one in (policy, real)]
     ax.errorbar([v for v, _ in told[0]], [v for v, _ in told[1]], xerr=[e for _, e in told[0]], yerr=[e for _, e in told[1]],
-                color="#6b6b6b", fmt="-", linewidth=1, elinewidth=0.8, label="between" if len(ends) > 1 else None)  # fmt: skip
-    for colour, (name, theta) in zip(_COLOURS, points.items()):
+                color=GREY, fmt="-", linewidth=1, elinewidth=0.8, label="between" if len(ends) > 1 else None)  # fmt: skip
+    for colour, (name, theta) in zip(COLOURS, points.items()):
         (x, dx), (y, dy) = _told(policy, theta), _told(real, theta)
         ax.errorbar([x], [y], xerr=[dx], yerr=[dy], fmt="o", color=colour, markersize=5, label=name, zorder=3)
     low, high = (f(v for side in told for v, _ in side) for f in (min, max))
     pad = 0.1 * (high - low) or 0.1 * abs(high) or 0.1
-    ax.plot([low - pad, high + pad], [low - pad, high + pad], color="#222222", linewidth=0.8, linestyle=(0, (1.5, 1.5)))
+    ax.plot([low - pad, high + pad], [low - pad, high + pad], color=INK, linewidth=0.8, linestyle=(0, (1.5, 1.5)))
     ax.set(xlabel="cost in the emulator", ylabel="cost in the environment", title="the emulator's word")
     ax.legend(frameon=False, fontsize=8)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from emulate.contracts import Simulator, Truth
 from emulate.delays import Past, Solution, real, solve
 from emulate.errors import InputError, RunFailed
+from emulate.paper import COLOURS, DASHES, lined
 from emulate.runs import Field, Outputs
 from emulate.simulators._mass_action import need_names, need_times, plain
 from emulate.space import Parameter, Space, Uniform
@@ -36,7 +37,6 @@ _SPACE = Space((Parameter("tau_m", Uniform(5.0, 13.0), unit="min", label=r"\tau_
 _NAMES = ("mrna", "protein")
 _DEAD = 1e-3  # of the steady state: swings below it count as none
 _STEP = 1e-30  # of a complex number: its square is nothing
-_COLOURS, _DASHES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), ("-", (0, (5, 2)), (0, (5, 2, 1, 2)), (0, (1.5, 1.5)))
 _SOURCES = ("by steps: y(t) = sum_k (-1)^k (t - (k - 1) tau)^k / k!, k up to t / tau + 1", "Monk 2003; the phase of the "
             "characteristic equation at i omega", "Monk's equations at Hes1's numbers")  # fmt: skip
 
@@ -207,20 +207,19 @@ class GeneRegulation(Simulator):
             m, p = zip(*(solution(x) for x in t), strict=True)
             of = self._named(values)
             said = f"{name}: delays of {of['tau_m'] + of['tau_p']:.3g} min, onset at {self.onset(values):.3g} min"
-            style = {"color": _COLOURS[i % 4], "linestyle": _DASHES[i % 4], "linewidth": 1.6}
+            style = {"color": COLOURS[i % 4], "linestyle": DASHES[i % 4], "linewidth": 1.6}
             axes["mrna"].plot(t, m, label=said, **style)
             axes["protein"].plot(t, p, **style)
             axes["phase"].plot(m, p, **style)
-            axes["phase"].plot(*self.steady(values), marker="+", markersize=9, color=_COLOURS[i % 4])
+            axes["phase"].plot(*self.steady(values), marker="+", markersize=9, color=COLOURS[i % 4])
             for name_ in self.observed if i == 0 else ():
                 seen = [solution(x)[_NAMES.index(name_)] for x in self.times]
-                axes[name_].plot(self.times, seen, ".", color=_COLOURS[0], markersize=4)
+                axes[name_].plot(self.times, seen, ".", color=COLOURS[0], markersize=4)
         for key, x, y in (("mrna", "", "mRNA [molecules]"), ("protein", "t [min]", "protein [molecules]"),
                           ("phase", "mRNA [molecules]", "protein [molecules]")):  # fmt: skip
             axes[key].set_xlabel(x)
             axes[key].set_ylabel(y)
-            axes[key].grid(True, color="#e6e6e6", linewidth=0.7)
-            axes[key].spines[["top", "right"]].set_visible(False)
+            lined(axes[key])
         axes["phase"].set_title("+ steady state", fontsize=9, loc="left")
         figure.legend(loc="outside upper left", fontsize=9, frameon=False)
         return figure

@@ -14,15 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.mathtext import MathTextParser
 from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullFormatter
 
+from emulate.paper import COLOURS, DASHES, GREY, INK, PALE, lined  # noqa: F401  (what figures take from here)
 from emulate.runs import Field, Outputs
 from emulate.space import LOGARITHMIC, Parameter
 
 WIDTH = 7.0  # inches: on a page 700 pixels wide, 10 point text is then 14 pixels high
-INK, GREY, PALE = "#222222", "#6b6b6b", "#e6e6e6"
-# Okabe and Ito (2008), told apart with any colour vision; the yellow is too faint on white and left out
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
-DASHES = ("-", (0, (5, 2)), (0, (5, 2, 1, 2)), (0, (1.5, 1.5)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
 # cividis without its palest fifth, which drowns in white
 SCALE = LinearSegmentedColormap.from_list("scale", ["#00224e", "#35456c", "#666970", "#948e77", "#c8b866", "#e3cf47"])
 MOST_PANELS = 6  # fields drawn in one figure; the caption of a figure with more says so
@@ -38,12 +35,7 @@ def sheet(rows: int, columns: int, height: float, *, width: float = WIDTH, **gri
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     axes = figure.subplots(rows, columns, squeeze=False, **grid)
     for ax in axes.flat:
-        ax.set_facecolor("white")
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.spines[["left", "bottom"]].set_color(GREY)
-        ax.grid(True, color=PALE, linewidth=0.7)
-        ax.set_axisbelow(True)
-        ax.tick_params(labelsize=9, color=GREY, labelcolor=INK)
+        lined(ax)
     return figure, axes
 
 

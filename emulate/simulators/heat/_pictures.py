@@ -9,14 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
+from emulate.paper import COLOURS, DASHES, GREY, PALE, lined
 from emulate.simulators.heat.series import temperature
 
 if TYPE_CHECKING:
     from emulate.simulators.heat.simulator import Heat
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-_DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 2, 1, 2)))
-_GREY, _PALE = "#6b6b6b", "#e6e6e6"
 _COUNTS = {"euler": (20, 40, 80), "rk4": (12, 24, 48)}
 _KINDS = {
     "adjoint": "discretise, then differentiate",
@@ -32,10 +30,7 @@ def picture(simulator: "Heat", points: Mapping[str, Tensor]) -> Figure | None:
     figure = Figure(figsize=(9.0, 7.6), layout="constrained", facecolor="white")
     (profiles, slopes), (plot, table) = figure.subplots(2, 2)
     for ax in (profiles, slopes, plot):
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(True, color=_PALE, linewidth=0.7)
-        ax.set_axisbelow(True)
-        ax.tick_params(labelsize=9, color=_GREY)
+        lined(ax)
     _profiles(profiles, simulator, points)
     theta = next(iter(points.values()))
     _slopes(slopes, simulator, theta)
@@ -62,7 +57,7 @@ def _counts(simulator: "Heat", theta: Tensor) -> dict[str, tuple[int, ...]]:
 def _profiles(ax, simulator: "Heat", points: Mapping[str, Tensor]) -> None:
     x = torch.linspace(0.0, simulator.length, 201, dtype=torch.float64)
     for i, (name, theta) in enumerate(points.items()):
-        colour, dash = _COLOURS[i % len(_COLOURS)], _DASHES[i % len(_DASHES)]
+        colour, dash = COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]
         for share in (0.25, 1.0):
             u = simulator.peak * temperature(
                 *simulator.named(theta), x, length=simulator.length, time=share * simulator.time
@@ -76,7 +71,7 @@ def _profiles(ax, simulator: "Heat", points: Mapping[str, Tensor]) -> None:
                 alpha=1.0 if share == 1.0 else 0.45,
             )
         ax.plot(simulator.sensors, simulator.series(theta)[0], "o", color=colour, markersize=4)
-    ax.plot(x, simulator.peak * torch.sin(torch.pi * x / simulator.length), color=_GREY, linewidth=1, label="start")
+    ax.plot(x, simulator.peak * torch.sin(torch.pi * x / simulator.length), color=GREY, linewidth=1, label="start")
     ax.set_title(f"temperature at 0, {simulator.time / 4:g} and {simulator.time:g} s", fontsize=10, loc="left")
     ax.set_xlabel("x [mm]", fontsize=9)
     ax.set_ylabel("temperature above the ends [K]", fontsize=9)
@@ -92,9 +87,9 @@ def _slopes(ax, simulator: "Heat", theta: Tensor) -> None:
     slope, steps = torch.func.jacfwd(along)(theta), simulator.series(theta)[1]
     for i, parameter in enumerate(simulator.space.parameters):
         unit = 0.01 * theta[i]
-        ax.plot(x, unit * slope[:, i], color=_COLOURS[i], label=parameter.name)
-        ax.plot(simulator.sensors, unit * steps[:, i], "o", color=_COLOURS[i], markersize=4)
-    ax.axhline(0, color=_GREY, linewidth=0.8)
+        ax.plot(x, unit * slope[:, i], color=COLOURS[i], label=parameter.name)
+        ax.plot(simulator.sensors, unit * steps[:, i], "o", color=COLOURS[i], markersize=4)
+    ax.axhline(0, color=GREY, linewidth=0.8)
     ax.set_title(f"change at {simulator.time:g} s for one per cent of a parameter", fontsize=10, loc="left")
     ax.set_xlabel("x [mm]", fontsize=9)
     ax.set_ylabel("temperature [K]", fontsize=9)
@@ -102,15 +97,15 @@ def _slopes(ax, simulator: "Heat", theta: Tensor) -> None:
 
 
 def _plot(ax, rows: Mapping[str, Sequence]) -> None:
-    for scheme, dash in zip(rows, _DASHES):
+    for scheme, dash in zip(rows, DASHES):
         counts = [row.steps for row in rows[scheme]]
-        for which, colour, marker in zip(_KINDS, _COLOURS, ("o", "s", "^")):
+        for which, colour, marker in zip(_KINDS, COLOURS, ("o", "s", "^")):
             errors = [getattr(row, which) for row in rows[scheme]]
             ax.loglog(counts, errors, marker, linestyle=dash, color=colour, markersize=5, linewidth=1.2)
-    handles = [Line2D([], [], color=colour, marker=marker) for colour, marker in zip(_COLOURS, ("o", "s", "^"))][
+    handles = [Line2D([], [], color=colour, marker=marker) for colour, marker in zip(COLOURS, ("o", "s", "^"))][
         : len(_KINDS)
     ]
-    handles += [Line2D([], [], color=_GREY, linestyle=dash) for _, dash in zip(rows, _DASHES)]
+    handles += [Line2D([], [], color=GREY, linestyle=dash) for _, dash in zip(rows, DASHES)]
     ax.legend(handles, [*_KINDS.values(), *rows], fontsize=8, frameon=False, loc="center right")
     ticks = sorted({row.steps for of in rows.values() for row in of})
     ax.set_xticks(ticks, [str(k) for k in ticks])
@@ -135,7 +130,7 @@ def _table(ax, rows: Mapping[str, Sequence]) -> None:
     table.set_fontsize(9)
     table.scale(1.0, 1.6)
     for (r, _), cell in table.get_celld().items():
-        cell.set_edgecolor(_PALE)
+        cell.set_edgecolor(PALE)
         if r == 0:
             cell.set_height(2 * cell.get_height())
     ax.set_title("the same as a table", fontsize=10, loc="left")

@@ -9,38 +9,38 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from emulate.paper import COLOURS, GREY, INK, PALE, lined
 from emulate.simulators.maxwell.truths import transmitted
 
 if TYPE_CHECKING:
     from emulate.simulators.maxwell.simulator import Maxwell
     from emulate.simulators.maxwell_device import MaxwellDevice
 
-_INK, _GREY, _PALE = "#222222", "#6b6b6b", "#e6e6e6"
-_COLOURS, _SKY = ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), "#56B4E9"
+_SKY = COLOURS[5]
 _SPECTRUM = tuple(round(0.7 + 0.02 * i, 4) for i in range(36))  # wavelengths of the dots
 
 
 def stack_picture(simulator: "Maxwell", points: Mapping[str, Tensor]) -> Figure:
     """Spectra of all points in one panel; index and standing wave of each in one of its own."""
-    named = list(points.items())[: len(_COLOURS)]
+    named = list(points.items())[: len(COLOURS)]
     figure = Figure(figsize=(7.0, 5.0), layout="constrained", facecolor="white")
     upper, lower = figure.subfigures(2, 1)
-    spectrum = _clean(upper.subplots())
+    spectrum = lined(upper.subplots())
     wide = replace(simulator, wavelengths=_SPECTRUM, show=("transmission",))
     fine = np.linspace(_SPECTRUM[0], _SPECTRUM[-1], 281)
     panels = np.atleast_1d(lower.subplots(1, len(named), sharey=True))
-    for (name, theta), colour, ax in zip(named, _COLOURS, panels, strict=False):
+    for (name, theta), colour, ax in zip(named, COLOURS, panels, strict=False):
         index, thickness = (x.tolist() for x in simulator.stack(theta))
         spectrum.plot(fine, [transmitted(index, thickness, w) for w in fine], color=colour, linewidth=1.5)
         with torch.no_grad():
             spectrum.plot(_SPECTRUM, wide.run(theta), "o", color=colour, markersize=3.5, label=name)
-        _wave(_clean(ax), simulator, theta, colour)
-        ax.set_title(name, fontsize=10, color=_INK, loc="left")
-    panels[0].set_ylabel(r"$|E|^2$; index $n$ in grey", fontsize=10, color=_INK)
-    spectrum.axvline(1.0, color=_GREY, linewidth=0.8, linestyle=":")
-    spectrum.set_xlabel("wavelength [of the design]", fontsize=10, color=_INK)
-    spectrum.set_ylabel("transmission", fontsize=10, color=_INK)
-    spectrum.legend(fontsize=9, frameon=False, labelcolor=_INK, loc="best")
+        _wave(lined(ax), simulator, theta, colour)
+        ax.set_title(name, fontsize=10, color=INK, loc="left")
+    panels[0].set_ylabel(r"$|E|^2$; index $n$ in grey", fontsize=10, color=INK)
+    spectrum.axvline(1.0, color=GREY, linewidth=0.8, linestyle=":")
+    spectrum.set_xlabel("wavelength [of the design]", fontsize=10, color=INK)
+    spectrum.set_ylabel("transmission", fontsize=10, color=INK)
+    spectrum.legend(fontsize=9, frameon=False, labelcolor=INK, loc="best")
     return figure
 
 
@@ -51,12 +51,12 @@ def _wave(ax, simulator: "Maxwell", theta: Tensor, colour: str) -> None:
     shown = slice(scene.screens[0], scene.screens[1] + 1)
     index, thickness = (v.tolist() for v in simulator.stack(theta))
     walls = [x[shown][0], 0.0, *np.cumsum(thickness), x[shown][-1]]
-    ax.stairs(index, walls, baseline=0, fill=True, color=_PALE)
-    ax.stairs(index, walls, baseline=None, color=_GREY, linewidth=0.8)
+    ax.stairs(index, walls, baseline=0, fill=True, color=PALE)
+    ax.stairs(index, walls, baseline=None, color=GREY, linewidth=0.8)
     ax.plot(x[shown], wave[shown], color=colour, linewidth=1.5)
     ax.set_ylim(0, 1.1 * max(wave[shown].max(), max(index)))
     ax.set_xlim(walls[0], walls[-1])
-    ax.set_xlabel("x [wavelengths]", fontsize=10, color=_INK)
+    ax.set_xlabel("x [wavelengths]", fontsize=10, color=INK)
 
 
 def device_picture(device: "MaxwellDevice", points: Mapping[str, Tensor]) -> Figure:
@@ -85,7 +85,7 @@ def device_picture(device: "MaxwellDevice", points: Mapping[str, Tensor]) -> Fig
             light = device.scene.intensity(made.matter(theta)[0])[inside].numpy()
         shape.imshow(density.T, origin="lower", extent=body, cmap="Greys", vmin=0, vmax=1.25, interpolation="nearest")
         shape.set_ylim(low, -low)
-        shape.set_title(name, fontsize=10, color=_INK, loc="left")
+        shape.set_title(name, fontsize=10, color=INK, loc="left")
         shown = field.imshow(light.T, origin="lower", extent=whole, cmap="inferno", vmin=0)
         if 0 < density.mean() < 1:
             x, y = (np.linspace(a, b, n, endpoint=False) + 0.5 / device.cells
@@ -101,23 +101,13 @@ def device_picture(device: "MaxwellDevice", points: Mapping[str, Tensor]) -> Fig
         field.set_xlim(left, right)
         field.set_ylim(low, -low)
         field.set_title(
-            f"{float(cut):.3f} of the power; {float(grey):.3f} before the cut", fontsize=10, color=_INK, loc="left"
+            f"{float(cut):.3f} of the power; {float(grey):.3f} before the cut", fontsize=10, color=INK, loc="left"
         )
         bar = figure.colorbar(shown, ax=field, pad=0.02)
-        bar.ax.set_ylabel(r"$|E|^2$", fontsize=9, color=_INK)
-        bar.ax.tick_params(labelsize=8, color=_GREY, labelcolor=_INK)
-        shape.set_ylabel("y [wavelengths]", fontsize=10, color=_INK)
+        bar.ax.set_ylabel(r"$|E|^2$", fontsize=9, color=INK)
+        bar.ax.tick_params(labelsize=8, color=GREY, labelcolor=INK)
+        shape.set_ylabel("y [wavelengths]", fontsize=10, color=INK)
         for ax in (shape, field):
-            ax.tick_params(labelsize=9, color=_GREY, labelcolor=_INK)
-            ax.set_xlabel("x [wavelengths]", fontsize=10, color=_INK)
+            ax.tick_params(labelsize=9, color=GREY, labelcolor=INK)
+            ax.set_xlabel("x [wavelengths]", fontsize=10, color=INK)
     return figure
-
-
-def _clean(ax):
-    ax.set_facecolor("white")
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.spines[["left", "bottom"]].set_color(_GREY)
-    ax.grid(True, color=_PALE, linewidth=0.7)
-    ax.set_axisbelow(True)
-    ax.tick_params(labelsize=9, color=_GREY, labelcolor=_INK)
-    return ax

@@ -10,13 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
+from emulate.paper import COLOURS, DASHES, GREY, lined
+
 if TYPE_CHECKING:
     from emulate.simulators.option.simulator import Option
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-_GREY, _PALE, _INK = "#6b6b6b", "#e6e6e6", "#222222"
 _TIMES = (1.0, 0.25, 0.05)  # of the time to expiry
-_DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 2, 1, 2)))
 
 
 def picture(simulator: "Option", points: Mapping[str, Tensor]) -> Figure | None:
@@ -27,10 +26,7 @@ def picture(simulator: "Option", points: Mapping[str, Tensor]) -> Figure | None:
     figure = Figure(figsize=(9.0, 7.6), layout="constrained", facecolor="white")
     (prices, deltas), below = figure.subplots(2, 2)
     for ax in (prices, deltas, *below):
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(True, color=_PALE, linewidth=0.7)
-        ax.set_axisbelow(True)
-        ax.tick_params(labelsize=9, color=_GREY)
+        lined(ax)
     _prices(prices, simulator, points)
     theta = next(iter(points.values()))
     _deltas(deltas, simulator, theta)
@@ -52,7 +48,7 @@ def _prices(ax, simulator: "Option", points: Mapping[str, Tensor]) -> None:
     low, high = min(simulator.strikes), max(simulator.strikes)
     strikes = torch.linspace(0.9 * low, 1.1 * high, 120).tolist()
     for i, (name, theta) in enumerate(points.items()):
-        colour, dash = COLOURS[i % len(COLOURS)], _DASHES[i % len(_DASHES)]
+        colour, dash = COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]
         ax.plot(
             strikes,
             replace(simulator, strikes=tuple(strikes)).greeks(theta).price,
@@ -76,8 +72,8 @@ def _deltas(ax, simulator: "Option", theta: Tensor) -> None:
         greek = simulator.closed_form(
             {**market, "spot": spots, "time": time}, torch.tensor(strike, dtype=torch.float64)
         )
-        ax.plot(spots, greek.delta, color=COLOURS[i], linestyle=_DASHES[i], label=f"{float(time[0]):.3g} yr to expiry")
-    ax.axvline(strike, color=_GREY, linewidth=0.8, linestyle=":")
+        ax.plot(spots, greek.delta, color=COLOURS[i], linestyle=DASHES[i], label=f"{float(time[0]):.3g} yr to expiry")
+    ax.axvline(strike, color=GREY, linewidth=0.8, linestyle=":")
     ax.set_title(f"delta, strike {strike:g}", fontsize=10, loc="left")
     ax.set_xlabel("price of the asset today", fontsize=9)
     ax.set_ylabel("d price / d spot", fontsize=9)

@@ -11,10 +11,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Patch
 from torch import Tensor
 
+from emulate.paper import COLOURS, GREY, INK, PALE
 from emulate.simulators.seismometers.simulator import Seismometers
 
 _CELLS, _MARGIN = 81, 0.05  # points along the longer side of a map; of its width beyond stations and epicentres
-_INK, _GREY, _PALE, _STATION = "#222222", "#6b6b6b", "#e6e6e6", "#D55E00"
+_STATION = COLOURS[1]
 _PATH = "path"  # the name of steps `[s, d]` among the points
 _LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
@@ -78,18 +79,18 @@ def _furnish(ax: Axes, simulator: Seismometers, theta: Tensor, *, first: bool, d
     """Stations, areas and epicentres, over a map with axes in km."""
     if dots:
         ax.plot(
-            *simulator.epicentres.T.numpy(), ".", color="white", markersize=4, markeredgecolor=_INK, markeredgewidth=0.4
+            *simulator.epicentres.T.numpy(), ".", color="white", markersize=4, markeredgecolor=INK, markeredgewidth=0.4
         )
     for area in simulator.forbidden:
         centre = area["x"], area["y"]
-        ax.add_patch(Circle(centre, area["radius"], facecolor="#ffffffb0", edgecolor=_GREY, hatch="////", linewidth=1))
+        ax.add_patch(Circle(centre, area["radius"], facecolor="#ffffffb0", edgecolor=GREY, hatch="////", linewidth=1))
     for i, (x, y) in enumerate(simulator.stations(theta).tolist()):
-        ax.plot(x, y, "^", markersize=8, color=_INK if _stands(simulator, i) else _STATION, markeredgecolor="white",
+        ax.plot(x, y, "^", markersize=8, color=INK if _stands(simulator, i) else _STATION, markeredgecolor="white",
                 markeredgewidth=0.8, zorder=5)  # fmt: skip
     ax.set_aspect("equal")
-    ax.set_xlabel("x [km]", fontsize=9, color=_INK)
-    ax.set_ylabel("y [km]" if first else "", fontsize=9, color=_INK)
-    ax.tick_params(labelsize=8, color=_GREY, labelcolor=_INK)
+    ax.set_xlabel("x [km]", fontsize=9, color=INK)
+    ax.set_ylabel("y [km]" if first else "", fontsize=9, color=INK)
+    ax.tick_params(labelsize=8, color=GREY, labelcolor=INK)
 
 
 def _tracks(ax: Axes, simulator: Seismometers, start: Tensor, end: Tensor, path: Tensor | None) -> None:
@@ -106,22 +107,22 @@ def _stands(simulator: Seismometers, i: int) -> bool:
 
 
 def _name(bar: Any, text: str) -> None:
-    bar.set_label(text, fontsize=9, color=_INK)
-    bar.ax.tick_params(labelsize=8, color=_GREY, labelcolor=_INK)
+    bar.set_label(text, fontsize=9, color=INK)
+    bar.ax.tick_params(labelsize=8, color=GREY, labelcolor=INK)
 
 
 def _title(ax: Axes, text: str) -> None:
-    ax.set_title(text, fontsize=9, color=_INK, loc="left")
+    ax.set_title(text, fontsize=9, color=INK, loc="left")
 
 
 def _legend(figure: Figure, simulator: Seismometers, moved: bool) -> None:
     handles = [(Line2D([], [], marker="^", linestyle="none", color=_STATION, markersize=7), "station that is placed")]
     if simulator.fixed:
-        handles.append((Line2D([], [], marker="^", linestyle="none", color=_INK, markersize=7), "that stands already"))
+        handles.append((Line2D([], [], marker="^", linestyle="none", color=INK, markersize=7), "that stands already"))
     if moved:
         handles.append((Line2D([], [], color=_STATION, marker=".", linewidth=1.3), "its way"))
-    handles.append((Line2D([], [], marker=".", linestyle="none", color=_GREY), "likely epicentre"))
+    handles.append((Line2D([], [], marker=".", linestyle="none", color=GREY), "likely epicentre"))
     if simulator.forbidden:
-        handles.append((Patch(facecolor=_PALE, edgecolor=_GREY, hatch="////"), "forbidden"))
+        handles.append((Patch(facecolor=PALE, edgecolor=GREY, hatch="////"), "forbidden"))
     figure.legend(*zip(*handles, strict=True), loc="outside upper left", ncols=len(handles), fontsize=8, frameon=False,
-                  labelcolor=_INK)  # fmt: skip
+                  labelcolor=INK)  # fmt: skip
