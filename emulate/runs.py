@@ -32,6 +32,8 @@ class Field:
     def __post_init__(self):
         if not self.name.isidentifier():
             raise InputError(f"a field's name must be a word of letters, digits and _. Got {self.name!r}.")
+        if not isinstance(self.at, tuple):  # an array or a list
+            object.__setattr__(self, "at", tuple(float(x) for x in self.at))
         if bool(self.coordinate) != bool(self.at):
             raise InputError(f"field {self.name!r} must have both a coordinate and its values `at`, or neither. "
                              f"Got coordinate = {self.coordinate!r} with {len(self.at)} values.")  # fmt: skip
@@ -43,11 +45,16 @@ class Field:
 
 @dataclass(frozen=True)
 class Outputs:
-    """The fields of one run, laid end to end in a vector y of shape `[m]`."""
+    """The fields of one run, laid end to end in a vector y of shape `[m]`.
+
+    >>> Outputs([Field("x", coordinate="t", at=np.linspace(0, 1, 3)), Field("total")]).labels
+    ('x[t=0]', 'x[t=0.5]', 'x[t=1]', 'total')
+    """
 
     fields: tuple[Field, ...]
 
     def __post_init__(self):
+        object.__setattr__(self, "fields", (self.fields,) if isinstance(self.fields, Field) else tuple(self.fields))
         names = [f.name for f in self.fields]
         if not names or len(set(names)) < len(names):
             raise InputError(f"outputs must be at least one field, each named once. Got {names}.")

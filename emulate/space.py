@@ -242,11 +242,15 @@ class Space:
     >>> space = Space((Parameter("omega_m", Uniform(0.2, 0.4)), Parameter("h", Uniform(0.6, 0.8))))
     >>> space.from_unit(torch.tensor([0.5, 0.5], dtype=torch.float64))
     tensor([0.3000, 0.7000], dtype=torch.float64)
+    >>> space.from_unit([[0.0, 1.0]])
+    tensor([[0.2000, 0.8000]], dtype=torch.float64)
     """
 
     parameters: tuple[Parameter, ...]
 
     def __post_init__(self):
+        alone = isinstance(self.parameters, Parameter)
+        object.__setattr__(self, "parameters", (self.parameters,) if alone else tuple(self.parameters))
         _need(len(self.parameters) > 0, "a space must have at least one parameter. Got none.")
         for name, count in Counter(self.names).items():
             _need(count == 1, f"a parameter must be named once. Got {name!r} twice; rename one.")
@@ -267,15 +271,21 @@ class Space:
 
     def to_unit(self, theta: Tensor) -> Tensor:
         """theta `[..., d]` -> u `[..., d]`, differentiable, linear outside the support of a bounded prior."""
-        return torch.stack([p.prior.to_unit(t) for p, t in zip(self.parameters, theta.unbind(-1), strict=True)], -1)
+        return torch.stack(
+            [p.prior.to_unit(t) for p, t in zip(self.parameters, self._columns(theta, "theta"), strict=True)], -1
+        )
 
     def from_unit(self, u: Tensor) -> Tensor:
         """u `[..., d]` -> theta `[..., d]`, the inverse of `to_unit`, differentiable."""
-        return torch.stack([p.prior.from_unit(x) for p, x in zip(self.parameters, u.unbind(-1), strict=True)], -1)
+        return torch.stack(
+            [p.prior.from_unit(x) for p, x in zip(self.parameters, self._columns(u, "u"), strict=True)], -1
+        )
 
     def scaled(self, theta: Tensor) -> Tensor:
         """theta `[..., d]` -> the coordinates `[..., d]` in which emulators work: about [0, 1], smooth in theta."""
-        return torch.stack([p.prior.scaled(t) for p, t in zip(self.parameters, theta.unbind(-1), strict=True)], -1)
+        return torch.stack(
+            [p.prior.scaled(t) for p, t in zip(self.parameters, self._columns(theta, "theta"), strict=True)], -1
+        )
 
     def ends(self, reach: float = 3.0) -> tuple[Tensor, Tensor]:
         """u `[d]` where the box ends on either side: 0 and 1, and `reach` standard deviations out where a prior has no edge."""
@@ -285,7 +295,9 @@ class Space:
 
     def unscaled(self, x: Tensor) -> Tensor:
         """x `[..., d]` -> theta `[..., d]`, the inverse of `scaled`."""
-        return torch.stack([p.prior.unscaled(t) for p, t in zip(self.parameters, x.unbind(-1), strict=True)], -1)
+        return torch.stack(
+            [p.prior.unscaled(t) for p, t in zip(self.parameters, self._columns(x, "x"), strict=True)], -1
+        )
 
     def stretch(self, theta: Tensor) -> Tensor:
         """d scaled_i / d theta_i at theta `[..., d]`, same shape: each coordinate depends on its own parameter alone."""
@@ -295,7 +307,15 @@ class Space:
 
     def log_prob(self, theta: Tensor) -> Tensor:
         """ln of the prior density at theta `[..., d]`, shape `[...]`; -inf outside."""
-        return sum(p.prior.log_prob(t) for p, t in zip(self.parameters, theta.unbind(-1), strict=True))
+        return sum(p.prior.log_prob(t) for p, t in zip(self.parameters, self._columns(theta, "theta"), strict=True))
+
+    def _columns(self, x: Any, name: str) -> tuple[Tensor, ...]:
+        """The last axis of a tensor or an array, one column per parameter."""
+        x = x if isinstance(x, Tensor) else _numbers(x, name)
+        size = x.shape[-1] if x.ndim else 0
+        _need(size == self.d, f"{name} must have {self.d} values in its last axis ({', '.join(self.names)}). "
+              f"Got shape {tuple(x.shape)}; give [{self.d}] for one point or [n, {self.d}] for many.")  # fmt: skip
+        return x.unbind(-1)
 
     def pack(self, theta: Any) -> Tensor:
         """theta as a float64 tensor `[..., d]` from a tensor, an array, a dict of named values or a pandas frame.
@@ -306,9 +326,7 @@ class Space:
             return self._pack_named({str(k): theta[k] for k in theta})
         if not isinstance(theta, Tensor):
             theta = _numbers(theta, "theta")
-        size = theta.shape[-1] if theta.ndim else 0
-        _need(size == self.d, f"theta must have {self.d} values in its last axis ({', '.join(self.names)}). "
-              f"Got shape {tuple(theta.shape)}; give [{self.d}] for one point or [n, {self.d}] for many.")  # fmt: skip
+        self._columns(theta, "theta")
         return _real(theta, "theta").to(torch.float64)
 
     def _pack_named(self, values: Mapping[str, Any]) -> Tensor:
