@@ -173,7 +173,9 @@ def _numbers(data: Any) -> Tensor:
                 data = f.read().replace(",", " ").split()
         values = np.array([float(x) for x in data])
     except (OSError, TypeError, ValueError) as e:
-        raise InputError(f"data must be numbers, or a file of them, one for each output. Got {data!r:.60} ({e}).") from None
+        raise InputError(
+            f"data must be numbers, or a file of them, one for each output. Got {data!r:.60} ({e})."
+        ) from None
     if not len(values) or not np.isfinite(values).all():
         raise InputError(f"data must be finite numbers, one for each output. Got {data!r:.60}.")
     return torch.from_numpy(values)

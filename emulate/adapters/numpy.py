@@ -72,14 +72,18 @@ class Density:
 
     def value_and_gradient(self, x: ArrayLike) -> tuple[float | np.ndarray, np.ndarray]:
         """ln p `[...]` and its gradient `[..., d]` in one pass. `InputError` where the prediction carries no gradient."""
-        value, gradient = self._rows(x, lambda t: value_and_gradient(self._differentiable, t))
+        value, gradient = self._rows(x, lambda t: value_and_gradient(self._log_density, t))
         return _given(value), gradient.numpy()
 
     def log_likelihood(self, theta: ArrayLike) -> float | np.ndarray:
         """ln p(data | theta) at theta `[..., d]` in their units, with the posterior's restriction where it has one: what
         nested sampling weighs draws of the prior with."""
+
+        def of(rows: Tensor) -> tuple[Tensor]:
+            return (self._restricted(self.posterior.log_likelihood(rows), rows),)
+
         with torch.no_grad():
-            return _given(self._rows(theta, lambda t: (self._evidence(t),))[0])
+            return _given(self._rows(theta, of, "theta")[0])
 
     def prior_transform(self, u: ArrayLike) -> np.ndarray:
         """u `[..., d]` of the unit cube -> theta `[..., d]`: uniform numbers become draws of the prior."""
@@ -102,27 +106,26 @@ class Density:
         return x if self.coordinates == "theta" else self.posterior.theta(x)
 
     def _log_density(self, x: Tensor) -> Tensor:
-        if self.coordinates == "x":
-            return self.posterior.log_density(x)
-        return self._evidence(x) + self.posterior.space.log_prob(x)
-
-    def _evidence(self, theta: Tensor) -> Tensor:
-        value, also = self.posterior.log_likelihood(theta), self.posterior.restriction
-        return value if also is None else value + also(theta)
-
-    def _differentiable(self, x: Tensor) -> Tensor:
-        value = self._log_density(x)
-        if not value.requires_grad:
+        theta = self._to_theta(x)
+        value = self.posterior.log_likelihood(theta)
+        if x.requires_grad and not value.requires_grad:
             raise InputError("a gradient must come through the prediction. Got one whose density carries no graph; use a sampler "
                              "without gradients, or predict by an emulator.")  # fmt: skip
-        return value
+        if self.coordinates == "x":
+            return value + self.posterior.log_prior(x)
+        return self._restricted(value, theta) + self.posterior.space.log_prob(theta)
 
-    def _rows(self, x: ArrayLike, of: Callable[[Tensor], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    def _restricted(self, value: Tensor, theta: Tensor) -> Tensor:
+        also = self.posterior.restriction
+        return value if also is None else value + also(theta)
+
+    def _rows(self, x: ArrayLike, of: Callable[[Tensor], tuple[Tensor, ...]],
+              coordinates: Coordinates | None = None) -> tuple[Tensor, ...]:  # fmt: skip
         """What `of` says of the rows inside the prior; -inf, and a gradient of 0, for the others."""
         x = self._packed(x)
         flat = x.reshape(-1, x.shape[-1])
         inside = flat.isfinite().all(-1)
-        if self.coordinates == "theta":
+        if (coordinates or self.coordinates) == "theta":
             inside &= self.posterior.space.log_prob(flat) > -torch.inf
         parts = [of(rows) for rows in flat[inside].split(_ROWS) if len(rows)]
         value, gradient = flat.new_full((len(flat),), -torch.inf), torch.zeros_like(flat)

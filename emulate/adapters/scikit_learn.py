@@ -144,7 +144,10 @@ class EmulatorRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             good = len(set(told)) == d and all(n.isidentifier() for n in told)
             low, high = X.min(0), X.max(0)
             flat = ~(high > low)  # a column with one value tells nothing, at any width
-            low, high = np.where(flat, low - 0.5 * (1 + abs(low)), low), np.where(flat, high + 0.5 * (1 + abs(high)), high)
+            low, high = (
+                np.where(flat, low - 0.5 * (1 + abs(low)), low),
+                np.where(flat, high + 0.5 * (1 + abs(high)), high),
+            )
             return Space(tuple(Parameter(told[i] if good else f"x{i}", Uniform(float(low[i]), float(high[i])))
                                for i in range(d)))  # fmt: skip
         if self.space.d != d or (told and told != list(self.space.names)):

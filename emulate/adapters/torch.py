@@ -14,7 +14,8 @@ class Mean(torch.nn.Module):
     `torch.nn.Sequential` wants it. It holds no parameter to train: gradients flow through it to the layers before. All is
     float64: build those layers with `dtype=torch.float64`.
 
-    `outside` is that of `Emulator.predict`. By "ignore" no value is looked at, which `torch.compile` and `torch.func` ask for.
+    `outside` is that of `Emulator.predict`. By "ignore" no value is looked at, which `torch.compile` and `torch.func` ask for;
+    where outputs are learnt as logarithms the compiled graph may break in two, with the same answers.
 
     >>> import numpy as np
     >>> from emulate import Field, Outputs, Parameter, Runs, Space, Uniform, fit
@@ -34,6 +35,4 @@ class Mean(torch.nn.Module):
         self.emulator, self.outside = emulator, outside
 
     def forward(self, theta: Tensor) -> Tensor:
-        if self.outside == "ignore":
-            return self.emulator.moments(theta)[0]
         return self.emulator.predict(theta, outside=self.outside).mean
