@@ -40,6 +40,10 @@ class Terminal:
 
             self.result |= {k: plain_json(v) for k, v in parts.items()}
 
+    def add(self, part: str, item: Any) -> None:
+        """One more item of a list of the JSON object."""
+        self.give(**{part: [*self.result.get(part, ()), item]})
+
     def say(self, text: str) -> None:
         if not self.quiet:
             self.console.print(escape(text), soft_wrap=True)

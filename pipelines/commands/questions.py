@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands import frame
+from pipelines.commands import completion, frame
 from pipelines.commands.frame import Emulator, Force, Overrides, StudyFile, command
 from pipelines.commands.studies import run_stages
 
@@ -61,7 +61,8 @@ def identifiability(
     terminal: "Terminal", study: StudyFile, set_: Overrides = None,
     points: Annotated[int, typer.Option("--points", min=1, max=1000, metavar="N", help="Points of the box at which derivatives "
                                         "are taken.")] = 3,
-    emulator: Annotated[str, typer.Option("--emulator", metavar="NAME", help="Its derivatives; empty: the simulator's.")] = "",
+    emulator: Annotated[str, typer.Option("--emulator", metavar="NAME", help="Its derivatives; empty: the simulator's.",
+                                         autocompletion=completion.names_of_emulators)] = "",
 ) -> int:  # fmt: skip
     """Say which parameters the data tell, and which in combination only: Fisher matrix, collinearity, profiles."""
     from pipelines import identifiability as telling
@@ -76,8 +77,10 @@ def optimise(
     minimise: Annotated[str, typer.Option("--minimise", metavar="EXPR", help="Of outputs and parameters: mean(pk) + h.")] = "",
     maximise: Annotated[str, typer.Option("--maximise", metavar="EXPR", help="The same, for the greatest.")] = "",
     subject_to: Annotated[list[str] | None, typer.Option("--subject-to", metavar="EXPR", help="As 'pk[3] <= 2'; repeat.")] = None,
-    by: Annotated[str, typer.Option("--by", metavar="CHOICE", help="Climb the emulator, or the simulator itself.")] = "",
-    method: Annotated[str, typer.Option("--method", metavar="NAME", help="bfgs or adam; empty: what fits.")] = "",
+    by: Annotated[str, typer.Option("--by", metavar="CHOICE", help="Climb the emulator, or the simulator itself.",
+                                   autocompletion=completion.choices("emulator", "simulator"))] = "",
+    method: Annotated[str, typer.Option("--method", metavar="NAME", help="bfgs or adam; empty: what fits.",
+                                       autocompletion=completion.choices("bfgs", "adam"))] = "",
     robust: Annotated[float | None, typer.Option("--robust", metavar="K", help="Mean + K sd over the emulator's error.")] = None,
     confirm: Annotated[int | None, typer.Option("--confirm", min=0, max=100_000, metavar="N",
                                                 help="True runs at the optimum.")] = None,

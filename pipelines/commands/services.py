@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands import frame
+from pipelines.commands import completion, frame
 from pipelines.commands.frame import Overrides, StudyFile, command
 
 if TYPE_CHECKING:
@@ -67,6 +67,23 @@ def sync(terminal: "Terminal", study: StudyFile, set_: Overrides = None) -> int:
     (terminal.warn if synced.pending else terminal.say)(synced.sentence + (f" {synced.link}" if synced.link else ""))
     terminal.give(study=loaded.name, logged=synced.logged, pending=synced.pending, link=synced.link or None)
     return 1 if synced.pending else 0
+
+
+@command("doctor", panel=frame.SERVICES)
+def doctor(
+    terminal: "Terminal",
+    study: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[STUDY.yaml]", help="Look at what this study needs too.", autocompletion=completion.studies
+        ),
+    ] = None,
+    set_: Overrides = None,
+) -> int:
+    """Look for what is in the way: versions, threads, memory, GPU, disks, Dask, MLflow; say what mends it; 1 if any is wrong."""
+    from pipelines.doctor import examination
+
+    return examination.command(terminal, study, set_ or [])
 
 
 @command("ui", panel=frame.SERVICES, json_=False)

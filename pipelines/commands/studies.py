@@ -32,10 +32,16 @@ def run_stages(terminal: "Terminal", wanted: Sequence[str], study: Path, changes
         loaded = load_study(study, changes)
     engine.need(loaded, wanted)
     wanted = wanted or loaded.stages
+    terminal.give(study=loaded.name)
     if not dry_run:
-        return 0 if engine.run(loaded, wanted, terminal, force=force) else 1
+        try:
+            return 0 if engine.run(loaded, wanted, terminal, force=force) else 1
+        finally:
+            if terminal.json:
+                terminal.give(champion=engine.champion(loaded), paths=engine.paths(loaded))
     rows = engine.plan(loaded, wanted, terminal, force=force)
     terminal.table(f"{loaded.name}: the plan", ("stage", "", "why", "what"), rows)
+    terminal.give(plan=[dict(zip(("stage", "action", "why", "what"), r, strict=True)) for r in rows])
     from pipelines.study import JOBS
 
     if loaded.cluster.use in JOBS:
