@@ -199,7 +199,9 @@ def _run_stage(bench: Workbench, stage: str) -> None:
     bench.journal.append("scope_start", stage)
     status, why = "failed", ""
     try:
-        bench.note(module.run(bench), watch.seconds)
+        with terminal.bar(stage):  # what is within may show one of its own
+            said = module.run(bench)
+        bench.note(said, watch.seconds)
         verdicts.write(bench, stage)
         status = "done"
     except KeyboardInterrupt:

@@ -15,6 +15,7 @@ import typer
 from pipelines.commands import completion
 
 if TYPE_CHECKING:
+    from pipelines.study import Study
     from pipelines.terminal import Terminal
 
 app = typer.Typer(
@@ -61,7 +62,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print findings and e
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print versions, choices, times and tracebacks too.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; all else goes to standard error.")]
 _COMMON = {"quiet": Quiet, "verbose": Verbose, "json_": Json}
-_BUG = 70  # EX_SOFTWARE of sysexits.h: 1 says that a check failed
+BUG = 70  # EX_SOFTWARE of sysexits.h: 1 says that a check failed
 
 
 def command(name: str, *, panel: str | None = None, to: typer.Typer = app, json_: bool = True,
@@ -82,6 +83,14 @@ def command(name: str, *, panel: str | None = None, to: typer.Typer = app, json_
         return body
 
     return register
+
+
+def read_study(terminal: "Terminal", path: Path, changes: list[str] | None) -> "Study":
+    """The study, with `--set` values laid over it; the imports that it needs take seconds, so a bar turns meanwhile."""
+    with terminal.bar("reading the study"):
+        from pipelines.config import load_study
+
+        return load_study(path, changes or [])
 
 
 def _run(name: str, body: Callable[..., int | None], given: dict[str, Any], *, quiet: bool, verbose: bool,
@@ -139,7 +148,7 @@ def _guarded(call: Callable[[], int | None], terminal: "Terminal") -> int:
     except Exception as e:  # the last door: Python's own exit code, 1, would say that a check failed
         terminal.trace(e, always=True)
         return terminal.stop(f"this is a fault of emulate itself, {type(e).__name__}: {e}. What was finished is stored; please "
-                             "report the lines above with what `emulate doctor --json` prints.", "Bug", _BUG)  # fmt: skip
+                             "report the lines above with what `emulate doctor --json` prints.", "Bug", BUG)  # fmt: skip
 
 
 @contextlib.contextmanager

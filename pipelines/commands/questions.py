@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.commands import completion, frame
-from pipelines.commands.frame import Emulator, Force, Overrides, StudyFile, command
+from pipelines.commands.frame import Emulator, Force, Overrides, StudyFile, command, read_study
 from pipelines.commands.studies import run_stages
 
 if TYPE_CHECKING:
@@ -17,10 +17,10 @@ def costs(terminal: "Terminal", study: StudyFile, set_: Overrides = None,
           pilot: Annotated[int, typer.Option("--pilot", min=0, metavar="N", help="Make N runs first; they are kept.")] = 0,
           ) -> int:  # fmt: skip
     """Say what the runs took, and core-hours and time of those that are still to do."""
+    loaded = read_study(terminal, study, set_)
     from pipelines import forecasts
-    from pipelines.config import load_study
 
-    return forecasts.command(load_study(study, set_ or []), terminal, pilot=pilot)
+    return forecasts.command(loaded, terminal, pilot=pilot)
 
 
 @command("learning-curve", panel=frame.QUESTIONS)
@@ -34,10 +34,9 @@ def learning_curve(
 
     With --epsilon the error against the budget of privacy: refits to all runs, as many for each budget.
     """
+    loaded = read_study(terminal, study, set_)
     from pipelines import learning, utility
-    from pipelines.config import load_study
 
-    loaded = load_study(study, set_ or [])
     if epsilon:
         return utility.command(loaded, terminal, budgets=epsilon, name=emulator, fits=fits)
     return learning.command(loaded, terminal, target=target, name=emulator, parts=fits)
@@ -50,10 +49,10 @@ def sensitivity(
     pairs: Annotated[bool, typer.Option("--pairs", help="Indices of every pair of parameters too.")] = False,
 ) -> int:  # fmt: skip
     """Say which parameters matter: shares of the variance, elementary effects, bounds from gradients."""
+    loaded = read_study(terminal, study, set_)
     from pipelines import sensitivity as indices
-    from pipelines.config import load_study
 
-    return indices.command(load_study(study, set_ or []), terminal, samples=samples, name=emulator, pairs=pairs)
+    return indices.command(loaded, terminal, samples=samples, name=emulator, pairs=pairs)
 
 
 @command("identifiability", panel=frame.QUESTIONS)
@@ -65,10 +64,10 @@ def identifiability(
                                          autocompletion=completion.names_of_emulators)] = "",
 ) -> int:  # fmt: skip
     """Say which parameters the data tell, and which in combination only: Fisher matrix, collinearity, profiles."""
+    loaded = read_study(terminal, study, set_)
     from pipelines import identifiability as telling
-    from pipelines.config import load_study
 
-    return telling.command(load_study(study, set_ or []), terminal, points=points, name=emulator)
+    return telling.command(loaded, terminal, points=points, name=emulator)
 
 
 @command("optimise", panel=frame.QUESTIONS)
@@ -87,11 +86,10 @@ def optimise(
     starts: Annotated[int | None, typer.Option("--starts", min=1, max=4096, metavar="N", help="Points to start from.")] = None,
 ) -> int:  # fmt: skip
     """Find where the study's objective, or the one named here, is best; confirm it by true runs."""
+    own = read_study(terminal, study, set_).optimise is not None
     from emulate.errors import InputError
     from pipelines import optimisation
-    from pipelines.config import load_study
 
-    own = load_study(study, set_ or []).optimise is not None
     if (minimise and maximise) or not (minimise or maximise or own):
         raise InputError("optimise must be told one of --minimise and --maximise, such as --minimise \"mean(pk)\", or have a study "
                          f"with the section optimise. Got {'both' if minimise else 'none'}.")  # fmt: skip
@@ -100,7 +98,7 @@ def optimise(
     changes = [*(set_ or []), *optimisation.overrides(asked)]
     if own:
         return run_stages(terminal, ["optimise"], study, changes, force=force)
-    return optimisation.command(load_study(study, changes), terminal)
+    return optimisation.command(read_study(terminal, study, changes), terminal)
 
 
 @command("verify", panel=frame.QUESTIONS)
@@ -110,7 +108,7 @@ def verify(
     repeats: Annotated[int, typer.Option("--repeats", metavar="N", help="Of a stochastic simulator: seeds at a point.")] = 24,
 ) -> int:  # fmt: skip
     """Test the simulator's derivatives at points of the box: remainders, transposes, error bars over seeds."""
+    loaded = read_study(terminal, study, set_)
     from pipelines import verification
-    from pipelines.config import load_study
 
-    return verification.command(load_study(study, set_ or []), terminal, points=points, repeats=repeats)
+    return verification.command(loaded, terminal, points=points, repeats=repeats)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.commands import completion, frame
-from pipelines.commands.frame import Overrides, StudyFile, command
+from pipelines.commands.frame import Overrides, StudyFile, command, read_study
 
 if TYPE_CHECKING:
     from pipelines.terminal import Terminal
@@ -56,11 +56,10 @@ def certificates(
 @command("sync", panel=frame.SERVICES)
 def sync(terminal: "Terminal", study: StudyFile, set_: Overrides = None) -> int:
     """Log to MLflow what could not be logged before."""
+    loaded = read_study(terminal, study, set_)
     from emulate.errors import InputError
     from pipelines import tracking
-    from pipelines.config import load_study
 
-    loaded = load_study(study, set_ or [])
     if loaded.tracking.uri == "off":
         raise InputError("tracking.uri is off in this study. Give an address: --set tracking.uri=sqlite:///mlflow.db.")
     synced = tracking.sync(loaded.folder, loaded.tracking.uri)
