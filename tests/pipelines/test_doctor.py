@@ -277,6 +277,13 @@ def test_a_proxy_in_the_way_of_this_machine(monkeypatch):
     assert verdicts(services.loopback(place())) == {"fine"}
 
 
+def test_the_newest_schema_is_one_of_those_that_are_known():
+    head, known = services.revisions()
+    assert head in known
+    assert len(known) > 50
+
+
+@pytest.mark.slow
 def test_the_newest_schema_is_that_of_mlflows_own_migrations():
     """Judged by alembic, which MLflow migrates with."""
     from importlib.util import find_spec

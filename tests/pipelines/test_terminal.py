@@ -147,6 +147,26 @@ def test_quiet_leaves_findings_and_errors():
     assert "simulate" not in out
 
 
+def test_a_bar_within_a_bar_and_a_warning_take_their_turns():
+    code = """
+import time
+from pipelines.terminal import Terminal
+terminal = Terminal(verbose=True)
+with terminal.bar("validate"):
+    time.sleep(0.25)
+    terminal.detail("four checks")
+    with terminal.bar("gradients", total=8, left=False) as tick:
+        for i in range(9):
+            time.sleep(0.05)
+            tick(i, 8)
+        terminal.warn("half way")
+    time.sleep(0.25)
+terminal.say("end")
+"""
+    lines = [line.strip() for line in last(on_a_terminal(code))]
+    assert [line for line in lines if line] == ["four checks", "Warning: half way", "end"]
+
+
 def test_a_line_of_progress_is_arithmetic():
     """30 of 120 in 60 s: one in two seconds, and 90 left take 180 s."""
     now = iter([1000.0, 1060.0])
@@ -279,6 +299,15 @@ def test_every_answer_is_one_object(study, words):
         assert (told["theta"], len(told["mean"][0]), len(told["sd"][0])) == ([[0.5, 0.25]], 4, 4)
     if words[0] == "list":
         assert set(told["rooms"]["histograms"]) >= {"hard", "soft"}
+
+
+def test_the_keys_of_an_entry_are_listed(study):
+    keys = judged(study, "list", "emulators", "polynomial")["keys"]
+    assert keys["degree"]["default"] == 2
+    assert keys["degree"]["description"]
+    told = judged(study, "list", "emulators", "polynomal")
+    assert told["exit_code"] == 2
+    assert 'Did you mean "polynomial"' in told["error"]["message"]
 
 
 def test_a_run_of_the_store_is_told_whole(study):
