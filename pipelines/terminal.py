@@ -141,9 +141,15 @@ class Terminal:
                 self.console.print(f"[red]{escape(f['name'])}[/]: {escape(f['sentence'])}")
 
 
+class _Told(Console):
+    def on_broken_pipe(self) -> None:
+        """A reader who went away ends the command; rich would end it with 1, which says that a check failed."""
+        raise BrokenPipeError
+
+
 def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, highlight=False, **({} if stream.isatty() else {"width": _WIDE}))
+    return _Told(stderr=stderr, highlight=False, **({} if stream.isatty() else {"width": _WIDE}))
 
 
 def number(value: float | None) -> str:
