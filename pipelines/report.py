@@ -32,8 +32,8 @@ _KEY = {  # finding: what it is called on the first screen, and the section that
     "accuracy.median": ("median error of a held-out run", "accuracy"),
     "coverage.interval": ("held-out outputs inside their 95 % intervals", "calibration"),
     "gradient.error": ("error of the gradient", "gradient"),
-    "posterior.shift": ("shift of the posterior [σ]", "posterior"),
-    "confirmation.shift": ("shift of the posterior mean [σ]", "posterior"),
+    "posterior.shift": ("shift of the posterior, in standard deviations", "posterior"),
+    "confirmation.shift": ("shift of the posterior mean, in standard deviations", "posterior"),
 }
 _MADE_BY = {"design": "design", "runs": "simulate", "emulators": "train", "accuracy": "validate", "calibration": "validate",
             "gradient": "validate", "posterior": "infer"}  # sections that tell of a stage  # fmt: skip

@@ -4,6 +4,7 @@ import base64
 import shutil
 import struct
 from collections.abc import Iterable, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def of(folder: Path, sections: Iterable[str]) -> dict[str, list[dict[str, Any]]]
             if section:
                 placed[section].append({"alt": "", **f, "stage": stage, "id": f"figure-{stage}-{f['name']}",
                                         **_embedded(folder / stage, f["file"])})  # fmt: skip
-    seen, number = set(), 0
+    seen, numbers = set(), count(1)
     for section in sections:
         drawn = sorted(placed.get(section, ()), key=lambda f: (f["stage"], f["name"]) != _CORNER)
         if drawn and (drawn[0]["stage"], drawn[0]["name"]) == _CORNER and drawn[0]["source"]:
@@ -41,8 +42,8 @@ def of(folder: Path, sections: Iterable[str]) -> dict[str, list[dict[str, Any]]]
         placed[section] = [
             f for f in drawn if f["source"] is None or not (f["source"] in seen or seen.add(f["source"]))
         ]
-        for number, f in enumerate(placed[section], number + 1):
-            f["number"] = number
+        for f in placed[section]:
+            f["number"] = next(numbers)
     return placed
 
 

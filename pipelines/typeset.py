@@ -15,7 +15,7 @@ NONE = "\u2013"  # a dash where there is nothing
 _TIMES = "\u00d7"
 _SPACE = "\u00a0"  # keeps a number and its unit on one line
 _POWER = re.compile(r"(?<![\w.])(-?\d+(?:\.\d+)?)e([+-]?\d+)(?!\w)")  # a number of e-notation that stands alone
-_SET = {"+-": "±", "sigma": "σ", "chi2": "χ²", " %": f"{_SPACE}%"}
+_SET = {"+-": "±", "sigma": "\u03c3", "chi2": "χ²", " %": f"{_SPACE}%"}
 _WORD = re.compile(r"\+-|(?<![\w.])(?:sigma|chi2)(?!\.?\w)|(?<=\d) %")
 _TOKEN = re.compile(
     r"\\(?P<command>[A-Za-z]+) ?|(?P<shift>[_^])(?P<part>\{[^{}]*\}|\\[A-Za-z]+|[^\\])|(?P<plain>[^\\_^])"

@@ -51,7 +51,7 @@ def contrast(colour: str, page: str) -> float:
     return float((other + 0.05) / (one + 0.05))
 
 
-@pytest.mark.parametrize(("page", "vision"), product(PAGE, VISIONS))
+@pytest.mark.parametrize(("page", "vision"), list(product(PAGE, VISIONS)))
 def test_any_colour_vision_tells_the_colours_apart(page, vision):
     """By at least 12 units of colour difference; 2.3 are just noticed side by side (Mahy et al. 1994)."""
     seen = {c: lab(np.asarray(VISIONS[vision]) @ linear(shown(c, page))) for c in COLOURS}

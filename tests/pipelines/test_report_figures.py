@@ -1,5 +1,6 @@
 """Figures of a report: in both formats beside the page, numbered in its order, and in words for who cannot see them."""
 
+# ruff: noqa: RUF001  (the letters of formulas are what is tested)
 import json
 import re
 
