@@ -69,7 +69,10 @@ def test_outside_the_prior_it_is_minus_infinity_and_nobody_is_asked():
 
 
 def test_a_prediction_that_is_no_number_is_minus_infinity():
-    predict = lambda theta: Exact(torch.where(theta > 0, theta, torch.nan))
+
+    def predict(theta):
+        return Exact(torch.where(theta > 0, theta, torch.nan))
+
     density = Density(Posterior(FLAT, predict, Gaussian(absolute_error=1.0), torch.zeros(2, dtype=torch.float64)))
     value, gradient = density.value_and_gradient([[0.5, 0.5], [-0.5, 0.5]])
     assert np.isfinite(value[0])

@@ -47,7 +47,7 @@ def _name(of):
 @pytest.mark.parametrize(("estimator", "check"), _checks(), ids=_name)
 def test_scikit_learn_accepts_it(estimator, check):
     if estimator.recipe.entry_name() == "polynomial" and _name(check) in REFUSED:
-        with pytest.raises(ValueError, match="at least 12 samples for 10 features. Got n_samples=11"):
+        with pytest.raises(ValueError, match=r"at least 12 samples for 10 features\. Got n_samples=11"):
             check(estimator)
     else:
         check(estimator)
@@ -154,6 +154,9 @@ def test_what_is_wrong_is_told(settings, sentence):
 
 
 def test_generators_are_seeds_too():
-    of = lambda seed: _made("mlp", epochs=1, members=3, width=4).set_params(random_state=seed).fit(X, CUBE).predict(X)
+
+    def of(seed):
+        return _made("mlp", epochs=1, members=3, width=4).set_params(random_state=seed).fit(X, CUBE).predict(X)
+
     assert (of(np.random.RandomState(5)) == of(np.random.RandomState(5))).all()
     assert (of(np.random.RandomState(5)) != of(np.random.RandomState(6))).any()
