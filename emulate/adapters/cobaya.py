@@ -106,8 +106,8 @@ class EmulatorTheory(Theory):
     def _check(self) -> None:
         choices = ("reject", *CHOICES)
         if self.outside not in choices:
-            raise InputError(f"outside must be one of {', '.join(choices)}. Got {self.outside!r}."
-                             f"{nearest(str(self.outside), choices)}")  # fmt: skip
+            raise InputError(f"outside must be one of {', '.join(choices)}. Got {self.outside!r}"
+                             f".{nearest(str(self.outside), choices)}")  # fmt: skip
         known = [*self.emulator.space.names, *(f.name for f in self.emulator.outputs.fields), PREDICTION]
         for name in self.renames:
             if name not in known:

@@ -55,8 +55,8 @@ class Density:
             raise InputError(f"a density must be made of an emulate.Posterior. Got {type(self.posterior).__name__}; build one "
                              "of a space, a prediction, a likelihood and data.")  # fmt: skip
         if self.coordinates not in ("theta", "x"):
-            raise InputError(f"coordinates must be theta or x. Got {self.coordinates!r}."
-                             f"{nearest(str(self.coordinates), ('theta', 'x'))}")  # fmt: skip
+            raise InputError(f"coordinates must be theta or x. Got {self.coordinates!r}"
+                             f".{nearest(str(self.coordinates), ('theta', 'x'))}")  # fmt: skip
         if self.posterior.data.ndim != 1:
             raise InputError(f"a density must have one observation, data of shape [m]. Got {list(self.posterior.data.shape)}; "
                              "make a posterior of one row.")  # fmt: skip
