@@ -158,6 +158,8 @@ def run(study: Any, wanted: Sequence[str], terminal: Terminal, *, force: bool = 
                 _run_stage(bench, stage)
                 synchronise(study, terminal)
             outcome = "done"
+            if noted and (told := judged(study, wanted)):
+                bench.journal.append("tags", "", tags={"verdict": "passed" if _good(told) else "FAILED"})
         except KeyboardInterrupt:
             outcome = "interrupted"
             raise
@@ -230,34 +232,44 @@ def synchronise(study: Any, terminal: Terminal, *, closing: bool = False) -> Non
     if study.tracking.uri == "off":
         return
     from pipelines import tracking
-    from pipelines.addresses import redact, resolve
+    from pipelines.addresses import opening, redact, resolve
 
     with terminal.bar("MLflow"):
         synced = tracking.sync(study.folder, study.tracking.uri)
     if closing and synced.pending:
         terminal.warn(synced.sentence)
     elif closing:
-        where = redact(resolve(study.tracking.uri))
-        terminal.say(f"MLflow: the run is logged in {where}: {synced.link or 'open it with `emulate ui`'}")
+        address = resolve(study.tracking.uri)
+        terminal.say(f"MLflow: the run is logged in {redact(address)}. {opening(address, synced.link)}")
 
 
 def verdict(study: Any, wanted: Sequence[str], terminal: Terminal) -> bool:
     """Print what the emulator did to the posterior, and the findings of these stages; False when a blocking one failed."""
-    good = True
     if "check" in wanted and (path := study.folder / verdicts.BIAS).exists():
         told = files.read_json(path)
         terminal.headline(" ".join(told[k] for k in ("sentence", "beyond") if k in told))
+    found = judged(study, wanted)
+    for title, findings in found.items():
+        terminal.findings(title, findings)
+    return _good(found)
+
+
+def judged(study: Any, wanted: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """The findings that count, of the emulator that is used, by `stage (emulator)`."""
+    told = {}
     for stage in wanted:
         path = study.folder / stage / "findings.json"
         if stage not in stages.FIND or not path.exists():
             continue
         found = files.read_json(path)["emulators"]
         name = files.read_json(study.folder / verdicts.CHAMPION)["champion"] if len(found) > 1 else next(iter(found))
-        findings = amortised_choice.left_out(study, stage, found[name])
-        if findings:
-            terminal.findings(f"{stage} ({name})", findings)
-        good &= all(f["passed"] for f in findings if f["blocking"])
-    return good
+        if findings := amortised_choice.left_out(study, stage, found[name]):
+            told[f"{stage} ({name})"] = findings
+    return told
+
+
+def _good(told: dict[str, list[dict[str, Any]]]) -> bool:
+    return all(f["passed"] for findings in told.values() for f in findings if f["blocking"])
 
 
 def _provenance(study: Any) -> None:

@@ -1,6 +1,7 @@
 """MLflow is a projection of the journal: complete, once, whatever dies in between."""
 
 import http.server
+import io
 import json
 import math
 import os
@@ -18,6 +19,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from emulate.contracts import Finding
 from emulate.designs.sobol import Sobol
@@ -64,6 +66,15 @@ def trained(tmp_path_factory):
     return path
 
 
+def picture(width: int = 1200, height: int = 600) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), "steelblue").save(file, "PNG")
+    return file.getvalue()
+
+
+PICTURE = picture()
+
+
 def finding(name, value, low, high, blocking=True):
     passed = math.isfinite(value) and (low is None or value >= low) and (high is None or value <= high)
     return {"name": name, "value": value, "low": low, "high": high, "sentence": f"About the {name}.", "figure": "",
@@ -72,10 +83,10 @@ def finding(name, value, low, high, blocking=True):
 
 def write_study(folder, run="run1", *, study="quick", ends=True, model=None, alias="champion"):
     """A journal with every event there is, as the stages write it."""
-    files = {"simulate/runs.csv": "a,y\n1,2\n", "validate/error.png": "picture", "report/index.html": "<p>x"}
-    for name, text in files.items():
+    files = {"simulate/runs.csv": b"a,y\n1,2\n", "validate/error.png": PICTURE, "report/index.html": b"<p>x"}
+    for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
+        (folder / name).write_bytes(content)
     note = Journal(folder / "journal.jsonl").append
     config = {"name": "quick", "design": {"use": "sobol", "runs": 8}, "emulators": [{"use": "gp"}], "off": None}
     note("run_start", run=run, study=study, config=config)
@@ -150,12 +161,15 @@ def test_every_event_arrives(place, trained):
     folder = write_study(place / "study", model=trained)
     address = f"sqlite:///{place}/mlflow.db"
     events = len(Journal(folder / "journal.jsonl").read())
-    assert tracking.sync(folder) == tracking.Synced(events, 0, f"{events} events were logged in {address}.", "")
+    synced = tracking.sync(folder)
+    assert (synced.logged, synced.pending) == (events, 0)
+    assert synced.sentence == f"{events} events were logged in {address}."
 
     parent, simulate, gp, validate = (run_of(address, s) for s in ("", "simulate", "train/gp", "validate/gp"))
     assert parent.data.params == {"name": "quick", "design.use": "sobol", "design.runs": "8", "emulators.0.use": "gp"}
     assert (parent.info.status, simulate.info.status, gp.info.status) == ("KILLED", "FINISHED", "FAILED")
-    assert parent.info.run_name.endswith(" run1")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", parent.info.run_name)
+    assert synced.link == page("http://127.0.0.1:5000", "experiments", "1", "runs", parent.info.run_id)
     assert gp.info.run_name == "train/gp"
     assert gp.data.tags["mlflow.parentRunId"] == run_of(address, "train").info.run_id
     assert simulate.data.params == {"simulator": "linear_gaussian", "widths": "[1, 2]"}
@@ -185,7 +199,7 @@ def test_every_event_arrives(place, trained):
         "FAILED,validate/gp,shift,nan,,0.3,About the shift.",
     ]
     figures = run_of(address, "validate").info.artifact_uri.removeprefix("file://")
-    assert (Path(figures) / "figures/error.png").read_text() == "picture"
+    assert (Path(figures) / "figures/error.png").read_bytes() == PICTURE
     assert Path(figures).is_relative_to(place / "mlartifacts")
 
 
@@ -203,7 +217,8 @@ def test_a_second_sync_has_nothing_to_do(place, trained):
     address = f"sqlite:///{place}/mlflow.db"
     tracking.sync(folder)
     before = contents(address)
-    assert tracking.sync(folder) == tracking.Synced(0, 0, f"{address} holds all events of {folder}.", "")
+    again = tracking.sync(folder)
+    assert (again.logged, again.pending, again.sentence) == (0, 0, f"{address} holds all events of {folder}.")
     (folder / "tracking.json").unlink()  # even without its memory nothing is logged twice
     assert tracking.sync(folder).pending == 0
     assert contents(address) == before
@@ -236,7 +251,7 @@ def test_a_crash_anywhere_logs_nothing_twice_and_loses_nothing(place, trained, m
         return call
 
     if point == "after a call":
-        for name in ("experiment", "begin", "end", "log", "text", "config", "upload", "dataset", "model"):
+        for name in ("experiment", "begin", "end", "log", "text", "config", "upload", "image", "view", "dataset", "model"):
             monkeypatch.setattr(tracking._Server, name, mortal(getattr(tracking._Server, name), before=False))
         lives = range(60)
     else:
