@@ -6,6 +6,7 @@ pages on this machine. Every call names its run: there is no active run and no g
 
 import atexit
 import contextlib
+import fcntl
 import functools
 import getpass
 import hashlib
@@ -26,7 +27,7 @@ from pathlib import Path
 
 from emulate.errors import EmulateError, InputError, nearest
 from pipelines import notes
-from pipelines.addresses import LOOPBACK, database, page, redact, resolve, silence
+from pipelines.addresses import LOOPBACK, VIEW, VIEW_TAG, database, page, redact, resolve, silence
 from pipelines.journal import NAME, Journal
 from pipelines.pages import ui
 from pipelines.replay import Batch, Bookmark, Refused, Replay, Unreachable
@@ -48,7 +49,6 @@ _ENVIRONMENT = {  # read by mlflow when it is imported
 _DELETED_TOO = 3  # mlflow's ViewType.ALL: a run that was deleted on purpose does not come back
 _LATER = (401, 403, 408, 409, 429)  # client errors that time or a log-in may heal
 _NOTE, _NOTED = "mlflow.note.content", "mlflow.note.digest"  # what a page shows, and of what was last written there
-VIEW = "emulate"  # key of the view of the table of runs
 _COLUMNS = 14  # findings in that view
 _SCHEMA = 1_000_000  # characters that a database has room for
 _THUMBNAIL = 900  # pixels of the longer side
@@ -300,7 +300,7 @@ class _Server:
         state = json.dumps({"selectedColumns": columns})
         kept = {"name": "Verdicts", "createdAt": clock, "updatedAt": clock, "state": state}
         with _translated():
-            self.client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{VIEW}", json.dumps(kept))
+            self.client.set_experiment_tag(experiment, VIEW_TAG + VIEW, json.dumps(kept))
 
     def dataset(self, id: str, event: dict, path: Path) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -437,9 +437,23 @@ def _client(address: str):
 
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    if file := database(address):
-        file.parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(address, address)
+    if not (file := database(address)):
+        return MlflowClient(address, address)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(file.parent):  # two that make the tables of one new database at once fail both
+        return MlflowClient(address, address)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time; the operating system frees the lock when a process ends, however it ends."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager
