@@ -77,7 +77,7 @@ def version(name: str, recipe: Mapping[str, Any], scores: Mapping[str, Any], fin
     lines = [f"**{name}** (`{recipe.get('use', '')}`): {standing}", ""]
     told = [(label, _score(key, scores[key])) for key, label in _SCORES.items() if scores.get(key) is not None]
     if told:
-        lines += ["| on held-out runs | |", "|---|---|", *(f"| {label} | {value} |" for label, value in told), ""]
+        lines += ["| of this emulator | |", "|---|---|", *(f"| {label} | {value} |" for label, value in told), ""]
     lines += (
         [*_table([("", f) for f in findings], VERSION_ROWS, "more stand in its findings.json."), ""] if findings else []
     )
@@ -116,6 +116,8 @@ def _prior(parameter: Mapping[str, Any]) -> str:
     for kind, value in parameter.items():
         if kind in ("unit", "label"):
             continue
+        if isinstance(value, Mapping) and value.keys() == {"low", "high"}:
+            value = [value["low"], value["high"]]
         if isinstance(value, Mapping):
             return _cell(f"{kind} {', '.join(f'{k} {_number(v)}' for k, v in value.items())}")
         if isinstance(value, list | tuple):

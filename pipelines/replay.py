@@ -16,6 +16,9 @@ from pipelines import notes
 STATUS = {"done": "FINISHED", "passed": "FINISHED", "interrupted": "KILLED"}  # every other word is FAILED
 
 
+_HEADLINES = ("held_out/median", "bias")  # of the view of verdicts, before the findings
+
+
 class Refused(EmulateError):
     """The server answered that it will never take this call: asking again is of no use."""
 
@@ -51,7 +54,7 @@ class Server(Protocol):
     def config(self, id: str, config: dict, name: str) -> None: ...
     def upload(self, id: str, path: Path, folder: str) -> None: ...
     def image(self, id: str, path: Path, key: str, mark: str, clock: int) -> None: ...
-    def view(self, experiment: str, findings: list[str], clock: int) -> None: ...
+    def view(self, experiment: str, metrics: list[str], clock: int) -> None: ...
     def dataset(self, id: str, event: dict, path: Path) -> None: ...
     def model(self, experiment: str, ids: tuple[str, str], event: dict, path: Path, mark: str, clock: int) -> None: ...
 
@@ -167,10 +170,11 @@ class Replay:
         values = {name: finding["value"], f"{name}/low": finding["low"], f"{name}/high": finding["high"],
                   f"{name}/passed": finding["passed"]}  # fmt: skip
         self._batch(event).metrics.extend((n, float(v), clock, 0) for n, v in values.items() if v is not None)
-        inner = "" if event.get("used") else event["scope"].partition("/")[2]
-        summary = (f"{inner}/{name}" if inner else name, float(finding["value"]), clock, 0)
-        self._batch(event | {"scope": ""}).metrics.append(summary)  # the study's row of the table of runs
         self._verdicts_due = True
+        if event.get("used", True):  # the study's row of the table of runs
+            inner = "" if "used" in event else event["scope"].partition("/")[2]
+            summary = (f"{inner}/{name}" if inner else name, float(finding["value"]), clock, 0)
+            self._batch(event | {"scope": ""}).metrics.append(summary)
 
     def _on_tags(self, event: dict, offset: int) -> None:
         self._batch(event).tags.update({k: str(v) for k, v in event["tags"].items()})
@@ -213,8 +217,9 @@ class Replay:
         self._batches.setdefault(id, Batch()).tags.update({
             "findings": f"{passed} of {len(rows)} passed", "mlflow.note.content": notes.run(rows)})  # fmt: skip
         self.server.text(id, notes.findings_csv(rows), "findings.csv")
-        own = [f["name"] for event in found if event.get("used", True) for f in [event["finding"]]]
-        self.server.view(self.bookmark.experiment, list(dict.fromkeys(own)), self.bookmark.clock)
+        own = [e["finding"] for e in found if e.get("used", True)]
+        columns = [*_HEADLINES, *(f["name"] for f in own if f.get("blocking", True))]
+        self.server.view(self.bookmark.experiment, list(dict.fromkeys(columns)), self.bookmark.clock)
 
 
 _CHEAP = ("params", "metrics", "series", "finding", "tags")  # events that wait for a common call

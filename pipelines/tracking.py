@@ -49,7 +49,7 @@ _ENVIRONMENT = {  # read by mlflow when it is imported
 _DELETED_TOO = 3  # mlflow's ViewType.ALL: a run that was deleted on purpose does not come back
 _LATER = (401, 403, 408, 409, 429)  # client errors that time or a log-in may heal
 _NOTE, _NOTED = "mlflow.note.content", "mlflow.note.digest"  # what a page shows, and of what was last written there
-_COLUMNS = 14  # findings in that view
+_COLUMNS = 14  # metrics in that view
 _SCHEMA = 1_000_000  # characters that a database has room for
 _THUMBNAIL = 900  # pixels of the longer side
 _SERVED_BY = ("torch", "gpytorch", "numpy", "pandas", "scipy", "safetensors", "mlflow")
@@ -293,10 +293,10 @@ class _Server:
                 self.client.log_artifacts(id, folder, "images")
                 self.client.set_tag(id, "mlflow.loggedImages", "True")
 
-    def view(self, experiment: str, findings: list[str], clock: int) -> None:
-        """A view of the table of runs that MLflow offers by name and by link: verdict and findings as columns."""
+    def view(self, experiment: str, metrics: list[str], clock: int) -> None:
+        """A view of the table of runs that MLflow offers by name and by link: verdict and metrics as columns."""
         columns = [f"tags.`{tag}`" for tag in ("verdict", "findings", "emulator")]
-        columns += [f"metrics.`{name}`" for name in names(dict.fromkeys(findings[:_COLUMNS]))]
+        columns += [f"metrics.`{name}`" for name in names(dict.fromkeys(metrics[:_COLUMNS]))]
         state = json.dumps({"selectedColumns": columns})
         kept = {"name": "Verdicts", "createdAt": clock, "updatedAt": clock, "state": state}
         with _translated():

@@ -136,7 +136,8 @@ def test_the_view_of_verdicts_has_the_findings_as_columns(place):
     view = json.loads(tags["mlflow.sharedViewState.emulate"])
     assert view["name"] == "Verdicts"
     assert json.loads(view["state"])["selectedColumns"] == [
-        "tags.`verdict`", "tags.`findings`", "tags.`emulator`", "metrics.`coverage`", "metrics.`shift`"]  # fmt: skip
+        "tags.`verdict`", "tags.`findings`", "tags.`emulator`", "metrics.`held_out/median`", "metrics.`bias`",
+        "metrics.`coverage`", "metrics.`shift`"]  # fmt: skip
 
 
 def test_the_row_of_a_study_has_the_findings_of_the_emulator_that_is_used_under_their_own_names(place):
@@ -146,7 +147,8 @@ def test_the_row_of_a_study_has_the_findings_of_the_emulator_that_is_used_under_
     note("finding", "validate/mlp", finding=finding("coverage", 0.5, 0.6, 0.76, False), used=False)
     tracking.sync(folder)
     metrics = run_of(f"sqlite:///{place}/mlflow.db", "").data.metrics
-    assert metrics == {"coverage": 0.7, "mlp/coverage": 0.5}
+    assert metrics == {"coverage": 0.7}, "that of another emulator stands in its own run alone"
+    assert run_of(f"sqlite:///{place}/mlflow.db", "validate/mlp").data.metrics["coverage"] == 0.5
 
 
 def test_the_times_are_those_of_the_events(place):
