@@ -245,17 +245,21 @@ def synchronise(study: Any, terminal: Terminal, *, closing: bool = False) -> Non
 
 def verdict(study: Any, wanted: Sequence[str], terminal: Terminal) -> bool:
     """Print what the emulator did to the posterior, and the findings of these stages; False when a blocking one failed."""
+    told: dict[str, Any] = {}
     if "check" in wanted and (path := study.folder / verdicts.BIAS).exists():
         told = files.read_json(path)
         terminal.headline(" ".join(told[k] for k in ("sentence", "beyond") if k in told))
-    found = judged(study, wanted)
-    for title, findings in found.items():
-        terminal.findings(title, findings)
-    return _good(found)
+    shown = judged(study, wanted)
+    listed = [{"stage": stage, "of": name, **f} for (stage, name), found in shown.items() for f in found]
+    if shown:
+        terminal.verdict({f"{stage} ({name})": found for (stage, name), found in shown.items()})
+    good = _good(shown)
+    terminal.give(passed=good, findings=listed, bias=told or None)
+    return good
 
 
-def judged(study: Any, wanted: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """The findings that count, of the emulator that is used, by `stage (emulator)`."""
+def judged(study: Any, wanted: Sequence[str]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """The findings that count, of the emulator that is used, by stage and emulator."""
     told = {}
     for stage in wanted:
         path = study.folder / stage / "findings.json"
@@ -264,11 +268,11 @@ def judged(study: Any, wanted: Sequence[str]) -> dict[str, list[dict[str, Any]]]
         found = files.read_json(path)["emulators"]
         name = files.read_json(study.folder / verdicts.CHAMPION)["champion"] if len(found) > 1 else next(iter(found))
         if findings := amortised_choice.left_out(study, stage, found[name]):
-            told[f"{stage} ({name})"] = findings
+            told[stage, name] = findings
     return told
 
 
-def _good(told: dict[str, list[dict[str, Any]]]) -> bool:
+def _good(told: dict[tuple[str, str], list[dict[str, Any]]]) -> bool:
     return all(f["passed"] for findings in told.values() for f in findings if f["blocking"])
 
 
