@@ -7,6 +7,7 @@ from typing import Any
 
 ROWS = 40  # findings in the note of a run
 RUN, PLACE = 8000, 5000  # characters that a database takes of a run's note, and of those of experiments and models
+FEW = 4  # parameters that are named in the first line
 VERSION_ROWS = 12  # in that of a model's version
 _SCORES = {"median": "median error of a held-out run", "worst99": "error of the 99th percentile", "worst": "largest error",
            "coverage": "outputs inside their 95 % interval", "log_score": "mean log density", "seconds": "seconds to fit",
@@ -19,8 +20,8 @@ def experiment(config: Mapping[str, Any]) -> str:
     simulator, design, name = _named(config.get("simulator")), _named(config.get("design")), config.get("name", "")
     emulators = ", ".join(f"{n} ({e.get('use', '')})" for n, e in _named(config.get("emulators")).items())
     parameters = _named(config.get("parameters"))
-    what = f"The simulator `{simulator.get('use', '')}` and what stands in for it"
-    lines = [what + (f", as a function of {_count(len(parameters), 'parameter')}." if parameters else "."), ""]
+    of = f" as a function of {', '.join(parameters) if len(parameters) <= FEW else f'{len(parameters)} parameters'}"
+    lines = [f"{simulator.get('use', 'A simulator')}{of if parameters else ''}, and what stands in for it.", ""]
     if parameters:
         lines += ["| parameter | prior | unit |", "|---|---|---|"]
         lines += [f"| {n} | {_prior(p)} | {_cell(p.get('unit', ''))} |" for n, p in parameters.items()]
@@ -40,12 +41,12 @@ def experiment(config: Mapping[str, Any]) -> str:
 
 
 def run(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-    """The findings of a run as a Markdown table, those that failed first."""
-    return next(
-        text
-        for n in range(ROWS, -1, -1)
-        if len(text := "\n".join(_table(rows, n, "more stand in findings.csv."))) < RUN
-    )
+    """How many findings of a run passed, which of those that block did not, and a table of them, these first."""
+    failed = [f["name"] for _, f in rows if not f["passed"] and f.get("blocking", True)]
+    blocks = f"What blocks: {', '.join(failed)}." if failed else "None that blocks failed."
+    head = [f"{sum(f['passed'] for _, f in rows)} of {_count(len(rows), 'finding')} passed. {blocks}", ""]
+    whole = ("\n".join([*head, *_table(rows, n, "more stand in findings.csv.")]) for n in range(ROWS, 0, -1))
+    return next((text for text in whole if len(text) <= RUN), _within(head, RUN))
 
 
 def findings_csv(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
@@ -74,14 +75,14 @@ def version(name: str, recipe: Mapping[str, Any], scores: Mapping[str, Any], fin
             standing: str) -> str:  # fmt: skip
     """One emulator: how it was made, how far it is off on held-out runs, and what the checks found of it."""
     settings = ", ".join(f"{k} {v}" for k, v in recipe.items() if k != "use" and v not in (None, "", []))
-    lines = [f"**{name}** (`{recipe.get('use', '')}`): {standing}", ""]
+    lines = [f"{name}, {standing}", ""]
     told = [(label, _score(key, scores[key])) for key, label in _SCORES.items() if scores.get(key) is not None]
     if told:
         lines += ["| of this emulator | |", "|---|---|", *(f"| {label} | {value} |" for label, value in told), ""]
     lines += (
         [*_table([("", f) for f in findings], VERSION_ROWS, "more stand in its findings.json."), ""] if findings else []
     )
-    return _within([*lines, f"Settings: {settings}."] if settings else lines, PLACE).rstrip()
+    return _within([*lines, f"Recipe: {', '.join(filter(None, (recipe.get('use', ''), settings)))}."], PLACE).rstrip()
 
 
 def _table(rows: Sequence[tuple[str, Mapping[str, Any]]], most: int, rest: str) -> list[str]:

@@ -63,7 +63,9 @@ def test_every_event_arrives(place, trained):
     assert parent.data.metrics["gp/coverage"] == 0.7
     assert parent.data.tags["findings"] == "1 of 2 passed"
     assert parent.data.tags["verdict"] == "failed"
-    assert parent.data.tags["mlflow.note.content"].splitlines()[2:] == [
+    note = parent.data.tags["mlflow.note.content"].splitlines()
+    assert note[0] == "1 of 2 findings passed. What blocks: shift."
+    assert note[4:] == [
         "| FAILED | validate/gp: shift | nan | at most 0.3 | About the shift. |",
         "| passed | validate/gp: coverage | 0.7 | 0.6 to 0.76 | About the coverage. |",
     ]
