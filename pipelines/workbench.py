@@ -198,19 +198,17 @@ class Workbench(ExitStack):
 
     def figures(self, stage: str, figures: Mapping[str, tuple["Figure", str]]) -> None:
         """Save figures with their captions beside the stage's files, and note them for MLflow."""
-        listed = []
-        for name, (figure, caption) in figures.items():
-            files.write_figure(self.folder / stage / f"{name}.png", figure)
+        files.write_figures(self.folder / stage, figures)
+        for name in figures:
             self.journal.append("figure", stage, path=f"{stage}/{name}.png")
-            listed.append({"name": name, "file": f"{name}.png", "caption": caption})
-        files.write_json(self.folder / stage / "figures.json", listed)
 
-    def findings(self, stage: str, found: Mapping[str, list[dict]]) -> None:
-        """Save findings by emulator, print those of the champion, and note all of them for MLflow."""
+    def findings(self, stage: str, found: Mapping[str, list[dict]], used: str = "") -> None:
+        """Save findings by emulator, and note all of them for MLflow, which tells those of the one that is used apart."""
         files.write_json(self.folder / stage / "findings.json", {"emulators": found})
         for name, findings in found.items():
             for f in findings:
-                self.journal.append("finding", f"{stage}/{name}" if len(found) > 1 else stage, finding=f)
+                scope = f"{stage}/{name}" if len(found) > 1 else stage
+                self.journal.append("finding", scope, finding=f, used=name == used or len(found) == 1)
 
     def note(self, text: str, seconds: float | None = None) -> None:
         self.terminal.say(f"  {text}" + (f" ({duration(seconds)})" if seconds is not None else ""))
