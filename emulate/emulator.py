@@ -12,7 +12,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from emulate.privacy import Ledger
 from emulate.runs import Outputs, Runs, places
 from emulate.space import Space
 from emulate.transforms import OutputTransform
+
+if TYPE_CHECKING:
+    import xarray
 
 _ROWS = 4096  # that a recipe made, among those that find the components
 _SOME = 200  # runs that choose between y and ln y
@@ -285,16 +288,20 @@ class Emulator(torch.nn.Module):
 
         `strict` raises `InputError` outside the box and looks no further.
         """
-        checked(outside)
         theta = self.space.pack(theta)
-        if strict or outside != "ignore":
-            self._watch(theta.detach(), "refuse" if strict else outside)
-        if outside in ("warn", "refuse"):
-            self._watch_design(theta.detach(), outside)
+        self.look(theta, outside, strict=strict)
         prediction = self.transform.push(self.core(self.space.scaled(theta)))
         return Widened(prediction, self.guard.inflation(theta)) if outside == "inflate" else prediction
 
     forward = predict
+
+    def look(self, theta: Tensor, outside: Outside = "box", *, strict: bool = False) -> None:
+        """What `predict` says of theta `[..., d]` before it predicts: warnings, or `InputError`."""
+        checked(outside)
+        if strict or outside != "ignore":
+            self._watch(theta.detach(), "refuse" if strict else outside)
+        if outside in ("warn", "refuse"):
+            self._watch_design(theta.detach(), outside)
 
     def moments(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance `[..., m]` at theta `[..., d]`, a function of tensors that looks at no value.
@@ -347,7 +354,7 @@ class Emulator(torch.nn.Module):
         """d mean_j / d theta_i, exact, shape `[..., m, d]`."""
         theta = self.space.pack(theta).detach()
         theta = theta.clone() if theta.is_inference() else theta
-        self._watch(theta, "box")
+        self.look(theta)
         flat = theta.reshape(-1, self.space.d)
         u = self.space.scaled(flat)
         prediction, slopes = self.core.tangent(u)
@@ -361,6 +368,29 @@ class Emulator(torch.nn.Module):
         stretch = self.space.stretch(flat)[:, None, :]
         pushed = self.transform.push_slopes(prediction, *(slope * stretch for slope in slopes))
         return pushed.reshape(*theta.shape[:-1], self.outputs.size, self.space.d)
+
+    def to_xarray(self, theta: Any, *, outside: Outside = "box", jacobian: bool = False, samples: int = 0,
+                  seed: int = 0) -> "xarray.Dataset":  # fmt: skip
+        """Mean and standard deviation of every field as an xarray Dataset, with units, over the dimensions of theta.
+
+        theta is what `predict` takes; the dimensions and coordinates of an xarray Dataset or DataArray stay, so that a grid
+        gives a grid, and others are called `point`, `point_1`, ... A field `pk` gives `pk` and `pk_sd`, along its own
+        coordinate `pk_k`. With `jacobian`, `jacobian` is d mean / d theta along `output` and `parameter`; with `samples`,
+        `pk_draw` are so many draws along `draw`, which `seed` repeats.
+
+        >>> import xarray
+        >>> from emulate.emulators.polynomial import Polynomial
+        >>> from emulate.runs import Field
+        >>> from emulate.space import Parameter, Uniform
+        >>> x = np.linspace(0, 1, 9)[:, None]
+        >>> runs = Runs.of(Space((Parameter("a", Uniform(0, 1)),)), Outputs((Field("y"),)), x, 1000 + x**2)
+        >>> made = fit(Polynomial(), runs, seed=0).to_xarray(xarray.Dataset(coords={"a": [0.0, 0.5]}))
+        >>> made.y.dims, made.y.sel(a=0.5).item()
+        (('a',), 1000.25)
+        """
+        from emulate.predictions import dataset
+
+        return dataset(self, theta, outside=outside, jacobian=jacobian, samples=samples, seed=seed)
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write the folder that `emulate.load` reads: JSON and safetensors, no code."""
@@ -389,7 +419,7 @@ class Emulator(torch.nn.Module):
         if outside == "refuse":
             raise InputError(f"{sentence}; stay inside, or train on a wider prior.")
         if outside != "inflate":
-            warnings.warn(f"{sentence}; the prediction is an extrapolation.", ExtrapolationWarning, stacklevel=3)
+            warnings.warn(f"{sentence}; the prediction is an extrapolation.", ExtrapolationWarning, stacklevel=4)
 
     def _watch_design(self, theta: Tensor, outside: str) -> None:
         said = self.guard.sentence(theta)
@@ -398,4 +428,4 @@ class Emulator(torch.nn.Module):
         sentence = f"theta must lie where the design is dense. Got points that lie {said}"
         if outside == "refuse":
             raise InputError(f"{sentence}; run the simulator there, or stay where it ran.")
-        warnings.warn(f"{sentence}; no run has taught the emulator there.", ExtrapolationWarning, stacklevel=3)
+        warnings.warn(f"{sentence}; no run has taught the emulator there.", ExtrapolationWarning, stacklevel=4)
