@@ -35,7 +35,9 @@ class Asked:
 
 
 def run(terminal: Terminal, emulator: str, asked: Asked, *, device: str = "cpu") -> int:
-    loaded = load(emulator, device=device)
+    with terminal.bar("loading the emulator"):
+        loaded = load(emulator, device=device)
+    terminal.give(emulator=emulator, parameters=list(loaded.space.names), outputs=list(loaded.outputs.labels))
     _doubt(terminal, loaded)
     fixed = _fixed(loaded, asked.assignments)
     outside = "refuse" if asked.strict else asked.outside
@@ -68,7 +70,8 @@ def export(terminal: Terminal, emulator: str, out: Path, *, jacobian: bool) -> i
     from emulate.program import RESULTS, about
     from emulate.program import export as write
 
-    loaded = load(emulator)
+    with terminal.bar("loading the emulator"):
+        loaded = load(emulator)
     _doubt(terminal, loaded)
     with terminal.bar(f"writing {out.name}"):
         write(loaded, out, jacobian=jacobian)
@@ -115,21 +118,22 @@ def _point(terminal: Terminal, emulator: Emulator, asked: Asked, fixed: dict[str
     for w in caught:
         terminal.warn(str(w.message))
     columns = {n: float(c[0]) for n, c in _answers(emulator, theta, asked, outside, seed=asked.seed).items()}
-    terminal.give(theta=fixed, predictions=columns)
+    labels = emulator.outputs.labels
+    told = {n: x for n, x in columns.items() if n not in labels and not n.startswith("sd(")}
+    terminal.give(theta=theta.tolist(), mean=[[columns[n] for n in labels]], sd=[[columns[f"sd({n})"] for n in labels]],
+                  **({"more": told} if told else {}))  # fmt: skip
     if asked.out is not None:
         piece = points.Piece({n: [repr(float(x))] for n, x in zip(emulator.space.names, theta[0])}, ["the point"])
         with tabled.opened(asked.out) as table:
             table.write(piece, {n: np.array([x]) for n, x in columns.items()})
         terminal.say(f"1 prediction written to {asked.out}")
         return 0
-    labels = emulator.outputs.labels
     terminal.say(", ".join(asked.assignments))
-    more = [n for n in columns if n not in labels and not n.startswith("sd(")]
     terminal.table(
         "", ("output", "mean", "sd"), [(n, f"{columns[n]:.6g}", f"{columns[f'sd({n})']:.2g}") for n in labels]
     )
-    if more:
-        terminal.table("", ("", "value"), [(n, f"{columns[n]:.6g}") for n in more])
+    if told:
+        terminal.table("", ("", "value"), [(n, f"{x:.6g}") for n, x in told.items()])
     return 0
 
 

@@ -27,8 +27,8 @@ def opened(out: Path | None) -> Iterator[Table]:
         yield _Csv(sys.stdout)
         return
     if out.suffix not in TABLES:
-        raise InputError(f"--out must end in .csv or .parquet for points from a table, and in .nc for points from NetCDF. Got {out}; "
-                         "give it another ending.")  # fmt: skip
+        raise InputError(f"--out must end in .csv or .parquet for points from a table, and in .nc for points from NetCDF. Got "
+                         f"{out}; give it another ending.")  # fmt: skip
     if out.suffix == ".parquet":
         need_arrow(out)
     with replacing(out) as temporary:
