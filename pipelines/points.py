@@ -84,7 +84,8 @@ def found(space: Space, columns: list[str], fixed: Sequence[str], source: Path) 
     missing = [n for n in space.names if n not in at and n not in fixed]
     if missing:
         raise InputError(f"{source} must have a column for each of {', '.join(space.names)}. Missing: {', '.join(missing)}; "
-                         f"name a column so, or fix one for all rows by --set {missing[0]}=VALUE.{nearest(missing[0], columns)}")  # fmt: skip
+                         f"name a column so, or fix one for all rows by --set {missing[0]}=VALUE."
+                         f"{nearest(missing[0], columns)}")  # fmt: skip
     return at
 
 
