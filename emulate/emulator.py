@@ -25,6 +25,7 @@ from emulate.distributions import Gaussian
 from emulate.domain import Domain, Outside, Widened, checked
 from emulate.errors import CampaignError, DoubtWarning, ExtrapolationWarning, InputError, nearest
 from emulate.privacy import Ledger
+from emulate.pushforward import Pushforward, moved
 from emulate.runs import Outputs, Runs, places
 from emulate.space import Space
 from emulate.transforms import OutputTransform
@@ -268,7 +269,17 @@ class Emulator(torch.nn.Module):
         if (kind := fn(torch.zeros((), dtype=torch.float64)).dtype) != torch.float64:
             raise InputError(f"an emulator must stay in float64, for a variance is a small difference of large numbers. Got "
                              f"{kind}; turn its answers into {kind} instead.")  # fmt: skip
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        for module in self.modules():  # what cores derive of their buffers, and keep beside them
+            for name, value in list(vars(module).items()):
+                if isinstance(value, Tensor):
+                    setattr(module, name, fn(value))
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes; theta may lie elsewhere, and the answers lie where theta does."""
+        return self.transform.centre.device
 
     @property
     def history(self) -> tuple[dict[str, float], ...]:
@@ -290,10 +301,13 @@ class Emulator(torch.nn.Module):
         """
         theta = self.space.pack(theta)
         self.look(theta, outside, strict=strict)
-        prediction = self.transform.push(self.core(self.space.scaled(theta)))
+        prediction = moved(self._prediction(theta), self.device, theta.device)
         return Widened(prediction, self.guard.inflation(theta)) if outside == "inflate" else prediction
 
     forward = predict
+
+    def _prediction(self, theta: Tensor) -> Gaussian | Pushforward:
+        return self.transform.push(self.core(self.space.scaled(theta.to(self.device))))
 
     def look(self, theta: Tensor, outside: Outside = "box", *, strict: bool = False) -> None:
         """What `predict` says of theta `[..., d]` before it predicts: warnings, or `InputError`."""
@@ -318,8 +332,9 @@ class Emulator(torch.nn.Module):
         >>> torch.func.vmap(torch.func.jacrev(mean))(torch.tensor([[0.5], [1.0]], dtype=torch.float64)).ravel().round(decimals=6)
         tensor([1., 2.], dtype=torch.float64)
         """
-        prediction = self.transform.push(self.core(self.space.scaled(self.space.pack(theta))))
-        return prediction.mean, prediction.variance
+        theta = self.space.pack(theta)
+        prediction = self._prediction(theta)
+        return prediction.mean.to(theta.device), prediction.variance.to(theta.device)
 
     @property
     def guard(self) -> Domain:
@@ -355,7 +370,7 @@ class Emulator(torch.nn.Module):
         theta = self.space.pack(theta).detach()
         theta = theta.clone() if theta.is_inference() else theta
         self.look(theta)
-        flat = theta.reshape(-1, self.space.d)
+        flat = theta.reshape(-1, self.space.d).to(self.device)
         u = self.space.scaled(flat)
         prediction, slopes = self.core.tangent(u)
         if slopes is None:
@@ -364,10 +379,10 @@ class Emulator(torch.nn.Module):
                 rows_of(lambda t: self.transform.push(self.core(self.space.scaled(t))).mean, t)
                 for t in flat.split(block)
             ]
-            return torch.cat(rows).reshape(*theta.shape[:-1], self.outputs.size, self.space.d)
+            return torch.cat(rows).reshape(*theta.shape[:-1], self.outputs.size, self.space.d).to(theta.device)
         stretch = self.space.stretch(flat)[:, None, :]
         pushed = self.transform.push_slopes(prediction, *(slope * stretch for slope in slopes))
-        return pushed.reshape(*theta.shape[:-1], self.outputs.size, self.space.d)
+        return pushed.reshape(*theta.shape[:-1], self.outputs.size, self.space.d).to(theta.device)
 
     def to_xarray(self, theta: Any, *, outside: Outside = "box", jacobian: bool = False, samples: int = 0,
                   seed: int = 0) -> "xarray.Dataset":  # fmt: skip

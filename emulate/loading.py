@@ -59,7 +59,7 @@ def load(path_or_uri: str | os.PathLike, *, recipe: type[Recipe] | None = None, 
     except _MISFIT as e:
         raise StoreError(f"the weights in {folder} do not fit the recipe {use!r}: {e}. Train it again.") from e
     made.findings, made.scores = findings, scores
-    return made.to(place)
+    return made if place.type == "cpu" else made.to(place)
 
 
 def keep(path: str | os.PathLike, findings: Iterable[Finding], scores: Mapping[str, float]) -> None:
