@@ -65,8 +65,10 @@ def test_all_that_an_emulator_keeps_moves_with_it(emulator):
 
 
 def test_a_saved_emulator_knows_no_device(emulator, tmp_path):
-    with pytest.raises(InputError, match="no GPU|one of cuda") if not torch.cuda.is_available() else _nothing():
-        emulate.load(emulator.save(tmp_path / "e"), device="cuda")
+    emulator.save(tmp_path / "e")
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="no GPU that torch can use"):
+            emulate.load(tmp_path / "e", device="cuda")
     assert "cuda" not in (tmp_path / "e" / "emulator.json").read_text()
     again = emulate.load(tmp_path / "e", device="auto").to("cpu")
     assert torch.equal(again.predict(THETA).mean, emulator.predict(THETA).mean)
@@ -111,8 +113,8 @@ def test_a_prediction_that_was_moved_is_the_same():
 
 def test_a_device_that_is_none_is_refused_in_words(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match=r"^device must be there\. Got cuda, and this machine has no GPU that torch can use: .+; set "
-                                         r"device: auto, which takes one where it is, or cpu\.$"):  # fmt: skip
+    with pytest.raises(InputError, match=r"^device must be there\. Got cuda, and this machine has no GPU that torch can use: .+; "
+                                         r"set device: auto, which takes one where it is, or cpu\.$"):  # fmt: skip
         chosen("cuda")
     assert chosen("auto") == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -122,9 +124,3 @@ def test_a_device_that_is_none_is_refused_in_words(monkeypatch):
         chosen("cuda:2")
     with pytest.raises(InputError, match=r"^device must be cpu, cuda, cuda:N for the N-th GPU, or auto\. Got 'gpu'\.$"):
         chosen("gpu")
-
-
-def _nothing():
-    import contextlib
-
-    return contextlib.nullcontext()
