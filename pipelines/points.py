@@ -81,11 +81,14 @@ def found(space: Space, columns: list[str], fixed: Sequence[str], source: Path) 
                     f"{source} must have one column of {match[1]}. Got {at[match[1]]!r} and {column!r}; rename one."
                 )
             at[match[1]] = column
-    missing = [n for n in space.names if n not in at and n not in fixed]
-    if missing:
-        raise InputError(f"{source} must have a column for each of {', '.join(space.names)}. Missing: {', '.join(missing)}; "
-                         f"name a column so, or fix one for all rows by --set {missing[0]}=VALUE."
-                         f"{nearest(missing[0], columns)}")  # fmt: skip
+    if both := [n for n in at if n in fixed]:
+        raise InputError(
+            f"{both[0]} must be given once. Got the column {at[both[0]]!r} of {source} and --set {both[0]}; take one out."
+        )
+    if missing := [n for n in space.names if n not in at and n not in fixed]:
+        hint = nearest(missing[0], columns)
+        raise InputError(f"{source} must have a column for each of {', '.join(space.names)}. Missing: {', '.join(missing)}; name a "
+                         f"column so, or fix one for all rows by --set {missing[0]}=VALUE.{hint}")  # fmt: skip
     return at
 
 

@@ -81,5 +81,6 @@ class _Parquet:
 
 def apart(columns: list[str], new: list[str], source: Any) -> None:
     """Complain about columns of the points that the answers would be called by."""
-    if taken := [n for n in new if n in columns]:
+    held = {c.split(" [")[0] for c in columns} | set(columns)  # a unit may stand behind a name
+    if taken := [n for n in new if n in held]:
         raise InputError(f"{source} must leave the names of the answers free. Got a column {taken[0]!r}; rename it.")

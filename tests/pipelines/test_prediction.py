@@ -111,6 +111,11 @@ def test_a_grid_gives_a_grid(emulator, here):
         ("a [m/s],b\n1,0.5\n", (), "p.csv: a must be in km/s. Got the unit 'm/s'"),
         ("a,b,y\n1,0.5,2\n", (), "p.csv must leave the names of the answers free. Got a column 'y'"),
         ("a,b,a\n1,0.5,2\n", (), "p.csv must name every column once. Got 'a' twice"),
+        (
+            "a,b\n1,0.5\n",
+            ("--set", "b=1"),
+            "b must be given once. Got the column 'b' of p.csv and --set b; take one out.",
+        ),
         ("a,b\n", (), "p.csv must have rows below its header. Got none."),
         ("", (), "p.csv must have a header"),
         ("a,b\n1,0.5\n", ("--out", "o.txt"), "--out must end in .csv or .parquet"),
