@@ -100,6 +100,10 @@ def write(program: torch.export.ExportedProgram, path: Path, results: list[str],
         made = torch.onnx.export(program, input_names=["theta"], output_names=results, verbose=False)
     finally:
         log.setLevel(level)
+    own = set(map(id, made.model.graph.outputs))
+    for i, value in enumerate(v for node in made.model.graph for v in node.outputs):
+        if value.name in results and id(value) not in own:  # torch calls what a mean gives `mean`, too
+            value.name = f"{value.name}_inside_{i}"
     made.model.metadata_props["emulate"] = text
     made.model.producer_name = "emulate"
     made.save(path)
