@@ -319,7 +319,7 @@ class Emulator(torch.nn.Module):
     forward = predict
 
     def _prediction(self, theta: Tensor) -> Gaussian | Pushforward:
-        return self.transform.push(self.core(self.space.scaled(theta.to(self.device))))
+        return self.transform.push(self.core(self.space.scaled(_at(theta, self.device))))
 
     def look(self, theta: Tensor, outside: Outside = "box", *, strict: bool = False) -> None:
         """What `predict` says of theta `[..., d]` before it predicts: warnings, or `InputError`."""
@@ -346,7 +346,7 @@ class Emulator(torch.nn.Module):
         """
         theta = self.space.pack(theta)
         prediction = self._prediction(theta)
-        return prediction.mean.to(theta.device), prediction.variance.to(theta.device)
+        return _at(prediction.mean, theta.device), _at(prediction.variance, theta.device)
 
     @property
     def guard(self) -> Domain:
@@ -456,3 +456,8 @@ class Emulator(torch.nn.Module):
         if outside == "refuse":
             raise InputError(f"{sentence}; run the simulator there, or stay where it ran.")
         warnings.warn(f"{sentence}; no run has taught the emulator there.", ExtrapolationWarning, stacklevel=4)
+
+
+def _at(x: Tensor, device: torch.device) -> Tensor:
+    """`to`, and nothing at all in an exported graph where both are one."""
+    return x if x.device == device else x.to(device)
