@@ -1,5 +1,6 @@
 """An emulator as one graph of tensor operations, for programs that know no `emulate`: torch's `.pt2`, or ONNX."""
 
+import copy
 import json
 import math
 import os
@@ -73,6 +74,8 @@ def export(emulator: Emulator, path: str | os.PathLike, *, jacobian: bool = Fals
         )
     if path.suffix == ".onnx":
         exchange.need()
+    if emulator.device.type != "cpu":  # a graph is of one device; who loads it moves it
+        emulator = copy.deepcopy(emulator).to("cpu")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torch about itself
         graph = _graph(emulator, jacobian=jacobian, onnx=path.suffix == ".onnx")
