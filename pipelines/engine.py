@@ -147,6 +147,9 @@ def run(study: Any, wanted: Sequence[str], terminal: Terminal, *, force: bool = 
                 why = state(study, stage)
                 if why.status == "done" and not force:
                     terminal.say(f"{stage}: skipped, unchanged")
+                    terminal.add(
+                        "stages", {"stage": stage, "status": "skipped", "why": why.why, "seconds": why.seconds}
+                    )
                     continue
                 if not noted:
                     bench.journal.append(
@@ -158,6 +161,8 @@ def run(study: Any, wanted: Sequence[str], terminal: Terminal, *, force: bool = 
                 _run_stage(bench, stage)
                 synchronise(study, terminal)
             outcome = "done"
+            if noted and (told := judged(study, wanted)):
+                bench.journal.append("tags", "", tags={"verdict": "passed" if _good(told) else "FAILED"})
         except KeyboardInterrupt:
             outcome = "interrupted"
             raise
@@ -183,6 +188,7 @@ def _run_stage(bench: Workbench, stage: str) -> None:
             )
     _warn_of_stale(study, stage, terminal)
     terminal.say(f"{stage}: {module.SENTENCE}")
+    terminal.detail(f"{stage}: its part of the study: {json.dumps(study.section(stage), default=str)}")
     watch = Stopwatch()
     record = {
         "fingerprint": fingerprint(study, stage),
@@ -195,7 +201,9 @@ def _run_stage(bench: Workbench, stage: str) -> None:
     bench.journal.append("scope_start", stage)
     status, why = "failed", ""
     try:
-        bench.note(module.run(bench), watch.seconds)
+        with terminal.bar(stage):  # what is within may show one of its own
+            said = module.run(bench)
+        bench.note(said, watch.seconds)
         verdicts.write(bench, stage)
         status = "done"
     except KeyboardInterrupt:
@@ -207,9 +215,10 @@ def _run_stage(bench: Workbench, stage: str) -> None:
     finally:
         bench.journal.append("metrics", stage, metrics={"seconds": watch.seconds})
         bench.journal.append("scope_end", stage, status=status)
-        files.write_json(
-            _marker(study.folder, stage), {**record, "status": status, "why": why, "seconds": watch.seconds}
-        )
+        ended = {"status": status, "why": why, "seconds": watch.seconds}
+        files.write_json(_marker(study.folder, stage), {**record, **ended})
+        terminal.add("stages", {"stage": stage, **ended})
+        terminal.detail(f"{stage}: {status} after {duration(watch.seconds)}")
 
 
 def _warn_of_stale(study: Any, stage: str, terminal: Terminal) -> None:
@@ -230,15 +239,16 @@ def synchronise(study: Any, terminal: Terminal, *, closing: bool = False) -> Non
     if study.tracking.uri == "off":
         return
     from pipelines import tracking
-    from pipelines.addresses import redact, resolve
+    from pipelines.addresses import opening, redact, resolve
 
     with terminal.bar("MLflow"):
         synced = tracking.sync(study.folder, study.tracking.uri)
     if closing and synced.pending:
         terminal.warn(synced.sentence)
     elif closing:
-        where = redact(resolve(study.tracking.uri))
-        terminal.say(f"MLflow: the run is logged in {where}: {synced.link or 'open it with `emulate ui`'}")
+        address = resolve(study.tracking.uri)
+        terminal.give(mlflow=synced.link or None)
+        terminal.say(f"MLflow: the run is logged in {redact(address)}. {opening(address, synced.link)}")
 
 
 def verdict(study: Any, wanted: Sequence[str], terminal: Terminal) -> bool:
@@ -247,8 +257,18 @@ def verdict(study: Any, wanted: Sequence[str], terminal: Terminal) -> bool:
     if "check" in wanted and (path := study.folder / verdicts.BIAS).exists():
         told = files.read_json(path)
         terminal.headline(" ".join(told[k] for k in ("sentence", "beyond") if k in told))
-    shown: dict[str, list[dict[str, Any]]] = {}
-    listed: list[dict[str, Any]] = []
+    shown = judged(study, wanted)
+    listed = [{"stage": stage, "of": name, **f} for (stage, name), found in shown.items() for f in found]
+    if shown:
+        terminal.verdict({f"{stage} ({name})": found for (stage, name), found in shown.items()})
+    good = _good(shown)
+    terminal.give(passed=good, findings=listed, bias=told or None)
+    return good
+
+
+def judged(study: Any, wanted: Sequence[str]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """The findings that count, of the emulator that is used, by stage and emulator."""
+    told = {}
     for stage in wanted:
         path = study.folder / stage / "findings.json"
         if stage not in stages.FIND or not path.exists():
@@ -256,13 +276,12 @@ def verdict(study: Any, wanted: Sequence[str], terminal: Terminal) -> bool:
         found = files.read_json(path)["emulators"]
         name = files.read_json(study.folder / verdicts.CHAMPION)["champion"] if len(found) > 1 else next(iter(found))
         if findings := amortised_choice.left_out(study, stage, found[name]):
-            shown[f"{stage} ({name})"] = findings
-            listed += [{"stage": stage, "of": name, **f} for f in findings]
-    if shown:
-        terminal.verdict(shown)
-    good = all(f["passed"] for f in listed if f["blocking"])
-    terminal.give(passed=good, findings=listed, bias=told or None)
-    return good
+            told[stage, name] = findings
+    return told
+
+
+def _good(told: dict[tuple[str, str], list[dict[str, Any]]]) -> bool:
+    return all(f["passed"] for findings in told.values() for f in findings if f["blocking"])
 
 
 def _provenance(study: Any) -> None:
@@ -326,17 +345,42 @@ def planned(study: Any) -> str:
     return f"Its design: {whole}." if whole else ""
 
 
-def stored(study: Any) -> str:
-    """One sentence on the run store, readable while another process writes to it."""
+def stored(study: Any) -> dict[str, int]:
+    """How many runs the store holds, failed, and carry a Jacobian; readable while another process writes to it."""
     path = study.folder / "store"
     if not path.exists():
-        return "No runs are stored yet."
+        return {"stored": 0, "failed": 0, "jacobians": 0}
     from emulate.store import RunStore
 
     store = RunStore(path)
     keys = list(store.keys())
-    failed = sum(store.failed(k) for k in keys)
-    jacobians = sum(map(store.differentiated, keys))
-    carried = f"; {jacobians} carry a Jacobian" if jacobians else ""
-    said = f"{count(len(keys), 'run')} {'is' if len(keys) == 1 else 'are'} stored in {path}"
-    return f"{said}, {failed} of them failed{carried}."
+    return {
+        "stored": len(keys),
+        "failed": sum(map(store.failed, keys)),
+        "jacobians": sum(map(store.differentiated, keys)),
+    }
+
+
+def stored_in_words(study: Any, n: dict[str, int]) -> str:
+    """One sentence on the run store."""
+    path = study.folder / "store"
+    if not path.exists():
+        return "No runs are stored yet."
+    carried = f"; {n['jacobians']} carry a Jacobian" if n["jacobians"] else ""
+    said = f"{count(n['stored'], 'run')} {'is' if n['stored'] == 1 else 'are'} stored in {path}"
+    return f"{said}, {n['failed']} of them failed{carried}."
+
+
+def champion(study: Any) -> str | None:
+    """The emulator that is used, once the validate stage has said so."""
+    path = study.folder / verdicts.CHAMPION
+    return files.read_json(path)["champion"] if path.exists() else None
+
+
+def paths(study: Any) -> dict[str, Any]:
+    """The files and folders that are there, for whoever goes on from them."""
+    known = {"folder": "", "store": "store", "runs": "simulate/runs.csv", "posterior": "infer/posterior.nc",
+             "optimum": "optimise/optimum.json", "report": "report/index.html", "provenance": "provenance.json"}  # fmt: skip
+    there = {k: str(p.absolute()) for k, v in known.items() if (p := study.folder / v).exists()}
+    emulators = {n: str(p.absolute()) for n in study.emulators if (p := study.folder / "emulators" / n).is_dir()}
+    return {**there, "emulators": emulators}
