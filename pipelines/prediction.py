@@ -109,7 +109,7 @@ def _fixed(emulator: Emulator, assignments: list[str]) -> dict[str, float]:
 def _point(terminal: Terminal, emulator: Emulator, asked: Asked, fixed: dict[str, float], outside: str) -> int:
     if not fixed:
         raise InputError(
-            f"predict needs points: --set NAME=VALUE for each of {', '.join(emulator.space.names)}, or --points FILE."
+            f"predict must be given a point: --set NAME=VALUE for each of {', '.join(emulator.space.names)}, or --points FILE."
         )
     theta = emulator.space.pack(fixed)[None]
     with warnings.catch_warnings(record=True) as caught:
