@@ -29,6 +29,12 @@ class Classifier(torch.nn.Module):
     """A fitted classifier; all that it knows are float64 buffers: points `[n, d]`, length `[d]`, scale `[]`, and the
     sites tau and nu `[n]`, the weights in them."""
 
+    points: Tensor
+    length: Tensor
+    scale: Tensor
+    tau: Tensor
+    nu: Tensor
+
     def __init__(self, points: Tensor, length: Tensor, scale: Tensor, tau: Tensor, nu: Tensor):
         super().__init__()
         for name, t in {"points": points, "length": length, "scale": scale, "tau": tau, "nu": nu}.items():

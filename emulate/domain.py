@@ -3,7 +3,8 @@
 import itertools
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import add
 from typing import Any, Literal
 
 import numpy as np
@@ -154,7 +155,7 @@ class Domain:
         square = [(a[:, None] - a).square() for a in runs.T]
         found = []
         for p in self._projections:
-            s = sum(square[i] for i in p)
+            s = reduce(add, (square[i] for i in p))
             apart = s.where(s > _FINE**2, torch.inf).amin(-1).sqrt()
             found.append(apart.quantile(_YARD) if bool(apart.isfinite().all()) else apart.new_zeros(()))
         return torch.stack(found)

@@ -44,6 +44,7 @@ import torch
 from torch import Tensor
 
 from emulate.contracts import Recipe
+from emulate.distributions import seeded
 from emulate.emulator import Emulator, fit
 from emulate.errors import InputError
 from emulate.runs import Field, Outputs, Runs
@@ -74,10 +75,10 @@ class EventFlow:
         """y `[n, m]` at theta `[n, d]`; same seed, same bits. The rest is differentiable in theta, n is not."""
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            x = self.number.predict(theta, outside="ignore").rsample(generator=generator)[:, 0]
+            x = seeded(self.number.predict(theta, outside="ignore")).rsample(generator=generator)[:, 0]
             n = self.values[torch.searchsorted(self.below[1:-1], torch.special.ndtr(x), right=True)][:, None]
         given = torch.cat((theta, n), 1)
-        return torch.cat((n, self.rest.predict(given, outside="ignore").rsample(generator=generator)), 1)
+        return torch.cat((n, seeded(self.rest.predict(given, outside="ignore")).rsample(generator=generator)), 1)
 
     def log_prob(self, y: Tensor, theta: Tensor) -> Tensor:
         """ln P(n | theta) + ln p(rest | theta, n) `[n]`, of y `[n, m]`."""

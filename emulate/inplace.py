@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _functorch
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -158,7 +159,7 @@ def _way(func: Callable, args: tuple, kwargs: dict, i: int | None) -> Way:
 
 def _shared(x: Tensor, y: Tensor) -> bool:
     """Whether two tensors, or what batches and torch's own derivatives wrap, lie in the same memory."""
-    wrapped, inner = torch._C._functorch.is_functorch_wrapped_tensor, torch._C._functorch.get_unwrapped
+    wrapped, inner = _functorch.is_functorch_wrapped_tensor, _functorch.get_unwrapped
     while wrapped(x):
         x = inner(x)
     while wrapped(y):

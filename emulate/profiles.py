@@ -164,7 +164,7 @@ def plane(posterior: Posterior, names: tuple[str, str], *, seed: int, points: in
     v[:, :, columns] = box.v(theta)[:, :1, columns]
     height, _ = box.held(v, torch.tensor(columns).expand(len(grid), 2))
     best = max(float(height.max()), single[names[0]].log_likelihood)
-    return Plane(tuple(names), first, second, (height - best).reshape(points, points))
+    return Plane((names[0], names[1]), first, second, (height - best).reshape(points, points))
 
 
 @dataclass(frozen=True)

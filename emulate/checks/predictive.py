@@ -33,7 +33,7 @@ class Predictive(Check):
     alarms: ClassVar = 1
 
     def find(self, evidence: Evidence) -> tuple[Finding, ...]:
-        self.require(evidence)
+        evidence = self.require(evidence)
         known = evidence.replicas
         if not all(bool(t.isfinite().all()) for t in (known.data, known.replica, known.pull)):
             return (self._finding("", float("nan"), "Cannot say: the observation, its prediction or data made again are not "

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -38,7 +38,10 @@ class _Density(Distribution):
     r"""p(z | u) = 1/M sum_i N(T_i(x; u); 0, diag(tau_i^2)) |dT_i/dx| / |dz/dx|, x the whitened residual of the trend."""
 
     has_rsample = True
-    arg_constraints = {}
+
+    @property
+    def arg_constraints(self) -> dict[str, Any]:
+        return {}
 
     def __init__(self, core: "_Fitted", u: Tensor):
         self.core, self.u = core, u
@@ -107,6 +110,17 @@ class _Fitted(Core):
     Shapes: beta `[k, p]`, loc and spread `[p]`, turn V `[p, p]`, tau `[M, p]`, base `[M, K, p]`, centre and width `[d]`.
     """
 
+    trend: Tensor  # the place of the mean in MEANS
+    beta: Tensor
+    centre: Tensor
+    width: Tensor
+    loc: Tensor
+    turn: Tensor
+    spread: Tensor
+    tau: Tensor
+    base: Tensor
+    box: Tensor
+
     def __init__(self, recipe: "Flow", state: dict[str, Tensor]):
         super().__init__()
         for name, value in state.items():
@@ -144,7 +158,7 @@ class _Fitted(Core):
         """T_i(x; u) and ln|dT_i/dx|."""
         if len(self.loc) > 1:
             return self.flows[i](self._context(u)).call_and_ladj(x)
-        ladj: Tensor | float = 0.0
+        ladj = torch.zeros(())
         for spline in self._alone(i, u, x):
             y, slope = spline.push(x[..., 0])
             x, ladj = y[..., None], ladj + slope

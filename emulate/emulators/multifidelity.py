@@ -26,6 +26,14 @@ _STATE = ("weights", "centre", "scale", "inflation", "mix", "start", "width")
 class _Level(torch.nn.Module):
     """z = A x + centre + scale e of components x of the next cheaper fidelity; e learns from u, or from u and leading x."""
 
+    weights: Tensor
+    centre: Tensor
+    scale: Tensor
+    inflation: Tensor
+    mix: Tensor
+    start: Tensor
+    width: Tensor
+
     def __init__(self, error: Core, state: dict[str, Tensor]):
         super().__init__()
         self.error = error
@@ -58,6 +66,9 @@ class _Level(torch.nn.Module):
 
 class _Fitted(Core):
     """The cheapest fidelity, and one level after the other on it."""
+
+    centre: Tensor
+    scale: Tensor
 
     def __init__(self, low: Core, centre: Tensor, scale: Tensor, levels: Iterable[_Level]):
         super().__init__()

@@ -25,6 +25,9 @@ _STATE = ("terms", "coefficients", "inverse", "root_terms", "roots")
 
 
 class _Fitted(Core):
+    average: Tensor
+    bias: Tensor
+
     def __init__(self, state: Mapping[str, Tensor], flow: Emulator | None):
         super().__init__()
         for name in (*_STATE, "average", "bias"):

@@ -77,11 +77,13 @@ class Around(Likelihood, ABC):
         """`noise` with all that makes y unsure: at its mean, with the emulator's own covariance where there is one."""
         if own is not None and self.emulator_covariance:
             noise = noise + (1 + self.scale_error**2) * own
-        return noise if self.sure else noise + self.unsure(mean)
+        added = self.unsure(mean)
+        return noise if added is None else noise + added
 
     def moved(self, truth: Tensor, noise: Tensor) -> Tensor:
         """One y around the simulator's truth `[m]`, by standard normal noise `[m]`."""
-        return truth if self.sure else truth + root(self.unsure(truth)) @ noise
+        added = self.unsure(truth)
+        return truth if added is None else truth + root(added) @ noise
 
 
 def root(covariance: Tensor) -> Tensor:

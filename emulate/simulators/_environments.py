@@ -43,9 +43,11 @@ class System(Protocol):
 
     def initial(self, noise: Noise, n: int) -> Tensor:
         """States `[n, s]` at which n episodes begin."""
+        ...
 
     def next(self, x: Tensor, a: Tensor, noise: Noise, step: int) -> Tensor:
         """x' `[..., s]` of x `[..., s]` and a `[..., a]`."""
+        ...
 
 
 def environment(name: str, options: Mapping[str, Any]) -> LQR | Gym:

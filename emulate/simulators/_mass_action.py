@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C import _functorch
 
 from emulate.errors import InputError, RunFailed, nearest
 
@@ -86,7 +87,7 @@ def slopes(start: tuple[float, float], rates: Callable[[Sequence[Any]], Rates], 
 
 def plain(theta: Tensor) -> bool:
     """Whether theta is one point that nobody differentiates, so that its numbers say all."""
-    watched = theta.requires_grad or torch._C._functorch.peek_interpreter_stack() is not None
+    watched = theta.requires_grad or _functorch.peek_interpreter_stack() is not None
     return type(theta) is Tensor and theta.ndim == 1 and theta.dtype == torch.float64 and not watched and (
         torch.autograd.forward_ad.unpack_dual(theta).tangent is None)  # fmt: skip
 

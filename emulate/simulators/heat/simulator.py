@@ -197,7 +197,8 @@ class Heat(Simulator):
 
     def named(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """diffusivity and grading, whatever their order in the space."""
-        return tuple(theta[self.space.names.index(name)] for name in _NAMES)
+        diffusivity, grading = (theta[self.space.names.index(name)] for name in _NAMES)
+        return diffusivity, grading
 
     def _place(self, x: float) -> float:
         return x * self.cells / self.length
@@ -243,10 +244,10 @@ def _truths() -> tuple[Truth, ...]:
         return float(((made.gradient - rod.exact(theta)[1]) / rod.exact(theta)[1]).abs().max())
 
     @cache
-    def rows(scheme: str, counts: tuple[int, ...]) -> tuple[Orders, ...]:
+    def rows(scheme: Literal["rk4", "euler"], counts: tuple[int, ...]) -> tuple[Orders, ...]:
         return Heat(cells=5, sensors=(20.0, 40.0), scheme=scheme).orders(theta, counts)
 
-    def of_time(scheme: str, counts: tuple[int, ...], which: str) -> float:
+    def of_time(scheme: Literal["rk4", "euler"], counts: tuple[int, ...], which: str) -> float:
         return order(counts, [getattr(row, which) for row in rows(scheme, counts)])
 
     said = {"adjoint": "discretise, then differentiate", "continuous": "differentiate, then discretise", "gap": "apart"}
