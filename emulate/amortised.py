@@ -133,11 +133,11 @@ def to_theta(space: Space, x: Tensor) -> Tensor:
     return space.from_unit(ndtr(x).clamp(_EDGE, 1 - _EDGE))
 
 
-def _trend(flow: Flow, s: Tensor, x: Tensor, place: Tensor) -> str:
+def _trend(flow: Recipe, s: Tensor, x: Tensor, place: Tensor) -> str:
     """The trend of x in s under which x of places left out is likeliest, of normal residuals with one covariance; a richer one
     must gain `_GAIN`, for the flow bends what is left."""
-    if flow.trend != "auto":
-        return flow.trend
+    if (own := getattr(flow, "trend", "auto")) != "auto":
+        return own
     fold = place[:, None] % _FOLDS == torch.arange(_FOLDS)
     best, least = MEANS[0], torch.inf
     for mean in MEANS:

@@ -123,7 +123,8 @@ def judge(emulator: Emulator, left_out: Runs, over: Runs) -> Fold:
                 Jacobians(**{k: t[rows] for k, t in vars(known).items()}) for rows in _blocks(len(left_out), 8 * m * d)
             ]
             slopes = torch.cat([relative_error(emulator, some, every) for some in blocks]).numpy()
-    return Fold(*(torch.cat(p).numpy() for p in zip(*parts, strict=True)), slopes)
+    density, error, inside = (torch.cat(p).numpy() for p in zip(*parts, strict=True))
+    return Fold(density, error, inside, slopes)
 
 
 def _jacobians(runs: Runs) -> Jacobians:

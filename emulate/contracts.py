@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 class Entry:
     """What every entry of a room shares: strict settings, and the name it is found by."""
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]  # every entry is one
     __pydantic_config__: ClassVar[dict] = {"extra": "forbid", "allow_inf_nan": False, "arbitrary_types_allowed": True}
     example: ClassVar[dict] = {}  # settings for the contract tests, where the defaults are refused or take long
 
@@ -255,8 +256,9 @@ class Recipe(Entry, ABC):
         return ""
 
     @abstractmethod
-    def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int) -> Core:
-        """u `[n, d]`, z `[n, p]` (mean 0, unit variance, uncorrelated), float64; `noisy`: a stochastic simulator."""
+    def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int, **given: Any) -> Core:
+        """u `[n, d]`, z `[n, p]` (mean 0, unit variance, uncorrelated), float64; `noisy`: a stochastic simulator; `given`: what
+        `takes` names."""
 
     @abstractmethod
     def rebuild(self, state: dict[str, Tensor]) -> Core:

@@ -56,7 +56,7 @@ def gaussian_of(prediction: Distribution) -> tuple[Tensor, Tensor]:
     >>> gaussian_of(torch.distributions.Normal(torch.zeros(1).double(), 2.0).expand((1,)))
     (tensor([0.], dtype=torch.float64), tensor([[4.]], dtype=torch.float64))
     """
-    if callable(own := getattr(prediction, "gaussian", None)):
+    if (own := getattr(prediction, "gaussian", None)) is not None:
         return own()
     covariance = getattr(prediction, "covariance_matrix", None)
     return prediction.mean, torch.diag_embed(prediction.variance) if covariance is None else covariance

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from emulate.distributions import Joint, fitting
+from emulate.distributions import Joint, fitting, gaussian_of
 from emulate.errors import InputError, nearest
 from emulate.runs import places
 from emulate.space import Space
@@ -195,8 +195,6 @@ class Widened(Joint):
     tensor([4., 4.], dtype=torch.float64)
     """
 
-    arg_constraints = {}
-
     def __init__(self, inner: Distribution, factor: Tensor):
         self.inner, self.factor = inner, factor
         self.has_rsample = inner.has_rsample
@@ -216,7 +214,7 @@ class Widened(Joint):
 
     @property
     def covariance_matrix(self) -> Tensor:
-        return self.inner.covariance_matrix * self.factor[..., None, None]
+        return gaussian_of(self.inner)[1] * self.factor[..., None, None]
 
     def gaussian(self) -> tuple[Tensor, Tensor]:
         """The mean `[..., m]` and covariance `[..., m, m]`."""

@@ -37,7 +37,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -136,7 +136,7 @@ def learn(number: Recipe, rest: Recipe, runs: Runs, *, seed: int) -> EventFlow:
     space = Space((*runs.space.parameters, Parameter(first.name, Uniform(values[0] - step, values[-1] + step))))
     fields = tuple(replace(f, positive=bool((runs.y[:, j] > 0).all())) for j, f in enumerate(others, 1))
     given = Runs.of(space, Outputs(fields), np.column_stack((runs.theta, runs.y[:, 0])), runs.y[:, 1:], stochastic=True)
-    return EventFlow(counter, fit(rest, given, seed=seed), torch.from_numpy(values), below)
+    return EventFlow(cast(Emulator, counter), fit(rest, given, seed=seed), torch.from_numpy(values), below)
 
 
 @torch.no_grad()

@@ -69,8 +69,9 @@ def from_velocities(
     belong together.
     """
     with Meter() as meter, torch.no_grad():
-        if getattr(histogram, "bandwidth", None) == "auto":  # the best for these derivatives
-            histogram = histogram.settled(x, weights, velocities)
+        settled = getattr(histogram, "settled", None)
+        if settled is not None and getattr(histogram, "bandwidth", None) == "auto":  # the best for these derivatives
+            histogram = settled(x, weights, velocities)
         x, w, b = _sorted(histogram, x, weights)
         if not b.label:
             raise InputError("velocities must meet a soft histogram. Got hard bins, whose derivative along a path is zero; use "

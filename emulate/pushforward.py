@@ -37,7 +37,6 @@ class Pushforward(Joint):
     """
 
     has_rsample = True
-    arg_constraints = {}
 
     def __init__(self, z: Distribution, centre: Tensor, basis: Tensor, diagonal: Tensor, rest: Tensor | None = None,
                  log: Tensor | None = None):  # fmt: skip

@@ -151,7 +151,7 @@ class Runs:
         if jacobian is not None and jacobian_error is None:
             jacobian_error = np.zeros(np.shape(jacobian))
         derivatives = [np.array(a, np.float64) for a in (jacobian, jacobian_error) if a is not None]
-        ok: np.ndarray = np.isfinite(y).all(1)
+        ok = np.asarray(np.isfinite(y).all(1))
         for a in derivatives:
             _require("jacobian", a, (n, outputs.size, space.d))
             ok &= np.isfinite(a).all((1, 2))

@@ -97,7 +97,7 @@ class Side:
 
     def row(self, output: int, parameter: int) -> dict[str, Any]:
         """What a table says of one derivative: figures over the size of the truth, and NaN where the method refused."""
-        of = dict.fromkeys(("bias", "error", "deviation", "bound", "calls"), math.nan)
+        of: dict[str, float] = dict.fromkeys(("bias", "error", "deviation", "bound", "calls"), math.nan)
         if self.made is not None:
             at, size = (output, parameter), float(_size(self.truth)[output, parameter])
             tensors = {

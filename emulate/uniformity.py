@@ -24,7 +24,7 @@ def within(low: np.ndarray, high: np.ndarray) -> float:
     numbers = np.concatenate([np.arange(1, n + 1), np.arange(1, n + 1), [n + 1]])
     chance, first, now = np.ones(1), 0, 0.0  # of the counts first, first + 1, ...
     for k in np.lexsort((kinds, times)):
-        rate, now, i = n * (times[k] - now), times[k], numbers[k]
+        rate, now, i = n * (times[k] - now), times[k], int(numbers[k])
         if rate > 0:
             more = np.arange(n - first + 1)
             chance = np.convolve(chance, np.exp(more * np.log(rate) - rate - gammaln(more + 1)))[: n - first + 1]

@@ -41,8 +41,8 @@ _BESIDE: dict[str, dict[str, tuple[str, Where]]] = {
         "cohn1996": ("points that take most off the emulator's variance", lambda e: True),
         "liu2017": ("what left-out runs say of it", lambda e: e.aim == "prior"),
     },
-    **dict.fromkeys(("policy", "transition"), {
-        "towers2024": ("the environment is one of gymnasium", lambda e: e.environment != "lqr")}),
+    "policy": {"towers2024": ("the environment is one of gymnasium", lambda e: e.environment != "lqr")},
+    "transition": {"towers2024": ("the environment is one of gymnasium", lambda e: e.environment != "lqr")},
 }  # fmt: skip
 
 # Methods of a study that are no entry of a room.

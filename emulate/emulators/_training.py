@@ -217,7 +217,7 @@ def _schedule(search: torch.optim.Optimizer, pace: Pace, steps: int) -> torch.op
     return torch.optim.lr_scheduler.ConstantLR(search, 1.0)
 
 
-def _backward(search: torch.optim.Optimizer, loss: Tensor) -> Tensor:
+def _backward(search: torch.optim.Optimizer, loss: Tensor) -> float:
     search.zero_grad()
     loss.backward()
-    return loss
+    return float(loss)

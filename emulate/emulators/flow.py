@@ -169,7 +169,7 @@ class _Fitted(Core):
         context = self._context(u)
         context = context.reshape(*(1,) * (like.ndim - u.ndim), *context.shape)
         return [
-            Splines(t.hyper(context).movedim(-1, 0).contiguous(), self.bound, _SLOPE) for t in self.flows[i].transforms
+            Splines(hyper(context).movedim(-1, 0).contiguous(), self.bound, _SLOPE) for hyper in _hypers(self.flows[i])
         ]
 
     def log_density(self, i: int, u: Tensor, x: Tensor) -> Tensor:
@@ -197,6 +197,11 @@ class _LogDensity(torch.nn.Module):
 
     def forward(self, u: Tensor, x: Tensor) -> Tensor:
         return self.core.log_density(0, u, x)
+
+
+def _hypers(flow: torch.nn.Module) -> list[torch.nn.Module]:
+    """The networks that give the knots of each transform in turn."""
+    return [t.get_submodule("hyper") for t in flow.get_submodule("transforms").children()]
 
 
 def _splines(recipe: "Flow", p: int, d: int, box: float) -> torch.nn.Module:
@@ -369,7 +374,7 @@ class _Learner:
     def __init__(self, recipe: Flow, core: _Fitted, member: int, u: Tensor, x: Tensor, seen: Tensor, out: Tensor,
                  generator: torch.Generator, moved: Tensor | None):  # fmt: skip
         self.moved = moved  # dx/du [n, d] of each run
-        self.scale = None if moved is None else moved.square().mean(0).clamp_min(_FLOOR)
+        self.scale = torch.ones(()) if moved is None else moved.square().mean(0).clamp_min(_FLOOR)
         self.recipe, self.core, self.member, self.generator = recipe, core, member, generator
         self.u, self.x, self.seen, self.out = u, x, seen, out
         self.flow = core.flows[member]
@@ -434,8 +439,8 @@ class _Learner:
 def _start(flow: torch.nn.Module, generator: torch.Generator) -> None:
     """Weights from the generator; a small last layer, so that every spline starts near the identity."""
     with torch.no_grad():
-        for hyper in (t.hyper for t in flow.transforms):
-            layers = [m for m in hyper if hasattr(m, "weight")]
+        for hyper in _hypers(flow):
+            layers = [m for m in hyper.children() if isinstance(getattr(m, "weight", None), Tensor)]
             for j, layer in enumerate(layers):
                 bound = layer.weight.shape[1] ** -0.5 * (_SMALL if j + 1 == len(layers) else 1.0)
                 for w in (layer.weight, layer.bias):

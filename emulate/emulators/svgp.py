@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -197,7 +197,9 @@ def _all_runs(u: Tensor, parts: list[Tensor], fits: list[_Fit], core: _Fitted, n
     h, weights, trend = basis(u, mean), [], []
     for z, f in zip(parts, fits, strict=True):
         state = f.state
-        c = Covariance(u, state["length"], state["order"], name, float(state["eta"]), f.near, device)
+        c = Covariance(
+            u, state["length"], state["order"], name, float(state["eta"]), cast(tuple[Tensor, Tensor], f.near), device
+        )
         solved, left = c.solve(torch.cat([h, z], 1))
         if left > _SOLVED:
             raise InputError(f"svgp: conjugate gradients must solve for all runs to {_SOLVED:g}. Got {left:.1e}; raise inducing, "

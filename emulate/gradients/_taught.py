@@ -21,9 +21,9 @@ def told(emulator: Emulator, theta: Tensor) -> Estimate:
         with torch.no_grad():
             value = emulator.predict(theta).mean
         u, replicates = emulator.space.scaled(theta)[None], 0
-        if callable(members := getattr(emulator.core, "members", None)):
+        if (members := getattr(emulator.core, "members", None)) is not None:
             covariance, replicates = _of_members(emulator, members, theta)
-        elif callable(between := getattr(emulator.core, "covariance", None)):
+        elif (between := getattr(emulator.core, "covariance", None)) is not None:
             covariance = _of_process(emulator, between, u) * _products(emulator.space.stretch(theta))
         else:
             raise InputError(f"surrogate must be given an emulator that doubts its slopes: a process (gp) or an ensemble (mlp). "

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor
@@ -108,7 +108,7 @@ class Combined(Likelihood):
     @property
     def _places(self) -> list[tuple[Around, slice]]:
         """Every part with its place in the outputs, in their order."""
-        return [(self.parts[name], s) for name, s in self.outputs.slices.items()]
+        return [(cast(Around, self.parts[name]), s) for name, s in cast(Outputs, self.outputs).slices.items()]
 
     def _told(self, data: Tensor) -> None:
         demand_told("a combined likelihood", self.outputs, data.shape[-1])

@@ -221,7 +221,7 @@ def _flow(d: int, transforms: int, width: int, seed: int) -> torch.nn.Module:
         torch.default_generator.manual_seed(seed)
         flow = NSF(d, transforms=transforms, hidden_features=(width, width), activation=torch.nn.SiLU,
                    **({"passes": 2} if d > 1 else {}))  # fmt: skip
-    for layer in flow.transform.transforms:
+    for layer in flow.transform.get_submodule("transforms").children():
         last = [m for m in layer.modules() if isinstance(m, torch.nn.Linear)]
         for parameter in last[-1].parameters() if last else layer.parameters():
             torch.nn.init.zeros_(parameter)

@@ -68,7 +68,7 @@ def _made(name: str, options: str) -> LQR | Gym:
     for key in given:
         if key not in known:
             raise InputError(f"options of lqr must be among {', '.join(known)}. Got {key!r}.{nearest(key, known)}")
-    rows = {
+    rows: dict[str, Any] = {
         k: tuple(tuple(r) if isinstance(r, list) else r for r in v) if isinstance(v, list) else v
         for k, v in given.items()
     }

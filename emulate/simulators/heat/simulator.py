@@ -251,10 +251,12 @@ def _truths() -> tuple[Truth, ...]:
         return order(counts, [getattr(row, which) for row in rows(scheme, counts)])
 
     said = {"adjoint": "discretise, then differentiate", "continuous": "differentiate, then discretise", "gap": "apart"}
+    schemes: tuple[tuple[Literal["rk4", "euler"], tuple[int, ...], float], ...]
+    schemes = ("euler", (40, 80, 160), 1.0), ("rk4", (20, 40, 80), 4.0)
     in_time = [
         Truth(f"order in time by {scheme}: {words}", partial(of_time, scheme, counts, which), p, 0.15,
               "the order of the scheme; Butcher 2016", slow=True)
-        for scheme, counts, p in (("euler", (40, 80, 160), 1.0), ("rk4", (20, 40, 80), 4.0))
+        for scheme, counts, p in schemes
         for which, words in said.items()
     ]  # fmt: skip
     return (

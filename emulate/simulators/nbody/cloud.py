@@ -15,7 +15,7 @@ from typing import Self
 
 import torch
 from torch import Tensor
-from torch._C import _functorch
+from torch._C._functorch import peek_interpreter_stack
 from torch.autograd.function import once_differentiable
 
 from emulate.errors import RunFailed
@@ -73,7 +73,7 @@ class Mesh:
     @property
     def _loops(self) -> ModuleType | None:
         """The compiled loops, or None where they are not wanted or, inside a function transform, refuse to run."""
-        if not self.compiled or _functorch.peek_interpreter_stack() is not None:
+        if not self.compiled or peek_interpreter_stack() is not None:
             return None
         from emulate.simulators.nbody import compiled  # the compiler takes seconds to import
 

@@ -68,7 +68,7 @@ class Gravity:
         count, *painted = cloud.paint(None, *cotangent)
         source = self.potential(self.divergence(painted).neg_())
         del painted  # three fields less, before three more
-        return cloud.pull(self.slope(self.potential(count)), cotangent, source)
+        return cloud.pull(self.slope(self.potential(count)).unbind(), cotangent.unbind(), source)
 
 
 def acceleration(displacement: Tensor, gravity: Gravity) -> Tensor:
