@@ -243,20 +243,25 @@ def synchronise(study: Any, terminal: Terminal, *, closing: bool = False) -> Non
 
 def verdict(study: Any, wanted: Sequence[str], terminal: Terminal) -> bool:
     """Print what the emulator did to the posterior, and the findings of these stages; False when a blocking one failed."""
-    good = True
+    told: dict[str, Any] = {}
     if "check" in wanted and (path := study.folder / verdicts.BIAS).exists():
         told = files.read_json(path)
         terminal.headline(" ".join(told[k] for k in ("sentence", "beyond") if k in told))
+    shown: dict[str, list[dict[str, Any]]] = {}
+    listed: list[dict[str, Any]] = []
     for stage in wanted:
         path = study.folder / stage / "findings.json"
         if stage not in stages.FIND or not path.exists():
             continue
         found = files.read_json(path)["emulators"]
         name = files.read_json(study.folder / verdicts.CHAMPION)["champion"] if len(found) > 1 else next(iter(found))
-        findings = amortised_choice.left_out(study, stage, found[name])
-        if findings:
-            terminal.findings(f"{stage} ({name})", findings)
-        good &= all(f["passed"] for f in findings if f["blocking"])
+        if findings := amortised_choice.left_out(study, stage, found[name]):
+            shown[f"{stage} ({name})"] = findings
+            listed += [{"stage": stage, "of": name, **f} for f in findings]
+    if shown:
+        terminal.verdict(shown)
+    good = all(f["passed"] for f in listed if f["blocking"])
+    terminal.give(passed=good, findings=listed, bias=told or None)
     return good
 
 

@@ -58,7 +58,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_json(path: Path, value: Any) -> Path:
     """Strict JSON: a number that is not finite becomes null."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        temporary.write_text(json.dumps(plain_json(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return path
 
 
@@ -128,11 +128,12 @@ def digest(path: Path, *, but: str = "") -> str:
     return total.hexdigest()
 
 
-def _finite(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
+    """The same with null for a number that is not finite, and lists for tuples."""
     if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
+        return {str(k): plain_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
+        return [plain_json(v) for v in value]
     if isinstance(value, float) and not abs(value) < float("inf"):
         return None
     return value

@@ -1,74 +1,21 @@
-"""`emulate store`: verify, merge, export and prune run stores; each command prints what it found and gives an exit code."""
+"""What `emulate store` does: verify, merge, export and prune run stores; each prints what it found and gives an exit code."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from emulate.store import RunStore
     from pipelines.study import Study
+    from pipelines.terminal import Terminal
 
-Where = Annotated[Path, typer.Argument(metavar="STORE", help="A study's YAML or its results' folder, or a store.")]
 _SHOWN = 20  # findings printed one by one
 
 
-def commands(guarded: Callable) -> typer.Typer:
-    """The sub-commands; `guarded` makes exit codes of errors."""
-    app = typer.Typer(help="Verify, merge, export and prune stored runs.", no_args_is_help=True)
-
-    @app.command("verify")
-    @guarded
-    def verify_(
-        where: Where,
-        quarantine: Annotated[
-            bool, typer.Option("--quarantine", help="Move damaged runs aside, to run again.")
-        ] = False,
-    ) -> int:
-        """Check every run's checksums; exit code 1 when one is not what was written."""
-        return verify(where, quarantine=quarantine)
-
-    @app.command("merge")
-    @guarded
-    def merge_(
-        into: Where,
-        sources: Annotated[list[Path], typer.Argument(metavar="FROM...", help="Stores or studies to copy runs from.")],
-        limit: Annotated[int, typer.Option("--limit-mib", min=1, help="MiB that a run's result may have.")] = 1024,
-    ) -> int:
-        """Copy the runs of other stores; what is there stays, conflicts and odd files are told, exit code 1."""
-        return merge(into, sources, limit_mib=limit)
-
-    @app.command("export")
-    @guarded
-    def export_(
-        where: Where,
-        out: Annotated[Path, typer.Argument(metavar="OUT", help="A file ending in .nc, .parquet or .csv.")],
-        simulator: Annotated[str, typer.Option("--simulator", help="Only runs of this simulator.")] = "",
-        product: Annotated[str, typer.Option("--product", help="Only y, or only jacobian.")] = "",
-        group: Annotated[str, typer.Option("--group", metavar="NAME", help="Of several kinds, this one.")] = "",
-    ) -> int:
-        """Write the runs so that they are readable without emulate: kinds are groups of a .nc, or files of their own."""
-        return export(where, out, simulator=simulator, product=product, group=group)
-
-    @app.command("prune")
-    @guarded
-    def prune_(
-        where: Where,
-        unused: Annotated[Path | None, typer.Option("--unused", metavar="STUDY.yaml", help="Also runs at points that this study does not ask for.")] = None,  # noqa: E501
-        yes: Annotated[bool, typer.Option("--yes", help="Remove; without it the list is only shown.")] = False,
-    ) -> int:  # fmt: skip
-        """Remove retried failures, second answers and half-written files."""
-        return prune(where, unused, yes=yes)
-
-    return app
-
-
-def verify(where: Path, *, quarantine: bool = False) -> int:
+def verify(terminal: "Terminal", where: Path, *, quarantine: bool = False) -> int:
     from emulate.upkeep import verify as find
 
-    terminal, (store, _) = _terminal(), _open(where)
+    store, _ = _open(where)
     with terminal.bar("verify") as tick:
         found = find(store, tick)
     for d in found[:_SHOWN]:
@@ -85,11 +32,11 @@ def verify(where: Path, *, quarantine: bool = False) -> int:
     return 1 if found else 0
 
 
-def merge(into: Path, sources: list[Path], *, limit_mib: int = 1024) -> int:
+def merge(terminal: "Terminal", into: Path, sources: list[Path], *, limit_mib: int = 1024) -> int:
     from emulate.store import RunStore
     from emulate.upkeep import merge as copy
 
-    terminal, others = _terminal(), [_open(s)[0] for s in sources]
+    others = [_open(s)[0] for s in sources]
     store = _open(into)[0] if into.exists() and any(into.iterdir() if into.is_dir() else [into]) else RunStore(into)
     bad = 0
     for other in others:
@@ -106,7 +53,9 @@ def merge(into: Path, sources: list[Path], *, limit_mib: int = 1024) -> int:
     return 1 if bad else 0
 
 
-def export(where: Path, out: Path, *, simulator: str = "", product: str = "", group: str = "") -> int:
+def export(
+    terminal: "Terminal", where: Path, out: Path, *, simulator: str = "", product: str = "", group: str = ""
+) -> int:
     from emulate.errors import InputError, nearest
     from emulate.export import groups
     from pipelines.failures import visible
@@ -115,7 +64,7 @@ def export(where: Path, out: Path, *, simulator: str = "", product: str = "", gr
 
     if out.suffix not in FORMATS:
         raise InputError(f"OUT must end in {', '.join(FORMATS)}. Got {out.name!r}; the ending chooses the format.")
-    terminal, (store, study) = _terminal(), _open(where)
+    store, study = _open(where)
     mine = _simulators(study) if study else {}
     named = {name or ITSELF: who for name, who in mine.items()} if len(mine) > 1 else {}
     with terminal.bar("read the runs") as tick:
@@ -147,11 +96,11 @@ def _simulators(study: "Study") -> dict[str, dict[str, Any]]:
     return {name: identity(study.simulator_of(name)) for name in ("", *study.fidelities)}
 
 
-def prune(where: Path, unused: Path | None = None, *, yes: bool = False) -> int:
+def prune(terminal: "Terminal", where: Path, unused: Path | None = None, *, yes: bool = False) -> int:
     from emulate.upkeep import prunable
     from pipelines.terminal import count
 
-    terminal, (store, _) = _terminal(), _open(where)
+    store, _ = _open(where)
     keys = _unused(store, unused) if unused else []
     found = {what: paths for what, paths in prunable(store, keys).items() if paths}
     if not found:
@@ -236,12 +185,6 @@ def _open(where: Path) -> "tuple[RunStore, Study | None]":
             return RunStore(path, create=False), None
     raise InputError(f"{where} must be a run store, the results' folder of a study, or a study's YAML. Got no store.json "
                      "there; check the path.")  # fmt: skip
-
-
-def _terminal() -> Any:
-    from pipelines.terminal import Terminal
-
-    return Terminal()
 
 
 def _bytes(path: Path) -> int:

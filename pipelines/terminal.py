@@ -1,75 +1,87 @@
-"""What the user sees while a study runs: bars with the remaining time on a terminal, plain lines elsewhere."""
+"""What the user sees while a study runs, and what a script reads: lines, tables, findings, and one JSON object."""
 
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.progress import Bar, Lines, duration, moves
+
+__all__ = ["Stopwatch", "Terminal", "Tick", "count", "duration", "number"]
+
 Tick = Callable[..., None]
+_WIDE = 120  # columns of what is no terminal
 
 
 class Terminal:
-    """Writes to standard output; `quiet` leaves only findings and errors."""
+    """Writes to standard output; `quiet` leaves only findings and errors, `verbose` adds detail on standard error.
 
-    def __init__(self, *, quiet: bool = False):
-        self.console = Console(highlight=False, **({} if sys.stdout.isatty() else {"width": 120}))
+    With `json` all goes to standard error, and what is given to `give` is printed as one object at the end of the command.
+    """
+
+    def __init__(self, *, quiet: bool = False, verbose: bool = False, json: bool = False):
+        self.console = _console(stderr=json)
         self.errors = Console(stderr=True, highlight=False, soft_wrap=True)
-        self.quiet = quiet
+        self.quiet, self.verbose, self.json = quiet, verbose, json
+        self.result: dict[str, Any] = {}
+        self.warnings: list[str] = []
+
+    def give(self, **parts: Any) -> None:
+        """Parts of the JSON object: plain data; a number that is not finite becomes null."""
+        if self.json:
+            from pipelines.files import plain_json
+
+            self.result |= {k: plain_json(v) for k, v in parts.items()}
 
     def say(self, text: str) -> None:
         if not self.quiet:
             self.console.print(escape(text), soft_wrap=True)
+
+    def detail(self, text: str) -> None:
+        """What only -v prints."""
+        if self.verbose:
+            self.errors.print(f"[dim]{escape(text)}[/]")
 
     def headline(self, text: str) -> None:
         """What is printed before the findings, and with them where little is."""
         self.console.print(f"[bold]{escape(text)}[/]", soft_wrap=True)
 
     def warn(self, text: str) -> None:
+        self.warnings.append(text)
         self.errors.print(f"[yellow]Warning:[/] {escape(text)}")
 
     def fail(self, text: str) -> None:
         self.errors.print(f"[red]Error:[/] {escape(text)}")
 
+    def stop(self, text: str, kind: str, code: int) -> int:
+        """The error that ends the command, and its exit code."""
+        self.fail(text)
+        self.give(error={"kind": kind, "message": text})
+        return code
+
+    def trace(self, error: BaseException, *, always: bool = False) -> None:
+        """Where an error came from: with -v, and `always` where it is a bug."""
+        if always or self.verbose:
+            self.errors.print(Text("".join(traceback.format_exception(error)).rstrip()))
+
     @contextmanager
     def bar(self, what: str, total: int | None = None, *, left: bool = True) -> Iterator[Tick]:
-        """A progress bar; the tick takes (done, total=None, note=""). Without a total it turns until the end.
+        """How far it is; the tick takes (done, total=None, note=""). Without a total only the time is told.
 
-        `left` shows the time that is left, as the bar guesses it; notes may know better.
+        `left` shows rate and time left, as the bar guesses them; notes may know better.
         """
-        if self.quiet or not self.console.is_terminal:
+        if self.quiet:
             yield lambda done, total=None, note="": None
             return
-        tail = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        tail += (TextColumn("left"), TimeRemainingColumn()) if left else ()
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            *(tail if total else (TimeElapsedColumn(),)),
-            TextColumn("{task.fields[note]}"),
-        )
-        with Progress(*columns, console=self.console, transient=True) as progress:
-            task = progress.add_task(what, total=total, note="")
-
-            def tick(done: int, total: int | None = None, note: str = "") -> None:
-                more = {} if total is None else {"total": total}
-                progress.update(task, completed=done, note=note, **more)
-
-            yield tick
+        with (Bar if moves(self.console) else Lines)(self.console, what, total, left=left) as shown:
+            yield shown.tick
 
     def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
         """Text is printed as it is: `pk[k=0.1]` is a label and no markup."""
@@ -83,17 +95,29 @@ class Terminal:
 
     def findings(self, title: str, findings: Sequence[Mapping[str, Any]]) -> None:
         """Name, value, bound and verdict of each, then the sentence of every one that failed."""
-        rows = []
-        for f in findings:
-            word, colour = (
-                ("passed", "green") if f["passed"] else ("FAILED", "red") if f["blocking"] else ("failed", "yellow")
-            )
-            advice = "" if f["blocking"] else "advice"
-            rows.append((f["name"], number(f["value"]), _bound(f), Text(word, style=colour), advice))
+        self.verdict({title: findings})
+
+    def verdict(self, groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """One table of the findings, by title; then the sentences of those that failed and block."""
+        rows: list[Sequence[str | Text]] = []
+        for title, findings in groups.items():
+            rows += [(Text(title, style="bold"), "", "", "", "")] if len(groups) > 1 else []
+            for f in findings:
+                word, colour = (
+                    ("passed", "green") if f["passed"] else ("FAILED", "red") if f["blocking"] else ("failed", "yellow")
+                )
+                advice = "" if f["blocking"] else "advice"
+                rows.append((f["name"], number(f["value"]), _bound(f), Text(word, style=colour), advice))
+        title = next(iter(groups)) if len(groups) == 1 else ""
         self.table(title, ("finding", "value", "bound", "verdict", ""), rows)
-        for f in findings:
+        for f in (f for findings in groups.values() for f in findings):
             if not f["passed"] and f["blocking"]:
                 self.console.print(f"[red]{escape(f['name'])}[/]: {escape(f['sentence'])}")
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, **({} if stream.isatty() else {"width": _WIDE}))
 
 
 def number(value: float | None) -> str:
@@ -103,14 +127,6 @@ def number(value: float | None) -> str:
 def count(n: int, noun: str) -> str:
     """`1 event`, `2 events`."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
-def duration(seconds: float) -> str:
-    """`8 s`, `3 min 05 s`, `2 h 10 min`."""
-    s = round(seconds)
-    if s < 60:
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{s} s"
-    return f"{s // 60} min {s % 60:02d} s" if s < 3600 else f"{s // 3600} h {s % 3600 // 60:02d} min"
 
 
 class Stopwatch:

@@ -5,7 +5,6 @@ Its runs are made and stored like all others, in processes of their own; of the 
 run here, and, where it shows its inside and tells its derivatives, that.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -52,7 +51,7 @@ class Place:
     seed: int
 
 
-def command(study: "Study", terminal: "Terminal", *, points: int = 3, repeats: int = 24, as_json: bool = False) -> int:
+def command(study: "Study", terminal: "Terminal", *, points: int = 3, repeats: int = 24) -> int:
     """Run the simulator at points of the box, judge, print and log; 1 where a blocking finding failed."""
     if repeats < 20:
         raise InputError(f"--repeats must be 20 or more, or nothing can be said of error bars. Got {repeats}.")
@@ -68,26 +67,22 @@ def command(study: "Study", terminal: "Terminal", *, points: int = 3, repeats: i
         bench.journal.append("metrics", _SCOPE, metrics={"seconds": watch.seconds})
         bench.journal.append("artifact", _SCOPE, path=f"{_SCOPE}/findings.json")
     good = all(f.passed for f in found + facts if f.blocking)
-    if as_json:
-        stored = files.read_json(study.folder / _SCOPE / "findings.json")["emulators"]["simulator"]
-        print(json.dumps({"study": study.name, "passed": good, "findings": stored}, indent=1))
-    else:
-        name = study.simulator.entry_name()
-        terminal.findings(f"{study.name}: derivatives of {name}", listed[: len(found)])
-        for f in found:
-            if f.passed or not f.blocking:
-                terminal.say(f"{f.name}: {f.sentence}")
-        if sides:
-            title, rows = side_by_side.table(study.simulator, sides)
-            terminal.table(title, side_by_side.HEADER, rows)
-        if facts:
-            terminal.findings(f"{study.name}: what is known of {name}", listed[len(found) :])
-            columns = ("finding", "fact", "expected", "measured", "source")
-            told = zip(facts, study.simulator.truths(), strict=True)
-            rows = [
-                (f.name, t.says, f"{t.expected:.8g} ± {t.tolerance:.2g}", f"{f.value:.8g}", t.source) for f, t in told
-            ]
-            terminal.table("", columns, rows)
+    stored = files.read_json(study.folder / _SCOPE / "findings.json")["emulators"]["simulator"]
+    terminal.give(study=study.name, passed=good, findings=stored)
+    name = study.simulator.entry_name()
+    terminal.findings(f"{study.name}: derivatives of {name}", listed[: len(found)])
+    for f in found:
+        if f.passed or not f.blocking:
+            terminal.say(f"{f.name}: {f.sentence}")
+    if sides:
+        title, rows = side_by_side.table(study.simulator, sides)
+        terminal.table(title, side_by_side.HEADER, rows)
+    if facts:
+        terminal.findings(f"{study.name}: what is known of {name}", listed[len(found) :])
+        columns = ("finding", "fact", "expected", "measured", "source")
+        told = zip(facts, study.simulator.truths(), strict=True)
+        rows = [(f.name, t.says, f"{t.expected:.8g} ± {t.tolerance:.2g}", f"{f.value:.8g}", t.source) for f, t in told]
+        terminal.table("", columns, rows)
     synchronise(study, terminal)
     return 0 if good else 1
 

@@ -142,7 +142,6 @@ def test_points_where_failure_is_near_certain_are_left_out_and_told(study, tmp_p
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    (("--verbose",), "--verbose must stand with --only I"),
     (("--only", "0", "--until", "3"), "--only must stand without --until and --dry-run"),
     (("--only", "0", "--dry-run"), "--only must stand without --until and --dry-run"),
 ])  # fmt: skip

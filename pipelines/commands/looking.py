@@ -1,0 +1,79 @@
+"""What there is: the state of a study, the rooms, an emulator's predictions, the keys of a study."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.commands import frame
+from pipelines.commands.frame import Overrides, StudyFile, command
+
+if TYPE_CHECKING:
+    from pipelines.terminal import Terminal
+
+
+@command("status", panel=frame.LOOKING)
+def status(terminal: "Terminal", study: StudyFile, set_: Overrides = None,
+           failed: Annotated[bool, typer.Option("--failed", help="List the failed runs.")] = False,
+           run: Annotated[str, typer.Option("--run", metavar="KEY", help="Print one run: its key's first digits.")] = "",
+           ) -> int:  # fmt: skip
+    """Say which stages are done, running, failed or stale, and how many runs are stored."""
+    from pipelines import engine, failures, rounds
+    from pipelines.config import load_study
+    from pipelines.terminal import duration
+
+    loaded = load_study(study, set_ or [])
+    if run:
+        failures.show_run(loaded, terminal, run)
+        return 0
+    states = [engine.state(loaded, s) for s in loaded.stages]
+    rows = [(s.stage, s.status, duration(s.seconds) if s.seconds is not None else "", s.why) for s in states]
+    terminal.table(f"{loaded.name} in {loaded.folder}", ("stage", "status", "took", ""), rows)
+    terminal.say(engine.stored(loaded))
+    if said := engine.planned(loaded):
+        terminal.say(said)
+    if said := rounds.status(loaded):
+        terminal.say(said)
+    failures.show_under_way(loaded, terminal)
+    if failed:
+        failures.show_failed(loaded, terminal)
+    return 0
+
+
+@command("list", panel=frame.LOOKING)
+def list_(terminal: "Terminal", room: Annotated[str | None, typer.Argument(help="One room: simulators, emulators, ...")] = None,
+          ) -> int:  # fmt: skip
+    """List the rooms and their entries, one sentence each."""
+    from emulate import registry
+
+    for r in (room,) if room else registry.ROOMS:
+        terminal.table(r, ("entry", "what it is"), [(n, registry.sentence(r, n)) for n in registry.names(r)])
+    return 0
+
+
+@command("predict", panel=frame.LOOKING, json_=False)
+def predict(
+    terminal: "Terminal",
+    emulator: Annotated[str, typer.Argument(metavar="EMULATOR", help="A folder, or models:/NAME@ALIAS.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One parameter.")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Points, one column per parameter.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write a CSV instead of printing.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse points outside the design box.")] = False,
+    outside: Annotated[str, typer.Option("--outside", metavar="CHOICE", help="Where no run is near: warn, refuse, inflate "
+                                         "(the variance) or ignore; box: look at the box alone.")] = "warn",
+) -> int:  # fmt: skip
+    """Predict with an emulator: mean and standard deviation of every output."""
+    from pipelines import prediction
+
+    return prediction.run(emulator, set_ or [], csv, out, strict=strict, outside=outside)
+
+
+@command("schema", panel=frame.LOOKING, json_=False)
+def schema(terminal: "Terminal") -> int:
+    """Print the JSON schema of a study, for editors that complete from it."""
+    import json
+
+    from pipelines.config import schema as study_schema
+
+    print(json.dumps(study_schema(), indent=1))
+    return 0
