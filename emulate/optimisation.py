@@ -97,7 +97,8 @@ class Optimum:
     history `[steps, starts]`: the objective, with what broken constraints cost, step by step, the best start first; path
     `[s, d]`: the way of that start, of a long one some steps; doubt: the standard error of the gradient where that is random.
 
-    >>> best = Optimum(("a", "b"), torch.tensor([0.5, 2.0], dtype=torch.float64), 1.25, 0.02, 1.25, 0.0, (), (), 8, 8, True, True, ())
+    >>> at = torch.tensor([0.5, 2.0], dtype=torch.float64)
+    >>> best = Optimum(("a", "b"), at, 1.25, 0.02, 1.25, 0.0, (), (), agree=8, starts=8, converged=True, feasible=True, others=())
     >>> best.at
     {'a': 0.5, 'b': 2.0}
     """

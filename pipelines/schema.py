@@ -175,7 +175,8 @@ def _parameters() -> Schema:
 def _prior(cls: type) -> Schema:
     numbers = {f.name: {"type": "number", "title": f.name} for f in fields(cls)}
     listed = {"type": "array", "prefixItems": [*numbers.values()], "minItems": len(numbers), "maxItems": len(numbers)}
-    return {"anyOf": [listed, _closed(numbers, list(numbers))], "description": (inspect.getdoc(cls) or "").split("\n", 1)[0]}
+    what = (inspect.getdoc(cls) or "").split("\n", 1)[0]
+    return {"anyOf": [listed, _closed(numbers, list(numbers))], "description": what}
 
 
 def _closed(properties: Schema, required: list[str]) -> Schema:

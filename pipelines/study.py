@@ -234,7 +234,7 @@ class StudyFile(Section):
     emulators: Any = None  # emulators by a name of your choice; auto: sensible ones are tried; empty: gp
     train: TrainPart = field(default_factory=TrainPart)  # which emulator is used
     validate: ValidatePart = field(default_factory=ValidatePart)  # how the simulator is differentiated
-    infer: InferPart | None = field(default_factory=InferPart)  # the observation and its posterior; null: none is asked for
+    infer: InferPart | None = field(default_factory=InferPart)  # the observation and its posterior; null: none
     check: CheckPart = field(default_factory=CheckPart)  # true runs that judge the posterior
     optimise: OptimisePart | None = None  # what shall be least or greatest; empty: no optimum is asked for
     checks: Any = None  # checks by a name of your choice; empty: all that can be made, with default bounds

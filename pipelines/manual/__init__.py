@@ -3,8 +3,12 @@
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from emulate.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from pipelines.terminal import Terminal
 
 HERE = Path(__file__).parent
 INDEX = HERE / "README.md"
@@ -27,11 +31,8 @@ def text(page: str) -> str:
     return re.sub(r"<!--.*?-->\n*", "", (HERE / f"{name}.md").read_text("utf-8"), flags=re.S)
 
 
-def command(page: str) -> int:
-    """`emulate manual`: the list of pages, or one of them; formatted on a terminal, Markdown elsewhere."""
-    from pipelines.terminal import Terminal
-
-    terminal = Terminal()
+def show(terminal: "Terminal", page: str) -> int:
+    """The list of pages, or one of them: formatted on a terminal, Markdown elsewhere."""
     if not page:
         terminal.table("", ("page", "what it is about"), list(pages().items()))
         terminal.say(f"\n`emulate manual PAGE` shows one. They are files of Markdown in {HERE}.")

@@ -5,7 +5,7 @@ import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal, Union, get_args, get_origin
 
 import typer
 from typer.models import ArgumentInfo, OptionInfo, ParameterInfo
@@ -48,24 +48,28 @@ def commands(app: typer.Typer | None = None, before: str = "") -> Iterator[Comma
 
 
 def _words(callback: Callable) -> tuple[Word, ...]:
-    hints = get_type_hints(callback, include_extras=True)
-    made = (_word(p, hints[p.name]) for p in inspect.signature(callback).parameters.values() if p.name in hints)
+    made = (_word(p) for p in inspect.signature(callback, eval_str=True).parameters.values())
     return tuple(w for w in made if w)
 
 
-def _word(parameter: inspect.Parameter, hint: Any) -> Word | None:
+def _word(parameter: inspect.Parameter) -> Word | None:
+    hint = parameter.annotation
     kind, *told = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     info: ParameterInfo | None = next((x for x in told if isinstance(x, ParameterInfo)), None)
     if info is None or info.hidden:
         return None
-    parts = [t for t in get_args(kind) if t is not type(None)] if get_origin(kind) in (Union, types.UnionType) else [kind]
+    parts = (
+        [t for t in get_args(kind) if t is not type(None)] if get_origin(kind) in (Union, types.UnionType) else [kind]
+    )
     repeated = get_origin(parts[0]) in (list, tuple)
     one = get_args(parts[0])[0] if repeated else parts[0]
     choices = "|".join(map(str, get_args(one))) if get_origin(one) is Literal else ""
     name = info.metavar or choices or _KINDS.get(one, "")
     default = parameter.default
     if isinstance(info, OptionInfo):
-        told = [d for d in (info.default, *(info.param_decls or ())) if isinstance(d, str)]  # the first name is `default`
+        told = [
+            d for d in (info.default, *(info.param_decls or ())) if isinstance(d, str)
+        ]  # the first name is `default`
         typed = ", ".join(told or [f"--{parameter.name.replace('_', '-')}"])
         typed = typed if one is bool else f"{typed} {name}"
     else:
@@ -77,10 +81,7 @@ def _word(parameter: inspect.Parameter, hint: Any) -> Word | None:
 
 def page() -> str:
     """The page `reference/commands.md`."""
-    parts = [
-        "`emulate COMMAND --help` says the same. Exit codes: 0 passed, 1 a check failed, 2 the input is wrong, 3 the campaign "
-        "fell short, 130 interrupted. What the commands are for, with examples: [A study and its commands](../studies.md)."
-    ]
+    parts = [_INTRODUCTION]
     for c in commands():
         words = " ".join(w.typed for w in c.words if w.argument)
         options = " [OPTIONS]" if any(not w.argument for w in c.words) else ""
@@ -88,4 +89,9 @@ def page() -> str:
                 for w in sorted(c.words, key=lambda w: not w.argument)]  # fmt: skip
         parts += [f"## {c.name}", c.help, f"    emulate {c.name}{' ' + words if words else ''}{options}"]
         parts += [markdown.table(("argument or option", "default", "what it is"), rows)] if rows else []
-    return markdown.page("Commands", "the commands in `pipelines/cli.py`", *parts)
+    return markdown.page("Commands", "the commands in `pipelines/commands/`", *parts)
+
+
+_INTRODUCTION = """`emulate COMMAND --help` says the same. Exit codes: 0 passed, 1 a check failed, 2 the input is wrong, 3 the
+campaign fell short, 70 a fault of emulate itself, 130 interrupted. What the commands are for, with examples:
+[A study and its commands](../studies.md)."""

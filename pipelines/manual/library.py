@@ -79,7 +79,10 @@ def page() -> str:
         parts += [f"## {name}", f"```text\nemulate.{signature(x)}\n```", markdown.first_paragraph(ast.get_docstring(x))]
         if isinstance(x, ast.ClassDef) and (rows := list(_methods(x))):
             parts += [markdown.table(("", "what it is"), [(markdown.code(n), what) for n, what in rows])]
-    parts += ["## Modules beside", "What is used by `from emulate import MODULE`, or `from emulate.MODULE import NAME`."]
+    parts += [
+        "## Modules beside",
+        "What is used by `from emulate import MODULE`, or `from emulate.MODULE import NAME`.",
+    ]
     rows = []
     for path in sorted(ROOT.glob("*.py")):
         listed = [x.name for x in definitions(path)]

@@ -10,7 +10,7 @@ WHERE = {
     "designs": "`design:`",
     "emulators": "`emulators:`, by names of your choice",
     "gradients": "`validate.gradient`, `simulate.jacobians`; `emulate.gradients.estimate(..., method=...)`",
-    "histograms": "`emulate.build(\"histograms\", ...)`",
+    "histograms": '`emulate.build("histograms", ...)`',
     "likelihoods": "`infer.likelihood`",
     "samplers": "`infer.sampler`",
     "checks": "`checks:`, by names of your choice",

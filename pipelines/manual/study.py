@@ -14,7 +14,12 @@ _UNITS = "s|min|d|K|mm|km|nm|MiB|GeV|Mpc/h|h/Mpc|wavelengths|bytes"
 UNIT = re.compile(rf"^({_UNITS})(?:[,;] | (?=for ))|,(?: in)? ({_UNITS})\.?$")
 _PLAIN = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true, false", "null": "empty",
           "object": "mapping", "array": "list"}  # fmt: skip
-_BOUNDS = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most", "exclusiveMaximum": "less than"}
+_BOUNDS = {
+    "minimum": "at least",
+    "exclusiveMinimum": "more than",
+    "maximum": "at most",
+    "exclusiveMaximum": "less than",
+}
 Row = tuple[str, str, str, str, str]
 
 
@@ -134,7 +139,9 @@ def _section(name: str, spec: dict[str, Any], whole: dict[str, Any]) -> dict[str
             return {"properties": {**found["oneOf"][-1]["properties"], "use": use}, "description": found["description"]}
         if found.get("properties"):
             return found
-    made = {f"{n.partition('.')[2]}.{k}": v for n, part in _within(name, spec, whole) for k, v in part["properties"].items()}
+    made = {
+        f"{n.partition('.')[2]}.{k}": v for n, part in _within(name, spec, whole) for k, v in part["properties"].items()
+    }
     return {"description": spec.get("description", ""), "properties": made} if made else None
 
 
