@@ -1,5 +1,6 @@
 """The reference is that of the code, whole, and independent of where it is made."""
 
+import functools
 import importlib
 import json
 import re
@@ -13,9 +14,10 @@ from pipelines import manual
 from pipelines.manual.commands import commands
 from pipelines.manual.library import definition
 from pipelines.manual.reference import made
-from pipelines.schema import schema
+from pipelines.schema import schema as study_schema
 
 REFERENCE = manual.HERE / "reference"
+schema = functools.cache(study_schema)
 
 
 @pytest.fixture(scope="module")
