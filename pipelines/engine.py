@@ -267,9 +267,10 @@ def verdict(study: Any, wanted: Sequence[str], terminal: Terminal) -> bool:
 
 def _provenance(study: Any) -> None:
     from importlib.metadata import version
-    from platform import node, python_version
+    from platform import node, platform, python_version
 
-    packages = ("emulate", "torch", "gpytorch", "numpy", "scipy", "scikit-learn", "dask", "mlflow-skinny")
+    packages = ("emulate", "torch", "gpytorch", "numpy", "scipy", "scikit-learn", "zuko", "dask", "mlflow-skinny",
+                "matplotlib")  # fmt: skip
     seconds = {s: m["seconds"] for s in stages.ORDER if (m := _read_marker(study.folder, s)).get("seconds") is not None}
     hashes = {s: m["fingerprint"][:16] for s in stages.ORDER if (m := _read_marker(study.folder, s))}
     files.write_json(
@@ -278,6 +279,9 @@ def _provenance(study: Any) -> None:
             "versions": {p: version(p) for p in packages},
             "python": python_version(),
             "host": node(),
+            "system": platform(),
+            "cores": os.cpu_count(),
+            "workers": study.cluster.workers,
             "seeds": {"study": study.seed},
             "hashes": hashes,
             "seconds": seconds,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
+DOTS = 200  # an inch of a PNG: sharp on screens of two dots per pixel, and in print
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space, then run the same command again",
     errno.EDQUOT: "your quota is used up; free some space, then run the same command again",
@@ -112,9 +113,27 @@ def read_tensors(path: Path) -> dict[str, "Tensor"]:
         raise StoreError(f"{path} is damaged: {e}. Run its stage with --force.") from None
 
 
+def write_figures(folder: Path, figures: Mapping[str, tuple["Figure", str]]) -> None:
+    """Figures with their captions, each as PNG and PDF, and figures.json, which tells of them and says what they show."""
+    from pipelines.figures.alternatives import alternative
+
+    listed = []
+    for name, (figure, caption) in figures.items():
+        write_figure(folder / f"{name}.png", figure)
+        listed.append({"name": name, "file": f"{name}.png", "caption": caption, "alt": alternative(figure)})
+    write_json(folder / "figures.json", listed)
+
+
 def write_figure(path: Path, figure: "Figure") -> Path:
+    """A PNG for screens, and beside it a PDF for papers, its letters kept as letters; the same bytes every time."""
+    from matplotlib import rc_context
+
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=130, metadata={"Software": None})
+        figure.savefig(temporary, dpi=DOTS, metadata={"Software": None})
+    figure.set_layout_engine("none")  # it is laid out now, and the PDF has the same axes for half the time
+    undated = dict.fromkeys(("Creator", "Producer", "CreationDate"))
+    with replacing(path.with_suffix(".pdf")) as temporary, rc_context({"pdf.fonttype": 42}):
+        figure.savefig(temporary, metadata=undated)
     return path
 
 

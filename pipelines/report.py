@@ -1,25 +1,19 @@
 """Everything the stages wrote, as one HTML page that needs nothing else: no script, no network, no other file."""
 
-import base64
 import json
-import struct
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from pipelines import files, typeset
+from emulate.artefact import FINDINGS
+from pipelines import files, report_figures, typeset
 from pipelines.stages import FIND, ORDER, of
 
 _FAILURES = 12  # failed runs listed one by one; the page counts the others
-_SECTIONS = {("validate", "scores"): "emulators", ("validate", "calibration"): "calibration",
-             ("validate", "pit"): "calibration", ("validate", "regions"): "calibration",
-             ("validate", "crps"): "calibration", ("validate", "gradient"): "gradient", "design": "design",
-             "simulate": "runs", "train": "emulators", "learning_curve": "emulators", "privacy": "emulators",
-             "sensitivity": "sensitivity", "identifiability": "identifiability", "optimise": "optimum", "verify": "gradient",
-             "validate": "accuracy", "infer": "posterior", "check": "posterior"}  # fmt: skip
 _COLUMNS = {  # key of an emulator's scores: heading, how it is written
     "median": ("median error", typeset.percent),
     "worst99": ("99th percentile", typeset.percent),
@@ -34,32 +28,49 @@ _HEADINGS = {"question": "Question", "design": "Design", "runs": "Runs and failu
              "accuracy": "Accuracy", "calibration": "Calibration", "gradient": "Gradient fidelity",
              "sensitivity": "Sensitivity", "identifiability": "Identifiability", "optimum": "Optimum",
              "posterior": "Posterior", "findings": "Every finding", "provenance": "Provenance"}  # fmt: skip
+_KEY = {  # finding: what it is called on the first screen, and the section that tells more
+    "accuracy.median": ("median error of a held-out run", "accuracy"),
+    "coverage.interval": ("held-out outputs inside their 95 % intervals", "calibration"),
+    "gradient.error": ("error of the gradient", "gradient"),
+    "posterior.shift": ("shift of the posterior, in standard deviations", "posterior"),
+    "confirmation.shift": ("shift of the posterior mean, in standard deviations", "posterior"),
+}
 _MADE_BY = {"design": "design", "runs": "simulate", "emulators": "train", "accuracy": "validate", "calibration": "validate",
             "gradient": "validate", "posterior": "infer"}  # sections that tell of a stage  # fmt: skip
+_ORIGINS = {  # heading of a table of provenance
+    "hashes": "Fingerprints of the stages: their part of the study, the code and what they read (sha256, first 16 digits)",
+    "emulators": "Emulators (sha256 of their folder without the findings)",
+}
 _MEASURED = ("mean", "sd", "low", "high", "map", "truth")
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def write(folder: Path) -> Path:
-    """Read what the stages left in a study's folder and write `report/index.html` there.
+    """Read what the stages left in a study's folder and write `report/index.html` there, and `report/figures/` beside it.
 
     A stage that has not run leaves a sentence in its place. Raises StoreError for a file that is damaged.
     """
-    path = folder / "report" / "index.html"
+    path, page = folder / "report" / "index.html", _page(folder)
     with files.replacing(path) as temporary:
-        temporary.write_text(render(folder), encoding="utf-8")
+        temporary.write_text(_set(page), encoding="utf-8")
+    report_figures.lay_beside(folder, page["figures"])
     return path
 
 
 def render(folder: Path) -> str:
-    """The page. Every text is escaped: reasons, names and sentences come from elsewhere."""
+    """The page, which shows all figures without the files beside it."""
+    return _set(_page(folder))
+
+
+def _set(page: Mapping[str, Any]) -> str:
+    """The template filled. Every text is escaped: reasons, names and sentences come from elsewhere."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True)  # fmt: skip
-    names = ("number", "percent", "time", "given", "bound", "value", "prior", "symbol")
+    names = ("number", "percent", "time", "given", "bound", "value", "prior", "symbol", "prose")
     environment.filters |= {name: getattr(typeset, name) for name in names}
     environment.filters["json"] = lambda x: json.dumps(x, indent=1, ensure_ascii=False)
-    return environment.get_template("report.html.j2").render(_page(folder)).lstrip()
+    environment.filters["merged"] = _merged
+    return environment.get_template("report.html.j2").render(page).lstrip()
 
 
 def _page(folder: Path) -> dict[str, Any]:
@@ -69,13 +80,16 @@ def _page(folder: Path) -> dict[str, Any]:
     inferred = _read(folder, "infer/summary.json")
     findings = _findings(folder, stages, scores.get("champion"))
     markers = {s: _read(folder, f"stages/{s}.json") or {} for s in ORDER}
-    figures = _figures(folder)
+    told = {s: m for s, m in markers.items() if s in stages and s != "report"}
+    known = _read(folder, "provenance.json")
+    figures = report_figures.of(folder, _HEADINGS)
     return {
         "name": study.get("name", folder.name),
-        "sections": {k: v for k, v in _HEADINGS.items() if figures.get(k) or _told(k, stages)},
+        "sections": _numbered(k for k in _HEADINGS if figures.get(k) or _told(k, stages)),
         "study": study,
         "question": _question(study, inferred),
         "verdict": _verdict(findings),
+        "key": _key(findings),
         "bias": _read(folder, "check/bias.json"),
         "told": _read(folder, "identifiability/verdict.json"),
         "corrected": _corrected(_read(folder, "check/corrected.json"), study),
@@ -89,9 +103,11 @@ def _page(folder: Path) -> dict[str, Any]:
         "champion": scores.get("champion"),
         "posterior": inferred and {**inferred, "rows": _posterior(inferred, study)},
         "figures": figures,
-        "ids": {f["id"] for section in figures.values() for f in section},
-        "provenance": _provenance(_read(folder, "provenance.json")),
-        "stages": [{"name": s, **_progress(markers[s])} for s in stages if s != "report"],
+        "numbers": {f["id"]: f["number"] for section in figures.values() for f in section},
+        "provenance": _provenance(known, folder),
+        "byline": _byline(known, told),
+        "stages": [{"name": s, **_progress(m)} for s, m in told.items()],
+        "total": sum(m.get("seconds") or 0.0 for m in told.values()) or None,
         "ran": {s: (folder / name).exists() for s, name in _FILES.items()},
         "had": stages,
         "lacking": {s: _lacking(s, markers[s]) for s in ORDER},
@@ -101,6 +117,11 @@ def _page(folder: Path) -> dict[str, Any]:
 def _stages(study: Mapping[str, Any]) -> tuple[str, ...]:
     """The stages of a study as study.json tells it."""
     return of(infers=study.get("infer", {}) is not None, optimises=(study.get("optimise") or {}).get("by", ""))
+
+
+def _numbered(ids: Iterable[str]) -> dict[str, str]:
+    """`3 Runs and failures` by the id of the section."""
+    return {k: f"{number} {_HEADINGS[k]}" for number, k in enumerate(ids, 1)}
 
 
 def _told(section: str, stages: Sequence[str]) -> bool:
@@ -127,8 +148,14 @@ def _findings(folder: Path, stages: Sequence[str], champion: str | None) -> list
             continue
         for name in sorted(found["emulators"], key=lambda n: n != champion):
             listed = [{**f, "passed": f.get("passed") is True} for f in found["emulators"][name]]
+            listed = [{**f, "telling": f["blocking"] or not f["passed"]} for f in listed]
             groups.append({"stage": stage, "emulator": name, "champion": name == champion, "found": listed})
     return groups
+
+
+def _merged(found: Iterable[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """Findings that follow one another and say the same, under their one sentence."""
+    return [(sentence, list(some)) for sentence, some in groupby(found, lambda f: f["sentence"])]
 
 
 def _verdict(groups: list[dict[str, Any]]) -> dict[str, Any]:
@@ -152,6 +179,14 @@ def _verdict(groups: list[dict[str, Any]]) -> dict[str, Any]:
         "failed": [],
         "sentence": f"All {len(blocking)} blocking checks passed.",
     }
+
+
+def _key(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The champion's few findings that say most, in words, with the section that tells more."""
+    found = {f["name"]: f for g in groups if g["champion"] for f in g["found"] or ()}
+    return [
+        {**found[name], "words": words, "section": section} for name, (words, section) in _KEY.items() if name in found
+    ]
 
 
 def _question(study: Mapping[str, Any], inferred: Mapping[str, Any] | None) -> str:
@@ -272,15 +307,25 @@ def _corrected(found: Mapping[str, Any] | None, study: Mapping[str, Any]) -> dic
     return {"runs": found["runs"], "by": found.get("by", "confirmation"), "rows": rows}
 
 
-def _provenance(known: Mapping[str, Any] | None) -> dict[str, dict[str, str]] | None:
+def _provenance(known: Mapping[str, Any] | None, folder: Path) -> dict[str, dict[str, str]] | None:
     """Small tables by heading, in the order in which they were written; values that stand alone come first."""
     if known is None:
         return None
-    tables = {
-        k.replace("_", " ").capitalize(): v for k, v in known.items() if isinstance(v, Mapping) and k != "seconds"
-    }
+    tables = {_ORIGINS.get(k, k.replace("_", " ").capitalize()): v
+              for k, v in known.items() if isinstance(v, Mapping) and k != "seconds"}  # fmt: skip
     alone = {k: v for k, v in known.items() if not isinstance(v, Mapping)}
-    return {"Machine": alone, **tables}
+    emulators = {p.name: files.digest(p, but=FINDINGS) for p in sorted((folder / "emulators").glob("*")) if p.is_dir()}
+    return {"Machine": alone, **tables, **({_ORIGINS["emulators"]: emulators} if emulators else {})}
+
+
+def _byline(known: Mapping[str, Any] | None, markers: Mapping[str, Mapping[str, Any]]) -> str:
+    """By which version, when it began, and how long it took."""
+    started = sorted(m["started"] for m in markers.values() if m.get("started"))
+    seconds = [m["seconds"] for m in markers.values() if m.get("seconds") is not None]
+    version = ((known or {}).get("versions") or {}).get("emulate")
+    said = [f"emulate {version}" if version else "", f"begun on {started[0][:10]}" if started else "",
+            f"{typeset.time(sum(seconds))} of wall time" if seconds else ""]  # fmt: skip
+    return ", ".join(filter(None, said))
 
 
 def _progress(marker: Mapping[str, Any]) -> dict[str, Any]:
@@ -293,28 +338,3 @@ def _lacking(stage: str, marker: Mapping[str, Any]) -> str:
     if marker.get("status") in ("failed", "interrupted"):
         return f"The stage {stage} {marker['status']}{': ' if marker.get('why') else ''}{marker.get('why') or ''}."
     return f"The stage {stage} has not run. Run `emulate {stage}` or `emulate run`."
-
-
-# -- figures ---------------------------------------------------------------------------------------------------------
-
-
-def _figures(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """The figures by section of the page."""
-    placed: dict[str, list[dict[str, Any]]] = {section: [] for section in _SECTIONS.values()}
-    for stage in (*ORDER, "learning_curve", "privacy", "sensitivity", "identifiability", "verify"):
-        for f in _read(folder, f"{stage}/figures.json") or []:
-            section = _SECTIONS.get((stage, f["name"])) or _SECTIONS.get(stage)
-            if section:
-                placed[section].append({**f, "stage": stage, "id": f"figure-{stage}-{f['name']}",
-                                        **_embedded(folder / stage, f["file"])})  # fmt: skip
-    return placed
-
-
-def _embedded(folder: Path, name: str) -> dict[str, Any]:
-    """A PNG as a data URL with its size; a file that is missing, no PNG, or outside the stage's folder is not shown."""
-    path = folder / name
-    content = path.read_bytes() if Path(name).name == name and path.is_file() else b""
-    if not content.startswith(_PNG) or len(content) < 24:
-        return {"source": None}
-    width, height = struct.unpack(">II", content[16:24])
-    return {"source": "data:image/png;base64," + base64.b64encode(content).decode(), "width": width, "height": height}

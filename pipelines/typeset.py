@@ -14,9 +14,14 @@ _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 NONE = "\u2013"  # a dash where there is nothing
 _TIMES = "\u00d7"
 _SPACE = "\u00a0"  # keeps a number and its unit on one line
+_POWER = re.compile(r"(?<![\w.])(-?\d+(?:\.\d+)?)e([+-]?\d+)(?!\w)")  # a number of e-notation that stands alone
+_SET = {"+-": "±", "sigma": "\u03c3", "chi2": "χ²", " %": f"{_SPACE}%"}
+_WORD = re.compile(r"\+-|(?<![\w.])(?:sigma|chi2)(?!\.?\w)|(?<=\d) %")
 _TOKEN = re.compile(
     r"\\(?P<command>[A-Za-z]+) ?|(?P<shift>[_^])(?P<part>\{[^{}]*\}|\\[A-Za-z]+|[^\\])|(?P<plain>[^\\_^])"
 )
+_SHARES = ("accuracy.", "gradient.error", "coverage.interval", "coverage.joint", "calibration.region")  # findings
+_SIGNS = {"partial": "∂", "ln": "ln", "pm": "±", "times": _TIMES, "sqrt": "√", "infty": "∞"}
 _KINDS = {
     "uniform": "uniform from {low} to {high}",
     "log_uniform": "log-uniform from {low} to {high}",
@@ -93,18 +98,27 @@ def time(seconds: Any) -> str:
 
 
 def given(value: Any) -> str:
-    """A setting or a bound as somebody wrote it: `0.01`, `1e-10`, `yes`."""
-    return f"{value:.6g}" if isinstance(value, float) else number(value)
+    """A setting or a bound, to four digits as somebody wrote it: `0.01`, `1e-10`, `yes`."""
+    return f"{value:.4g}" if isinstance(value, float) else number(value)
 
 
 def bound(finding: Mapping[str, Any]) -> str:
-    """`at most 0.01`, `0.9 to 0.99`, `none`."""
-    low, high = finding.get("low"), finding.get("high")
+    """`at most 0.01`, `0.9 to 0.99`, `at most 1 %`, `none`."""
+    low, high = (x if x is None else _limit(finding, x) for x in (finding.get("low"), finding.get("high")))
     if low is not None and high is not None:
-        return f"{given(low)} to {given(high)}"
+        return f"{low} to {high}"
     if high is not None:
-        return f"at most {given(high)}"
-    return "none" if low is None else f"at least {given(low)}"
+        return f"at most {high}"
+    return "none" if low is None else f"at least {low}"
+
+
+def _limit(finding: Mapping[str, Any], value: float) -> str:
+    return f"{given(100.0 * value)}{_SPACE}%" if _share(finding) else given(value)
+
+
+def _share(finding: Mapping[str, Any]) -> bool:
+    """Whether the value is a share, told in percent."""
+    return str(finding.get("name", "")).startswith(_SHARES)
 
 
 def value(finding: Mapping[str, Any]) -> str:
@@ -112,6 +126,8 @@ def value(finding: Mapping[str, Any]) -> str:
 
     >>> value({"value": 0.999895, "low": 0.999, "high": None}), value({"value": 0.95, "low": None, "high": 1.0})
     ('0.9999', '0.950')
+    >>> value({"name": "accuracy.median", "value": 0.00231, "low": None, "high": 0.01})
+    '0.231\xa0%'
     """
     met = finding.get("value")
     if met is None or not math.isfinite(met):
@@ -120,7 +136,17 @@ def value(finding: Mapping[str, Any]) -> str:
     for digits in range(3, 10):
         if all(abs(float(f"{met:.{digits - 1}e}") - met) <= 0.1 * gap for gap in gaps):
             break
-    return number(met, digits)
+    return f"{number(100 * met, digits)}{_SPACE}%" if _share(finding) else number(met, digits)
+
+
+def prose(sentence: str) -> str:
+    """A sentence as a page sets it: `3.1e-07` is a power of ten, `+-` and `sigma` are signs, a number keeps its percent.
+
+    >>> prose("off by 3.1e-07 +- 0.02 sigma, chi2 of 1 %")
+    'off by 3.1\xa0×\xa010⁻⁷ ± 0.02 σ, χ² of 1\xa0%'
+    """
+    text = _POWER.sub(lambda m: f"{m[1]}{_SPACE}{_TIMES}{_SPACE}10{str(int(m[2])).translate(_RAISED)}", sentence)
+    return _WORD.sub(lambda m: _SET[m[0]], text)
 
 
 def prior(entry: Mapping[str, Any]) -> str:
@@ -140,6 +166,25 @@ def symbol(label: str) -> Markup:
     """
     body = _convert(label.strip("$ "))
     return Markup("<i>{}</i>").format(body) if body else Markup("")
+
+
+def spoken(label: str) -> str:
+    r"""LaTeX as one line of plain text, for whoever cannot see it set: `\partial \ln y / \partial \Omega_m` is `∂ ln y / ∂ Ω_m`.
+
+    >>> spoken(r"\partial \ln y\,/\,\partial \Omega_m"), spoken(r"\sigma_\mathrm{max}^{2}")
+    ('∂ ln y / ∂ Ω_m', 'σ_max^2')
+    """
+    named = re.sub(r"\\([A-Za-z]+) *(?=(.?))", _said, re.sub(r"\\[,;:! ]", " ", label))
+    return " ".join(re.sub(r"[{}$]|\\(?=_)", "", named).split())
+
+
+def _said(command: re.Match[str]) -> str:
+    """The sign of a command, else its name, apart from a letter that follows; nothing for a style of letters."""
+    name = command[1]
+    if name.startswith(("math", "text", "left", "right")):
+        return ""
+    sign = _SIGNS.get(name) or _letter(name) or name
+    return f"{sign} " if command[2].isalnum() or command[2] == "\\" or sign.isascii() else sign
 
 
 def _convert(text: str) -> Markup:

@@ -67,9 +67,8 @@ def command(study: "Study", terminal: "Terminal", *, budgets: str, name: str = "
         "emulator": name, "sentence": said,
         "fits": [{"epsilon": None if math.isinf(f.epsilon) else f.epsilon, "noise": f.noise, "median": f.median,
                   "coverage": f.coverage} for f in found]})  # fmt: skip
-    files.write_figure(folder / "utility.png", figures.utility(found, name))
     caption = f"Utility against epsilon: errors of {name} on held-out runs, refitted at each budget. {said}"
-    files.write_json(folder / "figures.json", [{"name": "utility", "file": "utility.png", "caption": caption}])
+    files.write_figures(folder, {"utility": (figures.utility(found, name), caption)})
     terminal.say(f"Figure and numbers in {folder}; `emulate report --force` puts them on the page.")
     return 0
 

@@ -198,12 +198,9 @@ class Workbench(ExitStack):
 
     def figures(self, stage: str, figures: Mapping[str, tuple["Figure", str]]) -> None:
         """Save figures with their captions beside the stage's files, and note them for MLflow."""
-        listed = []
-        for name, (figure, caption) in figures.items():
-            files.write_figure(self.folder / stage / f"{name}.png", figure)
+        files.write_figures(self.folder / stage, figures)
+        for name in figures:
             self.journal.append("figure", stage, path=f"{stage}/{name}.png")
-            listed.append({"name": name, "file": f"{name}.png", "caption": caption})
-        files.write_json(self.folder / stage / "figures.json", listed)
 
     def findings(self, stage: str, found: Mapping[str, list[dict]]) -> None:
         """Save findings by emulator, print those of the champion, and note all of them for MLflow."""

@@ -38,7 +38,7 @@ def posterior_prediction(outputs: Outputs, data: Any, sigma: Any, draws_predicti
         Line2D([], [], color=INK, marker="o", markersize=4, linestyle="none"),
         Patch(facecolor=_POSTERIOR, alpha=0.5),
     ]
-    labels = ["observation ± 1 sigma", "prediction (68, 95 % of posterior draws)"]
+    labels = [r"observation $\pm\,1\sigma$", "prediction (68, 95 % of posterior draws)"]
     if truth is not None:
         handles.append(Line2D([], [], color=_TRUTH, linestyle="-.", linewidth=1.4))
         labels.append("truth")
@@ -63,7 +63,7 @@ def _residual(ax, part: Panel, data, sigma, q, truth) -> None:
                 elinewidth=0.8, zorder=3)  # fmt: skip
     if truth is not None:
         _truth(ax, part, (truth - data) / unit)
-    part.dress(ax, "residual [sigma]")
+    part.dress(ax, r"residual [$\sigma$]")
 
 
 def _truth(ax, part: Panel, values) -> None:

@@ -39,7 +39,7 @@ def replicas(known: Replicas, outputs: Outputs) -> Figure:
         log_axis(upper, "x")
     else:
         upper.set_xlim(left=0)
-    name_axes(upper, "chi2 per number", "field")
+    name_axes(upper, r"$\chi^2$ per number", "field")
     lower.axhspan(-2, 2, color=GREY, alpha=0.18, linewidth=0)
     lower.axhline(0, color=INK, linewidth=0.8)
     pull = array(known.pull)
@@ -50,7 +50,7 @@ def replicas(known: Replicas, outputs: Outputs) -> Figure:
     lower.set_ylim(-reach, reach)
     lower.set_xlim(-0.5, len(pull) - 0.5)
     lower.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    name_axes(lower, "output", "observation less\nprediction [sigma]")
+    name_axes(lower, "output", "observation less\nprediction [$\\sigma$]")
     handles = [Patch(color=_AGAIN, alpha=0.5), Line2D([], [], color=INK, marker="o", markersize=4.5, linewidth=1.2)]
     legend(figure, handles, ["data made again (68, 95 %)", "the observation (95 % of the draws)"])
     return figure

@@ -101,7 +101,9 @@ def folder(tmp_path):
     for stage, pictures in PICTURES.items():
         put(f / stage / "figures.json", [{"name": n, "file": f"{n}.png", "caption": c} for n, c in pictures.items()])
         for name in pictures:
-            Figure(figsize=(2, 1)).savefig(f / stage / f"{name}.png", dpi=20)
+            face = (len(stage) / 20, len(name) / 20, ord(name[0]) / 200)  # no two are alike
+            Figure(figsize=(2, 1), facecolor=face).savefig(f / stage / f"{name}.png", dpi=20)
+            (f / stage / f"{name}.pdf").write_bytes(b"%PDF-1.4")
     for i, stage in enumerate(("design", "simulate", "train", "validate", "infer", "check")):
         marker = {"status": "done", "seconds": 10.0**i / 7, "started": "2026-11-23T11:00:00"}
         put(f / "stages" / f"{stage}.json", marker)
@@ -116,7 +118,7 @@ class Page(HTMLParser):
 
     def __init__(self, text: str):
         super().__init__(convert_charrefs=True)
-        self.open, self.tags, self.ids, self.links, self.images = [], [], [], [], []
+        self.open, self.tags, self.ids, self.links, self.images, self.labels = [], [], [], [], [], []
         self.rows, self.text = [], ""
         self.feed(text)
         self.close()
@@ -128,6 +130,7 @@ class Page(HTMLParser):
         self.ids += [attrs["id"]] if "id" in attrs else []
         self.links += [attrs[k] for k in ("href", "src", "srcset", "data", "action") if k in attrs]
         self.images += [attrs] if tag == "img" else []
+        self.labels += attrs.get("aria-labelledby", "").split()
         assert not any(a.startswith("on") for a in attrs), attrs
         if tag == "tr":
             self.rows.append([])
@@ -164,18 +167,23 @@ def test_the_page_is_whole_and_needs_nothing_else(folder):
     assert report.write(folder) == folder / "report" / "index.html"
     assert len(p.ids) == len(set(p.ids))
     assert "script" not in p.tags
-    assert all(link.startswith(("#", "data:")) for link in p.links)
-    assert {link[1:] for link in p.links if link.startswith("#")} <= set(p.ids)
+    assert all(i["src"].startswith("data:") for i in p.images)
+    beside = {link for link in p.links if not link.startswith(("#", "data:"))}
+    assert beside
+    assert all((folder / "report" / link).is_file() for link in beside)  # to be opened; the page shows all without them
+    assert {link[1:] for link in p.links if link.startswith("#")} | set(p.labels) <= set(p.ids)
     text = (folder / "report" / "index.html").read_text()
     assert not re.search(r"https?:|@import|url\(", text)
 
 
 def test_every_picture_is_inside_with_size_and_words(folder):
     images = page(folder).images
-    captions = [c for pictures in PICTURES.values() for c in pictures.values()]
+    captions = [
+        c for stage, pictures in PICTURES.items() for n, c in pictures.items() if (stage, n) != ("infer", "corner")
+    ]
     assert sorted(i["alt"] for i in images) == sorted(captions)
     assert all(i["src"].startswith("data:image/png;base64,iVBOR") for i in images)
-    assert {(i["width"], i["height"]) for i in images} == {("40", "20")}
+    assert {(i["width"], i["height"]) for i in images} == {("25", "12")}  # 125 pixels for what is an inch at 200 dots
 
 
 def test_the_verdict_comes_first_in_words(folder):
@@ -192,6 +200,7 @@ def test_what_the_emulator_did_to_the_posterior_stands_first(folder):
            "corrected_sd_error": 0.0002, "low": 0.289, "high": 0.329}  # fmt: skip
     put(folder / "check" / "corrected.json", {"by": "importance", "runs": 128, "parameters": {"omega_m": row}})
     text = said(folder)
+    sentence = "The emulator moves the posterior by 0.11 ± 0.02 σ."
     assert f"{sentence} The true runs cannot correct it." in text
     assert text.index(sentence) < text.index("All 5 blocking checks passed.")
     assert "The posterior as 128 true runs correct it, by their weights at draws of it." in text
@@ -236,11 +245,11 @@ def test_every_finding_is_told_with_value_bound_and_verdict(folder):
             for f in listed:
                 assert f["name"] in text
                 assert f["sentence"] in text
-    assert "✓ passed accuracy.median value 0.00231, bound at most 0.01" in text
+    assert "✓ passed accuracy.median value 0.231 %, bound at most 1 %" in text
     assert "✓ passed coverage.95 value 0.941, bound 0.9 to 0.99" in text
     assert "✓ passed recovery.coverage value 0.950, bound at least 0.83" in text
-    assert "! outside its bound accuracy.median value 0.0840, bound at most 0.01, advice only" in text
-    assert "value not a number, bound at most 0.05, advice only" in text
+    assert "! outside its bound accuracy.median value 8.40 %, bound at most 1 %, advice only" in text
+    assert "gradient.error.sigma_8 value not a number, bound at most 5 %, advice only" in text
 
 
 def test_markup_in_a_reason_a_sentence_or_a_name_is_text(folder):
@@ -295,8 +304,8 @@ def test_scores_and_priors_carry_their_units(folder):
     assert ["gp champion", "0.231 %", "1.23 %", "94.1 %", "123", "39", "12 s", "1.50"] in found
     assert ["gp", "gp", "kernel: matern, log: yes"] in found
     assert ["omega_m", "Ωm", "–", "uniform from 0.2 to 0.4"] in found
-    assert ["box", "", "Mpc/h", "log-uniform from 100 to 1000"] in found
-    assert ["n_s", "", "–", "normal, mean 0.96, sd 0.02, between 0.9 and 1"] in found
+    assert ["box", "–", "Mpc/h", "log-uniform from 100 to 1000"] in found
+    assert ["n_s", "–", "–", "normal, mean 0.96, sd 0.02, between 0.9 and 1"] in found
 
 
 def test_what_a_check_finds_stands_beside_its_picture(folder):
@@ -304,12 +313,13 @@ def test_what_a_check_finds_stands_beside_its_picture(folder):
     found = json.loads((folder / "validate" / "findings.json").read_text())
     found["emulators"]["gp"].append(finding("calibration.narrow", 0.1, None, 0.2, "pit", "The PIT is level."))
     put(folder / "validate" / "findings.json", found)
-    pictures = [{"name": n, "file": "calibration.png", "caption": f"About {n}."} for n in ("calibration", "pit")]
+    Figure(figsize=(1, 1)).savefig(folder / "validate" / "pit.png")
+    pictures = [{"name": n, "file": f"{n}.png", "caption": f"About {n}."} for n in ("calibration", "pit")]
     put(folder / "validate" / "figures.json", pictures)
     page = report.write(folder).read_text()
     section = page[page.index('<h2 id="calibration">') : page.index('<h2 id="gradient">')]
     assert "The PIT is level." in section
-    assert '<a href="#figure-validate-pit">Figure</a>' in section
+    assert '<a href="#figure-validate-pit">Figure 5</a>' in section
     assert '<figure id="figure-validate-pit">' in section
 
 
@@ -336,7 +346,7 @@ def test_a_stage_that_failed_says_why(folder):
 def test_a_picture_that_is_missing_or_outside_its_folder_is_not_shown(folder, tmp_path):
     Figure(figsize=(1, 1)).savefig(tmp_path / "secret.png")
     (folder / "train" / "training.png").write_text("no picture")
-    put(folder / "infer" / "figures.json", [{"name": "corner", "file": "../../secret.png", "caption": "outside"}])
+    put(folder / "infer" / "figures.json", [{"name": "other", "file": "../../secret.png", "caption": "outside"}])
     p = page(folder)
     assert not {"outside", "Loss by epoch."} & {i["alt"] for i in p.images}
     assert "The picture train/training.png is missing." in p.text
