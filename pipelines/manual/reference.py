@@ -5,4 +5,12 @@ from pipelines.manual import commands, library, rooms, study
 
 def made() -> dict[str, str]:
     """`{"commands": "# Commands ...", ...}`: the text of every page."""
-    return {part.__name__.rsplit(".", 1)[-1]: part.page() for part in (commands, study, rooms, library)}
+    from pipelines.schema import schema
+
+    whole = schema()
+    return {
+        "commands": commands.page(),
+        "study": study.page(whole),
+        "rooms": rooms.page(whole),
+        "library": library.page(),
+    }

@@ -1,9 +1,11 @@
 """Every entry of every room with its sentence and its keys, read from the schema of a study."""
 
+from typing import Any
+
 from emulate import registry
 from pipelines.manual import markdown
 from pipelines.manual.study import HEADER, keys
-from pipelines.schema import DEFAULTS, schema
+from pipelines.schema import DEFAULTS
 
 WHERE = {
     "simulators": "`simulator:`",
@@ -17,9 +19,8 @@ WHERE = {
 }
 
 
-def page() -> str:
-    """The page `reference/rooms.md`."""
-    whole = schema()
+def page(whole: dict[str, Any]) -> str:
+    """The page `reference/rooms.md`, of the schema of a study."""
     parts = ["An entry is named in a study by `use: NAME`, with its keys beside, and in Python by `emulate.build(ROOM, {\"use\": "
              "NAME, ...})`. `\"package.module:Class\"` is an entry too: see [Extending](../extending.md). Which to take: "
              "[How to choose](../choosing.md)."]  # fmt: skip

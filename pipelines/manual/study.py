@@ -7,7 +7,6 @@ from typing import Any
 
 from emulate import registry
 from pipelines.manual import markdown
-from pipelines.schema import schema
 
 HEADER = ("key", "type", "default", "unit", "what it is")
 _UNITS = "s|min|d|K|mm|km|nm|MiB|GeV|Mpc/h|h/Mpc|wavelengths|bytes"
@@ -115,9 +114,8 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def page() -> str:
-    """The page `reference/study.md`."""
-    whole = schema()
+def page(whole: dict[str, Any]) -> str:
+    """The page `reference/study.md`, of the schema of a study."""
     parts, top = [_INTRODUCTION], []
     for name, spec in whole["properties"].items():
         section = _section(name, spec, whole)

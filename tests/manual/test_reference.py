@@ -11,8 +11,7 @@ import pytest
 import emulate
 from emulate import registry
 from pipelines import manual
-from pipelines.manual.commands import commands
-from pipelines.manual.library import definition
+from pipelines.manual import commands, library
 from pipelines.manual.reference import made
 from pipelines.schema import schema as study_schema
 
@@ -34,13 +33,13 @@ def test_the_pages_are_those_of_the_code(pages):
 def test_a_terminal_does_not_show_in_them(pages, monkeypatch):
     for name, value in (("COLUMNS", "40"), ("FORCE_COLOR", "1"), ("TERMINAL_WIDTH", "40"), ("LANG", "C")):
         monkeypatch.setenv(name, value)
-    assert made() == pages
+    assert (commands.page(), library.page()) == (pages["commands"], pages["library"])
     assert not re.search(r"0x[0-9a-f]{6}|\x1b", "".join(pages.values())), "an address, or a colour"
     assert str(Path.home()) + "/" not in "".join(pages.values())
 
 
 def test_every_command_and_option_is_described():
-    listed = list(commands())
+    listed = list(commands.commands())
     assert {"run", "store verify", "manual"} <= {c.name for c in listed}
     silent = [c.name for c in listed if len(c.help) < 10]
     silent += [f"{c.name} {w.typed}" for c in listed for w in c.words if len(w.help) < 5]
@@ -54,7 +53,7 @@ def test_the_options_are_those_that_the_command_line_takes():
     from pipelines.cli import app
 
     group = get_command(app).commands
-    for c in commands():
+    for c in commands.commands():
         first, _, second = c.name.partition(" ")
         made = group[first].commands[second] if second else group[first]
         taken = {name for p in made.params if p.param_type_name == "option" for name in p.opts} - {"--help"}
@@ -107,7 +106,7 @@ def test_every_key_of_every_section_is_there(pages):
 def test_a_public_name_has_an_example_and_documented_methods(name, pages):
     import ast
 
-    found = definition(name)
+    found = library.definition(name)
     doc = ast.get_docstring(found) or ""
     assert ">>>" in doc, f"emulate.{name} needs an example that runs"
     assert f"\n## {name}\n" in pages["library"]
