@@ -101,7 +101,7 @@ class Cluster:
         if isinstance(error, EmulateError):
             raise error
         raise CampaignError(f"a worker broke: {type(error).__name__}: {error}. Every worker must have this release "
-                            "and its dependencies.") from error  # fmt: skip
+                            "and its dependencies; install them there.") from error  # fmt: skip
 
     def retire(self, future: Any) -> None:
         """Let the worker that made a batch go, as it asked for; what it was given meanwhile goes to others."""

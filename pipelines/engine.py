@@ -147,6 +147,9 @@ def run(study: Any, wanted: Sequence[str], terminal: Terminal, *, force: bool = 
                 why = state(study, stage)
                 if why.status == "done" and not force:
                     terminal.say(f"{stage}: skipped, unchanged")
+                    terminal.add(
+                        "stages", {"stage": stage, "status": "skipped", "why": why.why, "seconds": why.seconds}
+                    )
                     continue
                 if not noted:
                     bench.journal.append(
@@ -183,6 +186,7 @@ def _run_stage(bench: Workbench, stage: str) -> None:
             )
     _warn_of_stale(study, stage, terminal)
     terminal.say(f"{stage}: {module.SENTENCE}")
+    terminal.detail(f"{stage}: its part of the study: {json.dumps(study.section(stage), default=str)}")
     watch = Stopwatch()
     record = {
         "fingerprint": fingerprint(study, stage),
@@ -195,7 +199,9 @@ def _run_stage(bench: Workbench, stage: str) -> None:
     bench.journal.append("scope_start", stage)
     status, why = "failed", ""
     try:
-        bench.note(module.run(bench), watch.seconds)
+        with terminal.bar(stage):  # what is within may show one of its own
+            said = module.run(bench)
+        bench.note(said, watch.seconds)
         verdicts.write(bench, stage)
         status = "done"
     except KeyboardInterrupt:
@@ -207,9 +213,10 @@ def _run_stage(bench: Workbench, stage: str) -> None:
     finally:
         bench.journal.append("metrics", stage, metrics={"seconds": watch.seconds})
         bench.journal.append("scope_end", stage, status=status)
-        files.write_json(
-            _marker(study.folder, stage), {**record, "status": status, "why": why, "seconds": watch.seconds}
-        )
+        ended = {"status": status, "why": why, "seconds": watch.seconds}
+        files.write_json(_marker(study.folder, stage), {**record, **ended})
+        terminal.add("stages", {"stage": stage, **ended})
+        terminal.detail(f"{stage}: {status} after {duration(watch.seconds)}")
 
 
 def _warn_of_stale(study: Any, stage: str, terminal: Terminal) -> None:
@@ -237,6 +244,7 @@ def synchronise(study: Any, terminal: Terminal, *, closing: bool = False) -> Non
     if closing and synced.pending:
         terminal.warn(synced.sentence)
     elif closing:
+        terminal.give(mlflow=synced.link or None)
         where = redact(resolve(study.tracking.uri))
         terminal.say(f"MLflow: the run is logged in {where}: {synced.link or 'open it with `emulate ui`'}")
 
@@ -326,17 +334,42 @@ def planned(study: Any) -> str:
     return f"Its design: {whole}." if whole else ""
 
 
-def stored(study: Any) -> str:
-    """One sentence on the run store, readable while another process writes to it."""
+def stored(study: Any) -> dict[str, int]:
+    """How many runs the store holds, failed, and carry a Jacobian; readable while another process writes to it."""
     path = study.folder / "store"
     if not path.exists():
-        return "No runs are stored yet."
+        return {"stored": 0, "failed": 0, "jacobians": 0}
     from emulate.store import RunStore
 
     store = RunStore(path)
     keys = list(store.keys())
-    failed = sum(store.failed(k) for k in keys)
-    jacobians = sum(map(store.differentiated, keys))
-    carried = f"; {jacobians} carry a Jacobian" if jacobians else ""
-    said = f"{count(len(keys), 'run')} {'is' if len(keys) == 1 else 'are'} stored in {path}"
-    return f"{said}, {failed} of them failed{carried}."
+    return {
+        "stored": len(keys),
+        "failed": sum(map(store.failed, keys)),
+        "jacobians": sum(map(store.differentiated, keys)),
+    }
+
+
+def stored_in_words(study: Any, n: dict[str, int]) -> str:
+    """One sentence on the run store."""
+    path = study.folder / "store"
+    if not path.exists():
+        return "No runs are stored yet."
+    carried = f"; {n['jacobians']} carry a Jacobian" if n["jacobians"] else ""
+    said = f"{count(n['stored'], 'run')} {'is' if n['stored'] == 1 else 'are'} stored in {path}"
+    return f"{said}, {n['failed']} of them failed{carried}."
+
+
+def champion(study: Any) -> str | None:
+    """The emulator that is used, once the validate stage has said so."""
+    path = study.folder / verdicts.CHAMPION
+    return files.read_json(path)["champion"] if path.exists() else None
+
+
+def paths(study: Any) -> dict[str, Any]:
+    """The files and folders that are there, for whoever goes on from them."""
+    known = {"folder": "", "store": "store", "runs": "simulate/runs.csv", "posterior": "infer/posterior.nc",
+             "optimum": "optimise/optimum.json", "report": "report/index.html", "provenance": "provenance.json"}  # fmt: skip
+    there = {k: str(p.absolute()) for k, v in known.items() if (p := study.folder / v).exists()}
+    emulators = {n: str(p.absolute()) for n in study.emulators if (p := study.folder / "emulators" / n).is_dir()}
+    return {**there, "emulators": emulators}

@@ -38,6 +38,8 @@ def show_failed(study: "Study", terminal: Terminal) -> None:
         kinds[r.failure.kind] += 1
         tries = len(r.about.get("attempts", ())) + 1
         rows.append((key[:SHORT], fidelity, _named(r), r.failure.kind, visible(r.failure.reason), str(tries)))
+    names = ("run", "fidelity", "parameters", "kind", "reason", "tries")
+    terminal.give(failed=[dict(zip(names, r, strict=True)) for r in rows], failed_of_others=others)
     if rows:
         header = ("run", "fidelity", "parameters", "kind", "reason", "tries")
         if not study.fidelities:
@@ -62,6 +64,7 @@ def show_under_way(study: "Study", terminal: Terminal) -> None:
         with contextlib.suppress(StoreError):  # a damaged run is for `emulate store verify`
             r = store.read(key)
             ended[r.inputs["product"]].append(r.about.get("seconds", 0.0))
+    terminal.give(under_way=[{**vars(u), "seconds": u.seconds} for u in found])
     rows = [(u.key[:SHORT], u.product, ", ".join(f"{x:.5g}" for x in u.theta), u.host, duration(u.seconds))
             for u in found[:_SHOWN]]  # fmt: skip
     terminal.table("", ("under way", "product", ", ".join(study.space.names), "host", "for"), rows)
@@ -93,6 +96,10 @@ def show_run(study: "Study", terminal: Terminal, prefix: str) -> None:
     if r.ok and r.inputs["product"] == "y" and simulator.outputs.size == r.y.size:
         lines += [(f"output {name}", text) for name, text in outputs_in_words(simulator.outputs, r.y)]
     terminal.table("", ("", ""), lines)
+    question = {k: r.inputs[k] for k in ("simulator", "version", "product", "seed", "parameters")}
+    theta = {n: float.fromhex(r.inputs["theta"][n]) for n in r.inputs["parameters"]}
+    terminal.give(run={"key": r.key, **question, "theta": theta, "ok": r.ok, "failure": r.failure and str(r.failure),
+                       "y": r.y.tolist() if r.ok else None, "about": about, "folder": str(folder)})  # fmt: skip
     for i, a in enumerate(about.get("attempts", ()), 1):
         _log(terminal, f"log of try {i}", a.get("log", ""))
     _log(terminal, "log", about.get("log", ""))

@@ -89,7 +89,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         raise InputError(f"{path} is missing. Run the stage that writes it, or `emulate run`.") from None
     except UnicodeDecodeError:
         raise InputError(
-            f"{path} must be a text file with comma-separated values. Got bytes that are not text."
+            f"{path} must be a text file with comma-separated values. Got bytes that are not text; save it as UTF-8."
         ) from None
 
 

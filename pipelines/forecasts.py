@@ -123,7 +123,9 @@ def command(study: "Study", terminal: "Terminal", *, pilot: int = 0) -> int:
         else:
             terminal.say("Every run is stored; nothing is to do.")
         folder = study.folder / "costs"
-        files.write_json(folder / "summary.json", _summary(bench, known, fitted, made))
+        summary = _summary(bench, known, fitted, made)
+        files.write_json(folder / "summary.json", summary)
+        terminal.give(study=study.name, **summary, paths={"folder": str(folder)})
         for p in known:
             if p.name in fitted:
                 files.write_figure(folder / f"{p.name}.png", campaigns.costs(p.theta, p.seconds, fitted[p.name]))

@@ -53,6 +53,7 @@ def command(study: "Study", terminal: "Terminal", *, points: int = 3, name: str 
         body = {"derivatives": by, "first_point": where, **found.to_dict(), "profiles": said,
                 "intervals": {n: p.to_dict()["intervals"] for n, p in profiled.items()}}  # fmt: skip
         files.write_json(folder / "verdict.json", body)
+        terminal.give(study=study.name, **body, paths={"folder": str(folder)})
         labels = study.simulator.outputs.labels
         rows = [[label, *row] for label, row in zip(labels, found.sensitivity[0].tolist(), strict=True)]
         files.write_csv(folder / "sensitivities.csv", ["output", *found.names], rows)

@@ -47,10 +47,12 @@ def command(study: "Study", terminal: "Terminal", *, target: float, name: str = 
                    ("training runs", "measured", "fits", "law", "90 %"), rows)  # fmt: skip
     terminal.say(said := curve.sentence(target))
     folder = study.folder / "learning_curve"
-    files.write_json(folder / "summary.json", {
+    summary = {
         "emulator": name, "sentence": said, "answer": vars(curve.answer(target)),
         "exponent": {q: float(np.quantile(curve.b, x)) for q, x in (("low", 0.05), ("middle", 0.5), ("high", 0.95))},
-        "fits": [{"runs": t.runs, "median": t.median, "errors": list(t.errors)} for t in found]})  # fmt: skip
+        "fits": [{"runs": t.runs, "median": t.median, "errors": list(t.errors)} for t in found]}  # fmt: skip
+    files.write_json(folder / "summary.json", summary)
+    terminal.give(study=study.name, **summary, paths={"folder": str(folder)})
     caption = f"Learning curve: errors of {name} fitted to parts of the runs, and what more would buy. {said}"
     files.write_figures(folder, {"learning_curve": (campaigns.learning_curve(curve, target, name), caption)})
     terminal.say(f"Figure and numbers in {folder}; `emulate report --force` puts them on the page.")

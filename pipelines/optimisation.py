@@ -53,7 +53,11 @@ def command(study: "Study", terminal: "Terminal") -> int:
     with beside(study, terminal) as bench, noted(bench, SCOPE):
         found, findings = solve(bench)
     (terminal.say if found.feasible and not found.thin else terminal.warn)(capital(found.sentence))
-    terminal.findings("", [f.to_dict() for f in findings])
+    listed = [f.to_dict() for f in findings]
+    terminal.findings("", listed)
+    folder = study.folder / SCOPE
+    terminal.give(study=study.name, passed=all(f.passed for f in findings if f.blocking), findings=listed,
+                  optimum=files.read_json(folder / "optimum.json"), paths={"folder": str(folder)})  # fmt: skip
     terminal.say(f"Figures and numbers in {study.folder / SCOPE}; `emulate report --force` puts them on the page.")
     synchronise(study, terminal)
     return 0 if all(f.passed for f in findings if f.blocking) else 1

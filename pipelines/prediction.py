@@ -14,10 +14,10 @@ from pipelines import files
 from pipelines.terminal import Terminal, count
 
 
-def run(emulator: str, assignments: list[str], points: Path | None, out: Path | None, *, strict: bool,
+def run(terminal: Terminal, emulator: str, assignments: list[str], points: Path | None, out: Path | None, *, strict: bool,
         outside: str = "warn") -> int:  # fmt: skip
-    loaded = load(emulator)
-    terminal = Terminal()
+    with terminal.bar("loading the emulator"):
+        loaded = load(emulator)
     theta = _theta(loaded.space, assignments, points)
     if outside == "warn" and loaded.design is None:  # saved before the places of the runs were kept
         outside = "box"
@@ -32,6 +32,12 @@ def run(emulator: str, assignments: list[str], points: Path | None, out: Path | 
         terminal.warn(str(w.message))
     mean, sd = prediction.mean.detach().numpy(), prediction.variance.detach().sqrt().numpy()
     labels = loaded.outputs.labels
+    told = (
+        {"theta": loaded.space.pack(theta).tolist(), "mean": mean.tolist(), "sd": sd.tolist()}
+        if out is None
+        else {"out": str(out)}
+    )
+    terminal.give(emulator=emulator, parameters=list(loaded.space.names), outputs=list(labels), **told)
     if points is None and out is None:
         rows = [(label, f"{m:.6g}", f"{s:.2g}") for label, m, s in zip(labels, mean[0], sd[0], strict=True)]
         terminal.say(", ".join(assignments))

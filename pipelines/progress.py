@@ -13,7 +13,7 @@ from rich.table import Column
 from rich.text import Text
 
 FIRST, MOST = 10.0, 600.0  # s until the first line where there is no bar, and between two of them at most
-_NARROW = 80  # columns of a terminal, below which a bar is short
+_NARROW = 80  # columns of a terminal, below which there is no room for a bar
 
 
 def moves(console: Console) -> bool:
@@ -26,7 +26,10 @@ class Bar:
 
     def __init__(self, console: Console, what: str, total: int | None, *, left: bool):
         columns = [SpinnerColumn(), TextColumn("{task.description}", markup=False)]
-        columns += [_Known(bar_width=20 if console.width >= _NARROW else 8), _Measure(left)]
+        columns += [_Known(bar_width=20)] * (
+            console.width >= _NARROW
+        )  # else numbers alone, for the note has the time left
+        columns.append(_Measure(left))
         columns.append(TextColumn("{task.fields[note]}", markup=False, table_column=Column(ratio=1, no_wrap=True)))
         self._progress = Progress(*columns, console=console, transient=True, expand=True)
         self._task = self._progress.add_task(what, total=total, note="")
@@ -34,6 +37,13 @@ class Bar:
     def tick(self, done: int, total: int | None = None, note: str = "") -> None:
         more = {} if total is None else {"total": total}
         self._progress.update(self._task, completed=done, note=note, **more)
+
+    def pause(self) -> None:
+        """Gone until `resume`: another bar, or a line on standard error, comes first."""
+        self._progress.stop()
+
+    def resume(self) -> None:
+        self._progress.start()
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -52,11 +62,18 @@ class Lines:
                  clock: Callable[[], float] = time.monotonic):  # fmt: skip
         self._console, self._what, self._left, self._clock = console, what, left, clock
         self._state: tuple[int, int | None, str] = (0, total, "")
-        self._start, self._over = clock(), threading.Event()
+        self._start, self._over, self._paused = clock(), threading.Event(), False
         self._thread = threading.Thread(target=self._watch, daemon=True)  # what is waited for may never tick
 
     def tick(self, done: int, total: int | None = None, note: str = "") -> None:
         self._state = (done, self._state[1] if total is None else total, note)
+
+    def pause(self) -> None:
+        """Silent until `resume`: what is within tells more."""
+        self._paused = True
+
+    def resume(self) -> None:
+        self._paused = False
 
     def line(self) -> str:
         """Time, what, how many of how many, rate, time so far and left, note."""
@@ -73,7 +90,8 @@ class Lines:
     def _watch(self) -> None:
         wait = FIRST
         while not self._over.wait(wait):
-            self._console.print(escape(self.line()), soft_wrap=True)
+            if not self._paused:
+                self._console.print(escape(self.line()), soft_wrap=True)
             wait = min(max(FIRST, 0.5 * (self._clock() - self._start)), MOST)
 
     def __enter__(self) -> Self:

@@ -28,6 +28,7 @@ _START = 600.0  # seconds in which a simulator must be imported and built
 _CLOSE = 2.0  # seconds in which a process whose pipe closed ends by itself
 _READS = 32  # pipefuls at a time of what is printed, so that an endless flood stops no clock
 _NONE = Limits()
+_TRY = "Mend it, then run the same command again; `emulate simulate STUDY.yaml --only 0` makes one run and shows what it says."
 
 
 @dataclass(frozen=True)
@@ -196,16 +197,18 @@ class Runner:
             if isinstance(e, _Ended):
                 how = f"it held {in_words(end.held)}, more than simulate.memory" if end.held else _how(end.code)
                 raise CampaignError(f"the simulator {name!r} ended its process while it was built ({how}). "
-                                    f"It said:\n{self._said()}") from None  # fmt: skip
+                                    f"It said:\n{self._said()}\n{_TRY}") from None  # fmt: skip
             if isinstance(e, TimeoutError):
                 raise CampaignError(f"the simulator {name!r} must be built within {_START:g} s. It was not; it said:\n"
-                                    f"{self._said()}") from None  # fmt: skip
+                                    f"{self._said()}\n{_TRY}") from None  # fmt: skip
             raise
         if "broken" in found:
             self.close()
             if found["user"]:
                 raise InputError(found["broken"])
-            raise CampaignError(f"the simulator {name!r} could not be built: {found['broken']}.\n{found['log']}")
+            raise CampaignError(
+                f"the simulator {name!r} could not be built: {found['broken']}.\n{found['log']}\n{_TRY}"
+            )
         self._identity, self._life.pid = found["identity"], found["pid"]
 
     def _begin(self, deadline: float) -> None:

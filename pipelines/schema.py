@@ -94,6 +94,11 @@ def _kinds(kind: Any) -> Iterator[type]:
         yield from _kinds(part)
 
 
+def settings(room: str, name: str) -> dict[str, Schema]:
+    """The keys of an entry beside its `use`: of each what the schema says, its default and description among it."""
+    return {k: v for k, v in _entry(room, name, {})["properties"].items() if k != "use"}
+
+
 def _entry(room: str, name: str, beside: Schema) -> Schema:
     """The settings of an entry with its `use`, and the keys that stand beside; the parameter space is no setting."""
     from emulate import space

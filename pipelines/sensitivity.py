@@ -56,6 +56,7 @@ def command(study: "Study", terminal: "Terminal", *, samples: int, name: str = "
         files.write_csv(folder / "indices.csv", list(frames[0].columns), rows)
         body = {"emulator": name, "sentences": sentences, **{k: f.to_dict() for k, f in found.items()}}
         files.write_json(folder / "indices.json", body)
+        terminal.give(study=study.name, **body, paths={"folder": str(folder)})
         with noted(bench, _SCOPE):
             bench.figures(_SCOPE, {
                 "sobol": (figures.shares(emulator.space, emulator.outputs, found["sobol"], found["dgsm"]),

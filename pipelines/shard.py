@@ -50,6 +50,7 @@ def run(study, share: tuple[int, int], terminal: Terminal, limit: float | None =
             mine += part
         left = len(bench.missing(mine))
         failed = sum(bench.store.failed(t.key) for t in mine if bench.store.has(t.key))
+    terminal.give(study=study.name, share=i, of=n, runs=len(mine), made=made, failed=failed, left=left)
     if left:
         raise CampaignError(f"share {i} of {n}: the time of this job is over with {count(left, 'run')} of {len(mine)} to "
                             "make. Start the same command again; stored runs are kept.")  # fmt: skip

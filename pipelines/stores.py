@@ -23,6 +23,8 @@ def verify(terminal: "Terminal", where: Path, *, quarantine: bool = False) -> in
     if len(found) > _SHOWN:
         terminal.fail(f"and {len(found) - _SHOWN} more.")
     damaged = sorted({d.key for d in found if d.key})
+    terminal.give(store=str(store.path), runs=len(store.keys()), passed=not found, damaged=[vars(d) for d in found],
+                  quarantined=damaged if quarantine else [])  # fmt: skip
     for key in damaged if quarantine else ():
         store.quarantine(key)
     moved = f", moved to {store.path / 'damaged'}; the next campaign makes them again" if quarantine and damaged else ""
@@ -48,6 +50,7 @@ def merge(terminal: "Terminal", into: Path, sources: list[Path], *, limit_mib: i
         if len(told) > _SHOWN:
             terminal.fail(f"and {len(told) - _SHOWN} more.")
         bad += len(told)
+        terminal.add("merged", {"from": str(other.path), "into": str(store.path), **vars(done)})
         terminal.say(f"{other.path}: {done.copied} runs copied, {done.present} there already, {len(done.conflicts)} in "
                      f"conflict, {len(done.refused)} refused.")  # fmt: skip
     return 1 if bad else 0
@@ -79,6 +82,7 @@ def export(
                              f".{nearest(group, names)}")  # fmt: skip
     with terminal.bar("write"):
         written = write(out, found)
+    terminal.give(written={name: str(path) for name, path in written.items()})
     for g in found:
         place = f", group {g.name}" if len(found) > 1 and out.suffix == ".nc" else ""
         terminal.say(f"{written[g.name]}{place}: {visible(g.sentence)}.")
@@ -103,6 +107,8 @@ def prune(terminal: "Terminal", where: Path, unused: Path | None = None, *, yes:
     store, _ = _open(where)
     keys = _unused(store, unused) if unused else []
     found = {what: paths for what, paths in prunable(store, keys).items() if paths}
+    terminal.give(store=str(store.path), found={what: [str(p) for p in paths] for what, paths in found.items()},
+                  removed=bool(found) and yes)  # fmt: skip
     if not found:
         terminal.say(f"There is nothing to remove in {store.path}.")
         return 0

@@ -32,6 +32,7 @@ class Terminal:
         self.quiet, self.verbose, self.json = quiet, verbose, json
         self.result: dict[str, Any] = {}
         self.warnings: list[str] = []
+        self._bars: list[Bar | Lines] = []  # the outermost first
 
     def give(self, **parts: Any) -> None:
         """Parts of the JSON object: plain data; a number that is not finite becomes null."""
@@ -40,6 +41,10 @@ class Terminal:
 
             self.result |= {k: plain_json(v) for k, v in parts.items()}
 
+    def add(self, part: str, item: Any) -> None:
+        """One more item of a list of the JSON object."""
+        self.give(**{part: [*self.result.get(part, ()), item]})
+
     def say(self, text: str) -> None:
         if not self.quiet:
             self.console.print(escape(text), soft_wrap=True)
@@ -47,7 +52,7 @@ class Terminal:
     def detail(self, text: str) -> None:
         """What only -v prints."""
         if self.verbose:
-            self.errors.print(f"[dim]{escape(text)}[/]")
+            self._aside(f"[dim]{escape(text)}[/]")
 
     def headline(self, text: str) -> None:
         """What is printed before the findings, and with them where little is."""
@@ -55,10 +60,10 @@ class Terminal:
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
-        self.errors.print(f"[yellow]Warning:[/] {escape(text)}")
+        self._aside(f"[yellow]Warning:[/] {escape(text)}")
 
     def fail(self, text: str) -> None:
-        self.errors.print(f"[red]Error:[/] {escape(text)}")
+        self._aside(f"[red]Error:[/] {escape(text)}")
 
     def stop(self, text: str, kind: str, code: int) -> int:
         """The error that ends the command, and its exit code."""
@@ -69,7 +74,7 @@ class Terminal:
     def trace(self, error: BaseException, *, always: bool = False) -> None:
         """Where an error came from: with -v, and `always` where it is a bug."""
         if always or self.verbose:
-            self.errors.print(Text("".join(traceback.format_exception(error)).rstrip()))
+            self._aside(Text("".join(traceback.format_exception(error)).rstrip()))
 
     @contextmanager
     def bar(self, what: str, total: int | None = None, *, left: bool = True) -> Iterator[Tick]:
@@ -80,8 +85,29 @@ class Terminal:
         if self.quiet:
             yield lambda done, total=None, note="": None
             return
-        with (Bar if moves(self.console) else Lines)(self.console, what, total, left=left) as shown:
-            yield shown.tick
+        with self._beside(), (Bar if moves(self.console) else Lines)(self.console, what, total, left=left) as shown:
+            self._bars.append(shown)
+            try:
+                yield shown.tick
+            finally:
+                self._bars.pop()
+
+    @contextmanager
+    def _beside(self) -> Iterator[None]:
+        """While another bar, or a line on standard error, has the terminal."""
+        outer = self._bars[-1] if self._bars else None
+        if outer:
+            outer.pause()
+        try:
+            yield
+        finally:
+            if outer:
+                outer.resume()
+
+    def _aside(self, text: str | Text) -> None:
+        """To standard error, which a bar on standard output knows nothing of."""
+        with self._beside():
+            self.errors.print(text)
 
     def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
         """Text is printed as it is: `pk[k=0.1]` is a label and no markup."""
@@ -115,9 +141,15 @@ class Terminal:
                 self.console.print(f"[red]{escape(f['name'])}[/]: {escape(f['sentence'])}")
 
 
+class _Told(Console):
+    def on_broken_pipe(self) -> None:
+        """A reader who went away ends the command; rich would end it with 1, which says that a check failed."""
+        raise BrokenPipeError
+
+
 def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, highlight=False, **({} if stream.isatty() else {"width": _WIDE}))
+    return _Told(stderr=stderr, highlight=False, **({} if stream.isatty() else {"width": _WIDE}))
 
 
 def number(value: float | None) -> str:

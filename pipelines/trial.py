@@ -43,6 +43,10 @@ def run(study: "Study", terminal: Terminal, index: int, *, verbose: bool) -> boo
         _tell(study, terminal, answer, verbose=verbose)
         if answer.failure is None:
             terminal.say(_keep(bench.store, task, record, answer))
+        failed = answer.failure and {"kind": answer.failure.kind, "reason": answer.failure.reason}
+        terminal.give(study=study.name, point=index, theta=dict(zip(study.space.names, task.theta, strict=True)), seed=task.seed,
+                      key=task.key, seconds=answer.seconds, memory_mib=answer.memory_mib, failure=failed, log=visible(answer.log),
+                      y=None if failed else list(map(float, answer.y)))  # fmt: skip
         return answer.failure is None
 
 

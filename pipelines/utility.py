@@ -63,10 +63,12 @@ def command(study: "Study", terminal: "Terminal", *, budgets: str, name: str = "
     said = sentence(study.emulators[name].privacy, found)
     terminal.say(said)
     folder = study.folder / "privacy"
-    files.write_json(folder / "summary.json", {
+    summary = {
         "emulator": name, "sentence": said,
         "fits": [{"epsilon": None if math.isinf(f.epsilon) else f.epsilon, "noise": f.noise, "median": f.median,
-                  "coverage": f.coverage} for f in found]})  # fmt: skip
+                  "coverage": f.coverage} for f in found]}  # fmt: skip
+    files.write_json(folder / "summary.json", summary)
+    terminal.give(study=study.name, **summary, paths={"folder": str(folder)})
     caption = f"Utility against epsilon: errors of {name} on held-out runs, refitted at each budget. {said}"
     files.write_figures(folder, {"utility": (figures.utility(found, name), caption)})
     terminal.say(f"Figure and numbers in {folder}; `emulate report --force` puts them on the page.")

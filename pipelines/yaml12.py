@@ -269,5 +269,9 @@ def _near(path: Path) -> str:
     there = [str(p) for p in _yaml_files(path.parent)]
     if not there:
         elsewhere = [str(p) for p in _yaml_files(Path("configs"))]
-        return f" There are studies in configs: {', '.join(elsewhere[:8])}." if elsewhere else ""
+        return (
+            f" There are studies in configs: {', '.join(elsewhere[:8])}."
+            if elsewhere
+            else f" `emulate init {path}` writes one."
+        )
     return nearest(str(path), there) or f" There is {', '.join(there[:8])}."

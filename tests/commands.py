@@ -6,6 +6,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from pipelines.cli import app
+from pipelines.commands.frame import BUG
 
 LINE = """
 name: line
@@ -42,4 +43,5 @@ def printed(folder: Path, *words: str, typed: str | None = None) -> tuple[int, s
         os.chdir(before)
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
+    assert result.exit_code != BUG, result.output
     return result.exit_code, result.output.replace("│", " ")

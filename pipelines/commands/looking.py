@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands import frame
-from pipelines.commands.frame import Overrides, StudyFile, command
+from pipelines.commands import completion, frame
+from pipelines.commands.frame import Overrides, StudyFile, command, read_study
 
 if TYPE_CHECKING:
     from pipelines.terminal import Terminal
@@ -18,18 +18,20 @@ def status(terminal: "Terminal", study: StudyFile, set_: Overrides = None,
            run: Annotated[str, typer.Option("--run", metavar="KEY", help="Print one run: its key's first digits.")] = "",
            ) -> int:  # fmt: skip
     """Say which stages are done, running, failed or stale, and how many runs are stored."""
+    loaded = read_study(terminal, study, set_)
     from pipelines import engine, failures, rounds
-    from pipelines.config import load_study
     from pipelines.terminal import duration
 
-    loaded = load_study(study, set_ or [])
     if run:
         failures.show_run(loaded, terminal, run)
         return 0
     states = [engine.state(loaded, s) for s in loaded.stages]
     rows = [(s.stage, s.status, duration(s.seconds) if s.seconds is not None else "", s.why) for s in states]
     terminal.table(f"{loaded.name} in {loaded.folder}", ("stage", "status", "took", ""), rows)
-    terminal.say(engine.stored(loaded))
+    runs = engine.stored(loaded)
+    terminal.say(engine.stored_in_words(loaded, runs))
+    terminal.give(study=loaded.name, at_work=engine.locked(loaded.folder), stages=[vars(s) for s in states], runs=runs,
+                  champion=engine.champion(loaded), paths=engine.paths(loaded))  # fmt: skip
     if said := engine.planned(loaded):
         terminal.say(said)
     if said := rounds.status(loaded):
@@ -41,31 +43,58 @@ def status(terminal: "Terminal", study: StudyFile, set_: Overrides = None,
 
 
 @command("list", panel=frame.LOOKING)
-def list_(terminal: "Terminal", room: Annotated[str | None, typer.Argument(help="One room: simulators, emulators, ...")] = None,
-          ) -> int:  # fmt: skip
-    """List the rooms and their entries, one sentence each."""
-    from emulate import registry
+def list_(
+    terminal: "Terminal",
+    room: Annotated[str | None, typer.Argument(help="One room: simulators, emulators, ...",
+                                               autocompletion=completion.rooms)] = None,
+    entry: Annotated[str | None, typer.Argument(help="One entry of it: its keys.", autocompletion=completion.entries)] = None,
+) -> int:  # fmt: skip
+    """List the rooms and their entries, one sentence each; of one entry its keys, with their defaults."""
+    with terminal.bar("reading the rooms"):
+        from emulate import registry
 
-    for r in (room,) if room else registry.ROOMS:
-        terminal.table(r, ("entry", "what it is"), [(n, registry.sentence(r, n)) for n in registry.names(r)])
+        if room and entry:
+            from pipelines.schema import settings
+
+            sentence, keys = registry.sentence(room, entry), settings(room, entry)
+        else:
+            rooms = {
+                r: {n: registry.sentence(r, n) for n in registry.names(r)} for r in ([room] if room else registry.ROOMS)
+            }
+    if room and entry:
+        import json
+
+        terminal.say(sentence)
+        rows = [
+            (k, json.dumps(v["default"]) if "default" in v else "", v.get("description", "")) for k, v in keys.items()
+        ]
+        terminal.table(f"{room}: {{use: {entry}}}", ("key", "default", "what it is"), rows)
+        terminal.give(room=room, entry=entry, sentence=sentence, keys=keys)
+        return 0
+    for r, entries in rooms.items():
+        terminal.table(r, ("entry", "what it is"), list(entries.items()))
+    terminal.give(rooms=rooms)
     return 0
 
 
-@command("predict", panel=frame.LOOKING, json_=False)
+@command("predict", panel=frame.LOOKING)
 def predict(
     terminal: "Terminal",
-    emulator: Annotated[str, typer.Argument(metavar="EMULATOR", help="A folder, or models:/NAME@ALIAS.")],
+    emulator: Annotated[str, typer.Argument(metavar="EMULATOR", help="A folder, or models:/NAME@ALIAS.",
+                                            autocompletion=completion.emulators)],
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One parameter.")] = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Points, one column per parameter.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write a CSV instead of printing.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse points outside the design box.")] = False,
     outside: Annotated[str, typer.Option("--outside", metavar="CHOICE", help="Where no run is near: warn, refuse, inflate "
-                                         "(the variance) or ignore; box: look at the box alone.")] = "warn",
+                                         "(the variance) or ignore; box: look at the box alone.",
+                                         autocompletion=completion.choices("warn", "refuse", "inflate", "ignore", "box"))] = "warn",
 ) -> int:  # fmt: skip
     """Predict with an emulator: mean and standard deviation of every output."""
-    from pipelines import prediction
+    with terminal.bar("loading the emulator"):
+        from pipelines import prediction
 
-    return prediction.run(emulator, set_ or [], csv, out, strict=strict, outside=outside)
+    return prediction.run(terminal, emulator, set_ or [], csv, out, strict=strict, outside=outside)
 
 
 @command("schema", panel=frame.LOOKING, json_=False)

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands import frame
-from pipelines.commands.frame import Overrides, StudyFile, command
+from pipelines.commands import completion, frame
+from pipelines.commands.frame import Overrides, StudyFile, command, read_study
 
 if TYPE_CHECKING:
     from pipelines.terminal import Terminal
@@ -56,17 +56,33 @@ def certificates(
 @command("sync", panel=frame.SERVICES)
 def sync(terminal: "Terminal", study: StudyFile, set_: Overrides = None) -> int:
     """Log to MLflow what could not be logged before."""
+    loaded = read_study(terminal, study, set_)
     from emulate.errors import InputError
     from pipelines import tracking
-    from pipelines.config import load_study
 
-    loaded = load_study(study, set_ or [])
     if loaded.tracking.uri == "off":
         raise InputError("tracking.uri is off in this study. Give an address: --set tracking.uri=sqlite:///mlflow.db.")
     synced = tracking.sync(loaded.folder, loaded.tracking.uri)
     (terminal.warn if synced.pending else terminal.say)(synced.sentence + (f" {synced.link}" if synced.link else ""))
     terminal.give(study=loaded.name, logged=synced.logged, pending=synced.pending, link=synced.link or None)
     return 1 if synced.pending else 0
+
+
+@command("doctor", panel=frame.SERVICES)
+def doctor(
+    terminal: "Terminal",
+    study: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[STUDY.yaml]", help="Look at what this study needs too.", autocompletion=completion.studies
+        ),
+    ] = None,
+    set_: Overrides = None,
+) -> int:
+    """Look for what is in the way: versions, threads, memory, GPU, disks, Dask, MLflow; say what mends it; 1 if any is wrong."""
+    from pipelines.doctor import examination
+
+    return examination.command(terminal, study, set_ or [])
 
 
 @command("ui", panel=frame.SERVICES, json_=False)

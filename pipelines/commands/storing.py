@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands import frame
+from pipelines.commands import completion, frame
 from pipelines.commands.frame import app, command
 
 if TYPE_CHECKING:
@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 store = typer.Typer(help="Verify, merge, export and prune stored runs.", no_args_is_help=True)
 app.add_typer(store, name="store", rich_help_panel=frame.SERVICES)
 
-Where = Annotated[Path, typer.Argument(metavar="STORE", help="A study's YAML or its results' folder, or a store.")]
+Where = Annotated[
+    Path,
+    typer.Argument(
+        metavar="STORE", help="A study's YAML or its results' folder, or a store.", autocompletion=completion.folders
+    ),
+]
 
 
 @command("verify", to=store)
@@ -58,7 +63,7 @@ def export(
 def prune(
     terminal: "Terminal", where: Where,
     unused: Annotated[Path | None, typer.Option("--unused", metavar="STUDY.yaml", help="Also runs at points that this study "
-                                                "does not ask for.")] = None,
+                                                "does not ask for.", autocompletion=completion.studies)] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Remove; without it the list is only shown.")] = False,
 ) -> int:  # fmt: skip
     """Remove retried failures, second answers and half-written files."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.commands import frame
-from pipelines.commands.frame import DryRun, Force, Overrides, Retry, StudyFile, command
+from pipelines.commands.frame import DryRun, Force, Overrides, Retry, StudyFile, command, read_study
 
 if TYPE_CHECKING:
     from pipelines.terminal import Terminal
@@ -25,17 +25,21 @@ _SENTENCES = {
 def run_stages(terminal: "Terminal", wanted: Sequence[str], study: Path, changes: list[str], *, force: bool = False,
                dry_run: bool = False) -> int:  # fmt: skip
     """Run stages of a study; all that it has where none is named."""
+    loaded = read_study(terminal, study, changes)
     from pipelines import engine
-    from pipelines.config import load_study
 
-    with terminal.bar("reading the study"):
-        loaded = load_study(study, changes)
     engine.need(loaded, wanted)
     wanted = wanted or loaded.stages
+    terminal.give(study=loaded.name)
     if not dry_run:
-        return 0 if engine.run(loaded, wanted, terminal, force=force) else 1
+        try:
+            return 0 if engine.run(loaded, wanted, terminal, force=force) else 1
+        finally:
+            if terminal.json:
+                terminal.give(champion=engine.champion(loaded), paths=engine.paths(loaded))
     rows = engine.plan(loaded, wanted, terminal, force=force)
     terminal.table(f"{loaded.name}: the plan", ("stage", "", "why", "what"), rows)
+    terminal.give(plan=[dict(zip(("stage", "action", "why", "what"), r, strict=True)) for r in rows])
     from pipelines.study import JOBS
 
     if loaded.cluster.use in JOBS:
@@ -84,10 +88,10 @@ def simulate(
 
     if until is not None or dry_run:
         raise InputError("--only must stand without --until and --dry-run: it makes one run. Take one of them out.")
+    loaded = read_study(terminal, study, changes)
     from pipelines import trial
-    from pipelines.config import load_study
 
-    return 0 if trial.run(load_study(study, changes), terminal, only, verbose=terminal.verbose) else 3
+    return 0 if trial.run(loaded, terminal, only, verbose=terminal.verbose) else 3
 
 
 for _stage, _sentence in [*_SENTENCES.items()][1:]:
@@ -105,10 +109,9 @@ def worker(
     from emulate.errors import InputError
     from pipelines import shard as shards
     from pipelines import walltime
-    from pipelines.config import load_study
 
     share, limit = shards.read(shard), walltime.seconds(time_limit)
     if time_limit and not limit:
         raise InputError(f"--time-limit must be hours:minutes:seconds, 01:30:00, or days-hours:minutes:seconds. Got "
                          f"{time_limit!r}.")  # fmt: skip
-    return shards.run(load_study(study, set_ or []), share, terminal, limit)
+    return shards.run(read_study(terminal, study, set_), share, terminal, limit)

@@ -137,7 +137,7 @@ def test_files_that_cannot_be_read(tmp_path, monkeypatch):
     assert said("zzz.yml") == ("there is no file zzz.yml. There is bom.yaml, latin.yaml, quickstart.yaml, utf16.yaml.")
     assert said("no/where.yaml") == ("there is no file no/where.yaml. There is no folder no either; check the folder "
                                      "you are in.")  # fmt: skip
-    assert said("empty/a.yaml") == "there is no file empty/a.yaml."
+    assert said("empty/a.yaml") == "there is no file empty/a.yaml. `emulate init empty/a.yaml` writes one."
     assert said(".") == ". is a folder; name a YAML file in it: bom.yaml, latin.yaml, quickstart.yaml, utf16.yaml."
     assert said("latin.yaml") == ("latin.yaml:2: a study must be text in UTF-8. Got byte 0xb5; save the file as UTF-8.")
     assert said("utf16.yaml").startswith("utf16.yaml:1: a study must be text in UTF-8. Got byte 0xff")
