@@ -74,7 +74,7 @@ def _word(parameter: inspect.Parameter) -> Word | None:
         typed = typed if one is bool else f"{typed} {name}"
     else:
         typed = info.metavar or parameter.name.upper()
-        typed = typed if default is inspect.Parameter.empty else f"[{typed}]"
+        typed = typed if default is inspect.Parameter.empty or typed.startswith("[") else f"[{typed}]"
     shown = "" if default in (inspect.Parameter.empty, None, "", False, ()) else str(default)
     return Word(typed, isinstance(info, ArgumentInfo), repeated, shown, info.help or "")
 
