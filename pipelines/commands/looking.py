@@ -111,7 +111,9 @@ def schema(terminal: "Terminal") -> int:
 @command("manual", panel=frame.LOOKING, json_=False)
 def manual(
     terminal: "Terminal",
-    page: Annotated[str, typer.Argument(metavar="PAGE", help="Empty: the list of pages.", autocompletion=completion.pages)] = "",
+    page: Annotated[
+        str, typer.Argument(metavar="PAGE", help="Empty: the list of pages.", autocompletion=completion.pages)
+    ] = "",
 ) -> int:
     """Show a page of the manual: how to choose, how to extend, every key of a study."""
     from pipelines import manual as book

@@ -47,6 +47,16 @@ def commands(app: typer.Typer | None = None, before: str = "") -> Iterator[Comma
         yield from commands(group.typer_instance, f"{before}{group.name} ")
 
 
+def alone() -> tuple[Word, ...]:
+    """The options of `emulate` itself, without a command; typer adds those of completion."""
+    from pipelines.cli import app
+
+    told = app.registered_callback
+    completion = (Word("--install-completion", False, False, "", "Make this shell complete studies, keys, rooms and entries."),
+                  Word("--show-completion", False, False, "", "Print what that would write."))  # fmt: skip
+    return (*(_words(told.callback) if told and told.callback else ()), *completion)
+
+
 def _words(callback: Callable) -> tuple[Word, ...]:
     made = (_word(p) for p in inspect.signature(callback, eval_str=True).parameters.values())
     return tuple(w for w in made if w)
@@ -81,7 +91,10 @@ def _word(parameter: inspect.Parameter) -> Word | None:
 
 def page() -> str:
     """The page `reference/commands.md`."""
-    parts = [_INTRODUCTION]
+    parts = [
+        _INTRODUCTION,
+        markdown.table(("option", "what it is"), [(markdown.code(w.typed), w.help) for w in alone()]),
+    ]
     for c in commands():
         words = " ".join(w.typed for w in c.words if w.argument)
         options = " [OPTIONS]" if any(not w.argument for w in c.words) else ""

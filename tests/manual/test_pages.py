@@ -1,5 +1,6 @@
 """What the Markdown pages say holds: their commands, files, links, studies and Python."""
 
+import functools
 import io
 import re
 import shlex
@@ -13,7 +14,7 @@ import emulate
 from pipelines import manual, yaml12
 from pipelines.config import load_study
 from pipelines.manual.commands import commands
-from pipelines.schema import schema
+from pipelines.schema import schema as study_schema
 from tests import pages
 from tests.commands import printed
 from tests.pages import PAGES, ROOT
@@ -58,10 +59,15 @@ def test_every_file_that_is_named_exists(path):
     assert {f for f in lost if not list(ROOT.glob(f"{f}*"))} == set()
 
 
+@functools.cache
+def _judge() -> Draft202012Validator:
+    return Draft202012Validator(study_schema())
+
+
 @pytest.mark.parametrize("path", [p for p in PAGES if pages.blocks(p, "yaml")], ids=pages.name)
 def test_every_part_of_a_study_keeps_the_schema(path):
     small = {"name": "x", "simulator": "linear_gaussian", "emulators": {"polynomial": None}}
-    judge = Draft202012Validator(schema())
+    judge = _judge()
     for block in pages.blocks(path, "yaml"):
         assert [e.message for e in judge.iter_errors(small | yaml12.parse(block.text).data)] == [], block.text
 

@@ -52,7 +52,9 @@ def test_the_options_are_those_that_the_command_line_takes():
 
     from pipelines.cli import app
 
-    group = get_command(app).commands
+    whole = get_command(app)
+    group, taken = whole.commands, {name for p in whole.params for name in p.opts} - {"--help"}
+    assert {w.typed for w in commands.alone()} == taken
     for c in commands.commands():
         first, _, second = c.name.partition(" ")
         made = group[first].commands[second] if second else group[first]
