@@ -12,6 +12,11 @@ from emulate.errors import InputError
 _PASSWORD = re.compile(r"://[^/\s@'\"]*@")
 _TOKEN = re.compile(r"([?&;](?:access_?|api_?)?(?:token|password|passwd|pwd|secret|key|signature)=)[^&\s'\"#;]+", re.I)
 _SECRET_VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+LOOPBACK = "http://127.0.0.1:5000"  # where `emulate ui` serves the pages of a database, when not told otherwise
+VIEW, VIEW_TAG = (
+    "emulate",
+    "mlflow.sharedViewState.",
+)  # key of our view of the table of runs; tag of an experiment's views
 _PATIENCE = 3.0  # s, for a server to take a connection
 
 
@@ -50,13 +55,26 @@ def database(address: str) -> Path | None:
     return Path(address.removeprefix("sqlite:///").split("?")[0]) if address.startswith("sqlite:///") else None
 
 
-def page(site: str, *steps: str) -> str:
+def page(site: str, *steps: str, view: str = "") -> str:
     """The address of one of MLflow's classic pages, which opens on pages for language models when not told otherwise.
+
+    `view` is the key of a saved view of the table of runs.
 
     >>> page("http://127.0.0.1:5000", "experiments", "1", "runs")
     'http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning'
     """
-    return f"{redact(site).rstrip('/')}/#/{'/'.join(steps)}?workflowType=machine_learning"
+    shown = f"&viewStateShareKey={view}" if view else ""
+    return f"{redact(site).rstrip('/')}/#/{'/'.join(steps)}?workflowType=machine_learning{shown}"
+
+
+def opening(address: str, link: str) -> str:
+    """How the page behind a link is opened, as a sentence: at once on a server, after `emulate ui` for a database."""
+    if address.startswith("http") and link:
+        return f"Open {link}"
+    file = database(address)
+    default = file is not None and file == Path.cwd() / "mlflow.db"
+    command = f"emulate ui{'' if default else f' --uri {redact(address)}'}"
+    return f"Start the pages with `{command}`" + (f", then open {link}" if link else ".")
 
 
 def silence(address: str) -> str:

@@ -13,7 +13,7 @@ from emulate.distributions import Exact
 from emulate.errors import CampaignError
 from emulate.feasibility import Feasibility
 from pipelines import amortised_rounds as rounds
-from pipelines import answers, files, hindsight, observations, pictures
+from pipelines import answers, files, hindsight, observations, pictures, registration
 from pipelines.corrected import correct
 from pipelines.terminal import Stopwatch
 from pipelines.workbench import SETS, Workbench
@@ -149,11 +149,12 @@ def _journal(bench: Workbench, summary: dict[str, Any]) -> None:
     metrics = {f"{n}/{k}": p[k] for n, p in summary["parameters"].items() for k in ("mean", "sd", "map", "rhat", "ess")}
     metrics |= {f"npe/{k}": float(learnt[k]) for k in ("runs", "rows", "seconds", "remoteness", "outside")}
     bench.journal.append("metrics", "infer", metrics=metrics)
+    bench.journal.append("metrics", "", metrics=answers.headline(summary["parameters"]))
 
 
 def check(bench: Workbench) -> str:
     """The evidence that npe leaves, what the checks find in it, and which of them cannot be made."""
-    from pipelines.stages.check import _figures, _register
+    from pipelines.stages.check import _figures
 
     study, observed = bench.study, observations.load(bench)
     q = Amortised.load(bench.folder / rounds.NPE / str(study.infer.rounds - 1))
@@ -176,7 +177,7 @@ def check(bench: Workbench) -> str:
     files.write_tensors(bench.folder / "check" / "evidence.safetensors", stored)
     corrected = correct(bench, evidence.emulator, weighted, None)
     _figures(bench, weighted, recovery, observed.truth, corrected, None)
-    _register(bench, [])
+    registration.offer(bench)
     said = [f"{len(weighted.theta)} true runs at draws of the posterior"] * bool(len(weighted.theta))
     return ", ".join(
         [*said, f"{len(recovery.rank)} recovered observations" if recovery else "rounds leave nothing to recover"]

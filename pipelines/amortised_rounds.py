@@ -17,7 +17,7 @@ from torch import Tensor
 from emulate.amortised import Amortised, noisy, to_theta, truncated
 from emulate.errors import StoreError
 from emulate.runs import Runs
-from pipelines import files
+from pipelines import files, histories
 from pipelines.amortised_choice import NLE
 from pipelines.terminal import Stopwatch, count
 from pipelines.workbench import Workbench
@@ -44,6 +44,7 @@ def posterior(bench: Workbench, data: Tensor) -> Amortised:
                 q = recipe.fit(runs, study.likelihood, seed=bench.seed(f"infer/npe/{k}"))
             q.provenance["digest"] = digest
             q.save(folder)
+        histories.training(bench.journal, "infer", q.history, _within("npe", study, k))
         x = q.draws_x(data, _LOOKED_AT, seed=bench.seed(f"infer/width/{k}"))
         from emulate.amortised import c2st
 
@@ -87,6 +88,7 @@ def likelihood(bench: Workbench, data: Tensor) -> None:
         with bench.terminal.bar(f"learn p(data | parameters){_of(study, k)}"):
             emulator: Emulator = fit(recipe, observed, seed=bench.seed(f"infer/nle/{k}"))
         emulator.save(bench.folder / NLE)
+        histories.training(bench.journal, "infer", emulator.history, _within("nle", study, k))
         if study.infer.rounds == 1:
             return {}
         target = Posterior(
@@ -215,6 +217,11 @@ def _log(bench: Workbench, latest: Mapping[str, Any]) -> None:
     moved = "" if latest.get("c2st") is None else f", moved by {latest['c2st']:.3f} (C2ST)"
     bench.note(f"round {latest['round']}: {count(latest['runs'], 'run')}, {latest['width']:.3g} of the prior's width{moved}",
                latest["seconds"])  # fmt: skip
+
+
+def _within(method: str, study: Any, k: int) -> str:
+    """What is put before the names of the losses of a round."""
+    return method if study.infer.rounds == 1 else f"{method}/round {k}"
 
 
 def _row(r: Mapping[str, Any]) -> tuple[str, ...]:

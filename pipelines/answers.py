@@ -1,5 +1,6 @@
 """What the infer stage tells beside the draws: derived parameters, prediction of the data, a file that arviz reads."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -145,6 +146,13 @@ def profiled(
     told = "; ".join(f"{name} {p.intervals[-1]}" for name, p in found.items())
     caption = f"Profile likelihoods, in which the prior has no part, beside the posterior. {levels[-1]}: {told}."
     return {"profile": (profiles(found, things, columns, true), caption)}
+
+
+def headline(parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """The answer as metrics of the whole run: what is compared from one run to another."""
+    told = {f"posterior/{n}/{k}": p[k] for n, p in parameters.items() for k in ("mean", "sd")}
+    return told | {"posterior/rhat": max(p["rhat"] for p in parameters.values()),
+                   "posterior/ess": min(p["ess"] for p in parameters.values())}  # fmt: skip
 
 
 def write_posterior(bench: Workbench, posterior: Posterior, theta: Tensor, draws: "Draws", said: str) -> None:

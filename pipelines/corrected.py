@@ -86,6 +86,7 @@ def _say(bench: Workbench, bias: Bias, why: str = "") -> None:
     told = bias.to_dict() | ({"beyond": why} if why else {})
     files.write_json(bench.folder / BIAS, told)
     bench.journal.append("metrics", "check", metrics=bias.metrics())
+    bench.journal.append("metrics", "", metrics=bias.metrics())
 
 
 def _write_confirmed(bench: Workbench, made: Correction, known: Confirmation) -> None:

@@ -161,6 +161,8 @@ def run(study: Any, wanted: Sequence[str], terminal: Terminal, *, force: bool = 
                 _run_stage(bench, stage)
                 synchronise(study, terminal)
             outcome = "done"
+            if noted and (told := judged(study, wanted)):
+                bench.journal.append("tags", "", tags={"verdict": "passed" if _good(told) else "FAILED"})
         except KeyboardInterrupt:
             outcome = "interrupted"
             raise
@@ -237,16 +239,16 @@ def synchronise(study: Any, terminal: Terminal, *, closing: bool = False) -> Non
     if study.tracking.uri == "off":
         return
     from pipelines import tracking
-    from pipelines.addresses import redact, resolve
+    from pipelines.addresses import opening, redact, resolve
 
     with terminal.bar("MLflow"):
         synced = tracking.sync(study.folder, study.tracking.uri)
     if closing and synced.pending:
         terminal.warn(synced.sentence)
     elif closing:
+        address = resolve(study.tracking.uri)
         terminal.give(mlflow=synced.link or None)
-        where = redact(resolve(study.tracking.uri))
-        terminal.say(f"MLflow: the run is logged in {where}: {synced.link or 'open it with `emulate ui`'}")
+        terminal.say(f"MLflow: the run is logged in {redact(address)}. {opening(address, synced.link)}")
 
 
 def verdict(study: Any, wanted: Sequence[str], terminal: Terminal) -> bool:
@@ -255,8 +257,18 @@ def verdict(study: Any, wanted: Sequence[str], terminal: Terminal) -> bool:
     if "check" in wanted and (path := study.folder / verdicts.BIAS).exists():
         told = files.read_json(path)
         terminal.headline(" ".join(told[k] for k in ("sentence", "beyond") if k in told))
-    shown: dict[str, list[dict[str, Any]]] = {}
-    listed: list[dict[str, Any]] = []
+    shown = judged(study, wanted)
+    listed = [{"stage": stage, "of": name, **f} for (stage, name), found in shown.items() for f in found]
+    if shown:
+        terminal.verdict({f"{stage} ({name})": found for (stage, name), found in shown.items()})
+    good = _good(shown)
+    terminal.give(passed=good, findings=listed, bias=told or None)
+    return good
+
+
+def judged(study: Any, wanted: Sequence[str]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """The findings that count, of the emulator that is used, by stage and emulator."""
+    told = {}
     for stage in wanted:
         path = study.folder / stage / "findings.json"
         if stage not in stages.FIND or not path.exists():
@@ -264,13 +276,12 @@ def verdict(study: Any, wanted: Sequence[str], terminal: Terminal) -> bool:
         found = files.read_json(path)["emulators"]
         name = files.read_json(study.folder / verdicts.CHAMPION)["champion"] if len(found) > 1 else next(iter(found))
         if findings := amortised_choice.left_out(study, stage, found[name]):
-            shown[f"{stage} ({name})"] = findings
-            listed += [{"stage": stage, "of": name, **f} for f in findings]
-    if shown:
-        terminal.verdict(shown)
-    good = all(f["passed"] for f in listed if f["blocking"])
-    terminal.give(passed=good, findings=listed, bias=told or None)
-    return good
+            told[stage, name] = findings
+    return told
+
+
+def _good(told: dict[tuple[str, str], list[dict[str, Any]]]) -> bool:
+    return all(f["passed"] for findings in told.values() for f in findings if f["blocking"])
 
 
 def _provenance(study: Any) -> None:

@@ -13,10 +13,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from typing import IO
-from urllib.parse import urlencode
 
 from emulate.errors import InputError
-from pipelines.addresses import database, page, redact, resolve
+from pipelines.addresses import VIEW, VIEW_TAG, database, page, redact, resolve
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _PATIENCE = 180.0  # s, for a server's first start on a busy machine
@@ -56,6 +55,8 @@ def ui(uri: str = "", port: int = 5000, host: str = "127.0.0.1", *, study: str =
             site = f"http://{f'[{host}]' if ':' in host else host}:{port}"
             if _await(site, server):
                 say(f"The pages are at {_deep_link(site, study)} (Ctrl-C ends them).")
+                if newest := _newest(site, study):
+                    say(f"The latest run is at {newest}")
                 server.wait()
             else:
                 say(f"The MLflow server did not start: {redact(_last_line(server, log))}")
@@ -95,19 +96,47 @@ def _await(site: str, server: subprocess.Popen) -> bool:
 
 
 def _deep_link(site: str, study: str) -> str:
-    """The runs of the study's experiment, or the list of experiments when the server does not know it yet."""
-    if study:
-        with (
-            contextlib.suppress(urllib.error.HTTPError),
-            _open(f"{site}/api/2.0/mlflow/experiments/get-by-name?{urlencode({'experiment_name': study})}") as answer,
-        ):
-            return page(site, "experiments", json.load(answer)["experiment"]["experiment_id"], "runs")
-    return page(site, "experiments")
+    """The verdicts on the runs of the study, or the list of experiments when the server does not know it yet."""
+    if not (found := _experiments(site, study) if study else []):
+        return page(site, "experiments")
+    tags = {tag["key"] for tag in found[0].get("tags", ())}
+    return page(site, "experiments", found[0]["experiment_id"], "runs", view=VIEW if VIEW_TAG + VIEW in tags else "")
 
 
-def _open(url: str):
+def _newest(site: str, study: str) -> str:
+    """The page of the latest run of a study, or of any; nothing where there is none."""
+    ids = [e["experiment_id"] for e in _experiments(site, study)]
+    asked = {
+        "experiment_ids": ids,
+        "filter": "tags.`emulate.scope` = '/'",
+        "order_by": ["start_time DESC"],
+        "max_results": 1,
+    }
+    found = _ask(f"{site}/api/2.0/mlflow/runs/search", asked).get("runs") if ids else ()
+    return (
+        page(site, "experiments", found[0]["info"]["experiment_id"], "runs", found[0]["info"]["run_id"])
+        if found
+        else ""
+    )
+
+
+def _experiments(site: str, study: str) -> list[dict]:
+    """The experiment of a study, or all of them."""
+    named = {"filter": f"name = '{study}'"} if study else {}
+    return _ask(f"{site}/api/2.0/mlflow/experiments/search", {"max_results": 1000, **named}).get("experiments", [])
+
+
+def _ask(url: str, body: dict) -> dict:
+    """What the server answers; nothing where it refuses, as for a study that no experiment can be named after."""
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with contextlib.suppress(urllib.error.HTTPError), _open(request) as answer:
+        return json.load(answer)
+    return {}
+
+
+def _open(request: str | urllib.request.Request):
     """No proxy: what is asked for is on this machine."""
-    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=10)
+    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10)
 
 
 def _last_line(server: subprocess.Popen, log: IO[bytes]) -> str:

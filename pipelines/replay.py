@@ -4,8 +4,6 @@ A server's methods are all repeatable: the same call with the same values change
 after the calls is enough: what lies between the last written offset and a crash is simply called again.
 """
 
-import csv
-import io
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -13,9 +11,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from emulate.errors import EmulateError
+from pipelines import notes
 
 STATUS = {"done": "FINISHED", "passed": "FINISHED", "interrupted": "KILLED"}  # every other word is FAILED
-_NOTE_ROWS = 40
+
+
+_HEADLINES = ("held_out/median", "bias")  # of the view of verdicts, before the findings
 
 
 class Refused(EmulateError):
@@ -45,13 +46,15 @@ class Bookmark:
 class Server(Protocol):
     """What a replay asks of a server; every method may be called again with the same values."""
 
-    def experiment(self, name: str) -> str: ...
+    def experiment(self, name: str, note: str) -> str: ...
     def begin(self, experiment: str, run: str, scope: str, parent: str, clock: int) -> str: ...
     def end(self, id: str, status: str, clock: int) -> None: ...
     def log(self, id: str, batch: "Batch") -> None: ...
     def text(self, id: str, text: str, name: str) -> None: ...
     def config(self, id: str, config: dict, name: str) -> None: ...
     def upload(self, id: str, path: Path, folder: str) -> None: ...
+    def image(self, id: str, path: Path, key: str, mark: str, clock: int) -> None: ...
+    def view(self, experiment: str, metrics: list[str], clock: int) -> None: ...
     def dataset(self, id: str, event: dict, path: Path) -> None: ...
     def model(self, experiment: str, ids: tuple[str, str], event: dict, path: Path, mark: str, clock: int) -> None: ...
 
@@ -126,7 +129,7 @@ class Replay:
         mark = self.bookmark
         for scope in reversed(mark.open):  # a run that was killed could not end itself
             self._patiently(f"end of {scope}", self.server.end, mark.ids[scope], "KILLED", mark.clock)
-        experiment = self.server.experiment(event["study"])
+        experiment = self.server.experiment(event["study"], notes.experiment(event.get("config") or {}))
         self.bookmark = Bookmark(mark.offset, event["study"], experiment, event["run"], offset, _milliseconds(event))
         config = event.get("config") or {}
         self._batch(event | {"scope": ""}).params.update(flatten(config))
@@ -157,9 +160,9 @@ class Replay:
                                           for name, v in event["metrics"].items() if v is not None)  # fmt: skip
 
     def _on_series(self, event: dict, offset: int) -> None:
-        clock = _milliseconds(event)
-        self._batch(event).metrics.extend((event["name"], float(v), clock, step)
-                                          for step, v in enumerate(event["values"]) if v is not None)  # fmt: skip
+        clock, steps = _milliseconds(event), event.get("steps") or range(len(event["values"]))
+        self._batch(event).metrics.extend((event["name"], float(v), clock, int(step))
+                                          for step, v in zip(steps, event["values"]) if v is not None)  # fmt: skip
 
     def _on_finding(self, event: dict, offset: int) -> None:
         finding, clock = event["finding"], _milliseconds(event)
@@ -167,25 +170,32 @@ class Replay:
         values = {name: finding["value"], f"{name}/low": finding["low"], f"{name}/high": finding["high"],
                   f"{name}/passed": finding["passed"]}  # fmt: skip
         self._batch(event).metrics.extend((n, float(v), clock, 0) for n, v in values.items() if v is not None)
-        inner = event["scope"].partition("/")[2]
-        summary = (f"{inner}/{name}" if inner else name, float(finding["value"]), clock, 0)
-        self._batch(event | {"scope": ""}).metrics.append(summary)  # the study's row of the table of runs
         self._verdicts_due = True
+        if event.get("used", True):  # the study's row of the table of runs
+            inner = "" if "used" in event else event["scope"].partition("/")[2]
+            summary = (f"{inner}/{name}" if inner else name, float(finding["value"]), clock, 0)
+            self._batch(event | {"scope": ""}).metrics.append(summary)
 
     def _on_tags(self, event: dict, offset: int) -> None:
         self._batch(event).tags.update({k: str(v) for k, v in event["tags"].items()})
 
     def _on_figure(self, event: dict, offset: int) -> None:
-        self._upload(event, "figures")
+        """In its stage's artifacts, and among the images of the whole run, which can be compared with those of others."""
+        path = self._upload(event, "figures")
+        mark = f"{self.bookmark.run}@{offset}"
+        self.server.image(
+            self._id("", event), path, str(Path(event["path"]).with_suffix("")), mark, _milliseconds(event)
+        )
 
     def _on_artifact(self, event: dict, offset: int) -> None:
         self._upload(event, "")
 
-    def _upload(self, event: dict, folder: str) -> None:
+    def _upload(self, event: dict, folder: str) -> Path:
         path = self.folder / event["path"]
         if not path.exists():
             raise Refused(f"{event['path']} is no longer in {self.folder}.")
         self.server.upload(self._id(event["scope"], event), path, folder)
+        return path
 
     def _on_dataset(self, event: dict, offset: int) -> None:
         for scope in {event["scope"], ""}:
@@ -205,8 +215,11 @@ class Replay:
         passed = sum(f["passed"] for _, f in rows)
         id = self._id("", found[0])
         self._batches.setdefault(id, Batch()).tags.update({
-            "findings": f"{passed} of {len(rows)} passed", "mlflow.note.content": verdicts_markdown(rows)})  # fmt: skip
-        self.server.text(id, verdicts_csv(rows), "findings.csv")
+            "findings": f"{passed} of {len(rows)} passed", "mlflow.note.content": notes.run(rows)})  # fmt: skip
+        self.server.text(id, notes.findings_csv(rows), "findings.csv")
+        own = [e["finding"] for e in found if e.get("used", True)]
+        columns = [*_HEADLINES, *(f["name"] for f in own if f.get("blocking", True))]
+        self.server.view(self.bookmark.experiment, list(dict.fromkeys(columns)), self.bookmark.clock)
 
 
 _CHEAP = ("params", "metrics", "series", "finding", "tags")  # events that wait for a common call
@@ -227,40 +240,6 @@ def flatten(values: dict, prefix: str = "") -> dict[str, Any]:
         elif value not in (None, "", []):
             flat[f"{prefix}{name}"] = str(value) if isinstance(value, list) else value
     return flat
-
-
-def verdicts_csv(rows: list[tuple[str, dict]]) -> str:
-    """The findings as a table: verdict, where, name, value, low, high, sentence."""
-    file = io.StringIO()
-    table = csv.writer(file, lineterminator="\n")
-    table.writerow(["verdict", "scope", "finding", "value", "low", "high", "sentence"])
-    keys = ("name", "value", "low", "high", "sentence")
-    table.writerows([_verdict(f), scope, *(f[k] for k in keys)] for scope, f in rows)
-    return file.getvalue()
-
-
-def verdicts_markdown(rows: list[tuple[str, dict]]) -> str:
-    """The findings as a Markdown table, those that failed first."""
-    worst_first = sorted(rows, key=lambda row: (row[1]["passed"], not row[1].get("blocking", True)))
-    lines = ["| | finding | value | allowed | |", "|---|---|---|---|---|"]
-    for scope, f in worst_first[:_NOTE_ROWS]:
-        where = f"{scope}: " if scope else ""
-        sentence = f["sentence"].replace("|", "\\|")
-        lines.append(f"| {_verdict(f)} | {where}{f['name']} | {float(f['value']):.4g} | {_allowed(f)} | {sentence} |")
-    if len(rows) > _NOTE_ROWS:
-        lines.append(f"\n{len(rows) - _NOTE_ROWS} more stand in findings.csv.")
-    return "\n".join(lines)
-
-
-def _verdict(finding: dict) -> str:
-    return "passed" if finding["passed"] else "FAILED" if finding.get("blocking", True) else "failed (does not block)"
-
-
-def _allowed(finding: dict) -> str:
-    low, high = finding["low"], finding["high"]
-    if low is not None and high is not None:
-        return f"{float(low):.4g} to {float(high):.4g}"
-    return f"at most {float(high):.4g}" if high is not None else f"at least {float(low):.4g}" if low is not None else ""
 
 
 def _milliseconds(event: dict) -> int:

@@ -22,6 +22,12 @@ def write(path: Path, tables: Mapping[str, Runs]) -> None:
     files.write_csv(path, header, rows)
 
 
+def columns(runs: Runs) -> dict[str, str]:
+    """The columns of what `write` writes, with their types by MLflow's names."""
+    numbers = dict.fromkeys((*runs.space.names, *runs.outputs.labels), "double")
+    return {"set": "string", **numbers, "seed": "long", "ok": "boolean", "reason": "string", "key": "string"}
+
+
 def summary(runs: Runs) -> dict[str, Any]:
     """How many finished, how long they took, and every failure with its parameters and reason."""
     failed = runs.failed()

@@ -6,6 +6,7 @@ pages on this machine. Every call names its run: there is no active run and no g
 
 import atexit
 import contextlib
+import fcntl
 import functools
 import getpass
 import hashlib
@@ -16,6 +17,7 @@ import os
 import re
 import shutil
 import tempfile
+import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,7 +26,8 @@ from importlib import metadata
 from pathlib import Path
 
 from emulate.errors import EmulateError, InputError, nearest
-from pipelines.addresses import database, page, redact, resolve, silence
+from pipelines import notes
+from pipelines.addresses import LOOPBACK, VIEW, VIEW_TAG, database, page, redact, resolve, silence
 from pipelines.journal import NAME, Journal
 from pipelines.pages import ui
 from pipelines.replay import Batch, Bookmark, Refused, Replay, Unreachable
@@ -45,12 +48,17 @@ _ENVIRONMENT = {  # read by mlflow when it is imported
 }
 _DELETED_TOO = 3  # mlflow's ViewType.ALL: a run that was deleted on purpose does not come back
 _LATER = (401, 403, 408, 409, 429)  # client errors that time or a log-in may heal
+_NOTE, _NOTED = "mlflow.note.content", "mlflow.note.digest"  # what a page shows, and of what was last written there
+_COLUMNS = 10  # metrics in that view
+_SCHEMA = 1_000_000  # characters that a database has room for
+_THUMBNAIL = 900  # pixels of the longer side
 _SERVED_BY = ("torch", "gpytorch", "numpy", "pandas", "scipy", "safetensors", "mlflow")
 
 
 @dataclass(frozen=True)
 class Synced:
-    """What a sync did: events logged now, events still waiting, a sentence, and the run's page on a server."""
+    """What a sync did: events logged now, events still waiting, a sentence, and the run's page on its server, or on that which
+    `emulate ui` starts for a database."""
 
     logged: int
     pending: int
@@ -190,15 +198,22 @@ class _Server:
                 return False
         return _run_of(self.client, mark.experiment, mark.run, "") == mark.ids.get("")
 
-    def experiment(self, name: str) -> str:
+    def experiment(self, name: str, note: str) -> str:
         with _translated(never=Unreachable):
             found = self.client.get_experiment_by_name(name)
             if found is None:
                 file = database(self.address)
                 place = (file.parent / "mlartifacts").as_uri() if file else None
-                return self.client.create_experiment(name, place, {"mlflow.experimentKind": "custom_model_development"})
-        if found.lifecycle_stage != "active":
-            raise Unreachable(f"its experiment {name!r} was deleted; restore it there, or give the study another name")
+                tags = {"mlflow.experimentKind": "custom_model_development", _NOTE: note, _NOTED: _mark(note)}
+                return self.client.create_experiment(name, place, tags)
+            if found.lifecycle_stage != "active":
+                raise Unreachable(
+                    f"its experiment {name!r} was deleted; restore it there, or give the study another name"
+                )
+            there = found.tags.get(_NOTE, "")
+            if there == note or _mark(there) == found.tags.get(_NOTED, _mark("")):  # what somebody wrote by hand stays
+                for key, value in ((_NOTE, note), (_NOTED, _mark(note))):
+                    self.client.set_experiment_tag(found.experiment_id, key, value)
         return found.experiment_id
 
     def begin(self, experiment: str, run: str, scope: str, parent: str, clock: int) -> str:
@@ -209,7 +224,7 @@ class _Server:
                     "mlflow.source.name": "emulate", "mlflow.source.type": "LOCAL"}  # fmt: skip
             if parent:
                 tags["mlflow.parentRunId"] = parent
-            name = scope or f"{datetime.fromtimestamp(clock / 1000):%m-%d %H:%M:%S} {run}"
+            name = scope or f"{datetime.fromtimestamp(clock / 1000):%Y-%m-%d %H:%M:%S}"
             return self.client.create_run(experiment, clock, tags, name).info.run_id
 
     def end(self, id: str, status: str, clock: int) -> None:
@@ -261,10 +276,41 @@ class _Server:
             else:
                 self.client.log_artifact(id, str(path), folder or None)
 
+    def image(self, id: str, path: Path, key: str, mark: str, clock: int) -> None:
+        """As `MlflowClient.log_image` would, but under the same name whenever it is called again."""
+        from PIL import Image
+
+        name = f"{key.replace('/', '~')}+step+0+timestamp+{clock}+{uuid.uuid5(uuid.NAMESPACE_URL, mark)}"
+        with tempfile.TemporaryDirectory(prefix="emulate-") as folder:
+            try:
+                with Image.open(path) as picture:
+                    picture.save(Path(folder) / f"{name}.png")
+                    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+                    picture.convert("RGB").save(Path(folder) / f"{name}+compressed.webp")
+            except OSError as error:
+                raise Refused(f"{path.name} is no picture ({error}).") from error
+            with _translated():
+                self.client.log_artifacts(id, folder, "images")
+                self.client.set_tag(id, "mlflow.loggedImages", "True")
+
+    def view(self, experiment: str, metrics: list[str], clock: int) -> None:
+        """A view of the table of runs that MLflow offers by name and by link: verdict and metrics as columns."""
+        columns = [f"tags.`{tag}`" for tag in ("verdict", "findings", "emulator")]
+        columns += [f"metrics.`{name}`" for name in names(dict.fromkeys(metrics[:_COLUMNS]))]
+        state = json.dumps({"selectedColumns": columns})
+        kept = {"name": "Verdicts", "createdAt": clock, "updatedAt": clock, "state": state}
+        with _translated():
+            self.client.set_experiment_tag(experiment, VIEW_TAG + VIEW, json.dumps(kept))
+
     def dataset(self, id: str, event: dict, path: Path) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
+        columns = [
+            {"type": kind, "name": name, "required": True} for name, kind in (event.get("columns") or {}).items()
+        ]
+        schema = json.dumps({"mlflow_colspec": columns})
         data = Dataset(event["name"], str(event["digest"])[:16], "local", json.dumps({"uri": path.as_uri()}),
+                       schema=schema if columns and len(schema) < _SCHEMA else None,
                        profile=json.dumps({"num_rows": event["rows"]}))  # fmt: skip
         with _translated():
             self.client.log_inputs(id, [DatasetInput(data, [InputTag("mlflow.data.context", event["scope"])])])
@@ -274,7 +320,7 @@ class _Server:
 
         name, passed, id = event["name"], bool(event.get("findings_passed")), ids[0]
         emulator = str(event.get("emulator", ""))
-        text = f"The emulator {emulator}: {'every blocking finding passed' if passed else 'a blocking finding failed'}."
+        text = event.get("note") or f"The emulator {emulator}."
         tags = {"emulator": emulator, "findings_passed": str(passed).lower(), "emulate.event": mark}
         with _translated():
             logged = self._logged_model(experiment, id, event, path, tags)
@@ -288,7 +334,7 @@ class _Server:
             for part in _parts([s for s in scores if math.isfinite(s.value)], 1000):
                 self.client.log_batch(id, metrics=part)
             if not self.client.search_registered_models(f"name = '{name}'"):
-                self.client.create_registered_model(name, description=f"Emulators of the study {name}.")
+                self.client.create_registered_model(name, description=notes.model(name))
             versions = self.client.search_model_versions(f"name = '{name}'")
             known = [v for v in versions if v.tags.get("emulate.event") == mark and v.run_id == id]
             version = known[0] if known else self.client.create_model_version(
@@ -297,13 +343,26 @@ class _Server:
             self.client.set_logged_model_tags(logged, {"mlflow.modelVersions": listed})
             for alias in event.get("aliases") or ():
                 self.client.set_registered_model_alias(name, alias, version.version)
+            if "champion" in (event.get("aliases") or ()):
+                self._retire_challenger(name, version)
+
+    def _retire_challenger(self, name: str, champion) -> None:
+        """A challenger of an earlier run has lost to a new champion; the runner-up of the same run stays."""
+        aliases = self.client.get_registered_model(name).aliases
+        if (old := aliases.get("challenger")) is None or int(old) >= int(champion.version):
+            return
+        runs = [v.tags.get("emulate.event", "").partition("@")[0]
+                for v in (champion, self.client.get_model_version(name, str(old)))]  # fmt: skip
+        if runs[0] != runs[1]:
+            self.client.delete_registered_model_alias(name, "challenger")
 
     def _logged_model(self, experiment: str, id: str, event: dict, path: Path, tags: dict) -> str:
         mark = tags["emulate.event"]
         found = [m for m in self.client.search_logged_models([experiment], f"tags.`emulate.event` = '{mark}'")
                  if m.source_run_id == id]  # fmt: skip
         model = found[0] if found else self.client.create_logged_model(
-            experiment, event.get("emulator") or event["name"], id, tags, model_type="emulator")  # fmt: skip
+            experiment, event.get("emulator") or event["name"], id, tags | {_NOTE: event.get("note") or ""},
+            model_type="emulator")  # fmt: skip
         if str(model.status) != "READY":
             with tempfile.TemporaryDirectory(prefix="emulate-") as parent:
                 pack(path, Path(parent) / "model", model.model_id)
@@ -378,9 +437,23 @@ def _client(address: str):
 
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    if file := database(address):
-        file.parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(address, address)
+    if not (file := database(address)):
+        return MlflowClient(address, address)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(file.parent):  # two that make the tables of one new database at once fail both
+        return MlflowClient(address, address)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time; the operating system frees the lock when a process ends, however it ends."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -426,9 +499,12 @@ def _write(path: Path, states: dict) -> None:
 
 
 def _link(address: str, mark: Bookmark) -> str:
-    if database(address) or not address.startswith("http") or not mark.experiment:
-        return ""
-    return page(address, "experiments", mark.experiment, "runs", mark.ids.get("", ""))
+    site = address if address.startswith("http") else LOOPBACK if database(address) else ""
+    return page(site, "experiments", mark.experiment, "runs", mark.ids[""]) if site and mark.ids.get("") else ""
+
+
+def _mark(note: str) -> str:
+    return hashlib.sha256(note.encode()).hexdigest()[:16]
 
 
 def _user() -> str:

@@ -202,12 +202,13 @@ class Workbench(ExitStack):
         for name in figures:
             self.journal.append("figure", stage, path=f"{stage}/{name}.png")
 
-    def findings(self, stage: str, found: Mapping[str, list[dict]]) -> None:
-        """Save findings by emulator, print those of the champion, and note all of them for MLflow."""
+    def findings(self, stage: str, found: Mapping[str, list[dict]], used: str = "") -> None:
+        """Save findings by emulator, and note all of them for MLflow, which tells those of the one that is used apart."""
         files.write_json(self.folder / stage / "findings.json", {"emulators": found})
         for name, findings in found.items():
             for f in findings:
-                self.journal.append("finding", f"{stage}/{name}" if len(found) > 1 else stage, finding=f)
+                scope = f"{stage}/{name}" if len(found) > 1 else stage
+                self.journal.append("finding", scope, finding=f, used=name == used or len(found) == 1)
 
     def note(self, text: str, seconds: float | None = None) -> None:
         self.terminal.say(f"  {text}" + (f" ({duration(seconds)})" if seconds is not None else ""))

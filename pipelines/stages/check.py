@@ -14,7 +14,7 @@ from emulate.feasibility import Feasibility
 from emulate.posterior import Posterior
 from emulate.recoveries import recover
 from emulate.replicas import replicas
-from pipelines import amortised_choice, files, hindsight, observations
+from pipelines import amortised_choice, files, hindsight, observations, registration
 from pipelines.corrected import Corrected, correct
 from pipelines.delaying import delayed_chains, most_runs
 from pipelines.observations import Observation
@@ -69,7 +69,7 @@ def run(bench: Workbench) -> str:
     delayed = delayed_chains(bench, posterior, weighted, partial(_log_weight, bench, emulator, observed.data))
     corrected = correct(bench, emulator, weighted, confirmation, delayed)
     _figures(bench, weighted, recovery, observed.truth, corrected, evidence.replicas)
-    _register(bench, findings)
+    registration.offer(bench, findings)
     said = [f"{len(recovery.rank)} recovered observations"] if recovery is not None else []
     if study.infer.likelihood.adds_noise:
         failed = study.check.importance_runs - int(weighted.log_weight.isfinite().sum())
@@ -217,24 +217,3 @@ def _figures(
         }
     corner = figures.corner(space, weighted.draws, corrected.draws or pair, truth, corrected.runs)
     bench.figures("check", {"corner": (corner, f"The surrogate's posterior{dashed}."), **recovered, **confirmed})
-
-
-def _register(bench: Workbench, findings: list[dict]) -> None:
-    """Offer every emulator that was fitted to the registry: `champion` only when all blocking findings of both stages passed."""
-    study = bench.study
-    earlier = files.read_json(bench.folder / "validate" / "findings.json")["emulators"]
-    for name, found in earlier.items():
-        if name == study.train.baseline:
-            continue
-        mine = found + (findings if name == bench.champion else [])
-        good = name == bench.champion and all(f["passed"] for f in mine if f["blocking"])
-        bench.journal.append(
-            "model",
-            f"train/{name}",
-            name=study.name,
-            path=f"emulators/{name}",
-            emulator=name,
-            aliases=["champion"] if good else ["challenger"],
-            findings_passed=good,
-            metrics={f["name"]: f["value"] for f in mine},
-        )

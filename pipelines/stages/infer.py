@@ -12,7 +12,7 @@ from emulate.distributions import Exact
 from emulate.emulator import Emulator
 from emulate.errors import CampaignError
 from emulate.posterior import MAP, Posterior
-from pipelines import amortised_choice, answers, files, hindsight, observations, pictures, sampling
+from pipelines import amortised_choice, answers, files, hindsight, histories, observations, pictures, sampling
 from pipelines.observations import Observation
 from pipelines.softened import softening
 from pipelines.workbench import Workbench
@@ -78,7 +78,7 @@ def run(bench: Workbench) -> str:
     answers.write_posterior(bench, posterior, theta, draws, observed.sentence)
     profiled = answers.profiled(bench, posterior, theta, observed.truth)
     _figures(bench, observed, emulator, theta, best.theta, answers.predicted(bench, posterior, theta), profiled)
-    _journal(bench, summary, draws)
+    _journal(bench, summary, theta)
     rows = [
         (
             n,
@@ -254,7 +254,7 @@ def _noise_free(bench: Workbench, o: Observation) -> Tensor | None:
     return None if same else torch.from_numpy(bench.runs(o.truth[None].numpy()).y[0])
 
 
-def _journal(bench: Workbench, summary: dict, draws) -> None:
+def _journal(bench: Workbench, summary: dict, theta: Tensor) -> None:
     infer = bench.study.infer
     bench.journal.append(
         "params",
@@ -267,8 +267,11 @@ def _journal(bench: Workbench, summary: dict, draws) -> None:
             "observation": summary["observation"],
         },
     )
-    told = ("mean", "sd", "map", "rhat", "ess", "widened")
-    parameters = summary["parameters"] | summary.get("derived", {})
-    metrics = {f"{n}/{k}": p[k] for n, p in parameters.items() for k in told if k in p}
+    told = ("mean", "sd", "map", "widened")
+    metrics = {f"{n}/{k}": p[k] for n, p in summary["parameters"].items() for k in told if k in p}
+    derived = (*told, "rhat", "ess")
+    metrics |= {f"{n}/{k}": p[k] for n, p in summary.get("derived", {}).items() for k in derived if k in p}
     metrics |= sampling.metrics(summary["sampler"]) | ({"thin": summary["thin"]} if "thin" in summary else {})
     bench.journal.append("metrics", "infer", metrics=metrics)
+    histories.mixing(bench.journal, "infer", bench.study.space.names, theta)
+    bench.journal.append("metrics", "", metrics=answers.headline(summary["parameters"]))

@@ -11,5 +11,5 @@ def run(bench: Workbench) -> str:
     from pipelines import report
 
     path = report.write(bench.folder)
-    bench.journal.append("artifact", "report", path="report/index.html")
+    bench.journal.append("artifact", "", path="report/index.html")  # of the whole run, where it is looked for
     return f"{path}"

@@ -88,6 +88,7 @@ def run(bench: Workbench) -> str:
         path="simulate/runs.csv",
         rows=len(both),
         digest=files.digest(bench.folder / "simulate" / "runs.csv"),
+        columns=tables.columns(both),
     )
     if short:
         raise CampaignError(short)

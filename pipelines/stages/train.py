@@ -12,7 +12,7 @@ from emulate.comparison import Scores
 from emulate.errors import DoubtWarning, EmulateError, InputError
 from emulate.runs import Runs
 from emulate.transforms import OutputTransform
-from pipelines import comparison, files, positive
+from pipelines import comparison, files, histories, positive
 from pipelines.costs import span
 from pipelines.terminal import Stopwatch, count
 from pipelines.workbench import Workbench
@@ -121,8 +121,7 @@ class _Fits:
         bench.journal.append("metrics", scope, metrics={"seconds": watch.seconds, "runs": n})
         if emulator.history:
             self.histories[name] = emulator.history
-            for key in emulator.history[0]:
-                bench.journal.append("series", scope, name=key, values=[epoch[key] for epoch in emulator.history])
+            histories.training(bench.journal, scope, emulator.history)
         bench.note(f"{name}: {recipe.entry_name()} fitted{_by(emulator)}", watch.seconds)
         if told is not None:
             bench.note(f"{name}: {told['promise']}")

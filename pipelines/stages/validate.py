@@ -8,7 +8,7 @@ from emulate.contracts import Evidence, Jacobians
 from emulate.emulator import Emulator
 from emulate.errors import CampaignError, InputError
 from emulate.runs import Runs
-from pipelines import comparison, files
+from pipelines import comparison, files, registration
 from pipelines.terminal import count
 from pipelines.typeset import percent
 from pipelines.workbench import Workbench
@@ -33,14 +33,18 @@ def run(bench: Workbench) -> str:
     scores = {name: _score(e, held_out) for name, e in emulators.items()}
     champion, why = _champion(bench, scores)
     found = _findings(bench, emulators, champion, made, jacobians)
-    bench.findings("validate", found)
+    bench.findings("validate", found, used=champion)
     for name, score in scores.items():
         bench.journal.append("metrics", f"validate/{name}", metrics=score)
+    bench.journal.append("metrics", "", metrics={f"held_out/{k}": v for k, v in scores[champion].items()})
+    bench.journal.append("tags", "", tags={"emulator": champion})
     chosen = {"champion": champion, "baseline": study.train.baseline, "why": why}
     files.write_json(bench.folder / "validate" / "champion.json", chosen)
     table = {name: {**trained[name], **scores[name]} for name in emulators}
     files.write_json(bench.folder / "train" / "scores.json", {**chosen, "emulators": table})
     _figures(bench, emulators, champion, held_out, jacobians, scores)
+    if "check" not in study.stages:  # which would say more
+        registration.offer(bench)
     _print(bench, scores, champion)
     return f"{why[:-1]}; {count(len(held_out), 'held-out run')}"
 

@@ -18,144 +18,32 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from emulate.contracts import Finding
-from emulate.designs.sobol import Sobol
-from emulate.emulator import fit
-from emulate.emulators.polynomial import Polynomial
 from emulate.errors import InputError
-from emulate.loading import keep, load
-from emulate.runs import Field, Outputs, Runs
-from emulate.space import Parameter, Space, Uniform
+from emulate.loading import load
 from pipelines import tracking
 from pipelines.addresses import page, redact, resolve, silence
 from pipelines.journal import Journal
 from pipelines.pages import ui
+from tests.journals import PICTURE, closed_port, contents, copy_of, finding, run_of, write_study
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory):
-    """One empty database with MLflow's tables, copied for every test: making it takes long."""
-    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    tracking._client(f"sqlite:///{file}").search_experiments()
-    return file
-
-
-@pytest.fixture
-def place(migrated, tmp_path, monkeypatch):
-    """An empty working folder with a database, as `emulate run` would find it."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    shutil.copy(migrated, tmp_path / "mlflow.db")
-    return tmp_path
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory):
-    """The folder of a polynomial that was fitted to s = a + b and pk(k = 0.1) = a b^2, with what checks found of it."""
-    space = Space((Parameter("a", Uniform(0.0, 1.0)), Parameter("b", Uniform(2.0, 4.0))))
-    theta = space.from_unit(torch.tensor(Sobol().points(32, 2, seed=1))).numpy()
-    y = np.stack([theta.sum(1), theta[:, 0] * theta[:, 1] ** 2], 1)
-    runs = Runs.of(space, Outputs((Field("s"), Field("pk", coordinate="k", at=(0.1,)))), theta, y)
-    path = fit(Polynomial(), runs, seed=0).save(tmp_path_factory.mktemp("emulator") / "gp")
-    keep(path, [Finding("coverage", 0.7, 0.6, 0.76, "About the coverage.")], {"median": 0.01})
-    return path
-
-
-def finding(name, value, low, high, blocking=True):
-    passed = math.isfinite(value) and (low is None or value >= low) and (high is None or value <= high)
-    return {"name": name, "value": value, "low": low, "high": high, "sentence": f"About the {name}.", "figure": "",
-            "blocking": blocking, "passed": passed}  # fmt: skip
-
-
-def write_study(folder, run="run1", *, study="quick", ends=True, model=None, alias="champion"):
-    """A journal with every event there is, as the stages write it."""
-    files = {"simulate/runs.csv": "a,y\n1,2\n", "validate/error.png": "picture", "report/index.html": "<p>x"}
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    note = Journal(folder / "journal.jsonl").append
-    config = {"name": "quick", "design": {"use": "sobol", "runs": 8}, "emulators": [{"use": "gp"}], "off": None}
-    note("run_start", run=run, study=study, config=config)
-    note("scope_start", "simulate")
-    note("params", "simulate", params={"simulator": "linear_gaussian", "widths": [1, 2]})
-    note("metrics", "simulate", metrics={"finished": 8, "share %": 0.5, "pk[k=0.1] error": math.inf, "none": None})
-    note("dataset", "simulate", name="quick-runs", digest="ab" * 32, path="simulate/runs.csv", rows=8)
-    note("scope_end", "simulate", status="done")
-    note("scope_start", "train")
-    note("scope_start", "train/gp")
-    note("series", "train/gp", name="loss", values=[math.exp(-i) for i in range(1200)])
-    if not ends:
-        return folder
-    note("scope_end", "train/gp", status="failed")
-    note("scope_end", "train", status="done")
-    note("finding", "validate/gp", finding=finding("coverage", 0.7, 0.6, 0.76))
-    note("finding", "validate/gp", finding=finding("shift", math.nan, None, 0.3))
-    note("figure", "validate", path="validate/error.png")
-    if model:
-        shutil.copytree(model, folder / "emulators/gp", dirs_exist_ok=True)
-        note("model", "train/gp", name=study, path="emulators/gp", emulator="gp", aliases=[alias] if alias else [],
-             metrics={"coverage": 0.7, "shift": math.nan}, findings_passed=alias == "champion")  # fmt: skip
-    note("artifact", "report", path="report/index.html")
-    note("tags", "", tags={"verdict": "failed"})
-    note("run_end", status="interrupted")
-    return folder
-
-
-def contents(address: str) -> dict:
-    """All that a server holds of the study `quick`, without its own ids."""
-    client = tracking._client(address)
-    experiment = client.get_experiment_by_name("quick")
-    runs = client.search_runs([experiment.experiment_id])
-    who = {r.info.run_id: (r.data.tags["emulate.run"], r.data.tags["emulate.scope"]) for r in runs}
-    assert len(set(who.values())) == len(runs), "a run was made twice"
-
-    def files(id, path=None):
-        for f in client.list_artifacts(id, path):
-            yield from files(id, f.path) if f.is_dir else [(f.path, f.file_size)]
-
-    held = {}
-    for r in runs:
-        tags = {k: who.get(v, v) for k, v in r.data.tags.items()}
-        history = {(m.key, repr(m.value), m.timestamp, m.step)
-                   for k in r.data.metrics for m in client.get_metric_history(r.info.run_id, k)}  # fmt: skip
-        points = sum(len(client.get_metric_history(r.info.run_id, k)) for k in r.data.metrics)
-        assert points == len(history)
-        data = [(d.dataset.name, d.dataset.digest, d.dataset.profile) for d in r.inputs.dataset_inputs]
-        held[who[r.info.run_id]] = (
-            (r.info.status, r.info.start_time, r.info.end_time, r.data.params, tags, history, data),
-            (sorted(files(r.info.run_id)), len(r.outputs.model_outputs)),
-        )
-    versions = client.search_model_versions("name = 'quick'")
-    models = sorted((int(v.version), v.tags["emulate.event"], who[v.run_id], v.status) for v in versions)
-    found = client.search_registered_models("name = 'quick'")
-    return {"runs": held, "models": models, "aliases": {a: int(v) for m in found for a, v in m.aliases.items()},
-            "logged": len(client.search_logged_models([experiment.experiment_id]))}  # fmt: skip
-
-
-def run_of(address: str, scope: str, run: str = "run1"):
-    client = tracking._client(address)
-    experiment = client.get_experiment_by_name("quick").experiment_id
-    return client.get_run(tracking._run_of(client, experiment, run, scope))
-
-
-def copy_of(folder: Path, to: Path) -> Path:
-    shutil.copytree(folder, to)
-    return to
 
 
 def test_every_event_arrives(place, trained):
     folder = write_study(place / "study", model=trained)
     address = f"sqlite:///{place}/mlflow.db"
     events = len(Journal(folder / "journal.jsonl").read())
-    assert tracking.sync(folder) == tracking.Synced(events, 0, f"{events} events were logged in {address}.", "")
+    synced = tracking.sync(folder)
+    assert (synced.logged, synced.pending) == (events, 0)
+    assert synced.sentence == f"{events} events were logged in {address}."
 
     parent, simulate, gp, validate = (run_of(address, s) for s in ("", "simulate", "train/gp", "validate/gp"))
     assert parent.data.params == {"name": "quick", "design.use": "sobol", "design.runs": "8", "emulators.0.use": "gp"}
     assert (parent.info.status, simulate.info.status, gp.info.status) == ("KILLED", "FINISHED", "FAILED")
-    assert parent.info.run_name.endswith(" run1")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", parent.info.run_name)
+    assert synced.link == page("http://127.0.0.1:5000", "experiments", "1", "runs", parent.info.run_id)
     assert gp.info.run_name == "train/gp"
     assert gp.data.tags["mlflow.parentRunId"] == run_of(address, "train").info.run_id
     assert simulate.data.params == {"simulator": "linear_gaussian", "widths": "[1, 2]"}
@@ -175,7 +63,9 @@ def test_every_event_arrives(place, trained):
     assert parent.data.metrics["gp/coverage"] == 0.7
     assert parent.data.tags["findings"] == "1 of 2 passed"
     assert parent.data.tags["verdict"] == "failed"
-    assert parent.data.tags["mlflow.note.content"].splitlines()[2:] == [
+    note = parent.data.tags["mlflow.note.content"].splitlines()
+    assert note[0] == "1 of 2 findings passed. What blocks: shift."
+    assert note[4:] == [
         "| FAILED | validate/gp: shift | nan | at most 0.3 | About the shift. |",
         "| passed | validate/gp: coverage | 0.7 | 0.6 to 0.76 | About the coverage. |",
     ]
@@ -184,9 +74,83 @@ def test_every_event_arrives(place, trained):
         "passed,validate/gp,coverage,0.7,0.6,0.76,About the coverage.",
         "FAILED,validate/gp,shift,nan,,0.3,About the shift.",
     ]
+    mixing = tracking._client(address).get_metric_history(run_of(address, "infer").info.run_id, "rhat")
+    assert {m.step: m.value for m in mixing} == {10: 1.5, 20: 1.1, 30: 1.0}
+    assert json.loads(used.dataset.schema)["mlflow_colspec"] == [
+        {"type": "double", "name": name, "required": True} for name in ("a", "y")
+    ]
     figures = run_of(address, "validate").info.artifact_uri.removeprefix("file://")
-    assert (Path(figures) / "figures/error.png").read_text() == "picture"
+    assert (Path(figures) / "figures/error.png").read_bytes() == PICTURE
     assert Path(figures).is_relative_to(place / "mlartifacts")
+
+
+def test_the_pictures_of_the_stages_are_images_of_the_whole_run(place):
+    """Under the names by which MLflow's own `log_image` tells key, step and time, so that its pages show them in a grid."""
+    folder = write_study(place / "study")
+    address = f"sqlite:///{place}/mlflow.db"
+    tracking.sync(folder)
+    parent = run_of(address, "")
+    assert parent.data.tags["mlflow.loggedImages"] == "True"
+    images = sorted((Path(parent.info.artifact_uri.removeprefix("file://")) / "images").iterdir())
+    name = r"validate~error\+step\+0\+timestamp\+\d{13}\+[0-9a-f-]{36}"
+    assert [bool(re.fullmatch(name + end, i.name)) for i, end in zip(images, (r"\+compressed\.webp", r"\.png"))] == [
+        True,
+        True,
+    ]
+    assert [Image.open(i).size for i in images] == [(900, 450), (1200, 600)]
+    events = Journal(folder / "journal.jsonl").read()
+    (time,) = [e["time"] for _, e in events if e["event"] == "figure"]
+    assert str(round(tracking.datetime.fromisoformat(time).timestamp() * 1000)) in images[0].name
+    client = tracking._client(address)
+    client.log_image(parent.info.run_id, Image.open(images[1]), key="validate/error")
+    theirs = [f.path for f in client.list_artifacts(parent.info.run_id, "images")]
+    assert all(re.fullmatch(rf"images/{name}(\.png|\+compressed\.webp)", path) for path in theirs), theirs
+    assert len(theirs) == 4
+
+
+def test_a_figure_that_is_no_picture_does_not_hold_up_the_others(place):
+    folder, told = write_study(place / "study"), []
+    (folder / "validate/error.png").write_text("no picture")
+    assert tracking.sync(folder, on_message=told.append).pending == 0
+    assert [t.split(" (")[0] for t in told] == ["MLflow refused figure validate: error.png is no picture"]
+
+
+def test_the_experiment_says_what_it_is_until_somebody_says_it_better(place):
+    folder, address = write_study(place / "study"), f"sqlite:///{place}/mlflow.db"
+    tracking.sync(folder)
+    client = tracking._client(address)
+    note = lambda: client.get_experiment_by_name("quick").tags["mlflow.note.content"]  # noqa: E731
+    assert "8 to train on (sobol)" in note()
+    journal = Journal(folder / "journal.jsonl")
+    config = {"name": "quick", "design": {"use": "halton", "runs": 9}}
+    journal.append("run_start", run="run2", study="quick", config=config)
+    tracking.sync(folder)
+    assert "9 to train on (halton)" in note(), "what was written from here is written again"
+    client.set_experiment_tag("1", "mlflow.note.content", "Mine.")
+    journal.append("run_start", run="run3", study="quick", config={"name": "quick"})
+    tracking.sync(folder)
+    assert note() == "Mine."
+
+
+def test_the_view_of_verdicts_has_the_findings_as_columns(place):
+    tracking.sync(write_study(place / "study"))
+    tags = tracking._client(f"sqlite:///{place}/mlflow.db").get_experiment_by_name("quick").tags
+    view = json.loads(tags["mlflow.sharedViewState.emulate"])
+    assert view["name"] == "Verdicts"
+    assert json.loads(view["state"])["selectedColumns"] == [
+        "tags.`verdict`", "tags.`findings`", "tags.`emulator`", "metrics.`held_out/median`", "metrics.`bias`",
+        "metrics.`coverage`", "metrics.`shift`"]  # fmt: skip
+
+
+def test_the_row_of_a_study_has_the_findings_of_the_emulator_that_is_used_under_their_own_names(place):
+    folder = write_study(place / "study", ends=False)
+    note = Journal(folder / "journal.jsonl").append
+    note("finding", "validate/gp", finding=finding("coverage", 0.7, 0.6, 0.76), used=True)
+    note("finding", "validate/mlp", finding=finding("coverage", 0.5, 0.6, 0.76, False), used=False)
+    tracking.sync(folder)
+    metrics = run_of(f"sqlite:///{place}/mlflow.db", "").data.metrics
+    assert metrics == {"coverage": 0.7}, "that of another emulator stands in its own run alone"
+    assert run_of(f"sqlite:///{place}/mlflow.db", "validate/mlp").data.metrics["coverage"] == 0.5
 
 
 def test_the_times_are_those_of_the_events(place):
@@ -203,7 +167,8 @@ def test_a_second_sync_has_nothing_to_do(place, trained):
     address = f"sqlite:///{place}/mlflow.db"
     tracking.sync(folder)
     before = contents(address)
-    assert tracking.sync(folder) == tracking.Synced(0, 0, f"{address} holds all events of {folder}.", "")
+    again = tracking.sync(folder)
+    assert (again.logged, again.pending, again.sentence) == (0, 0, f"{address} holds all events of {folder}.")
     (folder / "tracking.json").unlink()  # even without its memory nothing is logged twice
     assert tracking.sync(folder).pending == 0
     assert contents(address) == before
@@ -236,7 +201,19 @@ def test_a_crash_anywhere_logs_nothing_twice_and_loses_nothing(place, trained, m
         return call
 
     if point == "after a call":
-        for name in ("experiment", "begin", "end", "log", "text", "config", "upload", "dataset", "model"):
+        for name in (
+            "experiment",
+            "begin",
+            "end",
+            "log",
+            "text",
+            "config",
+            "upload",
+            "image",
+            "view",
+            "dataset",
+            "model",
+        ):
             monkeypatch.setattr(tracking._Server, name, mortal(getattr(tracking._Server, name), before=False))
         lives = range(60)
     else:
@@ -279,12 +256,6 @@ def test_a_stage_that_ends_ends_what_it_holds(place):
     tracking.sync(place / "study")
     states = [run_of(f"sqlite:///{place}/mlflow.db", s).info.status for s in ("", "validate", "validate/gp")]
     assert states == ["RUNNING", "FINISHED", "FINISHED"]
-
-
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_a_dead_server_costs_a_sentence_and_nothing_else(place):
@@ -427,6 +398,27 @@ def test_the_registry_has_versions_aliases_and_a_signature(place, trained):
     assert info.signature.outputs.input_names() == ["s", "pk[k=0.1]", "s_sd", "pk[k=0.1]_sd"]
     requirements = Path(tracking.download_model("models:/quick@champion")).parents[1] / "requirements.txt"
     assert {line.split("==")[0] for line in requirements.read_text().splitlines()} == set(tracking._SERVED_BY)
+
+
+def test_a_challenger_of_an_earlier_run_has_lost_to_a_new_champion(place, trained):
+    folder, address = place / "study", f"sqlite:///{place}/mlflow.db"
+    held = []
+    for run, alias in (("run1", "challenger"), ("run2", "champion"), ("run3", "challenger"), ("run4", "")):
+        write_study(folder, run, model=trained, alias=alias)
+        tracking.sync(folder)
+        held.append(contents(address)["aliases"])
+    third = {"champion": 2, "challenger": 3}
+    assert held == [{"challenger": 1}, {"champion": 2}, third, third]
+
+
+def test_the_runner_up_of_the_same_run_stays_beside_the_new_champion(place, trained):
+    folder = write_study(place / "study", ends=False)
+    shutil.copytree(trained, folder / "emulators/gp")
+    note = Journal(folder / "journal.jsonl").append
+    for name, alias in (("mlp", "challenger"), ("gp", "champion")):
+        note("model", f"train/{name}", name="quick", path="emulators/gp", emulator=name, aliases=[alias], note=name)
+    tracking.sync(folder)
+    assert contents(f"sqlite:///{place}/mlflow.db")["aliases"] == {"challenger": 1, "champion": 2}
 
 
 def test_a_damaged_emulator_is_not_registered(place, trained):
@@ -574,9 +566,13 @@ def test_a_server_on_loopback_takes_the_study_and_ends_cleanly(place, trained, c
     process = subprocess.Popen([sys.executable, "-c", code, str(port)], stdout=subprocess.PIPE, text=True, cwd=place,
                                env=environment)  # fmt: skip
     try:
-        told = [process.stdout.readline().strip() for _ in range(2)]
+        told = [process.stdout.readline().strip() for _ in range(3)]
         site = f"http://127.0.0.1:{port}"
-        assert told[1] == f"The pages are at {page(site, 'experiments', '1', 'runs')} (Ctrl-C ends them)."
+        assert (
+            told[1] == f"The pages are at {page(site, 'experiments', '1', 'runs', view='emulate')} (Ctrl-C ends them)."
+        )
+        parent = run_of(f"sqlite:///{place}/mlflow.db", "").info.run_id
+        assert told[2] == f"The latest run is at {page(site, 'experiments', '1', 'runs', parent)}"
         over_http = copy_of(folder, place / "copy")
         (over_http / "tracking.json").unlink()
         before = contents(f"sqlite:///{place}/mlflow.db")
