@@ -1,11 +1,9 @@
 """One thread for each process of the tests: several share the cores (`-n logical`), and small tensors lose by more.
 
-<<<<<<< HEAD
 `--entry package.module:Class` holds a class of yours to the laws of its room, in place of the entries of the folder:
 `uv run pytest tests/contracts/test_emulators.py --entry my_lab.kriging:Kriging`.
-=======
+
 Fixtures that more than one folder of tests uses; what they need is imported when they are asked for.
->>>>>>> c323a50989712664bd4a5aaa6acee3c7b59a1e0e
 """
 
 import os
@@ -16,7 +14,6 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-<<<<<<< HEAD
 def pytest_addoption(parser):
     parser.addoption(
         "--entry", action="append", default=[], metavar="MODULE:CLASS", help="hold this class to its room's laws"
@@ -27,7 +24,8 @@ def pytest_configure(config):
     from tests.entries import NAMED
 
     NAMED[:] = config.getoption("--entry")
-=======
+
+
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory):
     """One empty database with MLflow's tables, copied for every test: making it takes long."""
@@ -68,4 +66,3 @@ def trained(tmp_path_factory):
     path = fit(Polynomial(), runs, seed=0).save(tmp_path_factory.mktemp("emulator") / "gp")
     keep(path, [Finding("coverage", 0.7, 0.6, 0.76, "About the coverage.")], {"median": 0.01})
     return path
->>>>>>> c323a50989712664bd4a5aaa6acee3c7b59a1e0e
