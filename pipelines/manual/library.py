@@ -84,10 +84,13 @@ def page() -> str:
         "What is used by `from emulate import MODULE`, or `from emulate.MODULE import NAME`.",
     ]
     rows = []
-    for path in sorted(ROOT.glob("*.py")):
+    for path in [*sorted(ROOT.glob("*.py")), *sorted(ROOT.glob("adapters/*.py"))]:
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         listed = [x.name for x in definitions(path)]
         if listed and path.stem != "__init__":
             what = markdown.first_paragraph(ast.get_docstring(ast.parse(path.read_text("utf-8"))))
-            rows.append((f"[{path.stem}](../../../emulate/{path.name})", what, ", ".join(map(markdown.code, listed))))
+            rows.append(
+                (f"[{name}](../../../emulate/{path.relative_to(ROOT)})", what, ", ".join(map(markdown.code, listed)))
+            )
     parts += [markdown.table(("module", "what it is", "names"), rows)]
     return markdown.page("Library", "the source of `emulate`", *parts)
