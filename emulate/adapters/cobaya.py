@@ -45,6 +45,22 @@ class EmulatorTheory(Theory):
     a prior would have it; "refuse", the run stops, there and where its runs are thin; or another choice of
     `Emulator.predict`. Two emulators in one file have names of their own, each with
     `class: emulate.adapters.cobaya.EmulatorTheory`, and `renames` for `prediction`.
+
+    >>> from cobaya.model import get_model
+    >>> from emulate import Field, Parameter, Runs, Space, Uniform, fit
+    >>> from emulate.emulators.polynomial import Polynomial
+    >>> x = np.linspace(0, 1, 9)[:, None]
+    >>> runs = Runs.of(Space((Parameter("a", Uniform(0, 1)),)), Outputs((Field("s8"),)), x, x)
+    >>> theory = {"path": str(fit(Polynomial(), runs, seed=0).save("line"))}
+    >>> likelihood = {"data": [0.5], "likelihood": {"use": "gaussian", "absolute_error": 0.1}}
+    >>> model = get_model({
+    ...     "theory": {"emulate.adapters.cobaya.EmulatorTheory": theory},
+    ...     "likelihood": {"emulate.adapters.cobaya.EmulatorLikelihood": likelihood},
+    ...     "params": {"a": {"prior": {"min": 0, "max": 2}}, "s8": None}})
+    >>> float(model.loglike({"a": 0.5}, return_derived=False).round(4))
+    1.3836
+    >>> float(model.loglike({"a": 1.5}, return_derived=False))  # outside the box
+    -inf
     """
 
     path: str
