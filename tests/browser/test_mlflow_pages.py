@@ -95,7 +95,7 @@ def tab(browser):
     page = browser.new_page(viewport={"width": 1600, "height": 1000})
     page.set_default_timeout(PATIENCE)
     page.add_init_script(
-        "localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false')"
+        "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
     )  # a panel over the right third
     yield page
     page.close()
