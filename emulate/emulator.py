@@ -244,6 +244,17 @@ def _hashes(runs: Runs) -> Tensor:
     return torch.from_numpy(np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32).copy())
 
 
+def _renewed(emulator: "Emulator", _: Any) -> None:
+    """What is kept beside the weights, made anew after others were loaded: factors, products, distances of the runs."""
+    state = {n: t.detach().clone(memory_format=torch.contiguous_format) for n, t in emulator.core.state_dict().items()}
+    history, emulator.core = emulator.core.history, emulator.recipe.rebuild(state)
+    emulator.core.history = history
+    emulator.transform = OutputTransform(dict(emulator.transform.state_dict()))
+    emulator._guard = None
+    emulator.requires_grad_(False)
+    emulator.eval()
+
+
 class Emulator(torch.nn.Module):
     """p(y | theta) with its parameter space, its outputs and where it was trained; carries gradients to theta."""
 
@@ -260,6 +271,7 @@ class Emulator(torch.nn.Module):
         self._guard: Domain | None = None
         self.requires_grad_(False)
         self.eval()
+        self.register_load_state_dict_post_hook(_renewed)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Emulator":
         if (kind := fn(torch.zeros((), dtype=torch.float64)).dtype) != torch.float64:

@@ -18,6 +18,19 @@ class InputError(EmulateError, ValueError):
     """The user's input is wrong: a key, a value, a name, a shape, a file."""
 
 
+class MissingPackage(InputError, ImportError):
+    """A package of an extra is not installed; `extra` is what brings it.
+
+    >>> print(MissingPackage("emulate.adapters.jax", "jax", "jax"))
+    emulate.adapters.jax must have the package jax. It is not installed; install the extra: pip install 'emulate[jax]'.
+    """
+
+    def __init__(self, who: str, package: str, extra: str):
+        super().__init__(f"{who} must have the package {package}. It is not installed; install the extra: pip install "
+                         f"'emulate[{extra}]'.")  # fmt: skip
+        self.extra = extra
+
+
 class StoreError(EmulateError):
     """A file or folder of the project cannot be read or written as it is."""
 

@@ -72,7 +72,7 @@ def _theta(space: Space, assignments: list[str], points: Path | None) -> dict[st
         values[name.strip()] = np.array([_number(value, f"--set {name}")])
     if not values:
         raise InputError(
-            f"predict needs a point: --set NAME=VALUE for each of {', '.join(space.names)}, or --csv FILE."
+            f"predict must be given a point: --set NAME=VALUE for each of {', '.join(space.names)}, or --csv FILE."
         )
     space.pack(values)  # names are checked here, with a sentence
     return {n: np.broadcast_to(v, max(len(x) for x in values.values())) for n, v in values.items()}

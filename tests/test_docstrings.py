@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from emulate.errors import MissingPackage
+
 ROOT = Path(__file__).parents[1]
 MODULES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
@@ -19,7 +21,10 @@ MODULES = [
 @pytest.mark.filterwarnings("ignore")
 def test_examples_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    module = importlib.import_module(name)
+    try:
+        module = importlib.import_module(name)
+    except MissingPackage as e:
+        pytest.skip(str(e))
     given = {short: importlib.import_module(long) for short, long in (("torch", "torch"), ("np", "numpy"))}
     finder = doctest.DocTestFinder(exclude_empty=True)
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
