@@ -3,7 +3,8 @@
 import itertools
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import add
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from emulate.distributions import Joint, fitting
+from emulate.distributions import Joint, fitting, gaussian_of
 from emulate.errors import InputError, nearest
 from emulate.runs import places
 from emulate.space import Space
@@ -154,7 +155,7 @@ class Domain:
         square = [(a[:, None] - a).square() for a in runs.T]
         found = []
         for p in self._projections:
-            s = sum(square[i] for i in p)
+            s = reduce(add, (square[i] for i in p))
             apart = s.where(s > _FINE**2, torch.inf).amin(-1).sqrt()
             found.append(apart.quantile(_YARD) if bool(apart.isfinite().all()) else apart.new_zeros(()))
         return torch.stack(found)
@@ -194,8 +195,6 @@ class Widened(Joint):
     tensor([4., 4.], dtype=torch.float64)
     """
 
-    arg_constraints = {}
-
     def __init__(self, inner: Distribution, factor: Tensor):
         self.inner, self.factor = inner, factor
         self.has_rsample = inner.has_rsample
@@ -215,7 +214,7 @@ class Widened(Joint):
 
     @property
     def covariance_matrix(self) -> Tensor:
-        return self.inner.covariance_matrix * self.factor[..., None, None]
+        return gaussian_of(self.inner)[1] * self.factor[..., None, None]
 
     def gaussian(self) -> tuple[Tensor, Tensor]:
         """The mean `[..., m]` and covariance `[..., m, m]`."""

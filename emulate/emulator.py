@@ -272,6 +272,9 @@ class Emulator(torch.nn.Module):
     findings: tuple[Finding, ...] = ()  # what the checks of a study said of it, kept in its folder
     scores: Mapping[str, float] = MappingProxyType({})  # its errors on held-out runs, by name
 
+    design: Tensor | None
+    taught: Tensor | None
+
     def __init__(self, space: Space, outputs: Outputs, recipe: Recipe, core: Core, transform: OutputTransform,
                  provenance: dict[str, Any], design: Tensor | None = None, taught: Tensor | None = None):  # fmt: skip
         super().__init__()

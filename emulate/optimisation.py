@@ -437,7 +437,7 @@ class _Joint:
     """Objective and constraints of one prediction, for the two functions that are asked for them at the same points."""
 
     def __init__(self, problem: Problem):
-        self.problem, self.at, self.found = problem, None, None
+        self.problem, self.at, self.found = problem, None, (torch.empty(0), torch.empty(0))
 
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
         if self.at is not u:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from emulate.distributions import Joint, fitting, logarithms
+from emulate.distributions import Joint, fitting, logarithms, seeded
 
 _NODES, _SEED = 1024, 0  # points that stand for a p(z) which brings none of its own
 
@@ -37,7 +37,6 @@ class Pushforward(Joint):
     """
 
     has_rsample = True
-    arg_constraints = {}
 
     def __init__(self, z: Distribution, centre: Tensor, basis: Tensor, diagonal: Tensor, rest: Tensor | None = None,
                  log: Tensor | None = None):  # fmt: skip
@@ -206,7 +205,7 @@ def nodes(z: Distribution) -> Tensor:
 
 def draws(z: Distribution, shape: tuple[int, ...] = (), generator: torch.Generator | None = None) -> Tensor:
     """Draws `[*shape, ..., p]`, differentiable where z can; with a generator the global one is left alone."""
-    draw = z.rsample if z.has_rsample else z.sample
+    draw = seeded(z).rsample if z.has_rsample else seeded(z).sample
     if generator is None:
         return draw(shape)
     if "generator" in inspect.signature(draw).parameters:

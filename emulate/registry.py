@@ -93,7 +93,7 @@ def validate(cls: type, values: Mapping[str, Any], *, path: str) -> Any:
     try:
         made = TypeAdapter(cls).validate_python(values)
     except ValidationError as e:
-        errors = e.errors(include_url=False)
+        errors: list[dict[str, Any]] = [dict(one) for one in e.errors(include_url=False)]
     else:
         errors = list(_coerced(values, made, ()))
     if errors:
@@ -205,9 +205,9 @@ def _sentence(cls: type, error: dict[str, Any]) -> tuple[str, str]:
 def _keys(cls: type, loc: tuple) -> tuple[str, ...]:
     """The keys allowed at a place below `cls`, as far as its annotations tell."""
     for part in loc:
-        cls = _fields(cls).get(part)
-        if not inspect.isclass(cls):
+        if not inspect.isclass(kind := _fields(cls).get(part)):
             return ()
+        cls = kind
     return tuple(k for k in _fields(cls) if k != "space")
 
 

@@ -51,7 +51,7 @@ class Response:
         """r(u) `[..., p]`."""
         return basis(u, self.terms) @ self.coefficients
 
-    def of(self, u: Tensor, events: float, bias: float = 0.0) -> tuple[Tensor, Tensor]:
+    def of(self, u: Tensor, events: float | Tensor, bias: float | Tensor = 0.0) -> tuple[Tensor, Tensor]:
         """Mean `[..., p]` and Cholesky factor `[..., p, p]` of the covariance of the average of so many rows at u, with that
         of the coefficients, and a further one that is `bias` times V."""
         b = basis(u, self.terms)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -165,7 +165,7 @@ class Runs:
         if jacobian is not None and jacobian_error is None:
             jacobian_error = np.zeros(np.shape(jacobian))
         derivatives = [np.array(a, np.float64) for a in (jacobian, jacobian_error) if a is not None]
-        ok = np.isfinite(y).all(1)
+        ok = np.asarray(np.isfinite(y).all(1))
         for a in derivatives:
             _require("jacobian", a, (n, outputs.size, space.d))
             ok &= np.isfinite(a).all((1, 2))
@@ -246,8 +246,10 @@ class Runs:
         """
         import xarray
 
-        data = {p.name: ("run", self.theta[:, i], {"units": p.unit}) for i, p in enumerate(self.space.parameters)}
-        coordinates = {}
+        data: dict[str, Any] = {
+            p.name: ("run", self.theta[:, i], {"units": p.unit}) for i, p in enumerate(self.space.parameters)
+        }
+        coordinates: dict[str, Any] = {}
         for f in self.outputs.fields:
             y = self.y[:, self.outputs.slices[f.name]]
             axis = f"{f.name}_{f.coordinate}" if f.at else ""

@@ -11,6 +11,8 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -321,7 +323,7 @@ class Space:
 
     def log_prob(self, theta: Tensor) -> Tensor:
         """ln of the prior density at theta `[..., d]`, shape `[...]`; -inf outside."""
-        return sum(p.prior.log_prob(t) for p, t in zip(self.parameters, theta.unbind(-1), strict=True))
+        return reduce(add, (p.prior.log_prob(t) for p, t in zip(self.parameters, theta.unbind(-1), strict=True)))
 
     def pack(self, theta: Any) -> Tensor:
         """theta as a float64 tensor `[..., d]` from a tensor, an array, a dict of named values or a pandas frame.

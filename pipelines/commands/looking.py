@@ -97,6 +97,15 @@ def predict(
     return prediction.run(terminal, emulator, set_ or [], csv, out, strict=strict, outside=outside)
 
 
+@command("cite", panel=frame.LOOKING)
+def cite(terminal: "Terminal", study: StudyFile, set_: Overrides = None) -> int:
+    """Print the BibTeX of the methods, libraries and works that a study rests on, each with its reason."""
+    from pipelines import citing
+    from pipelines.config import load_study
+
+    return citing.command(load_study(study, set_ or []), terminal)
+
+
 @command("schema", panel=frame.LOOKING, json_=False)
 def schema(terminal: "Terminal") -> int:
     """Print the JSON schema of a study, for editors that complete from it."""

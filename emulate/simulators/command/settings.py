@@ -158,5 +158,7 @@ def separated(outputs: Any, read: Any) -> tuple[Any, Any]:
         if place:
             where[name] = place
         rest = {k: v for k, v in entry.items() if k not in _READ}
-        what.append(rest | ({"at": coordinate_of(name, rest["at"])} if isinstance(rest.get("at"), Mapping) else {}))
+        what.append(
+            rest | ({"at": coordinate_of(name or "", rest["at"])} if isinstance(rest.get("at"), Mapping) else {})
+        )
     return what, where

@@ -167,7 +167,8 @@ class NBody(Simulator):
             RunFailed: a statistic is not finite, or not positive where it must be.
         """
         signs = (1, -1) if self.pair else (1,)
-        y = sum(self.measure(self.snapshot(theta, seed=seed, sign=sign)) for sign in signs) / len(signs)
+        each = (self.measure(self.snapshot(theta, seed=seed, sign=sign)) for sign in signs)
+        y = functools.reduce(torch.add, each) / len(signs)
         y = torch.cat((y, *(coarse.run(theta, seed=seed) for coarse in self._coarse)))
         bad = ~torch.isfinite(y.detach()) | (torch.from_numpy(self.outputs.positive) & (y.detach() <= 0))
         if bool(bad.any()):
