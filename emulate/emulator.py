@@ -260,7 +260,18 @@ def _renewed(emulator: "Emulator", _: Any) -> None:
 
 
 class Emulator(torch.nn.Module):
-    """p(y | theta) with its parameter space, its outputs and where it was trained; carries gradients to theta."""
+    """p(y | theta) with its parameter space, its outputs and where it was trained; carries gradients to theta.
+
+    `fit` and `emulate.load` make it.
+
+    >>> from emulate.emulators.polynomial import Polynomial
+    >>> from emulate.runs import Field
+    >>> from emulate.space import Parameter, Uniform
+    >>> x = np.linspace(0, 1, 9)[:, None]
+    >>> e = fit(Polynomial(), Runs.of(Space((Parameter("a", Uniform(0, 1)),)), Outputs((Field("y"),)), x, x**2), seed=0)
+    >>> e.jacobian({"a": 0.5}), e.domain({"a": 1.5})
+    (tensor([[1.0000]], dtype=torch.float64), tensor(0.5000, dtype=torch.float64))
+    """
 
     findings: tuple[Finding, ...] = ()  # what the checks of a study said of it, kept in its folder
     scores: Mapping[str, float] = MappingProxyType({})  # its errors on held-out runs, by name

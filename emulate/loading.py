@@ -33,6 +33,14 @@ def load(path_or_uri: str | os.PathLike, *, recipe: type[Recipe] | None = None, 
     "cuda:1" or "auto", a GPU where there is one; `Emulator.to` moves it again.
 
     Raises `InputError` when there is none, `StoreError` when the folder is damaged or not an emulator.
+
+    >>> import emulate
+    >>> x = torch.linspace(0, 1, 9, dtype=torch.float64)[:, None].numpy()
+    >>> space = Space((emulate.Parameter("a", emulate.Uniform(0, 1)),))
+    >>> runs = emulate.Runs.of(space, Outputs((emulate.Field("y"),)), x, 1000 + x**2)
+    >>> made = emulate.fit(emulate.build("emulators", "polynomial"), runs, seed=0)
+    >>> load(made.save("square")).predict({"a": 0.5}).mean
+    tensor([1000.2500], dtype=torch.float64)
     """
     place = chosen(device)
     folder = _fetched(path_or_uri)

@@ -64,6 +64,10 @@ class Profile:
     """ln L_p - ln L_max `[n]` at values `[n]` of one parameter, rising, with the theta `[n, d]` that reaches it.
 
     best is where L is highest. edges: the box of a parameter, or the least and greatest value that was met of a derived one.
+
+    >>> x = torch.linspace(0, 2, 3, dtype=torch.float64)
+    >>> Profile("a", x, -0.5 * (x - 1) ** 2, x[:, None], 1.0, -3.2, (0.0, 2.0), (), True).to_dict()["edges"]
+    [0.0, 2.0]
     """
 
     name: str

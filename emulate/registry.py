@@ -28,7 +28,11 @@ ROOMS = {
 
 
 def names(room: str) -> tuple[str, ...]:
-    """The entries of a room, read from its folder."""
+    """The entries of a room, read from its folder.
+
+    >>> names("histograms")
+    ('hard', 'soft')
+    """
     if room not in ROOMS:
         raise InputError(f"there is no room {room!r}; rooms are {', '.join(ROOMS)}.{nearest(room, ROOMS)}")
     found = pkgutil.iter_modules(importlib.import_module(f"emulate.{room}").__path__)
@@ -36,7 +40,11 @@ def names(room: str) -> tuple[str, ...]:
 
 
 def find(room: str, name: str) -> type:
-    """The class of an entry: `find("emulators", "gp")`, or of any installed package: `"my_lab.flows:Flow"`."""
+    """The class of an entry: `find("emulators", "gp")`, or of any installed package: `"my_lab.flows:Flow"`.
+
+    >>> find("designs", "sobol").__name__
+    'Sobol'
+    """
     allowed = names(room)
     contract = getattr(importlib.import_module("emulate.contracts"), ROOMS[room])
     if ":" in name:
@@ -59,6 +67,9 @@ def build(room: str, spec: Mapping[str, Any] | str, *, path: str = "", **given: 
     """An entry from its part of a study: `{"use": "gp", ...settings}`; `given` are settings that are not the user's.
 
     `path` is where the part stands in the file; it leads every complaint.
+
+    >>> build("emulators", {"use": "polynomial", "degree": 3}).degree
+    3
     """
     if not isinstance(spec, str | Mapping):
         raise InputError(f"{path or room}: must be an entry's name or a mapping {{use: NAME, ...}}. Got {shown(spec)}.")

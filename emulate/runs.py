@@ -23,6 +23,9 @@ class Field:
     """One named output: a number, or a vector along one coordinate (P(k) at k in h/Mpc).
 
     `positive` says that every value is above zero, so that emulators may work on its logarithm.
+
+    >>> Field("pk", "(Mpc/h)^3", positive=True, coordinate="k", at=(0.1, 0.2), at_unit="h/Mpc").size
+    2
     """
 
     name: str
@@ -42,12 +45,18 @@ class Field:
 
     @property
     def size(self) -> int:
+        """How many numbers it has."""
         return len(self.at) or 1
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """The fields of one run, laid end to end in a vector y of shape `[m]`."""
+    """The fields of one run, laid end to end in a vector y of shape `[m]`.
+
+    >>> outputs = Outputs((Field("n"), Field("pk", coordinate="k", at=(0.1, 0.2))))
+    >>> outputs.size, outputs.labels, outputs.slices["pk"]
+    (3, ('n', 'pk[k=0.1]', 'pk[k=0.2]'), slice(1, 3, None))
+    """
 
     fields: tuple[Field, ...]
 
@@ -58,10 +67,12 @@ class Outputs:
 
     @property
     def size(self) -> int:
+        """m, how many numbers a run gives."""
         return sum(f.size for f in self.fields)
 
     @cached_property
     def slices(self) -> dict[str, slice]:
+        """Where each field stands in y, by its name."""
         ends = np.cumsum([f.size for f in self.fields])
         return {f.name: slice(int(e) - f.size, int(e)) for f, e in zip(self.fields, ends, strict=True)}
 
@@ -76,6 +87,7 @@ class Outputs:
         return tuple(f"{f.name}[{f.coordinate}={x:.4g}]" if f.at else f.name for f in self.fields for x in f.at or (0,))
 
     def field(self, name: str) -> Field:
+        """The field of that name."""
         for f in self.fields:
             if f.name == name:
                 return f
@@ -93,10 +105,12 @@ class Outputs:
         return data, coordinates
 
     def to_dict(self) -> list[dict]:
+        """Plain JSON, read back by `from_dict`."""
         return [{**vars(f), "at": list(f.at)} for f in self.fields]
 
     @staticmethod
     def from_dict(entries: list[dict]) -> "Outputs":
+        """The outputs that `to_dict` wrote down."""
         return Outputs(tuple(Field(**{**e, "at": tuple(e["at"])}) for e in entries))
 
 
@@ -212,9 +226,11 @@ class Runs:
                        key=tuple(self.key[i] for i in index) if self.key else ())  # fmt: skip
 
     def finished(self) -> "Runs":
+        """The runs that finished, as a table of their own."""
         return self.select(self.ok)
 
     def failed(self) -> "Runs":
+        """The runs that failed, each with its reason."""
         return self.select(~self.ok)
 
     def split(self, fraction: float, *, seed: int) -> tuple["Runs", "Runs"]:

@@ -64,7 +64,11 @@ def _positive_sd(kind: str, sd: float) -> None:
 
 @dataclass(frozen=True)
 class Uniform:
-    """p(theta) = 1 / (high - low) between `low` and `high`."""
+    """p(theta) = 1 / (high - low) between `low` and `high`.
+
+    >>> Uniform(0.6, 0.8).from_unit(torch.tensor(0.5, dtype=torch.float64))
+    tensor(0.7000, dtype=torch.float64)
+    """
 
     low: float
     high: float
@@ -92,7 +96,11 @@ class Uniform:
 
 @dataclass(frozen=True)
 class LogUniform:
-    """p(theta) proportional to 1 / theta between `low` > 0 and `high`."""
+    """p(theta) proportional to 1 / theta between `low` > 0 and `high`.
+
+    >>> LogUniform(1e-3, 1e-1).from_unit(torch.tensor(0.5, dtype=torch.float64))
+    tensor(0.0100, dtype=torch.float64)
+    """
 
     low: float
     high: float
@@ -123,7 +131,11 @@ class LogUniform:
 
 @dataclass(frozen=True)
 class Normal:
-    """p(theta) = N(mean, sd^2)."""
+    """p(theta) = N(mean, sd^2).
+
+    >>> Normal(5.0, 2.0).from_unit(torch.tensor([0.5, 0.975], dtype=torch.float64))
+    tensor([5.0000, 8.9199], dtype=torch.float64)
+    """
 
     mean: float
     sd: float
@@ -154,7 +166,11 @@ class Normal:
 
 @dataclass(frozen=True)
 class LogNormal:
-    """ln theta ~ N(mean, sd^2), theta > 0: a rate or a scale that is known to a factor e^sd; its median is e^mean."""
+    """ln theta ~ N(mean, sd^2), theta > 0: a rate or a scale that is known to a factor e^sd; its median is e^mean.
+
+    >>> LogNormal(0.0, 0.5).from_unit(torch.tensor(0.5, dtype=torch.float64))
+    tensor(1., dtype=torch.float64)
+    """
 
     mean: float  # of ln theta
     sd: float  # of ln theta
@@ -192,7 +208,11 @@ class LogNormal:
 
 @dataclass(frozen=True)
 class TruncatedNormal:
-    """p(theta) proportional to N(mean, sd^2) between `low` and `high`, 0 elsewhere."""
+    """p(theta) proportional to N(mean, sd^2) between `low` and `high`, 0 elsewhere.
+
+    >>> TruncatedNormal(0.0, 1.0, 0.0, 3.0).log_prob(torch.tensor([-1.0, 1.0], dtype=torch.float64)).exp()
+    tensor([0.0000, 0.4852], dtype=torch.float64)
+    """
 
     mean: float
     sd: float
@@ -248,7 +268,11 @@ LOGARITHMIC = LogUniform | LogNormal  # even, or normal, in ln theta: what axes 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter: its name in files and code, its prior, its unit in words, its label in LaTeX (without $)."""
+    """One parameter: its name in files and code, its prior, its unit in words, its label in LaTeX (without $).
+
+    >>> Space((Parameter("h0", Uniform(60.0, 80.0), "km/s/Mpc", "H_0"),)).labels
+    ('$H_0$ [km/s/Mpc]',)
+    """
 
     name: str
     prior: Prior
@@ -277,6 +301,7 @@ class Space:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The names of the parameters, in order."""
         return tuple(p.name for p in self.parameters)
 
     @property
@@ -287,6 +312,7 @@ class Space:
 
     @property
     def d(self) -> int:
+        """How many parameters there are."""
         return len(self.parameters)
 
     def to_unit(self, theta: Tensor) -> Tensor:
@@ -371,6 +397,8 @@ class Space:
 
     @staticmethod
     def from_dict(entries: list[dict]) -> "Space":
+        """The space that `to_dict` wrote down."""
+
         def parameter(e: dict) -> Parameter:
             ((kind, values),) = e["prior"].items()
             return Parameter(e["name"], PRIORS[kind](**values), e.get("unit", ""), e.get("label", ""))

@@ -39,7 +39,7 @@ class EmulatorTheory(Theory):
 
     Fields along a coordinate are products, arrays `[k]` that a likelihood of yours asks for by `get_requirements` and gets by
     `self.provider.get_result("pk_nl")`, with their coordinate beside, `pk_nl_k` for one along k. Fields that are numbers are
-    derived parameters. `prediction` is the whole p(y | theta), a torch Distribution with its covariance.
+    derived parameters. `prediction` is the pair of p(y | theta), a torch Distribution with its covariance, and the `Outputs`.
 
     `outside` says what happens outside the box that the emulator was trained in: "reject", the likelihood is zero there, as
     a prior would have it; "refuse", the run stops, there and where its runs are thin; or another choice of
@@ -106,10 +106,6 @@ class EmulatorTheory(Theory):
         if want_derived:
             state["derived"] = {n: float(y[part][0]) for n, part in self._numbers.items()}
         return True
-
-    def get_param(self, p: str) -> float:
-        """A field that is a number."""
-        return self.current_state["derived"][p]
 
     def get_version(self) -> dict[str, Any]:
         """Of `emulate`, and of what the emulator was trained on."""

@@ -211,10 +211,11 @@ def _splines(recipe: "Flow", p: int, d: int, box: float) -> torch.nn.Module:
 
     k = recipe.bins
     coupled = p > 3 if recipe.coupling == "auto" else recipe.coupling
+    passes: dict[str, Any] = {"passes": 2} if coupled and p > 1 else {}
     with torch.random.fork_rng(devices=[]):
         flow = MAF(p, d, transforms=recipe.transforms, hidden_features=(recipe.width,) * recipe.layers,
                    activation=torch.nn.SiLU, univariate=partial(MonotonicRQSTransform, bound=box, slope=_SLOPE),
-                   shapes=[(k,), (k,), (k - 1,)], **({"passes": 2} if coupled and p > 1 else {}))  # fmt: skip
+                   shapes=[(k,), (k,), (k - 1,)], **passes)  # fmt: skip
     return flow.transform.double()
 
 
@@ -440,7 +441,7 @@ def _start(flow: torch.nn.Module, generator: torch.Generator) -> None:
     """Weights from the generator; a small last layer, so that every spline starts near the identity."""
     with torch.no_grad():
         for hyper in _hypers(flow):
-            layers = [m for m in hyper.children() if isinstance(getattr(m, "weight", None), Tensor)]
+            layers: list[Any] = [m for m in hyper.children() if hasattr(m, "weight")]
             for j, layer in enumerate(layers):
                 bound = layer.weight.shape[1] ** -0.5 * (_SMALL if j + 1 == len(layers) else 1.0)
                 for w in (layer.weight, layer.bias):

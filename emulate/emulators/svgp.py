@@ -89,7 +89,7 @@ class SVGP(Recipe):
     kernel: Literal["rbf", "matern52", "matern32", "additive"] = "rbf"  # rbf and additive for smooth outputs
     mean: Literal["auto", "constant", "linear", "quadratic"] = "auto"  # the trend; auto: the richest that pays
     noise: Literal["auto", "fixed", "fitted"] = "auto"  # auto: fitted for a stochastic simulator, else what is missed
-    inducing: Annotated[int, Ge(1)] = 500  # m
+    inducing: Annotated[int, Ge(1)] = 500  # points through which the runs are seen, m
     part: Annotated[int, Ge(10)] = 1000  # runs by which the lengths are found
     kernels: Annotated[int, Ge(1)] = 4  # components with lengths and eta of their own; the rest share theirs
     exact: bool = False  # the mean by all runs at once

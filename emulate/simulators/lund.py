@@ -61,7 +61,7 @@ class Lund(Simulator):
 
     space: Space = _SPACE
     fixed: dict[str, float] = field(default_factory=dict)
-    energy: Annotated[float, Gt(0)] = 91.2  # GeV
+    energy: Annotated[float, Gt(0)] = 91.2  # GeV, of the string
     ends: Literal["d", "u", "s"] = "u"
     flavours: Literal["pions", "mesons", "baryons"] = "mesons"
     suppression: dict[str, float] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What there is: the state of a study, the rooms, an emulator's predictions, the keys of a study."""
+"""What there is: the state of a study, the rooms, an emulator's predictions, the keys of a study, the manual."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -136,3 +136,16 @@ def schema(terminal: "Terminal") -> int:
 
     print(json.dumps(study_schema(), indent=1))
     return 0
+
+
+@command("manual", panel=frame.LOOKING, json_=False)
+def manual(
+    terminal: "Terminal",
+    page: Annotated[
+        str, typer.Argument(metavar="PAGE", help="Empty: the list of pages.", autocompletion=completion.pages)
+    ] = "",
+) -> int:
+    """Show a page of the manual: how to choose, how to extend, every key of a study."""
+    from pipelines import manual as book
+
+    return book.show(terminal, page)

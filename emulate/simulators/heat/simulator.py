@@ -60,8 +60,8 @@ class Heat(Simulator):
     """
 
     space: Space = _SPACE  # diffusivity at x = 0 (mm2/s) and grading, by these names
-    length: Annotated[float, Gt(0)] = 100.0  # mm
-    time: Annotated[float, Gt(0)] = 5.0  # s
+    length: Annotated[float, Gt(0)] = 100.0  # mm, of the rod
+    time: Annotated[float, Gt(0)] = 5.0  # s, when the sensors are read
     peak: Annotated[float, Gt(0)] = 100.0  # K, in the middle at the start
     sensors: Annotated[tuple[float, ...], Len(1)] = tuple(10.0 * i for i in range(1, 10))  # mm, on the grid
     cells: Annotated[int, Ge(4)] = 20  # of equal length; the error in space falls as their number squared

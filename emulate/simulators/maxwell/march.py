@@ -105,8 +105,8 @@ class March:
     def _rest(self) -> tuple[np.ndarray, np.ndarray]:
         """[E, p] and [H, q] before the first step."""
         lattice = self.lattice
-        (_, e), (_, h) = np.shape(lattice.magnetic_step), np.shape(lattice.electric_step)
-        return np.zeros(e), np.zeros(h)
+        e, h = lattice.magnetic_step.shape, lattice.electric_step.shape
+        return np.zeros(e[1]), np.zeros(h[1])  # pyright: ignore[reportOptionalSubscript]  (scipy has no types)
 
     def _run(self, e: np.ndarray, h: np.ndarray, medium: np.ndarray, of: range) -> Iterator[np.ndarray]:
         """March over steps, in place; gives the curl `[numbers of E]` of each before it is added to E."""

@@ -101,7 +101,7 @@ class NBody(Simulator):
     k_max: Annotated[float, Gt(0), Le(1)] = 0.5  # of the particles' Nyquist wavenumber
     particles: Annotated[int, Ge(8), Le(1024)] = 32
     companions: tuple[int, ...] = ()
-    box: Annotated[float, Gt(0)] = 256.0  # Mpc/h
+    box: Annotated[float, Gt(0)] = 256.0  # Mpc/h, side of the cube
     steps: Annotated[int, Ge(1)] = 10
     a_start: Annotated[float, Gt(0)] = 0.1
     a_final: Annotated[float, Gt(0), Le(1)] = 1.0
