@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from emulate.comparison import compare
     from emulate.contracts import Estimate, Evidence, Finding
     from emulate.emulator import Emulator, fit
@@ -56,6 +57,10 @@ __all__ = [  # noqa: RUF022  (by subject)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":  # that of pyproject.toml, by what is installed
+        from importlib.metadata import version
+
+        return version("emulate")
     for module, held in _HOMES.items():
         if name in held:
             return getattr(importlib.import_module(f"emulate.{module}"), name)

@@ -31,6 +31,7 @@ from torch.special import ndtr, ndtri
 from emulate import artefact, registry
 from emulate.contracts import Core, Likelihood, Recipe
 from emulate.densities import Mode, climb
+from emulate.distributions import seeded
 from emulate.emulators._kernels import MEANS, basis
 from emulate.emulators.flow import Flow
 from emulate.errors import CampaignError, InputError, StoreError
@@ -132,11 +133,11 @@ def to_theta(space: Space, x: Tensor) -> Tensor:
     return space.from_unit(ndtr(x).clamp(_EDGE, 1 - _EDGE))
 
 
-def _trend(flow: Flow, s: Tensor, x: Tensor, place: Tensor) -> str:
+def _trend(flow: Recipe, s: Tensor, x: Tensor, place: Tensor) -> str:
     """The trend of x in s under which x of places left out is likeliest, of normal residuals with one covariance; a richer one
     must gain `_GAIN`, for the flow bends what is left."""
-    if flow.trend != "auto":
-        return flow.trend
+    if (own := getattr(flow, "trend", "auto")) != "auto":
+        return own
     fold = place[:, None] % _FOLDS == torch.arange(_FOLDS)
     best, least = MEANS[0], torch.inf
     for mean in MEANS:
@@ -178,7 +179,7 @@ class Amortised(torch.nn.Module):
     def draws_x(self, data: Any, n: int, *, seed: int) -> Tensor:
         """n draws x `[n, ..., d]`."""
         with torch.no_grad():
-            return self.posterior(data).sample((n,), generator=torch.Generator().manual_seed(seed))
+            return seeded(self.posterior(data)).sample((n,), generator=torch.Generator().manual_seed(seed))
 
     def draws(self, data: Any, n: int, *, seed: int) -> Tensor:
         """n independent draws theta `[n, ..., d]` for data `[..., m]`; same seed, same bits."""
@@ -222,7 +223,7 @@ class Amortised(torch.nn.Module):
         """Whether x `[n, d]` lies where q(x | data) is dense: where all but the share `mass` of its draws lie."""
         q = self.posterior(data)
         with torch.no_grad():
-            least = q.log_prob(q.sample((draws,), generator=torch.Generator().manual_seed(seed))).quantile(mass)
+            least = q.log_prob(seeded(q).sample((draws,), generator=torch.Generator().manual_seed(seed))).quantile(mass)
 
         def inside(x: Tensor) -> Tensor:
             with torch.no_grad():
@@ -286,7 +287,7 @@ def truncated(inside: Callable[[Tensor], Tensor], q: Distribution, n: int, *, se
 def _resampled(inside: Callable[[Tensor], Tensor], q: Distribution, n: int, generator: torch.Generator) -> Tensor:
     """Without replacement, by the largest of ln w + Gumbel noise (Efraimidis and Spirakis 2006)."""
     with torch.no_grad():
-        x = q.sample((max(_BATCH, 32 * n),), generator=generator)
+        x = seeded(q).sample((max(_BATCH, 32 * n),), generator=generator)
         x = x[inside(x)]
         log_weight = -0.5 * x.square().sum(-1) - q.log_prob(x)
     noise = -torch.rand(len(x), generator=generator, dtype=x.dtype).log().neg().log()
@@ -297,5 +298,5 @@ def c2st(q: Distribution, p: Distribution, n: int = 2000, *, seed: int) -> float
     """The share of right answers, 0.5 to 1, of the best classifier of draws of two densities: 1/2 + E_q[(1 - p / q)+] / 2."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        x = q.sample((n,), generator=generator)
+        x = seeded(q).sample((n,), generator=generator)
         return float(0.5 + 0.5 * (1 - (p.log_prob(x) - q.log_prob(x)).exp()).clamp_min(0).mean())

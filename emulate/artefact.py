@@ -161,7 +161,7 @@ def _body(file: Path, kind: str, content: bytes | OSError) -> dict[str, Any]:
         whole = isinstance(body, dict) and document.get("sha256") == _digest(body)
     except (ValueError, RecursionError):  # a digit that is another one now may make infinity of a number
         whole = False
-    if not whole:
+    if not whole or not isinstance(body, dict):
         raise StoreError(f"{file} is damaged: its sha256 is not that of its content; {_AGAIN}.")
     return body
 

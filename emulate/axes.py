@@ -106,10 +106,8 @@ class Axis:
         With mirrors at a and b, L = b - a, a sample ends below e where x + h u lies in (2 k L + 2 a - e, 2 k L + e).
         """
         a, b = self.support
-        if a is None and b is None:
-            return ((1.0, 0.0, 1.0),), 0.0
         if b is None:
-            return ((1.0, 0.0, 1.0), (-1.0, 2 * a, -1.0)), 0.0
+            return ((1.0, 0.0, 1.0),) if a is None else ((1.0, 0.0, 1.0), (-1.0, 2 * a, -1.0)), 0.0
         if a is None:
             return ((1.0, 0.0, 1.0), (-1.0, 2 * b, -1.0)), 1.0
         most = math.ceil(self.reach / (2 * (b - a))) + 1

@@ -48,7 +48,7 @@ def bends(s: Symptoms, uneven: Sequence[int] = ()) -> None:
     most_jumps, most_kinks = (8 if s.opaque else 3, 6) if lines.random else (2, 4)
     for line, k, j in candidates(y, floor, every=not lines.random):
         at = line if lines.random else uneven[line]
-        places.append((tuple(t[k - 1 : k + 2]), tuple(y[line, k - 1 : k + 2]), at, j))
+        places.append(((t[k - 1], t[k], t[k + 1]), (y[line, k - 1], y[line, k], y[line, k + 1]), at, j))
     for three, values, line, j in places:
         if lines.most - lines.calls < reserve + 2 * LEVELS:
             break
@@ -61,9 +61,8 @@ def bends(s: Symptoms, uneven: Sequence[int] = ()) -> None:
                 return True
             return (level >= 9 and exponent > 1.7) or (bool(jumps) and level >= 16 and exponent < 0.1)
 
-        if values[1] is None:
-            values = (values[0], lines.at(line, three[1]), values[2])
-        spot = descend(lines, line, three, values, j, float(floor[j]), enough)
+        middle = lines.at(line, three[1]) if values[1] is None else values[1]
+        spot = descend(lines, line, three, (values[0], middle, values[2]), j, float(floor[j]), enough)
         if spot.exponent < 0.3 and abs(spot.size) > 20 * least:
             jumps[j] = jumps.get(j, 0) + 1
             s.spots.append(spot)

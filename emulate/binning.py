@@ -5,6 +5,7 @@ one number for each axis. Only the few edges within the kernel's reach are looke
 whatever the number of bins.
 """
 
+import builtins
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -134,4 +135,4 @@ class Chunk:
     starts: list[Tensor]
     cells: Tensor
     slice: slice
-    rows: slice
+    rows: "builtins.slice"  # the name above stands for the field here

@@ -203,6 +203,6 @@ def _pushed(step: Callable[..., Tensor], at: tuple[Tensor, ...], tangents: tuple
 
     By two reverse passes, as J^T u is linear in u (Townsend 2017): torch's forward mode costs ten times as much here.
     """
-    y, pull = torch.func.vjp(step, *at)
-    _, push = torch.func.vjp(pull, torch.zeros_like(y))
+    y, pull, *_ = torch.func.vjp(step, *at)
+    _, push, *_ = torch.func.vjp(pull, torch.zeros_like(y))
     return y, torch.func.vmap(lambda *v: push(v)[0])(*tangents)

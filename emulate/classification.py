@@ -29,6 +29,12 @@ class Classifier(torch.nn.Module):
     """A fitted classifier; all that it knows are float64 buffers: points `[n, d]`, length `[d]`, scale `[]`, and the
     sites tau and nu `[n]`, the weights in them."""
 
+    points: Tensor
+    length: Tensor
+    scale: Tensor
+    tau: Tensor
+    nu: Tensor
+
     def __init__(self, points: Tensor, length: Tensor, scale: Tensor, tau: Tensor, nu: Tensor):
         super().__init__()
         for name, t in {"points": points, "length": length, "scale": scale, "tau": tau, "nu": nu}.items():
@@ -157,9 +163,9 @@ def _climb(x: Tensor, sign: Tensor, weight: Tensor, start: np.ndarray) -> Optimi
         with torch.enable_grad():
             value, sites = evidence(x, sign, weight, t[:-1].exp(), t[-1].exp(), *last)
             loss = 0.5 * ((t - mean) / sd).square().sum() - value
-            loss.backward()
+            (slope,) = torch.autograd.grad(loss, t)
         last[:] = [sites]
-        return float(loss.detach()), t.grad.numpy()
+        return float(loss.detach()), slope.numpy()
 
     bounds = [(math.log(0.03), math.log(30.0))] * x.shape[-1] + [(math.log(0.05), math.log(30.0))]
     return minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 60, "ftol": 1e-7})

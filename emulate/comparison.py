@@ -119,9 +119,12 @@ def judge(emulator: Emulator, left_out: Runs, over: Runs) -> Fold:
         slopes = None
         if over.jacobian is not None:
             known, every = _jacobians(left_out), _jacobians(over)
-            blocks = [Jacobians(*(t[rows] for t in vars(known).values())) for rows in _blocks(len(left_out), 8 * m * d)]
+            blocks = [
+                Jacobians(**{k: t[rows] for k, t in vars(known).items()}) for rows in _blocks(len(left_out), 8 * m * d)
+            ]
             slopes = torch.cat([relative_error(emulator, some, every) for some in blocks]).numpy()
-    return Fold(*(torch.cat(p).numpy() for p in zip(*parts, strict=True)), slopes)
+    density, error, inside = (torch.cat(p).numpy() for p in zip(*parts, strict=True))
+    return Fold(density, error, inside, slopes)
 
 
 def _jacobians(runs: Runs) -> Jacobians:
@@ -197,7 +200,11 @@ class Scores:
         """Error of the derivative with respect to the worst parameter, median over runs; NaN without Jacobians."""
         if not self.judged or self.judged[0].gradient is None:
             return math.nan, math.nan
-        return self._bar(lambda folds: float(np.median(np.concatenate([f.gradient for f in folds]), 0).max()))
+        return self._bar(
+            lambda folds: float(
+                np.median(np.concatenate([f.gradient for f in folds if f.gradient is not None]), 0).max()
+            )
+        )
 
     @property
     def seconds(self) -> float:

@@ -10,7 +10,7 @@ Every class is abstract or final: implement the abstract methods, never override
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, SupportsFloat, cast
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 class Entry:
     """What every entry of a room shares: strict settings, and the name it is found by."""
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]  # every entry is one
     __pydantic_config__: ClassVar[dict] = {"extra": "forbid", "allow_inf_nan": False, "arbitrary_types_allowed": True}
     example: ClassVar[dict] = {}  # settings for the contract tests, where the defaults are refused or take long
 
@@ -66,7 +67,7 @@ class Truth:
     """
 
     says: str  # what is measured, in words with its unit
-    measure: Callable[[], float]  # of the code, at any settings and parameters
+    measure: Callable[[], SupportsFloat]  # of the code, at any settings and parameters
     expected: float
     tolerance: float  # that |measured - expected| may reach, in the same unit
     source: str  # who says so: author and year, or the formula
@@ -255,12 +256,16 @@ class Recipe(Entry, ABC):
         return ""
 
     @abstractmethod
-    def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int) -> Core:
-        """u `[n, d]`, z `[n, p]` (mean 0, unit variance, uncorrelated), float64; `noisy`: a stochastic simulator."""
+    def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int, **given: Any) -> Core:
+        """u `[n, d]`, z `[n, p]` (mean 0, unit variance, uncorrelated), float64; `noisy`: a stochastic simulator; `given`: what
+        `takes` names."""
 
     @abstractmethod
     def rebuild(self, state: dict[str, Tensor]) -> Core:
         """The core whose `state_dict` is `state`, ready to predict; what `load` calls."""
+
+
+FOLLOWS = torch.empty(0)  # in the place of what follows from the other fields; None does the same
 
 
 @dataclass(frozen=True)
@@ -272,6 +277,10 @@ class Estimate:
     gradient; bias_bound `[m, d]` what the method itself may be wrong by however many replicates there are (0: unbiased;
     NaN: unknown). calls of f; seconds; peak_memory in bytes above the start, NaN where the system does not tell;
     replicates that the standard error rests on, 0 where it does not rest on any.
+
+    >>> e = Estimate(torch.tensor([1.0]), torch.tensor([[2.0]]), torch.tensor([[0.1]]), calls=64, seconds=0.1, replicates=16)
+    >>> [round(float(end), 3) for end in e.interval(0.95)]
+    [1.787, 2.213]
     """
 
     value: Tensor
@@ -280,15 +289,15 @@ class Estimate:
     calls: int
     seconds: float
     diagnostics: dict[str, Any] = field(default_factory=dict)
-    covariance: Tensor | None = None
-    bias_bound: Tensor | None = None
+    covariance: Tensor = FOLLOWS
+    bias_bound: Tensor = FOLLOWS
     peak_memory: float = float("nan")
     replicates: int = 0
 
     def __post_init__(self) -> None:
-        if self.covariance is None:
+        if self.covariance is None or self.covariance is FOLLOWS:
             object.__setattr__(self, "covariance", torch.diag_embed(self.standard_error.square()))
-        if self.bias_bound is None:
+        if self.bias_bound is None or self.bias_bound is FOLLOWS:
             object.__setattr__(self, "bias_bound", torch.zeros_like(self.gradient))
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
@@ -382,11 +391,16 @@ class Counts:
         return self.flat.sum(-1)
 
     @property
-    def standard_error(self) -> Tensor:
-        """Of the values, in their shape."""
+    def known_covariance(self) -> Tensor:
+        """`covariance`, or a complaint where there is none."""
         if self.covariance is None:
             raise InputError("the standard error must have a covariance. Got counts without; make them by `measured`.")
-        return self.covariance.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt().reshape(self.values.shape)
+        return self.covariance
+
+    @property
+    def standard_error(self) -> Tensor:
+        """Of the values, in their shape."""
+        return self.known_covariance.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt().reshape(self.values.shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -492,6 +506,10 @@ class Finding:
     """One verdict: a value, the bound it must keep (low, high; None is open), and a sentence for a human.
 
     A value that is not a finite number never passes. A finding that does not block is printed and logged only.
+
+    >>> f = Finding("accuracy.median", 0.004, None, 0.01, "The median error of 20 held-out runs is 0.4 %.")
+    >>> f.passed, f.bound
+    (True, '<= 0.01')
     """
 
     name: str
@@ -504,6 +522,7 @@ class Finding:
 
     @property
     def passed(self) -> bool:
+        """Whether the value is a finite number within its bound."""
         good = bool(np.isfinite(self.value))
         return good and (self.low is None or self.value >= self.low) and (self.high is None or self.value <= self.high)
 
@@ -517,6 +536,7 @@ class Finding:
         return f">= {self.low:g}" if self.low is not None else "none"
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain JSON, with the verdict."""
         return {**vars(self), "passed": self.passed}
 
 
@@ -614,7 +634,19 @@ class Softening:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All a check may read; what a stage has not made yet is None."""
+    """All a check may read; what a stage has not made yet is None.
+
+    Where a posterior lies tells a check that reads nothing else:
+
+    >>> import emulate
+    >>> space = Space((emulate.Parameter("a", emulate.Uniform(0, 1)),))
+    >>> x = np.linspace(0, 1, 9)[:, None]
+    >>> runs = Runs.of(space, Outputs((emulate.Field("y"),)), x, x**2)
+    >>> made = emulate.fit(emulate.build("emulators", "polynomial"), runs, seed=0)
+    >>> new = Runs.of(space, runs.outputs, x[1:-1] + 0.01, (x[1:-1] + 0.01) ** 2)
+    >>> [f.passed for f in emulate.build("checks", "accuracy").find(Evidence(made, held_out=new))]
+    [True, True]
+    """
 
     emulator: "Any"  # emulate.emulator.Emulator
     held_out: Runs | None = None
@@ -630,6 +662,20 @@ class Evidence:
     softening: Softening | None = None  # where the simulator smooths its histograms
 
 
+class Whole(Evidence):
+    """Evidence in which all that a check `needs` is there, as `Check.require` gives it: for type checkers alone."""
+
+    held_out: Runs
+    jacobians: Jacobians
+    weighted: Weighted
+    recovery: Recovery
+    feasibility: Any
+    confirmation: Confirmation
+    replicas: Replicas
+    likelihood: Likelihood
+    softening: Softening
+
+
 @dataclass(frozen=True, kw_only=True)
 class Check(Entry, ABC):
     """Evidence -> findings. A check is itself tested on an honest, a shy and a boastful emulator."""
@@ -641,12 +687,13 @@ class Check(Entry, ABC):
         0  # blocking tests, each of which fails what is right with a probability of at most `chance`
     )
 
-    def require(self, evidence: Evidence) -> None:
-        """Complain about evidence that no stage has made yet; the first line of every `find`."""
+    def require(self, evidence: Evidence) -> Whole:
+        """The same evidence; complains about what no stage has made yet. The first line of every `find`."""
         missing = [name for name in self.needs if getattr(evidence, name) is None]
         if missing:
             raise InputError(f"the check {self.entry_name()!r} must be given {' and '.join(missing)}. Got None; run "
                              f"`emulate {self.stage}`, which makes it, or leave the check out.")  # fmt: skip
+        return cast("Whole", evidence)
 
     @abstractmethod
     def find(self, evidence: Evidence) -> tuple[Finding, ...]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from emulate.contracts import Confirmation
+from emulate.distributions import gaussian_of
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def correct(emulator: Any, known: Confirmation) -> Correction:
     >>> [round(float(x), 3) for x in (c.delta, c.error, c.corrected)]
     [0.02, 0.01, 0.48]
     """
-    mean, own = (part[0].detach() for part in emulator.predict(known.theta[None]).gaussian())
+    mean, own = (part[0].detach() for part in gaussian_of(emulator.predict(known.theta[None])))
     off = known.y - mean
     each = moved_by(emulator, known.theta, known.covariance, known.spread, off)
     scatter = own.diagonal().sqrt()

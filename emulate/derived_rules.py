@@ -118,7 +118,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y if bias is None else y + bias
 
 
-def _matrix_exp(a: Tensor) -> Tensor:
+def _matrix_exp(a: Any) -> Any:
     """exp of a dual number by the block [[A, dA], [0, A]] (Najfeld & Havel 1995), one direction at a time."""
     x, t = a.primal, a.tangent
     y, slopes = torch.linalg.matrix_exp(x), []

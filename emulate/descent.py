@@ -49,7 +49,8 @@ def descend(f: Random, start: Tensor, *, replicates: int, equality: Tensor, step
     multiplier, rate = start.new_zeros(rows, c), start.new_full((rows,), RATE)
     length, shrunk = torch.full((rows,), _WINDOW), torch.zeros(rows, dtype=torch.int)
     window, history, todo = _Window(start, c), [], torch.ones(rows, dtype=torch.bool)
-    found = Minima(u, *(start.new_full((rows,), torch.inf) for _ in range(3)), multiplier, start, u.new_zeros(rows))
+    unknown = start.new_full((rows,), torch.inf)
+    found = Minima(u, unknown, unknown.clone(), unknown.clone(), multiplier, start, u.new_zeros(rows))
     for n in range(1, most + 1):
         at = todo.nonzero()[:, 0]
         value, g, gradient = _drawn(f, u[at], replicates, n, multiplier[at], equality)

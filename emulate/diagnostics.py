@@ -18,7 +18,7 @@ def diagnose(x: Tensor, groups: int = 1) -> tuple[Tensor, Tensor]:
     >>> bool(rhat < 1.01), bool(ess > 1000)
     (True, True)
     """
-    from arviz_stats.base import array_stats
+    from arviz_stats.base.array import array_stats
 
     least = 4 if x.ndim == 3 and len(x) > 1 else 8  # one chain is split into halves, and those into halves
     if x.ndim != 3 or x.shape[1] < least:

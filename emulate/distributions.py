@@ -2,6 +2,7 @@
 
 import math
 from functools import cached_property
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -34,6 +35,33 @@ def fitting(prediction: Distribution, value: Tensor) -> Tensor:
                      f"points that were predicted. Got {list(value.shape)}.")  # fmt: skip
 
 
+class Seeded(Protocol):
+    """What draws by a generator, as every distribution of this project does and none of torch's."""
+
+    def sample(self, sample_shape: tuple[int, ...] = (), *, generator: torch.Generator | None = None,
+                **how: bool) -> Tensor: ...  # fmt: skip
+
+    def rsample(self, sample_shape: tuple[int, ...] = (), *, generator: torch.Generator | None = None,
+                **how: bool) -> Tensor: ...  # fmt: skip
+
+
+def seeded(prediction: Distribution) -> Seeded:
+    """The same prediction, of which it is known that its draws take a generator."""
+    return cast(Seeded, prediction)
+
+
+def gaussian_of(prediction: Distribution) -> tuple[Tensor, Tensor]:
+    """Mean `[..., m]` and covariance `[..., m, m]` of a prediction.
+
+    >>> gaussian_of(torch.distributions.Normal(torch.zeros(1).double(), 2.0).expand((1,)))
+    (tensor([0.], dtype=torch.float64), tensor([[4.]], dtype=torch.float64))
+    """
+    if (own := getattr(prediction, "gaussian", None)) is not None:
+        return own()
+    covariance = getattr(prediction, "covariance_matrix", None)
+    return prediction.mean, torch.diag_embed(prediction.variance) if covariance is None else covariance
+
+
 def drawn(prediction: Distribution, shape: tuple[int, ...] = (), *, seed: int, **how: bool) -> Tensor:
     """Draws `[*shape, ..., m]` of a prediction that a seed repeats, differentiable where the prediction allows it; `common`
     noise for all points where asked.
@@ -41,7 +69,7 @@ def drawn(prediction: Distribution, shape: tuple[int, ...] = (), *, seed: int, *
     >>> drawn(Exact(torch.ones(2, dtype=torch.float64)), (1,), seed=1)
     tensor([[1., 1.]], dtype=torch.float64)
     """
-    sample = prediction.rsample if prediction.has_rsample else prediction.sample
+    sample = seeded(prediction).rsample if prediction.has_rsample else seeded(prediction).sample
     if isinstance(prediction, Exact):
         return sample(shape)
     generator = torch.Generator(device=prediction.mean.device).manual_seed(seed)
@@ -57,7 +85,9 @@ def drawn(prediction: Distribution, shape: tuple[int, ...] = (), *, seed: int, *
 class Joint(Distribution):
     """What predictions of several outputs share: distribution functions are those of each output, and live elsewhere."""
 
-    arg_constraints = {}
+    @property
+    def arg_constraints(self) -> dict[str, Any]:
+        return {}
 
     def cdf(self, value: Tensor) -> Tensor:
         raise InputError("a prediction of all outputs has no distribution function of one number. Call emulate.pit(prediction, y) "
@@ -88,7 +118,6 @@ class Gaussian(Joint):
     """
 
     has_rsample = True
-    arg_constraints = {}
 
     def __init__(self, loc: Tensor, spread: Tensor, basis: Tensor, diagonal: Tensor, rest: Tensor | None = None,
                  log: Tensor | None = None, mix: Tensor | None = None):  # fmt: skip
@@ -109,8 +138,8 @@ class Gaussian(Joint):
     @cached_property
     def _root(self) -> Tensor:
         """mix^T diag(sd) basis `[..., c, m]` of the components that correlate."""
-        c = self._mixed
-        return self.mix.mT @ (self.spread[..., :c, None].sqrt() * self.basis[:c])
+        mix, c = self.spread.new_zeros(0, 0) if self.mix is None else self.mix, self._mixed
+        return mix.mT @ (self.spread[..., :c, None].sqrt() * self.basis[:c])
 
     @cached_property
     def _w_covariance(self) -> Tensor:
@@ -140,7 +169,8 @@ class Gaussian(Joint):
     @cached_property
     def _stretch(self) -> Tensor:
         """dy/dw in the mean: E_j where w is a logarithm, 1 elsewhere."""
-        return torch.where(self.log, self.loc + 0.5 * self._w_variance, 0.0).exp()  # `where` first: exp may overflow
+        log = torch.ones_like(self.loc, dtype=torch.bool) if self.log is None else self.log
+        return torch.where(log, self.loc + 0.5 * self._w_variance, 0.0).exp()  # `where` first: exp may overflow
 
     @property
     def mean(self) -> Tensor:
@@ -216,7 +246,10 @@ class Correlated(Distribution):
     """
 
     has_rsample = True
-    arg_constraints = {}
+
+    @property
+    def arg_constraints(self) -> dict[str, Any]:
+        return {}
 
     def __init__(self, mean: Tensor, sd: Tensor, mix: Tensor):
         self._mean, self._sd, self.mix = mean, sd, mix
@@ -267,7 +300,6 @@ class Exact(Joint):
     """
 
     has_rsample = True
-    arg_constraints = {}
 
     def __init__(self, y: Tensor):
         self.y = y

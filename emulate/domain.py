@@ -3,7 +3,8 @@
 import itertools
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import add
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from emulate.distributions import Joint, fitting
+from emulate.distributions import Joint, fitting, gaussian_of
 from emulate.errors import InputError, nearest
 from emulate.runs import places
 from emulate.space import Space
@@ -56,8 +57,7 @@ class Domain:
 
     def beyond(self, theta: Tensor) -> Tensor:
         """How far theta `[..., d]` lies outside the box, in box widths; 0 inside. Shape `[...]`."""
-        u = self.space.to_unit(theta)
-        return torch.linalg.vector_norm((-u).clamp_min(0) + (u - 1).clamp_min(0), dim=-1)
+        return torch.linalg.vector_norm(self.space.beyond(theta), dim=-1)
 
     def remoteness(self, theta: Tensor) -> Tensor:
         """How many times farther theta `[..., d]` lies from its nearest runs than runs lie from each other, `[...]`."""
@@ -75,8 +75,7 @@ class Domain:
         error doubles where theta leaves the box by 5 % of its width, or is twice as remote as "thin". A rule of thumb.
         """
         remote = (self.remoteness(theta) / THIN - 1).clamp_min(0)
-        u = self.space.to_unit(theta)
-        out = ((-u).clamp_min(0) + (u - 1).clamp_min(0)).square().sum(-1)
+        out = self.space.beyond(theta).square().sum(-1)
         beyond = torch.where(out > 0, out.where(out > 0, 1.0).sqrt(), 0.0)  # a norm has no gradient at 0
         return (1 + beyond / _MASS + remote).square()
 
@@ -154,7 +153,7 @@ class Domain:
         square = [(a[:, None] - a).square() for a in runs.T]
         found = []
         for p in self._projections:
-            s = sum(square[i] for i in p)
+            s = reduce(add, (square[i] for i in p))
             apart = s.where(s > _FINE**2, torch.inf).amin(-1).sqrt()
             found.append(apart.quantile(_YARD) if bool(apart.isfinite().all()) else apart.new_zeros(()))
         return torch.stack(found)
@@ -194,8 +193,6 @@ class Widened(Joint):
     tensor([4., 4.], dtype=torch.float64)
     """
 
-    arg_constraints = {}
-
     def __init__(self, inner: Distribution, factor: Tensor):
         self.inner, self.factor = inner, factor
         self.has_rsample = inner.has_rsample
@@ -215,7 +212,7 @@ class Widened(Joint):
 
     @property
     def covariance_matrix(self) -> Tensor:
-        return self.inner.covariance_matrix * self.factor[..., None, None]
+        return gaussian_of(self.inner)[1] * self.factor[..., None, None]
 
     def gaussian(self) -> tuple[Tensor, Tensor]:
         """The mean `[..., m]` and covariance `[..., m, m]`."""

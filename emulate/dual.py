@@ -148,7 +148,6 @@ def elementwise(call: Callable[..., Tensor], slope: Callable[..., Tensor], *inpu
     tag = max((x.tag for x in inputs if isinstance(x, Dual)), default=None)
     if tag is None:
         return call(*inputs)
-    met = [x for x in inputs if isinstance(x, Dual) and x.tag == tag]
-    primals = [x.primal if any(x is m for m in met) else x for x in inputs]
-    slopes = [slope(i, *primals) * x.tangent for i, x in enumerate(inputs) if any(x is m for m in met)]
+    primals = [x.primal if isinstance(x, Dual) and x.tag == tag else x for x in inputs]
+    slopes = [slope(i, *primals) * x.tangent for i, x in enumerate(inputs) if isinstance(x, Dual) and x.tag == tag]
     return Dual(elementwise(call, slope, *primals), sum(slopes[1:], slopes[0]), tag)

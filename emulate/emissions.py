@@ -90,8 +90,12 @@ class FlowEmission(Emission):
     def __post_init__(self) -> None:
         space, outputs = getattr(self.emulator, "space", None), getattr(self.emulator, "outputs", None)
         names = space.names if space else ()
-        if names != SPACE.names or [f.name for f in outputs.fields] != ["logit_z"]:
-            told = f"one of {', '.join(outputs.labels)} given {', '.join(names)}" if space else repr(self.emulator)[:60]
+        if outputs is None or names != SPACE.names or [f.name for f in outputs.fields] != ["logit_z"]:
+            told = (
+                f"one of {', '.join(outputs.labels)} given {', '.join(names)}"
+                if space and outputs
+                else repr(self.emulator)[:60]
+            )
             raise InputError("an emission must be an emulator of logit_z given a and c, trained on emissions.table. Got "
                              f"{told}; train one.")  # fmt: skip
         try:

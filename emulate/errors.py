@@ -9,7 +9,15 @@ from typing import Any
 
 
 class EmulateError(Exception):
-    """What every error of the project is."""
+    """What every error of the project is: catch it, and read the sentence; `exit_code` is what a command gives back.
+
+    >>> import emulate
+    >>> try:
+    ...     emulate.names("emulator")
+    ... except EmulateError as e:
+    ...     print(str(e).rsplit(".", 1)[1].strip(), e.exit_code)
+    Did you mean "emulators"? 2
+    """
 
     exit_code = 2
 
@@ -52,7 +60,13 @@ class RunFailed(EmulateError):
 
 
 class ExtrapolationWarning(UserWarning):
-    """An emulator was asked outside the box it was trained in."""
+    """An emulator was asked outside the box it was trained in.
+
+    As an error instead, in a likelihood that must not rest on a guess:
+
+    >>> import warnings
+    >>> warnings.simplefilter("error", ExtrapolationWarning)
+    """
 
 
 class DoubtWarning(UserWarning):

@@ -118,7 +118,7 @@ def choose(f: Any, theta: Tensor, *, seed: int, random: bool = True, n: int = 10
     if not methods:
         return Choice(registry.build("gradients", last), passed, {}, str(found), calls)
     if len(methods) == 1:
-        return Choice(*methods.values(), passed, {}, str(found), calls)
+        return Choice(next(iter(methods.values())), passed, {}, str(found), calls)
     judged = [j for j, trouble in enumerate(found.evidence["troubles"]) if trouble == found.trouble]
     ran = race(methods, trials, f, theta, seed=seed, n=n, outputs=judged)
     won = methods[ran.winner] if ran.winner else registry.build("gradients", last)

@@ -37,13 +37,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from emulate.contracts import Recipe
+from emulate.distributions import seeded
 from emulate.emulator import Emulator, fit
 from emulate.errors import InputError
 from emulate.runs import Field, Outputs, Runs
@@ -74,10 +75,10 @@ class EventFlow:
         """y `[n, m]` at theta `[n, d]`; same seed, same bits. The rest is differentiable in theta, n is not."""
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            x = self.number.predict(theta, outside="ignore").rsample(generator=generator)[:, 0]
+            x = seeded(self.number.predict(theta, outside="ignore")).rsample(generator=generator)[:, 0]
             n = self.values[torch.searchsorted(self.below[1:-1], torch.special.ndtr(x), right=True)][:, None]
         given = torch.cat((theta, n), 1)
-        return torch.cat((n, self.rest.predict(given, outside="ignore").rsample(generator=generator)), 1)
+        return torch.cat((n, seeded(self.rest.predict(given, outside="ignore")).rsample(generator=generator)), 1)
 
     def log_prob(self, y: Tensor, theta: Tensor) -> Tensor:
         """ln P(n | theta) + ln p(rest | theta, n) `[n]`, of y `[n, m]`."""
@@ -135,7 +136,7 @@ def learn(number: Recipe, rest: Recipe, runs: Runs, *, seed: int) -> EventFlow:
     space = Space((*runs.space.parameters, Parameter(first.name, Uniform(values[0] - step, values[-1] + step))))
     fields = tuple(replace(f, positive=bool((runs.y[:, j] > 0).all())) for j, f in enumerate(others, 1))
     given = Runs.of(space, Outputs(fields), np.column_stack((runs.theta, runs.y[:, 0])), runs.y[:, 1:], stochastic=True)
-    return EventFlow(counter, fit(rest, given, seed=seed), torch.from_numpy(values), below)
+    return EventFlow(cast(Emulator, counter), fit(rest, given, seed=seed), torch.from_numpy(values), below)
 
 
 @torch.no_grad()

@@ -133,7 +133,7 @@ class Group:
 
     def _outputs(self) -> Outputs:
         """The fields that were noted, or y0, y1 ... without units."""
-        sizes = {r.y.shape for r in self.records if r.ok}
+        sizes = {r.y.shape for r in self.records if r.y is not None}
         if len(sizes) > 1 or any(len(s) != 1 for s in sizes):
             raise StoreError(f"runs of one simulator must have one shape. Got {sorted(sizes)} from "
                              f"{self.who['simulator']} version {self.who['version']}; change its version when its "

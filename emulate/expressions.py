@@ -216,7 +216,7 @@ class _Reader:
             raise self.wrong(f"must take a place of {name} from 0 to {part.size - 1}. Got {i}")
         return _Part(lambda v: part.of(v)[..., i], None)
 
-    def _call(self, name: str, given: list[ast.AST]) -> _Part:
+    def _call(self, name: str, given: list[ast.expr]) -> _Part:
         if name not in FUNCTIONS:
             raise self.wrong(f"may call no {name}", nearest(name, FUNCTIONS))
         parts = [self.part(x) for x in given]

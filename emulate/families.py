@@ -5,6 +5,8 @@ Figurnov, Mohamed & Mnih 2018, eq. 5). Discrete: the least x with F(x) >= u; it 
 """
 
 from collections.abc import Callable
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 from scipy import special
 from torch import Tensor, distributions
 from torch.autograd import forward_ad
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 
 from emulate.dual import Dual, elementwise
 from emulate.errors import InputError
@@ -40,7 +42,7 @@ def inverse(distribution: Distribution, u: Tensor) -> Tensor:
 
 def discrete(distribution: Distribution) -> bool:
     """Whether x takes values from a list, so that no derivative passes through a draw."""
-    return bool(distribution.support.is_discrete)
+    return bool(getattr(distribution.support, "is_discrete", False))
 
 
 def carries(x: Any) -> bool:
@@ -67,7 +69,7 @@ def valid(distribution: Distribution) -> Tensor:
     answers = [
         constraint.check(value.real if value.is_complex() else value).all()
         for value, constraint in held
-        if not distributions.constraints.is_dependent(constraint)
+        if not constraints.is_dependent(constraint)
     ]
     return torch.stack(answers).all() if answers else torch.tensor(True)
 
@@ -120,7 +122,9 @@ class _Quantile(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, _: Any, __: Any, *tangents: Tensor | None) -> Tensor:
         u, *parameters = ctx.saved_tensors
-        return sum(t * _Slope.apply(ctx.quantile, i, u, *parameters) for i, t in enumerate(tangents) if t is not None)
+        return reduce(
+            add, (t * _Slope.apply(ctx.quantile, i, u, *parameters) for i, t in enumerate(tangents) if t is not None)
+        )
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, quantile: Callable, *tensors: Tensor) -> tuple[Tensor, int]:

@@ -80,7 +80,7 @@ def compare(histogram: Histogram, prediction: Any, data: Any, *, weights: Any = 
                          "scaled to the data.")  # fmt: skip
     keep = _compared(made, flow)
     residual = (seen.flat - factor * made.flat)[keep]
-    covariance = (seen.covariance + factor.detach() ** 2 * made.covariance)[keep][:, keep]
+    covariance = (seen.known_covariance + factor.detach() ** 2 * made.known_covariance)[keep][:, keep]
     chi2, dof = _chi2(residual, covariance)
     if mine != bins:
         shift = (factor * (made.flat - Counts.of(bins, prediction, weights).flat))[keep].detach().abs()

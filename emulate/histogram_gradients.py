@@ -18,6 +18,8 @@ Letters: q_ij = w_i times the share of sample i in bin j; s scores, v velocities
 import itertools
 import math
 from collections.abc import Callable
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ from torch import Tensor
 
 from emulate.axes import axes_of, given
 from emulate.binning import Binning, Factor
-from emulate.contracts import Estimate, Histogram
+from emulate.contracts import FOLLOWS, Estimate, Histogram
 from emulate.errors import InputError
 from emulate.meter import Meter
 from emulate.spreading import Orders, higher
@@ -67,8 +69,9 @@ def from_velocities(
     belong together.
     """
     with Meter() as meter, torch.no_grad():
-        if getattr(histogram, "bandwidth", None) == "auto":  # the best for these derivatives
-            histogram = histogram.settled(x, weights, velocities)
+        settled = getattr(histogram, "settled", None)
+        if settled is not None and getattr(histogram, "bandwidth", None) == "auto":  # the best for these derivatives
+            histogram = settled(x, weights, velocities)
         x, w, b = _sorted(histogram, x, weights)
         if not b.label:
             raise InputError("velocities must meet a soft histogram. Got hard bins, whose derivative along a path is zero; use "
@@ -121,7 +124,9 @@ def from_conditionals(histogram: Histogram, below: Callable[[Tensor], Tensor], t
         t = torch.nn.functional.pad(slopes, (0, 0, 1, 1)).diff(dim=1)
         second = torch.einsum("nja,njb->jab", t, t)
         found = _of_terms(t.sum(0), second, n)
-    return Estimate(q.sum(0), found[0], _errors(found[1]), n, meter.seconds, {}, found[1], None, meter.peak_memory, n)
+    return Estimate(
+        q.sum(0), found[0], _errors(found[1]), n, meter.seconds, {}, found[1], FOLLOWS, meter.peak_memory, n
+    )
 
 
 def along(f: Callable[[Tensor], Tensor], theta: Any) -> tuple[Tensor, Tensor]:
@@ -192,13 +197,13 @@ def _extrapolated(b: Binning, factors: tuple[float, ...]) -> Bins:
 
 def _slope(window: Binning, bins: Bins, x: Tensor, w: Tensor, v: Tensor) -> Tensor:
     """sum_i w_i dshare_i/dx v_i `[size, d]` with v `[n, a, d]`."""
-    return sum(window.products(x, w * v[:, k].T, bins(up)) for k, up in enumerate(higher(window.plain))).T
+    return reduce(add, (window.products(x, w * v[:, k].T, bins(up)) for k, up in enumerate(higher(window.plain)))).T
 
 
 def _paths(window: Binning, bins: Bins, x: Tensor, w: Tensor, v: Tensor) -> Moments:
     """The same, and its covariance over samples."""
     n, axes, d = v.shape
-    ups, slope, second = [bins(up) for up in higher(window.plain)], _slope(window, bins, x, w, v), 0.0
+    ups, slope, second = [bins(up) for up in higher(window.plain)], _slope(window, bins, x, w, v), torch.zeros(())
     for k, l in itertools.combinations_with_replacement(range(axes), 2):
         pairs = _products_of(v[:, k], v[:, l]) + (_products_of(v[:, l], v[:, k]) if k != l else 0.0)
         second = second + window.products(x, w.square() * pairs, ups[k], ups[l])
@@ -236,7 +241,7 @@ def _against_hard(b: Binning, x: Tensor, w: Tensor, s: Tensor) -> dict[str, Any]
 
 def _estimate(b: Binning, x: Tensor, w: Tensor, found: Moments, meter: Meter, told: dict[str, Any]) -> Estimate:
     value = b.spread(x, w).flatten()
-    bound = None
+    bound = FOLLOWS
     if told:
         told = {**told, "smoothing": b.label, "value_bias": value - b.hard.spread(x, w).flatten()}
         bound = told["bias"].abs() + told["bias_error"] + told.get("bias_rest", 0.0)

@@ -306,7 +306,7 @@ def rooted(square: Measured) -> Measured:
 
 def _smoothed(log_weight: Tensor) -> tuple[Tensor, float]:
     """ln w with its tail smoothed, and the tail's Pareto shape: 0 where the weights are all one, NaN where too few to tell."""
-    from arviz_stats.base import array_stats  # slow to import
+    from arviz_stats.base.array import array_stats  # slow to import
 
     finite = log_weight[log_weight.isfinite()]
     if len(finite) < 2 or finite.max() - finite.min() < _EXACT:

@@ -92,7 +92,7 @@ class Indices:
     @staticmethod
     def from_dict(body: dict[str, Any]) -> "Indices":
         measures = tuple(
-            Measure(m["name"], tuple(m["terms"]), *(None if m[k] is None else np.array(m[k], float) for k in _ARRAYS))
+            Measure(m["name"], tuple(m["terms"]), **{k: np.array(m[k], float) for k in _ARRAYS if m[k] is not None})
             for m in body["measures"]
         )
         return Indices(body["method"], tuple(body["parameters"]), tuple(body["outputs"]), measures,

@@ -67,14 +67,14 @@ def inference_data(space: Space, theta: Tensor, *, derived: Sequence[Derived] = 
         group.attrs = {k: v for k, v in group.attrs.items() if k != "created_at"}
         told = words if group.name in ("posterior", "prior") else fields
         for name in (*group.data_vars, *group.coords):
-            group[name].attrs.update(told.get(str(name), {}))
+            group[str(name)].attrs.update(told.get(str(name), {}))
     tree.attrs = {k: v if isinstance(v, int | float) else str(v) for k, v in (attrs or {}).items()}
     return tree
 
 
 def save(tree: "DataTree", path: Path) -> Path:
     """Write the NetCDF file, numbers compressed without loss."""
-    packed = {f"/{group.name}": {str(v): {"zlib": True, "complevel": 4} for v in group.data_vars if group[v].ndim}
+    packed = {f"/{group.name}": {str(v): {"zlib": True, "complevel": 4} for v in group.data_vars if group[str(v)].ndim}
               for group in tree.children.values()}  # fmt: skip
     tree.to_netcdf(path, engine="h5netcdf", encoding=packed)
     return path

@@ -9,10 +9,11 @@ elements of its base, and the view of a base that was written to is taken anew (
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -43,18 +44,18 @@ class Writes(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable, types: Iterable[type], args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        kwargs, name = kwargs or {}, getattr(func, "__name__", "")
-        if not args and "input" in kwargs:
-            args = (kwargs["input"],)
-            kwargs = {k: v for k, v in kwargs.items() if k != "input"}
-        if _writes(name, kwargs):
-            return self._in_place(func, name, args, kwargs)
+        named, name = kwargs or {}, getattr(func, "__name__", "")
+        if not args and "input" in named:
+            args = (named["input"],)
+            named = {k: v for k, v in named.items() if k != "input"}
+        if _writes(name, named):
+            return self._in_place(func, name, args, named)
         given = args
         if len(self.written):
-            args, kwargs = pytree.tree_map_only(Tensor, self.now, (args, kwargs))
-        y = func(*args, **kwargs)
+            args, named = pytree.tree_map_only(Tensor, self.now, (args, named))
+        y = func(*args, **named)
         if given and isinstance(y, Tensor | list | tuple) and isinstance(given[0], Tensor):
-            self._note(y, given[0], args, kwargs, func)
+            self._note(y, given[0], args, named, func)
         return y
 
     def now(self, x: Any) -> Any:
@@ -83,7 +84,7 @@ class Writes(TorchFunctionMode):
             same = one.dtype == given.dtype and self._plain(one).is_conj() == base.is_conj()
             self.views[one] = (given, _way(func, args, kwargs, i if several else None) if same else None)
 
-    def _plain(self, x: Tensor) -> Tensor:
+    def _plain(self, x: Any) -> Tensor:
         while isinstance(x, self.kind):
             x = x.primal
         return x
@@ -97,7 +98,7 @@ class Writes(TorchFunctionMode):
                 _refuse("detached numbers of a tensor that carries theta")
             if root is None or root not in self.written:
                 return func(*args[:1], *now[1:], **{**named, **({"out": target} if "out" in named else {})})
-        if root is None:
+        if target is None or root is None:
             _refuse(f"{name} of {type(target).__name__}")
         if name == "__setitem__":
             self._write_to_part(target, lambda t: t[now[1]], now[2])
@@ -116,7 +117,7 @@ class Writes(TorchFunctionMode):
             ways.append(way)
         return x, ways
 
-    def _write(self, target: Tensor, value: Any) -> None:
+    def _write(self, target: Any, value: Any) -> None:
         value = torch.as_tensor(value, dtype=target.dtype, device=target.device).to(target).expand(target.shape)
         if (of := self.views.get(target)) is not None:
             base, way = of
@@ -158,12 +159,11 @@ def _way(func: Callable, args: tuple, kwargs: dict, i: int | None) -> Way:
 
 def _shared(x: Tensor, y: Tensor) -> bool:
     """Whether two tensors, or what batches and torch's own derivatives wrap, lie in the same memory."""
-    wrapped, inner = torch._C._functorch.is_functorch_wrapped_tensor, torch._C._functorch.get_unwrapped
-    while wrapped(x):
-        x = inner(x)
-    while wrapped(y):
-        y = inner(y)
-    return torch._C._is_alias_of(x, y)
+    while is_functorch_wrapped_tensor(x):
+        x = get_unwrapped(x)
+    while is_functorch_wrapped_tensor(y):
+        y = get_unwrapped(y)
+    return torch._C._is_alias_of(x, y)  # pyright: ignore[reportAttributeAccessIssue]  (torch has no type of it)
 
 
 def _value(func: Callable, name: str, args: tuple, kwargs: dict) -> Any:
@@ -181,7 +181,7 @@ def _value(func: Callable, name: str, args: tuple, kwargs: dict) -> Any:
     return found(*args, **kwargs) if found else _refuse(name)
 
 
-def _refuse(met: str) -> Any:
+def _refuse(met: str) -> NoReturn:
     raise InputError("forward must be able to do an operation in place as the same one out of place, and then write. Got "
                      f"{met}; write x = x + y, build by torch.stack or torch.where, or use reverse.")  # fmt: skip
 

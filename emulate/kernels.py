@@ -127,8 +127,8 @@ class Kernel:
         """The p-th derivative of G at u."""
         if p > MOST:
             raise InputError(f"a soft histogram must be differentiated at most {MOST} times. Got {p}.")
-        value = None
-        for c, s, form in self.terms:
+        value = torch.zeros(())
+        for i, (c, s, form) in enumerate(self.terms):
             g, reach = FORMS[form]
             reach *= s
             near = u.clamp(-reach, reach) if reach else u
@@ -137,7 +137,7 @@ class Kernel:
                 part = torch.where(u.abs() < reach, part, 0.0)
             if c / s**p != 1:
                 part *= c / s**p
-            value = part if value is None else value + part
+            value = value + part if i else part
         return value
 
     def moment(self, q: int) -> float:

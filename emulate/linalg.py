@@ -136,8 +136,8 @@ def _turned(v: Tensor, e: Tensor) -> Tensor:
 
 def _along(a: Tensor, e: Tensor, f: Function) -> Tensor:
     x, v = _parts(a)
-    pairs = torch.broadcast_tensors(x[..., :, None], x[..., None, :])
-    return v @ (_first(f, *pairs, x.abs().amax(-1)[..., None, None]) * _turned(v, e)) @ v.mT
+    one, other = torch.broadcast_tensors(x[..., :, None], x[..., None, :])
+    return v @ (_first(f, one, other, x.abs().amax(-1)[..., None, None]) * _turned(v, e)) @ v.mT
 
 
 def _twice(a: Tensor, e: Tensor, g: Tensor, f: Function) -> Tensor:

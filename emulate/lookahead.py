@@ -9,6 +9,7 @@ variance over the targets (Sacks, Schiller and Welch 1989; Cohn 1996; Gramacy an
 """
 
 from dataclasses import dataclass
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -152,6 +153,17 @@ def greedy(core: Core, candidates: Tensor, targets: Tensor, weight: Tensor, n: i
     return Batch(torch.tensor(rows, dtype=torch.long), torch.stack(variance))
 
 
+class _Process(Protocol):
+    """A core that keeps its runs: a Gaussian process with the factors of its matrix."""
+
+    points: Tensor
+    inverse: Tensor
+    q: Tensor
+    group: Tensor
+    weights: Tensor
+    variance: Tensor
+
+
 @torch.no_grad()
 def doubt(emulator: Emulator, targets: Tensor, weight: Tensor) -> Tensor | None:
     """By how much the squared errors of runs near each target `[t, d]` exceed the variance that they were given, `[t]`.
@@ -161,8 +173,9 @@ def doubt(emulator: Emulator, targets: Tensor, weight: Tensor) -> Tensor | None:
     it turns; the runs it missed know better (Liu, Cai and Ong 2017). The sums are taken over a Gaussian about the target
     whose width is the distance between runs, with a share of the mean over all. None where a core does not keep its runs.
     """
-    core, design = emulator.core, emulator.design
-    kept = all(hasattr(core, name) for name in ("points", "inverse", "q", "group"))
+    design = emulator.design
+    kept = all(hasattr(emulator.core, name) for name in ("points", "inverse", "q", "group"))
+    core = cast(_Process, emulator.core)
     if not kept or design is None or not len(design) == len(core.points) == core.inverse.shape[-1]:
         return None
     outside = core.inverse - core.q @ (core.q.mT @ core.inverse)  # P = outside^T outside
@@ -180,8 +193,8 @@ def covariance(core: Core, a: Tensor, b: Tensor, *, near: float) -> Tensor:
     Other cores know the variance of one point only. Their errors are then taken to correlate as a Matern process of
     smoothness 5/2 and length `near`, about the distance between neighbouring runs, which spreads a batch out.
     """
-    if hasattr(core, "covariance"):
-        return core.covariance(a, b)
+    if (own := getattr(core, "covariance", None)) is not None:
+        return own(a, b)
     r = 5**0.5 * torch.cdist(a, b) / near
     sd = [core(u).variance.sqrt().T for u in (a, b)]
     return sd[0][:, :, None] * sd[1][:, None, :] * ((1 + r + r.square() / 3) * (-r).exp())
@@ -190,7 +203,8 @@ def covariance(core: Core, a: Tensor, b: Tensor, *, near: float) -> Tensor:
 def _variance(core: Core, u: Tensor) -> tuple[Tensor, Tensor]:
     """Of the mean `[p, N]`, which runs make smaller, and of a run about it, which they do not."""
     v = core(u).variance.T
-    noise = core.noise[:, None].expand_as(v) if hasattr(core, "noise") else 1e-3 * v
+    own = getattr(core, "noise", None)
+    noise = 1e-3 * v if own is None else own[:, None].expand_as(v)
     return (v - noise).clamp_min(0), noise
 
 

@@ -84,6 +84,7 @@ def minimise(f: Function, start: Tensor, *, constraints: Function | None = None,
         return Minima(u, value, _pushed(u, gradient), none, none.new_zeros(len(start), 0), torch.stack(history))
     if steps:  # half of them to the first round, the others to ten more
         first, within = -(-steps // 2), -(-steps // 20)
+    equality = torch.zeros((), dtype=torch.bool) if equality is None else equality  # all are bounds from above
     u, weight = start, start.new_full((len(start),), FIRST)
     with torch.no_grad():
         found = constraints(u)
@@ -255,8 +256,9 @@ def _adam(
     for n in range(1, steps + 1):
         value, gradient = _graded(f, u, todo)
         lower = value < best[1]
-        best = tuple(torch.where(lower if x.ndim == 1 else lower[:, None], x, b)
-                     for x, b in zip((u, value, gradient), best, strict=True))  # fmt: skip
+        at, least, slope = (torch.where(lower if x.ndim == 1 else lower[:, None], x, b)
+                            for x, b in zip((u, value, gradient), best, strict=True))  # fmt: skip
+        best = at, least, slope
         history.append(torch.where(todo, value, best[1]))
         if watch:
             watch(torch.where(todo[:, None], u, best[0]))

@@ -96,6 +96,11 @@ class Optimum:
     runs: how many the search made itself, where no emulator stands between; sd is then the standard error over them.
     history `[steps, starts]`: the objective, with what broken constraints cost, step by step, the best start first; path
     `[s, d]`: the way of that start, of a long one some steps; doubt: the standard error of the gradient where that is random.
+
+    >>> at = torch.tensor([0.5, 2.0], dtype=torch.float64)
+    >>> best = Optimum(("a", "b"), at, 1.25, 0.02, 1.25, 0.0, (), (), agree=8, starts=8, converged=True, feasible=True, others=())
+    >>> best.at
+    {'a': 0.5, 'b': 2.0}
     """
 
     names: tuple[str, ...]
@@ -126,6 +131,7 @@ class Optimum:
 
     @property
     def sentence(self) -> str:
+        """Where it is, what it is worth and how sure that is, in words."""
         where = ", ".join(f"{n} = {x:.6g}" for n, x in [*self.at.items()][:_SHOWN]) + (
             " ..." if self.names[_SHOWN:] else ""
         )
@@ -431,7 +437,7 @@ class _Joint:
     """Objective and constraints of one prediction, for the two functions that are asked for them at the same points."""
 
     def __init__(self, problem: Problem):
-        self.problem, self.at, self.found = problem, None, None
+        self.problem, self.at, self.found = problem, None, (torch.empty(0), torch.empty(0))
 
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
         if self.at is not u:

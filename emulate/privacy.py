@@ -145,7 +145,7 @@ class Privacy:
 
     def spent(self, steps: int, *, sums: int = 0, noise: float | None = None) -> float:
         """Epsilon of so many steps, and sums beside them."""
-        noise = self.noise if noise is None else noise
+        noise = (self.noise or 0.0) if noise is None else noise
         beside = Release(self.beside(sums) if noise else 0.0, 1.0, sums)
         return epsilon([Release(noise, self.sampling, steps), beside], self.delta, self.accountant)
 
@@ -155,24 +155,25 @@ class Privacy:
             return self.release
         if self.epsilon is None or not sums:
             return _RELEASE
-        return _least(lambda r: epsilon([Release(r, 1.0, sums)], self.delta) <= _SHARE * self.epsilon) or _MOST
+        most = _SHARE * self.epsilon
+        return _least(lambda r: epsilon([Release(r, 1.0, sums)], self.delta) <= most) or _MOST
 
     def plan(self, *, sums: int) -> tuple[float, int]:
         """The noise multiplier, and the steps that it allows within the budget with so many sums beside them."""
-        if self.epsilon is None:
-            return self.noise, self.steps
-        if (alone := self.spent(0, sums=sums, noise=1.0)) >= self.epsilon:
+        if (budget := self.epsilon) is None:
+            return self.noise or 0.0, self.steps
+        if (alone := self.spent(0, sums=sums, noise=1.0)) >= budget:
             raise InputError(f"privacy.epsilon must leave something for the steps: {sums} sums of multiplier "
                              f"{self.beside(sums):g} spend {alone:.4g} alone. Got {self.epsilon:g}; raise it, or raise "
                              "privacy.release.")  # fmt: skip
         own = replace(self, release=self.beside(sums))  # found once
         if self.noise is None:
-            noise = _least(lambda x: own.spent(self.steps, sums=sums, noise=x) <= self.epsilon)
+            noise = _least(lambda x: own.spent(self.steps, sums=sums, noise=x) <= budget)
             if noise is None:
                 raise InputError(f"privacy.epsilon must allow {self.steps} steps with noise up to {_MOST:g}. Got "
                                  f"{self.epsilon:g}; raise it, or lower privacy.steps or privacy.sampling.")  # fmt: skip
             return noise, self.steps
-        allowed = _last(lambda k: own.spent(k, sums=sums) <= self.epsilon, self.steps)
+        allowed = _last(lambda k: own.spent(k, sums=sums) <= budget, self.steps)
         if allowed < 2:
             raise InputError(f"privacy.noise must be larger, for two steps of {self.noise:g} spend more than epsilon = "
                              f"{self.epsilon:g}. Raise it, lower privacy.sampling, or leave noise out.")  # fmt: skip
@@ -288,7 +289,7 @@ class Ledger:
         length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
         share = 1.0 if bound is None else bound / length.clamp_min(bound)
         total = torch.where(length.isfinite(), rows * share, 0.0).sum(0)
-        return total if noise == 0 else total + noise * bound * self._source.normal(len(total))
+        return total if noise == 0 or bound is None else total + noise * bound * self._source.normal(len(total))
 
 
 def promise(told: dict[str, Any], privacy: Privacy) -> str:

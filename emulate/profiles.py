@@ -64,6 +64,10 @@ class Profile:
     """ln L_p - ln L_max `[n]` at values `[n]` of one parameter, rising, with the theta `[n, d]` that reaches it.
 
     best is where L is highest. edges: the box of a parameter, or the least and greatest value that was met of a derived one.
+
+    >>> x = torch.linspace(0, 2, 3, dtype=torch.float64)
+    >>> Profile("a", x, -0.5 * (x - 1) ** 2, x[:, None], 1.0, -3.2, (0.0, 2.0), (), True).to_dict()["edges"]
+    [0.0, 2.0]
     """
 
     name: str
@@ -164,7 +168,7 @@ def plane(posterior: Posterior, names: tuple[str, str], *, seed: int, points: in
     v[:, :, columns] = box.v(theta)[:, :1, columns]
     height, _ = box.held(v, torch.tensor(columns).expand(len(grid), 2))
     best = max(float(height.max()), single[names[0]].log_likelihood)
-    return Plane(tuple(names), first, second, (height - best).reshape(points, points))
+    return Plane((names[0], names[1]), first, second, (height - best).reshape(points, points))
 
 
 @dataclass(frozen=True)
@@ -284,10 +288,10 @@ class _Box:
             torch.empty(len(some), dtype=torch.float64),
             torch.empty(len(some), v.shape[-1], dtype=torch.float64),
         )
-        for axis in {id(a): a for a, _ in some}.values():
+        for axis, g in {id(a): (a, a.g) for a, _ in some if a.g is not None}.values():
             mine = torch.tensor([a is axis for a, _ in some])
             scale = torch.full((int(mine.sum()),), axis.scale, dtype=torch.float64)
-            height[mine], best[mine] = self.pulled(v[mine], axis.g, control[mine], scale)
+            height[mine], best[mine] = self.pulled(v[mine], g, control[mine], scale)
         return height, best
 
 
@@ -304,14 +308,14 @@ class _Axis:
     scale: float = 1.0
     control: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
     height: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
-    v: Tensor | None = None
+    v: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
 
     def start(self, top: _Top) -> None:
         found = ndtr(top.others[:, self.column]) if self.g is None else self.g(self.box.theta(top.others))
         self.add(found.clamp(*self.ends), top.heights, top.others)
 
     def add(self, control: Tensor, height: Tensor, v: Tensor) -> None:
-        v = v if self.v is None else torch.cat([self.v, v])
+        v = torch.cat([self.v, v]) if len(self.v) else v
         control, order = torch.cat([self.control, control]).sort()
         self.control, self.height, self.v = control, torch.cat([self.height, height])[order], v[order]
 

@@ -102,7 +102,8 @@ def decoded(files: Mapping[str, bytes], folder: str | os.PathLike, key: str) -> 
         raise Damaged(named[RESULT], "no such file")
     if hashlib.sha256(files[RESULT]).hexdigest() != digests.get(RESULT):
         raise Damaged(named[RESULT])
-    return Record(key, inputs, **_arrays(files[RESULT], named[RESULT]), about=about)
+    arrays = _arrays(files[RESULT], named[RESULT])
+    return Record(key, inputs, arrays["y"], arrays.get("jacobian"), arrays.get("standard_error"), about=about)
 
 
 def sealed(about: Mapping[str, Any], files: Mapping[str, str]) -> bytes:

@@ -46,7 +46,7 @@ def recover(posterior: Posterior, truth: Tensor, sampler: Sampler, *, seed: int,
 
 def _worth(x: Tensor) -> Tensor:
     """Independent draws `[q]` that those of x `[q, chains, draws, k]` are worth in the worst of k numbers; 1 where none moves."""
-    from arviz_stats.base import array_stats
+    from arviz_stats.base.array import array_stats
 
     with np.errstate(invalid="ignore", divide="ignore"):
         each = torch.as_tensor(array_stats.ess(x.numpy(), chain_axis=1, draw_axis=2)).double()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 from scipy.special import betainc
 from torch import Tensor
 
@@ -72,7 +72,7 @@ def allowance(n: int, share: float, p: float) -> float:
     """
     if chance(n, n, share) >= p:
         return float(n)
-    return float(brentq(lambda k: chance(n, k, share) - p, 1e-9, n))
+    return float(root_scalar(lambda k: chance(n, k, share) - p, bracket=(1e-9, n), method="brentq").root)
 
 
 def share_and_error(inside: np.ndarray) -> tuple[float, float]:

@@ -28,7 +28,11 @@ ROOMS = {
 
 
 def names(room: str) -> tuple[str, ...]:
-    """The entries of a room, read from its folder."""
+    """The entries of a room, read from its folder.
+
+    >>> names("histograms")
+    ('hard', 'soft')
+    """
     if room not in ROOMS:
         raise InputError(f"there is no room {room!r}; rooms are {', '.join(ROOMS)}.{nearest(room, ROOMS)}")
     found = pkgutil.iter_modules(importlib.import_module(f"emulate.{room}").__path__)
@@ -36,7 +40,11 @@ def names(room: str) -> tuple[str, ...]:
 
 
 def find(room: str, name: str) -> type:
-    """The class of an entry: `find("emulators", "gp")`, or of any installed package: `"my_lab.flows:Flow"`."""
+    """The class of an entry: `find("emulators", "gp")`, or of any installed package: `"my_lab.flows:Flow"`.
+
+    >>> find("designs", "sobol").__name__
+    'Sobol'
+    """
     allowed = names(room)
     contract = getattr(importlib.import_module("emulate.contracts"), ROOMS[room])
     if ":" in name:
@@ -59,6 +67,9 @@ def build(room: str, spec: Mapping[str, Any] | str, *, path: str = "", **given: 
     """An entry from its part of a study: `{"use": "gp", ...settings}`; `given` are settings that are not the user's.
 
     `path` is where the part stands in the file; it leads every complaint.
+
+    >>> build("emulators", {"use": "polynomial", "degree": 3}).degree
+    3
     """
     if not isinstance(spec, str | Mapping):
         raise InputError(f"{path or room}: must be an entry's name or a mapping {{use: NAME, ...}}. Got {shown(spec)}.")
@@ -82,7 +93,7 @@ def validate(cls: type, values: Mapping[str, Any], *, path: str) -> Any:
     try:
         made = TypeAdapter(cls).validate_python(values)
     except ValidationError as e:
-        errors = e.errors(include_url=False)
+        errors: list[dict[str, Any]] = [dict(one) for one in e.errors(include_url=False)]
     else:
         errors = list(_coerced(values, made, ()))
     if errors:
@@ -194,9 +205,9 @@ def _sentence(cls: type, error: dict[str, Any]) -> tuple[str, str]:
 def _keys(cls: type, loc: tuple) -> tuple[str, ...]:
     """The keys allowed at a place below `cls`, as far as its annotations tell."""
     for part in loc:
-        cls = _fields(cls).get(part)
-        if not inspect.isclass(cls):
+        if not inspect.isclass(kind := _fields(cls).get(part)):
             return ()
+        cls = kind
     return tuple(k for k in _fields(cls) if k != "space")
 
 

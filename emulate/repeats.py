@@ -93,5 +93,5 @@ def _repeated(method: Estimator, f: Any, theta: Any, repeats: int, n: int, seed:
     if method == "auto":
         entry = choose(program, theta, seed=seed, n=n).method
     else:
-        entry = method if hasattr(method, "estimate") else registry.build("gradients", method)
+        entry = method if isinstance(method, Gradient) else registry.build("gradients", method)
     return [entry.estimate(program, theta, seed=replicate(seed, i), n=n) for i in range(repeats)]

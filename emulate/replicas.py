@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from emulate.contracts import Likelihood, Replicas
+from emulate.distributions import seeded
 from emulate.errors import InputError
 from emulate.runs import Outputs
 from emulate.seeds import replicate
@@ -76,7 +77,7 @@ def _chi2(residual: Tensor, whiten: dict[str, Tensor], parts: dict[str, slice]) 
 def _again(prediction: Distribution, mean: Tensor, likelihood: Likelihood, generator: torch.Generator, seed: int,
            first: int) -> Tensor:  # fmt: skip
     """One observation made again under each of the predictions, `[rows, m]`."""
-    y = prediction.sample(generator=generator) if getattr(likelihood, "emulator_covariance", True) else mean
+    y = seeded(prediction).sample(generator=generator) if getattr(likelihood, "emulator_covariance", True) else mean
     return torch.stack([_sample(likelihood, one, at, replicate(seed, 1 + first + i))
                         for i, (one, at) in enumerate(zip(y, mean, strict=True))])  # fmt: skip
 
@@ -91,8 +92,8 @@ def _sample(likelihood: Likelihood, y: Tensor, mean: Tensor, seed: int) -> Tenso
 def _resolved(observed: Tensor, made: list[Tensor]) -> bool:
     if not made or not observed.isfinite().all():
         return bool(made)
-    above = sum((one >= observed).sum(0) for one in made)
-    below = sum((one <= observed).sum(0) for one in made)
+    above = torch.stack([one >= observed for one in made]).sum((0, 1))
+    below = torch.stack([one <= observed for one in made]).sum((0, 1))
     return bool((torch.minimum(above, below) >= _ENOUGH).all())
 
 

@@ -77,10 +77,10 @@ def lift(f: Any) -> Program:
 
 def _inside(f: Simulator) -> Callable[[Tensor, Noise], Any]:
     """What a simulator shows of itself, as a function of (theta, noise)."""
-    if callable(getattr(f, "program", None)):
-        return f.program
-    if getattr(f, "dynamics", None) is not None:
-        return lift(f.dynamics).call
+    if callable(program := getattr(f, "program", None)):
+        return program
+    if (dynamics := getattr(f, "dynamics", None)) is not None:
+        return lift(dynamics).call
     return lambda theta, noise: f.run(theta, seed=noise.seed if f.stochastic else 0)
 
 

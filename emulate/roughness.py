@@ -35,7 +35,7 @@ class Lines:
     random: bool = True
     reach: float = 0.4
     calls: int = 0
-    highest: Tensor | None = field(default=None, repr=False)  # [m] of |y| seen
+    highest: Tensor = field(default_factory=lambda: torch.empty(0), repr=False)  # [m] of |y| seen
     coarse: bool = True  # every value seen is one of single precision
     known: dict[tuple[float, ...], Tensor] = field(
         default_factory=dict, repr=False
@@ -80,7 +80,7 @@ class Lines:
             try:
                 y = self._seen(self.f(point, self.noise(line)))
             except FAILED:
-                if t == 0 or self.highest is None:
+                if t == 0 or not len(self.highest):
                     raise
                 y = torch.full_like(self.highest, torch.nan)
         if not self.random:
@@ -112,7 +112,7 @@ class Lines:
         self.coarse = self.coarse and (y.dtype != torch.float64 or torch.equal(y.float().double(), y))
         y = y.double()
         top = torch.where(y.isfinite(), y.abs(), 0.0).reshape(-1, y.shape[-1]).amax(0)
-        self.highest = top if self.highest is None else torch.maximum(self.highest, top)
+        self.highest = torch.maximum(self.highest, top) if len(self.highest) else top
         return y
 
     @property

@@ -7,6 +7,8 @@ that a second derivative is the first one taken twice.
 
 import math
 from collections.abc import Callable
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -41,7 +43,7 @@ def _filled(y: Tensor, x: list, t: list, call: Callable, spec: Any) -> Tensor:
 def multilinear(y: Any, x: list, t: list, call: Callable, spec: Any) -> Tensor:
     """dy = sum_i call(.., dx_i, ..): linear in every tensor by itself."""
     parts = [_each_direction(lambda v, i=i: call(_put(x, [i], [v])), [t[i]]) for i in range(len(x)) if t[i] is not None]
-    return sum(parts[1:], parts[0])
+    return reduce(add, parts)
 
 
 def _convolution(y: Tensor, x: list, t: list, call: Callable, spec: Any) -> Tensor:
@@ -150,8 +152,8 @@ def _where(y: Tensor, x: list, t: list, call: Callable, spec: Any) -> Tensor:
     """torch.where(condition, a, b), or a.where(condition, b)."""
     method = isinstance(x[1], Tensor) and x[1].dtype == torch.bool
     condition, a, b = (x[1], t[0], t[2]) if method else (x[0], t[1], t[2])
-    sides = [0.0 if of is None else _wide(of, y.ndim) for of in (a, b)]
-    return torch.where(condition, *sides).expand(_directions(t), *y.shape)
+    left, right = (torch.zeros((), dtype=y.dtype) if of is None else _wide(of, y.ndim) for of in (a, b))
+    return torch.where(condition, left, right).expand(_directions(t), *y.shape)
 
 
 def _max(y: Any, x: list, t: list, call: Callable, spec: Any) -> Any:
@@ -165,7 +167,7 @@ def _solve(y: Tensor, x: list, t: list, call: Callable, spec: Any) -> Tensor:
     """A y = b: A dy = db - dA y."""
     a, b = x[0], x[1]
     vector = b.ndim == 1 or (a.ndim - 1 == b.ndim and b.shape == a.shape[:-1])
-    right = 0 if t[1] is None else t[1]
+    right = torch.zeros((), dtype=y.dtype) if t[1] is None else t[1]
     if t[0] is not None:
         turned = _each_direction(lambda v: (v @ y[..., None])[..., 0] if vector else v @ y, [t[0]])
         right = right - turned
@@ -192,7 +194,7 @@ def _cholesky(y: Tensor, x: list, t: list, call: Callable, spec: Any) -> Tensor:
 
 def _triangular(y: Tensor, x: list, t: list, call: Callable, spec: Any) -> Tensor:
     """A y = b, or y A = b, with one triangle of A."""
-    kwargs, right = pytree.tree_unflatten(x, spec)[1], 0.0 if t[1] is None else t[1]
+    kwargs, right = pytree.tree_unflatten(x, spec)[1], torch.zeros((), dtype=y.dtype) if t[1] is None else t[1]
     if t[0] is not None:
         half = t[0].triu() if kwargs["upper"] else t[0].tril()
         half = half - torch.diag_embed(half.diagonal(dim1=-2, dim2=-1)) if kwargs.get("unitriangular") else half

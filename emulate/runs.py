@@ -1,17 +1,21 @@
 """`Runs`: the one table of finished and failed runs; `Outputs`: what a run gives, with coordinates and units."""
 
+import json
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from emulate.errors import InputError, nearest
+from emulate.labelled import agree
 from emulate.space import Space
 
 if TYPE_CHECKING:
     import pandas
     import xarray
+
+_TOLD = {"seed": np.int64, "ok": bool, "seconds": np.float64}  # of each run, in a Dataset
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,9 @@ class Field:
     """One named output: a number, or a vector along one coordinate (P(k) at k in h/Mpc).
 
     `positive` says that every value is above zero, so that emulators may work on its logarithm.
+
+    >>> Field("pk", "(Mpc/h)^3", positive=True, coordinate="k", at=(0.1, 0.2), at_unit="h/Mpc").size
+    2
     """
 
     name: str
@@ -40,6 +47,7 @@ class Field:
 
     @property
     def size(self) -> int:
+        """How many numbers it has."""
         return len(self.at) or 1
 
 
@@ -47,6 +55,9 @@ class Field:
 class Outputs:
     """The fields of one run, laid end to end in a vector y of shape `[m]`.
 
+    >>> outputs = Outputs((Field("n"), Field("pk", coordinate="k", at=(0.1, 0.2))))
+    >>> outputs.size, outputs.labels, outputs.slices["pk"]
+    (3, ('n', 'pk[k=0.1]', 'pk[k=0.2]'), slice(1, 3, None))
     >>> Outputs([Field("x", coordinate="t", at=np.linspace(0, 1, 3)), Field("total")]).labels
     ('x[t=0]', 'x[t=0.5]', 'x[t=1]', 'total')
     """
@@ -61,10 +72,12 @@ class Outputs:
 
     @property
     def size(self) -> int:
+        """m, how many numbers a run gives."""
         return sum(f.size for f in self.fields)
 
     @cached_property
     def slices(self) -> dict[str, slice]:
+        """Where each field stands in y, by its name."""
         ends = np.cumsum([f.size for f in self.fields])
         return {f.name: slice(int(e) - f.size, int(e)) for f, e in zip(self.fields, ends, strict=True)}
 
@@ -79,17 +92,30 @@ class Outputs:
         return tuple(f"{f.name}[{f.coordinate}={x:.4g}]" if f.at else f.name for f in self.fields for x in f.at or (0,))
 
     def field(self, name: str) -> Field:
+        """The field of that name."""
         for f in self.fields:
             if f.name == name:
                 return f
         names = [f.name for f in self.fields]
         raise InputError(f"there is no output {name!r}; there are {', '.join(names)}.{nearest(name, names)}")
 
+    def variables(self, y: np.ndarray, lead: tuple[str, ...]) -> tuple[dict[str, tuple], dict[str, tuple]]:
+        """Data variables and coordinates of an xarray Dataset of y `[*lead, m]`: each field along its own coordinate."""
+        data, coordinates = {}, {}
+        for f in self.fields:
+            part, axis = y[..., self.slices[f.name]], f"{f.name}_{f.coordinate}"
+            data[f.name] = ((*lead, axis), part, {"units": f.unit}) if f.at else (lead, part[..., 0], {"units": f.unit})
+            if f.at:
+                coordinates[axis] = (axis, list(f.at), {"units": f.at_unit})
+        return data, coordinates
+
     def to_dict(self) -> list[dict]:
+        """Plain JSON, read back by `from_dict`."""
         return [{**vars(f), "at": list(f.at)} for f in self.fields]
 
     @staticmethod
     def from_dict(entries: list[dict]) -> "Outputs":
+        """The outputs that `to_dict` wrote down."""
         return Outputs(tuple(Field(**{**e, "at": tuple(e["at"])}) for e in entries))
 
 
@@ -158,7 +184,7 @@ class Runs:
         if jacobian is not None and jacobian_error is None:
             jacobian_error = np.zeros(np.shape(jacobian))
         derivatives = [np.array(a, np.float64) for a in (jacobian, jacobian_error) if a is not None]
-        ok = np.isfinite(y).all(1)
+        ok = np.asarray(np.isfinite(y).all(1))
         for a in derivatives:
             _require("jacobian", a, (n, outputs.size, space.d))
             ok &= np.isfinite(a).all((1, 2))
@@ -205,9 +231,11 @@ class Runs:
                        key=tuple(self.key[i] for i in index) if self.key else ())  # fmt: skip
 
     def finished(self) -> "Runs":
+        """The runs that finished, as a table of their own."""
         return self.select(self.ok)
 
     def failed(self) -> "Runs":
+        """The runs that failed, each with its reason."""
         return self.select(~self.ok)
 
     def split(self, fraction: float, *, seed: int) -> tuple["Runs", "Runs"]:
@@ -237,20 +265,55 @@ class Runs:
         """
         import xarray
 
-        data = {p.name: ("run", self.theta[:, i], {"units": p.unit}) for i, p in enumerate(self.space.parameters)}
-        coordinates = {}
-        for f in self.outputs.fields:
-            y = self.y[:, self.outputs.slices[f.name]]
-            axis = f"{f.name}_{f.coordinate}" if f.at else ""
-            data[f.name] = (("run", axis), y, {"units": f.unit}) if f.at else ("run", y[:, 0], {"units": f.unit})
-            if f.at:
-                coordinates[axis] = (axis, list(f.at), {"units": f.at_unit})
+        data: dict[str, Any] = {
+            p.name: ("run", self.theta[:, i], {"units": p.unit}) for i, p in enumerate(self.space.parameters)
+        }
+        fields, coordinates = self.outputs.variables(self.y, ("run",))
+        data |= fields
         data |= {"seed": ("run", self.seed), "ok": ("run", self.ok), "seconds": ("run", self.seconds, {"units": "s"})}
         data["reason"] = ("run", list(self.reason))
+        if self.key:
+            data["key"] = ("run", list(self.key))
         for name in self._derivatives:
             data[name] = (("run", "output", "parameter"), getattr(self, name))
             coordinates |= {"output": list(self.outputs.labels), "parameter": list(self.space.names)}
-        return xarray.Dataset(data, coordinates)
+        about = {"space": json.dumps(self.space.to_dict()), "outputs": json.dumps(self.outputs.to_dict())}
+        return xarray.Dataset(data, coordinates, {**about, "stochastic": int(self.stochastic)})
+
+    @staticmethod
+    def from_xarray(dataset: "xarray.Dataset", space: Space | None = None, outputs: Outputs | None = None) -> "Runs":
+        """The table of a Dataset along `run`: what `to_xarray` gave, after NetCDF too, or one of your own.
+
+        `space` and `outputs` are those that `to_xarray` noted in the attributes; a Dataset of your own has none and must
+        be given both. Of the other variables seed, ok, reason, seconds, key and the Jacobians are read where they are; rows
+        that are not finite failed.
+
+        >>> from emulate.space import Parameter, Uniform
+        >>> x = np.array([[0.1], [0.2], [0.4]])
+        >>> runs = Runs.of(Space((Parameter("a", Uniform(0, 1)),)), Outputs((Field("y"),)), x, x**2)
+        >>> Runs.from_xarray(runs.to_xarray()).y.ravel().tolist() == runs.y.ravel().tolist()
+        True
+        """
+        try:
+            space = space or Space.from_dict(json.loads(dataset.attrs["space"]))
+            outputs = outputs or Outputs.from_dict(json.loads(dataset.attrs["outputs"]))
+        except (KeyError, TypeError, ValueError):
+            raise InputError("from_xarray must be given the space and the outputs of a Dataset that `to_xarray` did not make: its "
+                             "attributes hold none. Call Runs.from_xarray(dataset, space, outputs).") from None  # fmt: skip
+        names = [*space.names, *(f.name for f in outputs.fields)]
+        if missing := [n for n in names if n not in dataset.variables or dataset[n].dims[:1] != ("run",)]:
+            raise InputError(f"the Dataset must have {', '.join(names)} along `run`, their first dimension. Missing: "
+                             f"{', '.join(missing)}; rename variables, or their dimension by dataset.rename.")  # fmt: skip
+        for n, unit in [(p.name, p.unit) for p in space.parameters] + [(f.name, f.unit) for f in outputs.fields]:
+            agree(n, unit, dataset[n].attrs.get("units", ""))
+        n = dataset.sizes["run"]
+        theta = np.stack([np.asarray(dataset[p], np.float64) for p in space.names], 1)
+        y = np.concatenate([np.asarray(dataset[f.name], np.float64).reshape(n, -1) for f in outputs.fields], 1)
+        slopes = {k: np.asarray(dataset[k], np.float64) for k in ("jacobian", "jacobian_error") if k in dataset}
+        plain = Runs.of(space, outputs, theta, y, stochastic=bool(dataset.attrs.get("stochastic", 0)), **slopes)
+        told = {k: np.asarray(dataset[k]).astype(kind) for k, kind in _TOLD.items() if k in dataset}
+        texts = {k: tuple(str(x) for x in dataset[k].values) for k in ("reason", "key") if k in dataset}
+        return replace(plain, **told, **texts)
 
 
 def places(theta: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, LogNormal, MultivariateNormal, Normal
 from torch.special import ndtr, ndtri
 
-from emulate.distributions import Exact, Gaussian
+from emulate.distributions import Exact, Gaussian, seeded
 from emulate.errors import InputError
 
 _AT_ONCE = 2**24  # numbers that draws may hold at one time, 128 MiB
@@ -215,7 +215,7 @@ def _draws(prediction: Distribution, draws: int, seed: int) -> Iterator[Tensor]:
     for b in range(blocks):
         shape = (draws * (b + 1) // blocks - draws * b // blocks,)
         if keyed:
-            yield prediction.sample(shape, generator=generator)
+            yield seeded(prediction).sample(shape, generator=generator)
             continue
         with torch.random.fork_rng(devices=[]):  # distributions of torch know the global generator alone
             torch.default_generator.set_state(generator.get_state())

@@ -54,7 +54,7 @@ def morris(emulator: Any, *, seed: int, trajectories: int = 128, levels: int = 1
     d, m = emulator.space.d, emulator.outputs.size
     walks = _walks(trajectories, d, levels, np.random.default_rng(seed))
     rows = max(1, _NUMBERS // (m * (d + 1)))
-    parts, error, largest, middle, done = [], 0.0, torch.zeros(m, dtype=torch.float64), None, 0
+    parts, error, largest, middle, done = [], torch.zeros(()), torch.zeros(m, dtype=torch.float64), torch.empty(0), 0
     for part in zip(*(x.chunk(PARTS) for x in walks), strict=True):
         total = 0.0
         for u, moved, by in zip(*(x.split(rows) for x in part), strict=True):
@@ -65,7 +65,7 @@ def morris(emulator: Any, *, seed: int, trajectories: int = 128, levels: int = 1
             slack = (s[:, 1:] + s[:, :-1]) / by[..., None]
             error = error + torch.empty_like(step).scatter_(1, order, slack.square()).sum(0)
             largest = torch.maximum(largest, y.abs().amax((0, 1)))
-            middle = e.mean(0) if middle is None else middle  # squares about 0 would leave rounding errors of a line
+            middle = middle if len(middle) else e.mean(0)  # squares about 0 would leave rounding errors of a line
             total = total + torch.cat([e, (e - middle).square(), (e.square() @ sums).sqrt()], -1).sum(0)
             done += len(u)
             if progress:

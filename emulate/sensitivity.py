@@ -114,7 +114,7 @@ def _moments(
     """Means over the rows of u `[n, 2 d]`, the base points A and B side by side, of what the estimators need `[stats, m]`."""
     d, m = emulator.space.d, len(centre)
     rows = max(1, _CHUNK // (m * (2 * d + 2 if two else d + 2)))
-    total, done = 0.0, 0
+    total, done = torch.zeros((), dtype=torch.float64), 0
     for part in u.split(rows):
         a, b = part[:, :d], part[:, d:]
         (ya, va), (yb, vb) = (evaluate(emulator, emulator.space.from_unit(x)) for x in (a, b))

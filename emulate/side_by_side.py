@@ -49,14 +49,22 @@ class Side:
         return f"{self.method}, {told}" if told else self.method
 
     @property
+    def _made(self) -> Estimate:
+        if self.made is None:
+            raise InputError(
+                f"{self.method} refused, and has no estimate: {self.refused} Ask only where `made` is not None."
+            )
+        return self.made
+
+    @property
     def bias(self) -> Tensor:
         """`[m, d]`: the estimate less the truth; known to `error` only."""
-        return self.made.gradient - self.truth
+        return self._made.gradient - self.truth
 
     @property
     def error(self) -> Tensor:
         """The standard error of the estimate `[m, d]`, 0 where it is exact to rounding."""
-        return self.made.standard_error
+        return self._made.standard_error
 
     @property
     def deviation(self) -> Tensor:
@@ -66,7 +74,7 @@ class Side:
     @property
     def calls(self) -> float:
         """Runs of the program for each replicate."""
-        return self.made.calls / self.n
+        return self._made.calls / self.n
 
     @property
     def seen(self) -> Tensor:
@@ -89,7 +97,7 @@ class Side:
 
     def row(self, output: int, parameter: int) -> dict[str, Any]:
         """What a table says of one derivative: figures over the size of the truth, and NaN where the method refused."""
-        of = dict.fromkeys(("bias", "error", "deviation", "bound", "calls"), math.nan)
+        of: dict[str, float] = dict.fromkeys(("bias", "error", "deviation", "bound", "calls"), math.nan)
         if self.made is not None:
             at, size = (output, parameter), float(_size(self.truth)[output, parameter])
             tensors = {

@@ -11,6 +11,8 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from torch import Tensor
 from torch.special import ndtr, ndtri
 
 from emulate.errors import InputError, nearest
+from emulate.labelled import columns, is_labelled
 
 _EDGE = 1e-12  # an unbounded prior reaches u = 0 and u = 1 at infinity only
 
@@ -45,6 +48,11 @@ def _real(values: Tensor, name: str) -> Tensor:
     return values
 
 
+def _past(u: Tensor) -> Tensor:
+    """How far u lies from [0, 1]."""
+    return (-u).clamp_min(0) + (u - 1).clamp_min(0)
+
+
 def _ordered(kind: str, low: float, high: float) -> None:
     _need(math.isfinite(low) and math.isfinite(high), f"{kind}: low and high must be finite. Got [{low}, {high}].")
     _need(low < high, f"{kind}: low must be below high. Got low = {low}, high = {high}; swap them or widen the range.")
@@ -56,7 +64,11 @@ def _positive_sd(kind: str, sd: float) -> None:
 
 @dataclass(frozen=True)
 class Uniform:
-    """p(theta) = 1 / (high - low) between `low` and `high`."""
+    """p(theta) = 1 / (high - low) between `low` and `high`.
+
+    >>> Uniform(0.6, 0.8).from_unit(torch.tensor(0.5, dtype=torch.float64))
+    tensor(0.7000, dtype=torch.float64)
+    """
 
     low: float
     high: float
@@ -74,6 +86,9 @@ class Uniform:
 
     unscaled = from_unit
 
+    def beyond(self, theta: Tensor) -> Tensor:
+        return _past(self.to_unit(theta))
+
     def log_prob(self, theta: Tensor) -> Tensor:
         inside = (theta >= self.low) & (theta <= self.high)
         return torch.where(inside, -math.log(self.high - self.low), -math.inf)
@@ -81,7 +96,11 @@ class Uniform:
 
 @dataclass(frozen=True)
 class LogUniform:
-    """p(theta) proportional to 1 / theta between `low` > 0 and `high`."""
+    """p(theta) proportional to 1 / theta between `low` > 0 and `high`.
+
+    >>> LogUniform(1e-3, 1e-1).from_unit(torch.tensor(0.5, dtype=torch.float64))
+    tensor(0.0100, dtype=torch.float64)
+    """
 
     low: float
     high: float
@@ -100,6 +119,10 @@ class LogUniform:
 
     unscaled = from_unit
 
+    def beyond(self, theta: Tensor) -> Tensor:
+        inside = theta > 0
+        return torch.where(inside, _past(self.to_unit(torch.where(inside, theta, self.low))), math.inf)
+
     def log_prob(self, theta: Tensor) -> Tensor:
         inside = (theta >= self.low) & (theta <= self.high)
         safe = torch.where(inside, theta, torch.as_tensor(self.low, dtype=theta.dtype))  # keeps the gradient finite
@@ -108,7 +131,11 @@ class LogUniform:
 
 @dataclass(frozen=True)
 class Normal:
-    """p(theta) = N(mean, sd^2)."""
+    """p(theta) = N(mean, sd^2).
+
+    >>> Normal(5.0, 2.0).from_unit(torch.tensor([0.5, 0.975], dtype=torch.float64))
+    tensor([5.0000, 8.9199], dtype=torch.float64)
+    """
 
     mean: float
     sd: float
@@ -129,6 +156,9 @@ class Normal:
     def from_unit(self, u: Tensor) -> Tensor:
         return self.mean + self.sd * ndtri(u.clamp(_EDGE, 1 - _EDGE))
 
+    def beyond(self, theta: Tensor) -> Tensor:
+        return torch.zeros_like(theta)
+
     def log_prob(self, theta: Tensor) -> Tensor:
         x = (theta - self.mean) / self.sd
         return -0.5 * x**2 - math.log(self.sd * math.sqrt(2 * math.pi))
@@ -136,7 +166,11 @@ class Normal:
 
 @dataclass(frozen=True)
 class LogNormal:
-    """ln theta ~ N(mean, sd^2), theta > 0: a rate or a scale that is known to a factor e^sd; its median is e^mean."""
+    """ln theta ~ N(mean, sd^2), theta > 0: a rate or a scale that is known to a factor e^sd; its median is e^mean.
+
+    >>> LogNormal(0.0, 0.5).from_unit(torch.tensor(0.5, dtype=torch.float64))
+    tensor(1., dtype=torch.float64)
+    """
 
     mean: float  # of ln theta
     sd: float  # of ln theta
@@ -162,6 +196,9 @@ class LogNormal:
         above = torch.exp(self.mean + self.sd * ndtri(u.clamp(_EDGE, 1 - _EDGE)))
         return torch.where(u < 0, u * math.exp(self.mean), above)
 
+    def beyond(self, theta: Tensor) -> Tensor:
+        return (-theta).clamp_min(0) * math.exp(-self.mean)
+
     def log_prob(self, theta: Tensor) -> Tensor:
         inside = theta > 0
         ln = torch.where(inside, theta, math.exp(self.mean)).log()
@@ -171,7 +208,11 @@ class LogNormal:
 
 @dataclass(frozen=True)
 class TruncatedNormal:
-    """p(theta) proportional to N(mean, sd^2) between `low` and `high`, 0 elsewhere."""
+    """p(theta) proportional to N(mean, sd^2) between `low` and `high`, 0 elsewhere.
+
+    >>> TruncatedNormal(0.0, 1.0, 0.0, 3.0).log_prob(torch.tensor([-1.0, 1.0], dtype=torch.float64)).exp()
+    tensor([0.0000, 0.4852], dtype=torch.float64)
+    """
 
     mean: float
     sd: float
@@ -210,6 +251,9 @@ class TruncatedNormal:
         x = ndtri((self._tails[0] + inside * self._mass).clamp(_EDGE, 1 - _EDGE))
         return (self.mean + self.sd * x).clamp(self.low, self.high) + (u - inside) * (self.high - self.low)
 
+    def beyond(self, theta: Tensor) -> Tensor:
+        return _past(self.scaled(theta))
+
     def log_prob(self, theta: Tensor) -> Tensor:
         x = (theta - self.mean) / self.sd
         value = -0.5 * x**2 - math.log(self.sd * math.sqrt(2 * math.pi) * self._mass)
@@ -224,7 +268,11 @@ LOGARITHMIC = LogUniform | LogNormal  # even, or normal, in ln theta: what axes 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter: its name in files and code, its prior, its unit in words, its label in LaTeX (without $)."""
+    """One parameter: its name in files and code, its prior, its unit in words, its label in LaTeX (without $).
+
+    >>> Space((Parameter("h0", Uniform(60.0, 80.0), "km/s/Mpc", "H_0"),)).labels
+    ('$H_0$ [km/s/Mpc]',)
+    """
 
     name: str
     prior: Prior
@@ -257,6 +305,7 @@ class Space:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The names of the parameters, in order."""
         return tuple(p.name for p in self.parameters)
 
     @property
@@ -267,6 +316,7 @@ class Space:
 
     @property
     def d(self) -> int:
+        """How many parameters there are."""
         return len(self.parameters)
 
     def to_unit(self, theta: Tensor) -> Tensor:
@@ -285,6 +335,12 @@ class Space:
         """theta `[..., d]` -> the coordinates `[..., d]` in which emulators work: about [0, 1], smooth in theta."""
         return torch.stack(
             [p.prior.scaled(t) for p, t in zip(self.parameters, self._columns(theta, "theta"), strict=True)], -1
+        )
+
+    def beyond(self, theta: Tensor) -> Tensor:
+        """How far each parameter of theta `[..., d]` lies outside its box, in widths of the box, `[..., d]`: 0 inside."""
+        return torch.stack(
+            [p.prior.beyond(t) for p, t in zip(self.parameters, self._columns(theta, "theta"), strict=True)], -1
         )
 
     def ends(self, reach: float = 3.0) -> tuple[Tensor, Tensor]:
@@ -307,7 +363,9 @@ class Space:
 
     def log_prob(self, theta: Tensor) -> Tensor:
         """ln of the prior density at theta `[..., d]`, shape `[...]`; -inf outside."""
-        return sum(p.prior.log_prob(t) for p, t in zip(self.parameters, self._columns(theta, "theta"), strict=True))
+        return reduce(
+            add, (p.prior.log_prob(t) for p, t in zip(self.parameters, self._columns(theta, "theta"), strict=True))
+        )
 
     def _columns(self, x: Any, name: str) -> tuple[Tensor, ...]:
         """The last axis of a tensor or an array, one column per parameter."""
@@ -318,10 +376,14 @@ class Space:
         return x.unbind(-1)
 
     def pack(self, theta: Any) -> Tensor:
-        """theta as a float64 tensor `[..., d]` from a tensor, an array, a dict of named values or a pandas frame.
+        """theta as a float64 tensor `[..., d]` from a tensor, an array, a dict of named values, a pandas frame or xarray.
 
-        Named values may stand in any order and broadcast against each other; gradients flow through tensors.
+        Named values may stand in any order and broadcast against each other; gradients flow through tensors. Those of an
+        xarray Dataset or DataArray broadcast by the names of their dimensions; see `emulate.labelled`.
         """
+        if is_labelled(theta):
+            made = columns(theta, {p.name: p.unit for p in self.parameters})
+            return torch.stack([_numbers(c.values, n) for c, n in zip(made, self.names, strict=True)], -1)
         if isinstance(theta, Mapping) or hasattr(theta, "columns"):
             return self._pack_named({str(k): theta[k] for k in theta})
         if not isinstance(theta, Tensor):
@@ -357,6 +419,8 @@ class Space:
 
     @staticmethod
     def from_dict(entries: list[dict]) -> "Space":
+        """The space that `to_dict` wrote down."""
+
         def parameter(e: dict) -> Parameter:
             ((kind, values),) = e["prior"].items()
             return Parameter(e["name"], PRIORS[kind](**values), e.get("unit", ""), e.get("label", ""))

@@ -86,7 +86,7 @@ def descend(lines: Lines, line: int, t: tuple[float, float, float], y: tuple[Ten
         size = bend(values[k : k + 3])
         if not math.isfinite(size) or abs(size) < floor:
             break
-        t, y = places[k : k + 3], values[k : k + 3]
+        t, y = (places[k], places[k + 1], places[k + 2]), (values[k], values[k + 1], values[k + 2])
         sizes.append(size)
         if enough(_falls(sizes), level):
             break

@@ -7,6 +7,8 @@ dual numbers of `emulate.dual`.
 
 import math
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -41,7 +43,7 @@ def _rule(y: Tensor, primals: list[Any], tangents: list[Any], call: Any, spec: A
     x, w = x.expand(k, *x.shape), w.expand(k, *w.shape)
     ups = [Plan(plan.binning, up) for up in higher(plan.orders)]
     parts = [] if tx is None else [spread_of(x, w * tx[..., i], up) for i, up in enumerate(ups)]
-    return sum(parts if tw is None else [*parts, spread_of(x, tw, plan)])
+    return reduce(add, parts if tw is None else [*parts, spread_of(x, tw, plan)])
 
 
 spread_of.rule = _rule
@@ -83,10 +85,10 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, tx: Tensor | None, tw: Tensor | None, *rest: None) -> Tensor:
         x, w = ctx.saved_tensors
-        out = 0.0
+        parts = []
         if tx is not None:
-            out = sum(_Spread.apply(x, w * tx[..., k], ctx.binning, up) for k, up in enumerate(higher(ctx.orders)))
-        return out if tw is None else out + _Spread.apply(x, tw, ctx.binning, ctx.orders)
+            parts = [_Spread.apply(x, w * tx[..., k], ctx.binning, up) for k, up in enumerate(higher(ctx.orders))]
+        return reduce(add, parts if tw is None else [*parts, _Spread.apply(x, tw, ctx.binning, ctx.orders)])
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, x: Tensor, w: Tensor, binning: Binning, orders: Orders) -> tuple[Tensor, int]:
@@ -129,10 +131,10 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, tx: Tensor | None, tg: Tensor | None, *rest: None) -> Tensor:
         x, g = ctx.saved_tensors
-        out = 0.0
+        parts = []
         if tx is not None:
-            out = sum(tx[..., k] * _Gather.apply(x, g, ctx.binning, up) for k, up in enumerate(higher(ctx.orders)))
-        return out if tg is None else out + _Gather.apply(x, tg, ctx.binning, ctx.orders)
+            parts = [tx[..., k] * _Gather.apply(x, g, ctx.binning, up) for k, up in enumerate(higher(ctx.orders))]
+        return reduce(add, parts if tg is None else [*parts, _Gather.apply(x, tg, ctx.binning, ctx.orders)])
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, x: Tensor, g: Tensor, binning: Binning, orders: Orders) -> tuple[Tensor, int]:

@@ -87,6 +87,7 @@ class RunStore:
         return key_of(record_of(identity(simulator), theta, seed, product, gradient))
 
     def has(self, key: str) -> bool:
+        """Whether a run is stored under a key, finished or failed."""
         return kind(self._folder(key)) == stat.S_IFDIR
 
     def held(self, keys: Iterable[str]) -> set[str]:

@@ -58,6 +58,15 @@ class Summary(torch.nn.Module):
     farthest `[2]` the greatest |z| among them and the greatest distance of one to its neighbours.
     """
 
+    log: Tensor
+    centre: Tensor
+    scale: Tensor
+    inverse: Tensor
+    basis: Tensor
+    turn: Tensor
+    seen: Tensor
+    farthest: Tensor
+
     def __init__(self, state: dict[str, Tensor]):
         super().__init__()
         for name in ("log", "centre", "scale", "inverse", "basis", "turn", "seen", "farthest"):

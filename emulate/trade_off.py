@@ -18,7 +18,7 @@ def draw(ax: Any, sides: Sequence[Side], output: int, parameter: int) -> dict[st
     method at several settings. An arrow leads down from twice the standard error where no bias is seen. Filled: the interval
     of the method says so; hollow: its bias is unknown to it. What has no scatter, or no bias to rounding, stands on the edge.
     """
-    rows = [s.row(output, parameter) | {"of": s} for s in sides if s.made is not None]
+    rows: list[dict[str, Any]] = [s.row(output, parameter) | {"of": s} for s in sides if s.made is not None]
     scatter = [r["deviation"] for r in rows if r["deviation"] > 1e-9]
     heights = [_height(r)[0] for r in rows if _height(r)[0] > 1e-9]
     left, low = (10.0 ** math.floor(math.log10(min(v, default=1.0) * 0.5)) for v in (scatter, heights))

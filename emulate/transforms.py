@@ -36,6 +36,15 @@ class OutputTransform(torch.nn.Module):
     tensor([1.2247, 0.0000, 1.2247], dtype=torch.float64)
     """
 
+    log: Tensor
+    centre: Tensor
+    scale: Tensor
+    basis: Tensor
+    inverse: Tensor
+    rest: Tensor
+    unseen: Tensor
+    widening: Tensor | None
+
     def __init__(self, state: dict[str, Tensor]):
         super().__init__()
         for name in ("log", "centre", "scale", "basis", "inverse", "rest", "unseen"):
@@ -53,11 +62,10 @@ class OutputTransform(torch.nn.Module):
 
         Raises `InputError` when a field declared positive holds a value that is not.
         """
-        y = torch.as_tensor(y, dtype=torch.float64)
-        logs = torch.as_tensor(outputs.positive & log)
-        _need_positive(outputs, y, logs)
-        _need_squares(outputs, y, logs)
-        w = torch.where(logs, torch.where(logs, y, 1.0).log(), y)
+        told, logs = torch.as_tensor(y, dtype=torch.float64), torch.as_tensor(outputs.positive & log)
+        _need_positive(outputs, told, logs)
+        _need_squares(outputs, told, logs)
+        w = torch.where(logs, torch.where(logs, told, 1.0).log(), told)
         centre = w.mean(0)
         size = torch.where(logs, 1.0, w.abs().amax(0))
         sd = (w - centre).square().mean(0).sqrt()
@@ -104,9 +112,12 @@ class OutputTransform(torch.nn.Module):
         if self._varies and not isinstance(prediction, Normal | Correlated | MultivariateNormal):
             return Pushforward(prediction, self.centre, self.basis, self.unseen + _FLOOR * self.scale.square(),
                                self.rest if self._any_rest else None, self.log if self._any_log else None)  # fmt: skip
-        full = hasattr(prediction, "scale_tril")
-        spread = prediction.scale_tril if full else prediction.variance
-        relative = (spread.mT @ self.basis / self.scale).square().sum(-2).mean(-1) if full else spread @ self._share
+        if isinstance(prediction, MultivariateNormal):
+            spread = prediction.scale_tril
+            relative = (spread.mT @ self.basis / self.scale).square().sum(-2).mean(-1)
+        else:
+            spread = prediction.variance
+            relative = spread @ self._share
         diagonal = self.unseen + _FLOOR * relative[..., None] * self.scale.square()
         basis, rest = self.basis, self.rest
         if self.widening is not None:
@@ -151,8 +162,8 @@ def _kept(values: Tensor, truncation: float) -> int:
 
 def _unseen(x: Tensor, p: int, place: np.ndarray | None) -> Tensor:
     """Variance `[m]` outside the span of p components, on runs left out of finding them, beyond that of runs left in."""
-    place = torch.arange(len(x)) if place is None or place.max() < 1 else torch.from_numpy(place)
-    folds = place % min(int(place.max()) + 1, _FOLDS)
+    own = torch.arange(len(x)) if place is None or place.max() < 1 else torch.from_numpy(place)
+    folds = own % min(int(own.max()) + 1, _FOLDS)
     if p == x.shape[1] <= len(x) - int(folds.bincount().max()):
         return torch.zeros_like(x[0])  # whatever the fold, its components are a basis
     outside, inside = torch.zeros_like(x), torch.zeros_like(x[0])

@@ -136,18 +136,19 @@ def race(methods: Mapping[str, Gradient], first: Mapping[str, Trial], f: Any, th
     }
     calls = sum(t.calls if isinstance(t, Refused) else t.made.calls for k, t in second.items() if k in more)
     out = {k: t.reason for k, t in second.items() if isinstance(t, Refused)}
+    again = {k: t for k, t in second.items() if isinstance(t, Trial)}
     near = [k for k in near if k not in out]
     if incumbent in near:
-        apart = [k for k in near if _apart(second[k].made, second[incumbent].made)]
+        apart = [k for k in near if _apart(again[k].made, again[incumbent].made)]
         out |= dict.fromkeys(apart, f"it contradicts {incumbent} by more than 5 standard errors.")
         near = [k for k in near if k not in apart]
     if not near:
         return Race("", {}, out, calls)
-    work = {k: first[k].work(n, batched=first[k].runs == second[k].runs) for k in near}
-    worth = _losses({k: [first[k], second[k]] for k in near}, work, size, n, outputs)
+    work = {k: first[k].work(n, batched=first[k].runs == again[k].runs) for k in near}
+    worth = _losses({k: [first[k], again[k]] for k in near}, work, size, n, outputs)
     lead = near[0]
     better = [k for k in near if worth[k][1] < worth[lead][0]]
-    variance = {k: float(second[k].square(size, 1)[list(outputs)].sum()) for k in near}
+    variance = {k: float(again[k].square(size, 1)[list(outputs)].sum()) for k in near}
     return Race(min(better, key=lambda k: sum(worth[k]), default=lead),
                 {k: {"variance": variance[k], "work": round(work[k])} for k in near}, out, calls)  # fmt: skip
 

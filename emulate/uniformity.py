@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 import numpy as np
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 from scipy.special import betainc, betaincinv, gammaln
 
 _LEAST = 1e-12  # p-values below are rounding
@@ -24,7 +24,7 @@ def within(low: np.ndarray, high: np.ndarray) -> float:
     numbers = np.concatenate([np.arange(1, n + 1), np.arange(1, n + 1), [n + 1]])
     chance, first, now = np.ones(1), 0, 0.0  # of the counts first, first + 1, ...
     for k in np.lexsort((kinds, times)):
-        rate, now, i = n * (times[k] - now), times[k], numbers[k]
+        rate, now, i = n * (times[k] - now), times[k], int(numbers[k])
         if rate > 0:
             more = np.arange(n - first + 1)
             chance = np.convolve(chance, np.exp(more * np.log(rate) - rate - gammaln(more + 1)))[: n - first + 1]
@@ -99,4 +99,7 @@ def _outside(n: int, tail: float) -> float:
 def _tail(n: int, confidence: float) -> float:
     """The tail probability of each bound with which all hold together with probability `confidence`."""
     least, most = np.log((1 - confidence) / (2 * n)) - 1e-9, np.log((1 - confidence) / 2) + 1e-9
-    return float(np.exp(brentq(lambda x: _outside(n, float(np.exp(x))) - (1 - confidence), least, most, xtol=1e-6)))
+    found = root_scalar(
+        lambda x: _outside(n, float(np.exp(x))) - (1 - confidence), bracket=(least, most), method="brentq", xtol=1e-6
+    )
+    return float(np.exp(found.root))

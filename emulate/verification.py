@@ -185,8 +185,8 @@ def _seconds(work: Callable[[], Any], repeats: int) -> float:
 
 def _jacobian(f: Any, at: Callable, theta: Tensor, seed: int, given: Any, m: int) -> Tensor:
     """J `[m, d]`: the one given, the simulator's own, else by reverse mode."""
-    if given is None and isinstance(f, Simulator) and callable(getattr(f, "jacobian", None)):
-        given = f.jacobian(theta.clone(), seed=_seed(f, seed))[1]
+    if given is None and isinstance(f, Simulator) and (own := getattr(f, "jacobian", None)) is not None:
+        given = own(theta.clone(), seed=_seed(f, seed))[1]
     elif given is None:
         given = rows(at, theta)
     elif callable(given):

@@ -18,7 +18,7 @@ from emulate.errors import InputError
 from pipelines.addresses import VIEW, VIEW_TAG, database, page, redact, resolve
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_PATIENCE = 180.0  # s, for a server's first start on a busy machine
+_PATIENCE = 300.0  # s, for a server's first start on a busy machine
 _GRACE = 10.0  # s, for it to end by itself
 
 
@@ -59,7 +59,8 @@ def ui(uri: str = "", port: int = 5000, host: str = "127.0.0.1", *, study: str =
                     say(f"The latest run is at {newest}")
                 server.wait()
             else:
-                say(f"The MLflow server did not start: {redact(_last_line(server, log))}")
+                late = f"It did not answer within {_PATIENCE:.0f} s; try again. " if server.poll() is None else ""
+                say(f"The MLflow server did not start. {late}Its last words: {redact(_last_line(server, log))}")
                 return 2
         except KeyboardInterrupt:
             say("Ended.")

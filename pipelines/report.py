@@ -66,7 +66,7 @@ def _set(page: Mapping[str, Any]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True)  # fmt: skip
-    names = ("number", "percent", "time", "given", "bound", "value", "prior", "symbol", "prose")
+    names = ("number", "percent", "time", "given", "bound", "value", "prior", "symbol", "prose", "coded")
     environment.filters |= {name: getattr(typeset, name) for name in names}
     environment.filters["json"] = lambda x: json.dumps(x, indent=1, ensure_ascii=False)
     environment.filters["merged"] = _merged
@@ -336,5 +336,6 @@ def _progress(marker: Mapping[str, Any]) -> dict[str, Any]:
 def _lacking(stage: str, marker: Mapping[str, Any]) -> str:
     """What stands where a stage has left nothing."""
     if marker.get("status") in ("failed", "interrupted"):
-        return f"The stage {stage} {marker['status']}{': ' if marker.get('why') else ''}{marker.get('why') or ''}."
+        how = "failed" if marker["status"] == "failed" else "was interrupted"
+        return f"The stage {stage} {how}{': ' if marker.get('why') else ''}{marker.get('why') or ''}."
     return f"The stage {stage} has not run. Run `emulate {stage}` or `emulate run`."

@@ -2,7 +2,8 @@
 
 import inspect
 import re
-from dataclasses import fields
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from typing import Any, get_args
 
 from emulate import registry
@@ -11,6 +12,7 @@ from pipelines.study import AUTO, CLUSTERS, ITSELF, SETS, FidelityPart, StudyFil
 
 Schema = dict[str, Any]
 DEFAULTS = {"designs": "sobol", "likelihoods": "gaussian", "samplers": "hmc"}  # entries that a study need not name
+_ROOMS = tuple(registry.ROOMS.values())
 _FOREIGN = {"type": "string", "pattern": ":", "description": "a class of an installed package, package.module:Class"}
 
 
@@ -72,16 +74,24 @@ def _comments(cls: type) -> dict[str, str]:
     found = {k: " ".join(v.split()) for k, v in listed}
     for c in reversed(cls.__mro__):
         try:
-            found |= dict(re.findall(r"^    (\w+):[^\n]*?  # (.*)$", inspect.getsource(c), re.M))
+            found |= dict(re.findall(r"^    (\w+):[^\n]*?(?:\n {8}[^\n#]*?)?  # (.*)$", inspect.getsource(c), re.M))
         except (OSError, TypeError):  # built in, or typed into a notebook
             continue
     return found
 
 
 def _sections(cls: type) -> list[type]:
-    kinds = [kind for f in fields(cls) for kind in (f.type, *get_args(f.type))]  # a section may be left out by null
-    own = [kind for kind in kinds if inspect.isclass(kind) and hasattr(kind, "__pydantic_config__")]
+    """The records that stand in the fields of a record, at any depth: sections, and the settings of entries."""
+    own = [kind for f in fields(cls) for kind in _kinds(f.type) if is_dataclass(kind) and kind.__name__ not in _ROOMS]
     return own + [x for c in own for x in _sections(c)]
+
+
+def _kinds(kind: Any) -> Iterator[type]:
+    """The classes of an annotation: a section may be left out by null, or stand under names."""
+    if inspect.isclass(kind) and not get_args(kind):
+        yield kind
+    for part in get_args(kind):
+        yield from _kinds(part)
 
 
 def settings(room: str, name: str) -> dict[str, Schema]:
@@ -98,9 +108,10 @@ def _entry(room: str, name: str, beside: Schema) -> Schema:
     settings = {k: v for k, v in made.get("properties", {}).items() if k != "space"}
     settings |= {k: {**inside, **({"description": v["description"]} if "description" in v else {})}
                  for k, v in settings.items() if (inside := nested.get(k))}  # fmt: skip
-    inner = {
-        k: v for k, v in made.get("$defs", {}).items() if not hasattr(space, k) and k not in registry.ROOMS.values()
-    }
+    inner = {k: v for k, v in made.get("$defs", {}).items() if not hasattr(space, k) and k not in _ROOMS}
+    for cls in _sections(registry.find(room, name)):
+        if cls.__name__ in inner:
+            _describe(inner[cls.__name__], cls)
     return {"type": "object", "description": made["description"],
             "properties": {"use": {"const": name, "description": made["description"]}, **settings, **beside},
             "required": [k for k in made.get("required", ()) if k != "space"], "additionalProperties": False,
@@ -149,7 +160,8 @@ def _fidelities() -> Schema:
 
 
 def _derived() -> Schema:
-    words = {k: {"type": "string"} for k in ("expression", "unit", "label")}
+    told = {"expression": "of the parameters, as in Python", "unit": "unit in words", "label": "LaTeX without $"}
+    words = {k: {"type": "string", "description": what} for k, what in told.items()}
     one = {"anyOf": [{"type": "string"}, _closed(words, ["expression"])]}
     names = {"pattern": r"^[^\d\W]\w*$"}
     return {"type": "object", "minProperties": 1, "propertyNames": names, "additionalProperties": one}
@@ -168,7 +180,8 @@ def _parameters() -> Schema:
 def _prior(cls: type) -> Schema:
     numbers = {f.name: {"type": "number", "title": f.name} for f in fields(cls)}
     listed = {"type": "array", "prefixItems": [*numbers.values()], "minItems": len(numbers), "maxItems": len(numbers)}
-    return {"anyOf": [listed, _closed(numbers, list(numbers))], "description": f"[{', '.join(numbers)}]"}
+    what = (inspect.getdoc(cls) or "").split("\n", 1)[0]
+    return {"anyOf": [listed, _closed(numbers, list(numbers))], "description": what}
 
 
 def _closed(properties: Schema, required: list[str]) -> Schema:

@@ -75,7 +75,9 @@ class Source:
                 around[slot] = inner
                 self._places.setdefault(path[:n], f"--set {text}")
             if not isinstance(inner, dict | list):
-                raise InputError(f"--set {text}: {'.'.join(path[:n])} has no keys. Got {shown(inner)}.")
+                raise InputError(
+                    f"--set {text}: {'.'.join(path[:n])} has no keys. Got {shown(inner)}; set it as a whole."
+                )
             around = inner
         around[_slot(around, path[-1], text)] = met
         self._places = {p: v for p, v in self._places.items() if p[: len(path)] != path} | {path: f"--set {text}"}

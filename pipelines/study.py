@@ -105,7 +105,7 @@ class SimulatePart(Section):
     timeout: Annotated[float, Gt(0)] = 600.0  # s, after which a run is killed and counts as failed
     memory: Size | None = None  # that a run and all it starts may hold together, such as "4 GiB"; empty: no limit
     threads: Annotated[int, Ge(1), Le(1024)] = 1  # cores that a run owns: threads of torch, BLAS and OpenMP
-    log_bytes: Annotated[int, Ge(256), Le(2**22)] = 8192  # of what a run prints, the last are kept
+    log_bytes: Annotated[int, Ge(256), Le(2**22)] = 8192  # bytes, of what a run prints, the last are kept
     answer: Size = "1 GiB"  # that the arrays of one run may hold, such as "100 MB"
     retries: Retries = field(default_factory=Retries)  # how often a failed run is made again at once, by kind
     require: Annotated[float, Gt(0), Le(1)] = 0.9  # share of the runs that must finish
@@ -166,15 +166,15 @@ class Observation(Section):
 class InferPart(Section):
     """What is observed, with what noise, and how the posterior is drawn."""
 
-    observation: Observation = Observation(held_out=0)
+    observation: Observation = Observation(held_out=0)  # the data to explain
     method: Literal["likelihood", "npe", "nle", "auto"] = (
         "likelihood"  # by gradients of a likelihood; by flows that need none
     )
-    likelihood: Any = "gaussian"  # likelihoods
-    sampler: Any = "hmc"  # samplers
-    draws: Annotated[int, Ge(4)] = 500  # per chain
-    chains: Annotated[int, Ge(2)] = 16  # all in one batch
-    outside: Literal["warn", "refuse", "inflate", "ignore"] = "warn"  # draws far from every run
+    likelihood: Any = "gaussian"  # likelihoods: what noise the observation has
+    sampler: Any = "hmc"  # samplers: how the posterior is drawn from
+    draws: Annotated[int, Ge(4)] = 500  # of each chain, which are kept
+    chains: Annotated[int, Ge(2)] = 16  # that go side by side in one batch
+    outside: Literal["warn", "refuse", "inflate", "ignore"] = "warn"  # what is done of draws far from every run
     derived: Any = None  # derived parameters by name: an expression of the parameters, or {expression, unit, label}
     profile: Any = None  # profile likelihoods: true, or names of parameters and derived ones; empty: none
     feasible: bool = False  # the prior times the probability that a run finishes there, as the failed runs teach it
@@ -227,18 +227,18 @@ class StudyFile(Section):
     name: str  # letters, digits, - and _; names the experiment
     seed: Annotated[int, Ge(0), Lt(2**32)] = 1  # of everything random
     parameters: Any = None  # names with priors; empty: the simulator's own
-    simulator: Any  # simulators
-    design: DesignPart = field(default_factory=DesignPart)
-    simulate: SimulatePart = field(default_factory=SimulatePart)
-    cluster: ClusterPart = field(default_factory=ClusterPart)
+    simulator: Any  # simulators: what is run
+    design: DesignPart = field(default_factory=DesignPart)  # where to run it, and how often
+    simulate: SimulatePart = field(default_factory=SimulatePart)  # how the campaign of runs is held together
+    cluster: ClusterPart = field(default_factory=ClusterPart)  # where the runs are computed
     emulators: Any = None  # emulators by a name of your choice; auto: sensible ones are tried; empty: gp
-    train: TrainPart = field(default_factory=TrainPart)
-    validate: ValidatePart = field(default_factory=ValidatePart)
-    infer: InferPart | None = field(default_factory=InferPart)  # null: no posterior is asked for
-    check: CheckPart = field(default_factory=CheckPart)
-    optimise: OptimisePart | None = None  # empty: no optimum is asked for
+    train: TrainPart = field(default_factory=TrainPart)  # which emulator is used
+    validate: ValidatePart = field(default_factory=ValidatePart)  # how the simulator is differentiated
+    infer: InferPart | None = field(default_factory=InferPart)  # the observation and its posterior; null: none
+    check: CheckPart = field(default_factory=CheckPart)  # true runs that judge the posterior
+    optimise: OptimisePart | None = None  # what shall be least or greatest; empty: no optimum is asked for
     checks: Any = None  # checks by a name of your choice; empty: all that can be made, with default bounds
-    tracking: TrackingPart = field(default_factory=TrackingPart)
+    tracking: TrackingPart = field(default_factory=TrackingPart)  # where MLflow keeps the experiment
     output: str = ""  # folder of the results; empty: runs/NAME
 
 

@@ -46,6 +46,7 @@ _ENVIRONMENT = {  # read by mlflow when it is imported
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_UV_AUTO_DETECT": "false",  # or the user's own uv project ends up in the model
 }
+_START = "Start that server, or set MLFLOW_TRACKING_URI to another; `emulate doctor STUDY.yaml` looks at a study's."
 _DELETED_TOO = 3  # mlflow's ViewType.ALL: a run that was deleted on purpose does not come back
 _LATER = (401, 403, 408, 409, 429)  # client errors that time or a log-in may heal
 _NOTE, _NOTED = "mlflow.note.content", "mlflow.note.digest"  # what a page shows, and of what was last written there
@@ -119,13 +120,15 @@ def download_model(uri: str, tracking_uri: str = "") -> Path:
         raise InputError(f"{uri!r} was looked up in {where}, which does not exist; "
                          f"set MLFLOW_TRACKING_URI to where the model was logged.")  # fmt: skip
     if reason := silence(address):
-        raise InputError(f"{uri!r} was looked up in {where}, which did not answer ({reason}).")
+        raise InputError(f"{uri!r} was looked up in {where}, which did not answer ({reason}). {_START}")
     client = _client(address)
     try:
         with _translated():
             return _download(client, uri, address)
     except Unreachable as error:
-        raise InputError(f"{uri!r} was looked up in {where}, which did not answer ({redact(str(error))}).") from None
+        raise InputError(
+            f"{uri!r} was looked up in {where}, which did not answer ({redact(str(error))}). {_START}"
+        ) from None
     except Refused as error:
         raise InputError(f"{where} has no {uri!r} ({redact(str(error)).rstrip('.')}); "
                          f"{_models_there(client, uri)}") from None  # fmt: skip

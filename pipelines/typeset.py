@@ -149,6 +149,18 @@ def prose(sentence: str) -> str:
     return _WORD.sub(lambda m: _SET[m[0]], text)
 
 
+def coded(sentence: str) -> Markup:
+    """A sentence with what stands between backticks as code.
+
+    >>> coded("Run `emulate run` <now>.")
+    Markup('Run <code>emulate run</code> &lt;now&gt;.')
+    """
+    parts = sentence.split("`")
+    if len(parts) % 2 == 0:  # one of them stands alone
+        return escape(sentence)
+    return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(parts))
+
+
 def prior(entry: Mapping[str, Any]) -> str:
     """`uniform from 0.2 to 0.4`, from a parameter as a study holds it."""
     for kind, words in _KINDS.items():

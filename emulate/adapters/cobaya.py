@@ -39,12 +39,28 @@ class EmulatorTheory(Theory):
 
     Fields along a coordinate are products, arrays `[k]` that a likelihood of yours asks for by `get_requirements` and gets by
     `self.provider.get_result("pk_nl")`, with their coordinate beside, `pk_nl_k` for one along k. Fields that are numbers are
-    derived parameters. `prediction` is the whole p(y | theta), a torch Distribution with its covariance.
+    derived parameters. `prediction` is the pair of p(y | theta), a torch Distribution with its covariance, and the `Outputs`.
 
     `outside` says what happens outside the box that the emulator was trained in: "reject", the likelihood is zero there, as
     a prior would have it; "refuse", the run stops, there and where its runs are thin; or another choice of
     `Emulator.predict`. Two emulators in one file have names of their own, each with
     `class: emulate.adapters.cobaya.EmulatorTheory`, and `renames` for `prediction`.
+
+    >>> from cobaya.model import get_model
+    >>> from emulate import Field, Parameter, Runs, Space, Uniform, fit
+    >>> from emulate.emulators.polynomial import Polynomial
+    >>> x = np.linspace(0, 1, 9)[:, None]
+    >>> runs = Runs.of(Space((Parameter("a", Uniform(0, 1)),)), Outputs((Field("s8"),)), x, x)
+    >>> theory = {"path": str(fit(Polynomial(), runs, seed=0).save("line"))}
+    >>> likelihood = {"data": [0.5], "likelihood": {"use": "gaussian", "absolute_error": 0.1}}
+    >>> model = get_model({
+    ...     "theory": {"emulate.adapters.cobaya.EmulatorTheory": theory},
+    ...     "likelihood": {"emulate.adapters.cobaya.EmulatorLikelihood": likelihood},
+    ...     "params": {"a": {"prior": {"min": 0, "max": 2}}, "s8": None}})
+    >>> float(model.loglike({"a": 0.5}, return_derived=False).round(4))
+    1.3836
+    >>> float(model.loglike({"a": 1.5}, return_derived=False))  # outside the box
+    -inf
     """
 
     path: str
@@ -90,10 +106,6 @@ class EmulatorTheory(Theory):
         if want_derived:
             state["derived"] = {n: float(y[part][0]) for n, part in self._numbers.items()}
         return True
-
-    def get_param(self, p: str) -> float:
-        """A field that is a number."""
-        return self.current_state["derived"][p]
 
     def get_version(self) -> dict[str, Any]:
         """Of `emulate`, and of what the emulator was trained on."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import SupportsFloat
 
 import numpy as np
 from torch import Tensor
@@ -10,7 +11,7 @@ from emulate.runs import Outputs
 from emulate.space import Space
 
 
-def number(x: float) -> str:
+def number(x: SupportsFloat) -> str:
     """Three significant digits, without an exponent where a plain number is as short.
 
     >>> number(0.0312), number(41234.0), number(float("nan"))
@@ -22,7 +23,7 @@ def number(x: float) -> str:
     return f"{x:.0f}" if 1e3 <= abs(x) < 1e7 else f"{x:.3g}"
 
 
-def percent(x: float) -> str:
+def percent(x: SupportsFloat) -> str:
     """A share in percent: 0.0312 -> `3.12 %`."""
     return f"{number(100 * float(x))} %" if math.isfinite(x) else number(x)
 

@@ -34,7 +34,7 @@ class Accuracy(Check):
     needs: ClassVar = ("held_out",)
 
     def find(self, evidence: Evidence) -> tuple[Finding, ...]:
-        self.require(evidence)
+        evidence = self.require(evidence)
         runs = evidence.held_out.finished()
         columns = self._columns(runs)
         if len(runs) < self.minimum:

@@ -58,7 +58,7 @@ class Calibration(Check):
     alarms: ClassVar = 2
 
     def find(self, evidence: Evidence) -> tuple[Finding, ...]:
-        self.require(evidence)
+        evidence = self.require(evidence)
         runs = evidence.held_out.finished()
         n = len(runs)
         if n < self.minimum:

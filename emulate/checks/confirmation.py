@@ -51,7 +51,7 @@ class Confirmation(Check):
     alarms: ClassVar = 2
 
     def find(self, evidence: Evidence) -> tuple[Finding, ...]:
-        self.require(evidence)
+        evidence = self.require(evidence)
         known, space = evidence.confirmation, evidence.emulator.space
         k, lost = len(known.y), _lost(known)
         if k < self.minimum:

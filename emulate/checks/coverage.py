@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Ge, Gt, Le, Lt
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 from scipy.special import betainc
 from scipy.stats import chi2, norm
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from emulate.checks._negligible import matters
 from emulate.checks._words import count, number, percent
 from emulate.contracts import Check, Evidence, Finding
+from emulate.distributions import gaussian_of
 from emulate.regions import allowance
 
 _LEVEL, _Z = 0.95, 1.959963984540054  # the central 95 % of a Gaussian lies within this many standard deviations
@@ -51,7 +52,7 @@ class Coverage(Check):
     alarms: ClassVar = 2
 
     def find(self, evidence: Evidence) -> tuple[Finding, ...]:
-        self.require(evidence)
+        evidence = self.require(evidence)
         runs = evidence.held_out.finished()
         n = len(runs)
         if n < self.minimum:
@@ -103,7 +104,7 @@ class Coverage(Check):
 
         if fewer(0.0) > self.chance:
             return 1.0
-        missed = brentq(lambda k: fewer(k) - self.chance, 0.0, n * (1 - _LEVEL))
+        missed = root_scalar(lambda k: fewer(k) - self.chance, bracket=(0.0, n * (1 - _LEVEL)), method="brentq").root
         return max(self.high, 1 - missed / n)
 
     def least(self, n: int) -> float:
@@ -142,7 +143,7 @@ def _mahalanobis(emulator: Any, theta: Tensor, y: Tensor, judged: Tensor) -> tup
     parts = []
     for some, truth in zip(theta.split(8), y.split(8), strict=True):  # few at a time: a covariance is m x m
         with torch.no_grad():
-            mean, covariance = emulator.predict(some).gaussian()
+            mean, covariance = gaussian_of(emulator.predict(some))
         mean, covariance, truth = mean[:, judged], covariance[:, judged][:, :, judged], truth[:, judged]
         sd = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
         sd = sd.where(sd > 0, 1.0)

@@ -32,7 +32,7 @@ class Domain(Check):
     needs: ClassVar = ("weighted",)
 
     def find(self, evidence: Evidence) -> tuple[Finding, ...]:
-        self.require(evidence)
+        evidence = self.require(evidence)
         weighted, guard = evidence.weighted, evidence.emulator.guard
         given = (weighted.draws, weighted.theta, weighted.failed, weighted.expected)
         if weighted.log_weight.isnan().any() or not all(t.isfinite().all() for t in given if t is not None):

@@ -33,7 +33,7 @@ class Edge(Check):
     example: ClassVar[dict] = {"blocks": True}
 
     def find(self, evidence: Evidence) -> tuple[Finding, ...]:
-        self.require(evidence)
+        evidence = self.require(evidence)
         weighted, space = evidence.weighted, evidence.emulator.space
         draws = weighted.draws
         given = (draws, weighted.theta, weighted.failed, weighted.expected)

@@ -29,7 +29,7 @@ class Feasible(Check):
     needs: ClassVar = ("weighted", "feasibility")
 
     def find(self, evidence: Evidence) -> tuple[Finding, ...]:
-        self.require(evidence)
+        evidence = self.require(evidence)
         where, weighted = evidence.feasibility, evidence.weighted
         draws, p = weighted.draws, where.probability(weighted.draws)
         sane = p.isfinite().all() and weighted.theta.isfinite().all() and not weighted.log_weight.isnan().any()

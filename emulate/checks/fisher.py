@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from emulate.checks._words import at, count, number
-from emulate.contracts import Check, Evidence, Finding
+from emulate.contracts import Check, Evidence, Finding, Whole
 from emulate.errors import InputError
 from emulate.forecasts import Forecasts, compare, prior_slope
 
@@ -37,7 +37,7 @@ class Fisher(Check):
     needs: ClassVar = ("jacobians", "likelihood")
 
     def find(self, evidence: Evidence) -> tuple[Finding, ...]:
-        self.require(evidence)
+        evidence = self.require(evidence)
         emulator, known = evidence.emulator, evidence.jacobians
         g = len(known.theta)
         covariance = [_covariance(evidence, i) for i in range(g)]
@@ -89,7 +89,7 @@ class Fisher(Check):
         return Finding("fisher.width", value, None, self.width, sentence, "gradient")
 
 
-def _covariance(evidence: Evidence, i: int) -> Tensor | None:
+def _covariance(evidence: Whole, i: int) -> Tensor | None:
     """Of data `[m, m]` about the simulator's answer at the i-th point; None where the likelihood has none, as where an error
     that is relative meets a zero."""
     likelihood, known = evidence.likelihood, evidence.jacobians

@@ -39,7 +39,7 @@ class Gradient(Check):
     needs: ClassVar = ("jacobians",)
 
     def find(self, evidence: Evidence) -> tuple[Finding, ...]:
-        self.require(evidence)
+        evidence = self.require(evidence)
         emulator, known = evidence.emulator, evidence.jacobians
         space, g = emulator.space, len(known.theta)
         if g < self.minimum:

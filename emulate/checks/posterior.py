@@ -52,7 +52,7 @@ class Posterior(Check):
     weighs: ClassVar = True
 
     def find(self, evidence: Evidence) -> tuple[Finding, ...]:
-        self.require(evidence)
+        evidence = self.require(evidence)
         weighted, space = evidence.weighted, evidence.emulator.space
         s, log_weight = len(weighted.log_weight), weighted.log_weight.numpy()
         best, ran = log_weight.max(initial=-np.inf), s - int(np.isneginf(log_weight).sum())

@@ -7,7 +7,7 @@ import numpy as np
 from annotated_types import Gt, Lt
 
 from emulate.checks._words import number, output, percent
-from emulate.contracts import Check, Evidence, Finding, Replicas
+from emulate.contracts import Check, Evidence, Finding, Replicas, Whole
 from emulate.replicas import p_values
 
 
@@ -33,7 +33,7 @@ class Predictive(Check):
     alarms: ClassVar = 1
 
     def find(self, evidence: Evidence) -> tuple[Finding, ...]:
-        self.require(evidence)
+        evidence = self.require(evidence)
         known = evidence.replicas
         if not all(bool(t.isfinite().all()) for t in (known.data, known.replica, known.pull)):
             return (self._finding("", float("nan"), "Cannot say: the observation, its prediction or data made again are not "
@@ -56,7 +56,7 @@ class Predictive(Check):
             *parts,
         )
 
-    def _said(self, evidence: Evidence, i: int, p: float, above: float, least: float) -> str:
+    def _said(self, evidence: Whole, i: int, p: float, above: float, least: float) -> str:
         known = evidence.replicas
         name, size = known.parts[i], known.sizes[i]
         what = f"of the field {name}" if name else "of the observation"

@@ -60,7 +60,7 @@ class Recovery(Check):
         return int(chosen.min()), int(chosen.max())
 
     def find(self, evidence: Evidence) -> tuple[Finding, ...]:
-        self.require(evidence)
+        evidence = self.require(evidence)
         known, names = evidence.recovery, evidence.emulator.space.names
         ranks, q = Ranks(known), len(known.rank)
         if q < self.minimum:

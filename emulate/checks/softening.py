@@ -29,7 +29,7 @@ class Softening(Check):
     needs: ClassVar = ("softening",)
 
     def find(self, evidence: Evidence) -> tuple[Finding, ...]:
-        self.require(evidence)
+        evidence = self.require(evidence)
         moved, names = evidence.softening.moved, evidence.emulator.space.names
         alike = evidence.softening.alike if self.alike is None else self.alike
         if not moved.isfinite().all():

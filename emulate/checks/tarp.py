@@ -36,7 +36,7 @@ class Tarp(Check):
     alarms: ClassVar = 1
 
     def find(self, evidence: Evidence) -> tuple[Finding, ...]:
-        self.require(evidence)
+        evidence = self.require(evidence)
         ranks, q = Ranks(evidence.recovery), len(evidence.recovery.rank)
         if q < self.minimum:
             said = f"Cannot say: {q} observations were recovered, and the check needs at least {self.minimum}."

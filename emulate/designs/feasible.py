@@ -71,7 +71,7 @@ class Feasible(Design):
         from emulate.feasibility import Feasibility  # here, because it imports torch and scipy
 
         try:
-            return Feasibility.load(self.inside)
+            return Feasibility.load(self.inside or "")
         except InputError as e:
             raise InputError(f"feasible.inside: must be the folder of a feasibility, such as "
                              f"runs/NAME/simulate/feasibility of a campaign in which a run failed. Got {self.inside}, "

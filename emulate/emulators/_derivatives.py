@@ -38,7 +38,8 @@ _SMALLEST = 1e-30  # of r^2: keeps derivatives finite where two points meet
 def radial(e: Tensor, kernel: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """f, f', f'' and f''' of k = f(e), e = -r^2 / 2; the last is infinite at 0 for matern52, where D^3 makes it 0."""
     if kernel == "rbf":
-        return (e.exp(),) * 4
+        f = e.exp()
+        return f, f, f, f
     r = math.sqrt(5) * (-2 * e).clamp_min(_SMALLEST).sqrt()
     f = (-r).exp()
     return (1 + r + r.square() / 3) * f, 5 / 3 * (1 + r) * f, 25 / 3 * f, 125 / 3 * f / r

@@ -14,10 +14,12 @@ derivatives, for it takes no products of matrices (Gilmour, Thompson and Cullis 
 What is symmetric is packed as LAPACK does it: the lower triangle, column by column, `[n (n + 1) / 2]`.
 """
 
+import importlib
 import math
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import NamedTuple
+from types import ModuleType
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -49,19 +51,21 @@ def nugget(n: int) -> tuple[float, float]:
     return math.log(_LEAST * max(n, 100)), math.log(_MOST)
 
 
-class Factors(NamedTuple):
-    lower: np.ndarray  # L, with anything above the diagonal
-    q: np.ndarray
-    r: np.ndarray
-    white: np.ndarray  # L^-1 z [n, c]
-    residual: np.ndarray  # (1 - Q Q^T) L^-1 z [n, c]
-    variance: np.ndarray  # s^2 [c]
+Array = TypeVar("Array", np.ndarray, Tensor)
 
-    def without(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+
+class Factors(NamedTuple, Generic[Array]):
+    lower: Array  # L, with anything above the diagonal
+    q: Array
+    r: Array
+    white: Array  # L^-1 z [n, c]
+    residual: Array  # (1 - Q Q^T) L^-1 z [n, c]
+    variance: Array  # s^2 [c]
+
+    def without(self: "Factors[np.ndarray]", rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Residuals and variances `[b, c]` of rows `[n]` (of bool) by the others: P_bb^-1 (P z)_b, and the diagonal of P_bb^-1
         times the s^2 of the others."""
-        from scipy.linalg import lapack
-
+        lapack = _compiled("lapack")
         white, _ = lapack.dtrtrs(self.lower, np.eye(len(rows))[:, rows], lower=1)
         white = white - self.q @ (self.q.T @ white)
         spread, pz = np.linalg.inv(white.T @ white), white.T @ self.residual
@@ -70,10 +74,15 @@ class Factors(NamedTuple):
         return residual, spread.diagonal()[:, None] * variance.clip(1e-20)
 
 
-def factors(c: np.ndarray, h: np.ndarray, z: np.ndarray) -> Factors | None:
-    """The letters above, of C by its lower triangle; None where it is not positive definite in float64."""
-    from scipy.linalg import lapack  # here, because loading an emulator does not need it
+def _compiled(library: str) -> ModuleType:
+    """`lapack` or `blas` of scipy: here, because loading an emulator does not need it, and as a module whose names no type
+    checker knows."""
+    return importlib.import_module(f"scipy.linalg.{library}")
 
+
+def factors(c: np.ndarray, h: np.ndarray, z: np.ndarray) -> Factors[np.ndarray] | None:
+    """The letters above, of C by its lower triangle; None where it is not positive definite in float64."""
+    lapack = _compiled("lapack")
     lower, info = lapack.dpotrf(c, lower=1, clean=0)
     if info > 0:
         return None
@@ -103,15 +112,14 @@ class Evidence:
         priors = [LENGTH_PRIOR] * self.d + [ORDER_PRIOR] * order + [NOISE_PRIOR if noisy else NUGGET_PRIOR]
         (self.low, self.high), (self.centre, self.width) = np.array(bounds).T, np.array(priors).T
 
-    def factors(self, x: np.ndarray) -> Factors:
+    def factors(self, x: np.ndarray) -> Factors[np.ndarray]:
         """Those at x; with a larger eta where C is not positive definite in float64 without."""
         while (f := self._factors(self.covariance(x[:-1])[0], math.exp(x[-1]))) is None:
             x = np.append(x[:-1], x[-1] + 1)
         return f
 
-    def _factors(self, k: np.ndarray, eta: float) -> Factors | None:
-        from scipy.linalg import lapack
-
+    def _factors(self, k: np.ndarray, eta: float) -> Factors[np.ndarray] | None:
+        lapack = _compiled("lapack")
         k[self.diagonal] += eta
         return factors(lapack.dtpttr(len(self.z), k, uplo="L")[0], self.h, self.z)
 
@@ -133,10 +141,9 @@ class Evidence:
         value = 0.5 * (free + self.more) * np.log(s2).sum() + len(s2) * volume + 0.5 * (self.more * x[-1] + pull @ pull)
         return float(value), lambda: self._derivatives(x, rates, f, s2)
 
-    def _derivatives(self, x: np.ndarray, rates: Iterator[np.ndarray], f: Factors,
+    def _derivatives(self, x: np.ndarray, rates: Iterator[np.ndarray], f: Factors[np.ndarray],
                      s2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-        from scipy.linalg import blas, lapack
-
+        blas, lapack = _compiled("blas"), _compiled("lapack")
         (n, c), k, eta = self.z.shape, self.h.shape[1], math.exp(x[-1])
         back, _ = lapack.dtrtrs(f.lower, np.concatenate([f.q, f.residual / np.sqrt(s2)], 1), lower=1, trans=1)
         trend, data = back[:, :k], back[:, k:]  # data = P z / s

@@ -6,6 +6,8 @@ made 3e-10 of the outputs' scale of that.
 """
 
 import math
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -165,11 +167,11 @@ def _additive(u: Tensor, columns: Tensor, length: Tensor, order: Tensor) -> Tens
     share, out = _share(order, d), []
     rows = max(1, _CACHE // (columns.shape[-1] * max(1, order.numel())))
     for piece in u.split(rows):
-        whole: Tensor | None = None
+        whole = torch.zeros(())
         for i in range(d):
             gap = piece[:, i, None] - columns[i]
             x = (gap.square_() * rate[..., i, None, None]).exp_().mul_(a)
-            whole = x if whole is None else whole.add_(x.mul_(1 + whole))
+            whole = whole.add_(x.mul_(1 + whole)) if i else x
         out.append(whole.mul_(share))
     return out[0] if len(out) == 1 else torch.cat(out, -2)
 
@@ -194,7 +196,7 @@ class _Additive(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, du: Tensor, *_: None) -> Tensor:
-        return sum(du[:, i, None] * r for i, r in enumerate(_rates(*ctx.saved_tensors)))
+        return reduce(add, (du[:, i, None] * r for i, r in enumerate(_rates(*ctx.saved_tensors))))
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, u: Tensor, *rest: Tensor) -> tuple[Tensor, int]:
@@ -222,7 +224,7 @@ def basis(u: Tensor, mean: str) -> Tensor:
     if mean != "constant":
         parts.append(x)
     if mean == "quadratic":
-        i, j = torch.triu_indices(x.shape[-1], x.shape[-1])
+        i, j = torch.triu_indices(x.shape[-1], x.shape[-1], device=x.device)
         parts.append(x[..., i] * x[..., j])
     return torch.cat(parts, -1)
 
@@ -236,7 +238,7 @@ def basis_slopes(u: Tensor, mean: str) -> Tensor:
         parts.append((2 * one).expand(*u.shape[:-1], d, d))
     if mean == "quadratic":
         x = 2 * u - 1
-        i, j = torch.triu_indices(d, d)
+        i, j = torch.triu_indices(d, d, device=u.device)
         parts.append(2 * (x[..., i, None] * one[j] + x[..., j, None] * one[i]))
     return torch.cat(parts, -2)
 

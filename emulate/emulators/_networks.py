@@ -29,10 +29,10 @@ def hidden(u: Tensor, layers: list[Layer]) -> Tensor:
 def hidden_slopes(u: Tensor, layers: list[Layer]) -> tuple[Tensor, Tensor]:
     """The last hidden units `[m, n, w]` and their derivatives by u, `[m, d, n, w]`, all parameters in one pass."""
     x = (_STRETCH * (u - 0.5)).expand(len(layers[0][0]), *u.shape)
-    t = None
-    for weight, bias, *shape in layers:
+    t = torch.zeros(())
+    for i, (weight, bias, *shape) in enumerate(layers):
         a = torch.baddbmm(bias, x, weight)
-        t = _STRETCH * weight[:, :, None] if t is None else t.flatten(1, 2).matmul(weight).unflatten(1, t.shape[1:3])
+        t = t.flatten(1, 2).matmul(weight).unflatten(1, t.shape[1:3]) if i else _STRETCH * weight[:, :, None]
         t = t * _tilt(a, shape)[:, None]
         x = _bend(a, shape)
     return x, t

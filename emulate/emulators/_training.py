@@ -10,6 +10,8 @@ squared residuals.
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -50,7 +52,7 @@ class Lesson(ABC):
         """Loss on the runs seen and on those left out, both `[m]`, and all layers that have them."""
 
     def size(self) -> Tensor:
-        return self.decay * sum(layer[0].square().sum() for layer in self.layers)
+        return self.decay * reduce(add, (layer[0].square().sum() for layer in self.layers))
 
 
 class Values(Lesson):
@@ -76,14 +78,14 @@ class Values(Lesson):
     @torch.no_grad()
     def look(self) -> tuple[Tensor, Tensor, list[Layer]]:
         """By the sums a = F^T F, b = F^T r and s = r^T r over all runs: they are all that a squared error needs."""
-        sums = [None, None]
+        sums: list[tuple[Tensor, ...]] = [(), ()]
         for rows in torch.arange(self.n).split(_CHUNK):
             f, r = self._features(rows), self._rest(rows)
             for i, mask in enumerate((self.seen, 1 - self.seen)):
                 w = self._weight(rows, mask, of=mask.sum(1))
                 new = (*self._normal(f, r, w), (r.square().mean(-1) * w).sum(1))
-                sums[i] = new if sums[i] is None else tuple(x + y for x, y in zip(sums[i], new, strict=True))
-        c = self._solve(*sums[0][:2])
+                sums[i] = tuple(x + y for x, y in zip(sums[i], new, strict=True)) if sums[i] else new
+        c = self._solve(sums[0][0], sums[0][1])
         p = c.shape[-1]
         errors = [s + (c * (a @ c - 2 * b)).sum((1, 2)) / p for a, b, s in sums]
         return errors[0].clamp_min(0), errors[1].clamp_min(0), [*self.layers, (c[:, :-1], c[:, -1:])]
@@ -139,7 +141,7 @@ class Noises(Lesson):
 
     @torch.no_grad()
     def look(self) -> tuple[Tensor, Tensor, list[Layer]]:
-        losses = [0.0, 0.0]
+        losses = [torch.zeros((), dtype=self.u.dtype)] * 2
         for rows in torch.arange(self.n).split(_CHUNK):
             for i, mask in enumerate((self.seen, 1 - self.seen)):
                 share = mask[:, rows].sum(1) / mask.sum(1).clamp_min(1)
@@ -170,7 +172,8 @@ def learn(lesson: Lesson, pace: Pace, generator: torch.Generator) -> tuple[list[
             for some in order.chunk(steps) if steps > 1 else [rows]:
                 _backward(search, lesson.loss(some))
                 search.step()
-                schedule.step()
+                if schedule is not None:
+                    schedule.step()
         train, held_out, better = keep.look()
         history.append({"loss": train, "held_out_loss": held_out, **now})
         waited = 0 if better else waited + 1
@@ -214,7 +217,7 @@ def _schedule(search: torch.optim.Optimizer, pace: Pace, steps: int) -> torch.op
     return torch.optim.lr_scheduler.ConstantLR(search, 1.0)
 
 
-def _backward(search: torch.optim.Optimizer, loss: Tensor) -> Tensor:
+def _backward(search: torch.optim.Optimizer, loss: Tensor) -> float:
     search.zero_grad()
     loss.backward()
-    return loss
+    return float(loss)

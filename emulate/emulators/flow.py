@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -38,7 +38,10 @@ class _Density(Distribution):
     r"""p(z | u) = 1/M sum_i N(T_i(x; u); 0, diag(tau_i^2)) |dT_i/dx| / |dz/dx|, x the whitened residual of the trend."""
 
     has_rsample = True
-    arg_constraints = {}
+
+    @property
+    def arg_constraints(self) -> dict[str, Any]:
+        return {}
 
     def __init__(self, core: "_Fitted", u: Tensor):
         self.core, self.u = core, u
@@ -107,6 +110,17 @@ class _Fitted(Core):
     Shapes: beta `[k, p]`, loc and spread `[p]`, turn V `[p, p]`, tau `[M, p]`, base `[M, K, p]`, centre and width `[d]`.
     """
 
+    trend: Tensor  # the place of the mean in MEANS
+    beta: Tensor
+    centre: Tensor
+    width: Tensor
+    loc: Tensor
+    turn: Tensor
+    spread: Tensor
+    tau: Tensor
+    base: Tensor
+    box: Tensor
+
     def __init__(self, recipe: "Flow", state: dict[str, Tensor]):
         super().__init__()
         for name, value in state.items():
@@ -144,7 +158,7 @@ class _Fitted(Core):
         """T_i(x; u) and ln|dT_i/dx|."""
         if len(self.loc) > 1:
             return self.flows[i](self._context(u)).call_and_ladj(x)
-        ladj: Tensor | float = 0.0
+        ladj = torch.zeros(())
         for spline in self._alone(i, u, x):
             y, slope = spline.push(x[..., 0])
             x, ladj = y[..., None], ladj + slope
@@ -155,7 +169,7 @@ class _Fitted(Core):
         context = self._context(u)
         context = context.reshape(*(1,) * (like.ndim - u.ndim), *context.shape)
         return [
-            Splines(t.hyper(context).movedim(-1, 0).contiguous(), self.bound, _SLOPE) for t in self.flows[i].transforms
+            Splines(hyper(context).movedim(-1, 0).contiguous(), self.bound, _SLOPE) for hyper in _hypers(self.flows[i])
         ]
 
     def log_density(self, i: int, u: Tensor, x: Tensor) -> Tensor:
@@ -185,6 +199,11 @@ class _LogDensity(torch.nn.Module):
         return self.core.log_density(0, u, x)
 
 
+def _hypers(flow: torch.nn.Module) -> list[torch.nn.Module]:
+    """The networks that give the knots of each transform in turn."""
+    return [t.get_submodule("hyper") for t in flow.get_submodule("transforms").children()]
+
+
 def _splines(recipe: "Flow", p: int, d: int, box: float) -> torch.nn.Module:
     """x -> base given the context: rational-quadratic splines in zuko, their weights from the global generator."""
     from zuko.flows import MAF
@@ -192,10 +211,11 @@ def _splines(recipe: "Flow", p: int, d: int, box: float) -> torch.nn.Module:
 
     k = recipe.bins
     coupled = p > 3 if recipe.coupling == "auto" else recipe.coupling
+    passes: dict[str, Any] = {"passes": 2} if coupled and p > 1 else {}
     with torch.random.fork_rng(devices=[]):
         flow = MAF(p, d, transforms=recipe.transforms, hidden_features=(recipe.width,) * recipe.layers,
                    activation=torch.nn.SiLU, univariate=partial(MonotonicRQSTransform, bound=box, slope=_SLOPE),
-                   shapes=[(k,), (k,), (k - 1,)], **({"passes": 2} if coupled and p > 1 else {}))  # fmt: skip
+                   shapes=[(k,), (k,), (k - 1,)], **passes)  # fmt: skip
     return flow.transform.double()
 
 
@@ -355,7 +375,7 @@ class _Learner:
     def __init__(self, recipe: Flow, core: _Fitted, member: int, u: Tensor, x: Tensor, seen: Tensor, out: Tensor,
                  generator: torch.Generator, moved: Tensor | None):  # fmt: skip
         self.moved = moved  # dx/du [n, d] of each run
-        self.scale = None if moved is None else moved.square().mean(0).clamp_min(_FLOOR)
+        self.scale = torch.ones(()) if moved is None else moved.square().mean(0).clamp_min(_FLOOR)
         self.recipe, self.core, self.member, self.generator = recipe, core, member, generator
         self.u, self.x, self.seen, self.out = u, x, seen, out
         self.flow = core.flows[member]
@@ -420,8 +440,8 @@ class _Learner:
 def _start(flow: torch.nn.Module, generator: torch.Generator) -> None:
     """Weights from the generator; a small last layer, so that every spline starts near the identity."""
     with torch.no_grad():
-        for hyper in (t.hyper for t in flow.transforms):
-            layers = [m for m in hyper if hasattr(m, "weight")]
+        for hyper in _hypers(flow):
+            layers: list[Any] = [m for m in hyper.children() if hasattr(m, "weight")]
             for j, layer in enumerate(layers):
                 bound = layer.weight.shape[1] ** -0.5 * (_SMALL if j + 1 == len(layers) else 1.0)
                 for w in (layer.weight, layer.bias):

@@ -1,6 +1,8 @@
 """Exact Gaussian processes."""
 
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -32,6 +34,20 @@ _SHARED = ("length", "order", "eta", "inverse", "q", "r_inverse")
 
 class _Fitted(Core):
     """Prediction in closed form from cached factors: no solve, no graph but that of u."""
+
+    choice: Tensor  # kernel and mean, by their places in KERNELS and MEANS
+    points: Tensor
+    group: Tensor
+    mix: Tensor
+    variance: Tensor
+    weights: Tensor
+    beta: Tensor
+    length: Tensor
+    order: Tensor
+    eta: Tensor
+    inverse: Tensor
+    q: Tensor
+    r_inverse: Tensor
 
     def __init__(self, state: dict[str, Tensor]):
         super().__init__()
@@ -92,7 +108,8 @@ class _Fitted(Core):
     @torch.no_grad()
     def slopes(self, u: Tensor) -> tuple[Tensor, Tensor]:
         parts = [self._slopes(part) for part in u.split(_ROWS)]
-        return tuple(torch.cat(some, 1).movedim(1, 0) for some in zip(*parts, strict=True))
+        mean, variance = (torch.cat(some, 1).movedim(1, 0) for some in zip(*parts, strict=True))
+        return mean, variance
 
     def _slopes(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """The formulas of `_moments` differentiated, `[p, N, d]`."""
@@ -168,7 +185,7 @@ class GP(Recipe):
         return Cost(seconds, 8 * n**2 * (16 + d + 2 * kernels), "use svgp, or a network such as mlp")
 
     def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int) -> Core:
-        affordable("gp", self.cost(*u.shape, z.shape[1]), f"{len(u)} runs")
+        affordable("gp", self.cost(len(u), u.shape[1], z.shape[1]), f"{len(u)} runs")
         noisy = noisy if self.noise == "auto" else self.noise == "fitted"
         d, rng = u.shape[-1], np.random.default_rng(seed)
         known = [np.zeros(d), np.append(np.zeros(d), ROUGH), np.full(d, np.log(0.4))]
@@ -202,16 +219,17 @@ class GP(Recipe):
         rivals = [(None, mean) for mean in richer]
         rivals += [(k, None) for k in ("matern52", "additive")[: v.shape[-1]]] if self.kernel == "auto" else []
         for rival in rivals:
-            kernel, mean = (a or b for a, b in zip(rival, best))
+            kernel, mean = rival[0] or best[0], rival[1] or best[1]
             found = [_fit(v, x, kernel, mean, noisy, [_lengths(f.x, v.shape[-1]), starts[0]])
                      for x, f in zip(parts, best[2], strict=True)]  # fmt: skip
-            gain = sum(
-                new.log_density - old.log_density for new, old in zip(found, best[2], strict=True)
-            )  # of every run
+            pairs = zip(found, best[2], strict=True)
+            gain = reduce(add, (new.log_density - old.log_density for new, old in pairs))  # of every run
             if gain.sum() > 2 * gain.std() * len(gain) ** 0.5:
                 best = kernel, mean, found
         if len(v) < len(u):
-            best = *best[:2], [_fit(u, x, *best[:2], noisy, [f.x]) for x, f in zip(z.split(1, 1), best[2], strict=True)]
+            kernel, mean, found = best
+            pairs = zip(z.split(1, 1), found, strict=True)
+            best = kernel, mean, [_fit(u, x, kernel, mean, noisy, [f.x]) for x, f in pairs]
         return best
 
     def _means(self, u: Tensor, some: Tensor) -> list[str]:
@@ -264,7 +282,7 @@ def _fit(u: Tensor, z: Tensor, name: str, mean: str, noisy: bool, starts: list[n
         starts = [Evidence(u[some], z[some], name, mean, noisy=noisy).climb(starts)]
     evidence, d = Evidence(u, z, name, mean, noisy=noisy), u.shape[-1]
     x = evidence.climb(starts)
-    f = Factors(*map(torch.from_numpy, evidence.factors(x)))
+    f: Factors[Tensor] = Factors(*map(torch.from_numpy, evidence.factors(x)))
     inverse = torch.linalg.solve_triangular(f.lower, torch.eye(len(u), dtype=u.dtype), upper=False)
     r_inverse = torch.linalg.inv(f.r)
     outside = inverse - f.q @ (f.q.T @ inverse)  # P = outside^T outside

@@ -1,6 +1,8 @@
 """Exact Gaussian processes of runs that carry their Jacobians."""
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -33,6 +35,18 @@ _SINGULAR = 1e-12  # of a run that alone determines a coefficient of the mean
 class _Fitted(Core):
     """Prediction in closed form from cached factors: no solve, no graph but that of u."""
 
+    choice: Tensor  # kernel and mean, by their places in KERNELS and MEANS
+    points: Tensor
+    group: Tensor
+    variance: Tensor
+    weights: Tensor
+    beta: Tensor
+    length: Tensor
+    eta: Tensor
+    inverse: Tensor
+    q: Tensor
+    r_inverse: Tensor
+
     def __init__(self, state: dict[str, Tensor]):
         super().__init__()
         for name in ("choice", "points", "group", *_EACH, *_SHARED):
@@ -52,7 +66,8 @@ class _Fitted(Core):
 
     def slopes(self, u: Tensor) -> tuple[Tensor, Tensor]:
         parts = [self._slopes(part) for part in u.split(max(1, self._rows // (1 + u.shape[-1])))]
-        return tuple(torch.cat(some) for some in zip(*parts, strict=True))
+        mean, variance = (torch.cat(some) for some in zip(*parts, strict=True))
+        return mean, variance
 
     def _gaps(self, u: Tensor) -> list[Tensor]:
         """D_j `[g, N, n]` of each parameter j, in units of the lengths of g kernels."""
@@ -61,7 +76,7 @@ class _Fitted(Core):
     def _moments(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and sd `[p, N]` at u `[N, d]`."""
         gaps, h = self._gaps(u), basis(u, self._mean)
-        f, f1, _, _ = radial(-0.5 * sum(gap.square() for gap in gaps), self._kernel)
+        f, f1, _, _ = radial(-0.5 * reduce(add, (gap.square() for gap in gaps)), self._kernel)
         k = torch.cat([f, *(f1 * gap for gap in gaps)], -1)  # [g, N, (1 + d) n]
         every = k if len(k) == len(self.group) else k[self.group]
         mean = (every * self.weights[:, None]).sum(-1)  # a product of matrices adds in an order of the batch's own
@@ -78,7 +93,7 @@ class _Fitted(Core):
     def _slopes(self, u: Tensor) -> tuple[Tensor, Tensor]:
         gaps = self._gaps(u)
         h, by_u = trend(u, self._mean)
-        f, f1, f2, _ = radial(-0.5 * sum(gap.square() for gap in gaps), self._kernel)
+        f, f1, f2, _ = radial(-0.5 * reduce(add, (gap.square() for gap in gaps)), self._kernel)
         v, t = self._whitened(torch.cat([f, *(f1 * gap for gap in gaps)], -1), h)
         inside = v.square().sum(-1, keepdim=True) < 1  # elsewhere rounding has cut that part of the variance off at 0
         pulled = (torch.where(inside, v, 0.0) + t @ self.q.mT) @ self.inverse
@@ -94,7 +109,7 @@ class _Fitted(Core):
     def _along(gaps: list[Tensor], f1: Tensor, f2: Tensor, weights: Tensor, length: Tensor) -> Tensor:
         """dk/du^T w `[..., N, d]` of weights w, those of the values and then those of the slopes."""
         value, *slope = weights.chunk(1 + len(gaps), -1)
-        steep = f1 * value + f2 * sum(gap * w for gap, w in zip(gaps, slope, strict=True))
+        steep = f1 * value + f2 * reduce(add, (gap * w for gap, w in zip(gaps, slope, strict=True)))
         pulls = [(f1 * w - gap * steep).sum(-1) for gap, w in zip(gaps, slope, strict=True)]
         return torch.stack(pulls, -1) / length[:, None]
 
@@ -185,7 +200,9 @@ class GradientGP(Recipe):
         for kernel, mean in rivals:
             mean = mean or best[1]
             found = [_fit(Seen(u, *part, kernel, mean), noisy, f.x) for part, f in zip(parts, best[2], strict=True)]
-            gain = sum((new.density - old.density).sum(1) for new, old in zip(found, best[2], strict=True))  # per run
+            gain = reduce(
+                add, ((new.density - old.density).sum(1) for new, old in zip(found, best[2], strict=True))
+            )  # per run
             if gain.sum() > 2 * gain.std() * len(gain) ** 0.5:
                 best = kernel, mean, found
         return best

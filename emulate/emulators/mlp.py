@@ -29,6 +29,12 @@ _BOX = 1024  # points of the box over which the spread of private members is ave
 class _Fitted(Core):
     """Mean and variance over the members of trend + network; weights `[members, in, out]` in one batch."""
 
+    trend: Tensor
+    beta: Tensor
+    scale: Tensor
+    residual: Tensor
+    inflation: Tensor
+
     def __init__(self, state: dict[str, Tensor]):
         super().__init__()
         for name, value in state.items():
@@ -202,7 +208,7 @@ class MLP(Recipe):
             core = _Fitted(state)
             blind = torch.stack([fold, (fold - 1) % self.members])  # the members that never saw a run
             pair = _of_blind(core.members, u, blind) - z
-            rest, core.inflation, noise = *_variance(pair, self.members, calibrate=self.calibrate), None
+            rest, core.inflation, noise = *_variance(pair, self.members, calibrate=bool(self.calibrate)), None
             core.residual = rest
             if self.heads == "variance":
                 core, noise = self._with_heads(core, u, pair, seen, blind, pace, generator)
@@ -275,7 +281,7 @@ def _trends(u: Tensor, z: Tensor, seen: Tensor, trend: str, slopes: Tensor | Non
     for mask in seen > 0:
         rows, values = h[mask], z[mask]
         left, right = rows, values
-        if steep is not None:
+        if steep is not None and slopes is not None:
             left = torch.cat([rows, steep[:, mask].flatten(0, 1)])
             right = torch.cat([values, weight * slopes[mask].permute(2, 0, 1).flatten(0, 1)])
         beta.append(torch.linalg.lstsq(left, right, driver="gelsd").solution)  # the default's bits vary

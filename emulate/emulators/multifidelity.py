@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal
 
 from emulate.contracts import Core, Recipe
+from emulate.distributions import Correlated
 from emulate.emulators import _calibration as calibration
 from emulate.emulators._coupling import nodes, regress, triangle
 from emulate.emulators._places import dealt
@@ -25,6 +26,14 @@ _STATE = ("weights", "centre", "scale", "inflation", "mix", "start", "width")
 
 class _Level(torch.nn.Module):
     """z = A x + centre + scale e of components x of the next cheaper fidelity; e learns from u, or from u and leading x."""
+
+    weights: Tensor
+    centre: Tensor
+    scale: Tensor
+    inflation: Tensor
+    mix: Tensor
+    start: Tensor
+    width: Tensor
 
     def __init__(self, error: Core, state: dict[str, Tensor]):
         super().__init__()
@@ -59,6 +68,9 @@ class _Level(torch.nn.Module):
 class _Fitted(Core):
     """The cheapest fidelity, and one level after the other on it."""
 
+    centre: Tensor
+    scale: Tensor
+
     def __init__(self, low: Core, centre: Tensor, scale: Tensor, levels: Iterable[_Level]):
         super().__init__()
         self.low, self.levels = low, torch.nn.ModuleList(levels)
@@ -79,9 +91,9 @@ class _Fitted(Core):
 
 def _moments(p: Distribution) -> tuple[Tensor, Tensor]:
     """Mean and root of the covariance."""
-    if hasattr(p, "scale_tril"):
+    if isinstance(p, MultivariateNormal):
         return p.mean, p.scale_tril
-    return p.mean, triangle(p.covariance_matrix) if hasattr(p, "mix") else torch.diag_embed(p.variance.sqrt())
+    return p.mean, triangle(p.covariance_matrix) if isinstance(p, Correlated) else torch.diag_embed(p.variance.sqrt())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,14 +153,15 @@ class MultiFidelity(Recipe):
         (v, x), *_ = tables = (*coarse, (u, z))
         centre, scale = _spread(x)
         core = _Fitted(_train(self.low, v, (x - centre) / scale, noisy, seed), centre, scale, ())
-        told = core.cheapest(core.low.left_out or core.low(v))
+        told, history = core.cheapest(core.low.left_out or core.low(v)), core.low.history
         for (v, x), (w, y) in itertools.pairwise(tables):
             known, unseen = _at(core, v, x, told, w)
             level, told = self._level(w, y, known, unseen, noisy, seed)
             core.levels.append(level)
+            history = level.error.history or core.low.history
         mean, root = told
         core.left_out = MultivariateNormal(mean, scale_tril=root, validate_args=False)
-        core.history = core.levels[-1].error.history or core.low.history
+        core.history = history
         return core
 
     def rebuild(self, state: dict[str, Tensor]) -> Core:

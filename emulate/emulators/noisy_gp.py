@@ -26,6 +26,9 @@ _LEAST = 1e-12  # of a component's variance, of which the logarithm is taken
 class _Noisy(Core):
     """A process, and around it the noise of a run, s^2 eta exp(g) with g the mean of another process."""
 
+    level: Tensor
+    mix: Tensor
+
     def __init__(self, state: dict[str, Tensor]):
         super().__init__()
         self.process, self.noise = (
@@ -173,7 +176,8 @@ class _Fit(NamedTuple):
 def _fit(seen: _Seen, name: str, mean: str, noisy: bool, starts: list[np.ndarray]) -> _Fit:
     evidence, d = _Places(seen, name, mean, noisy=noisy), seen.u.shape[-1]
     x = evidence.climb(starts)
-    f, eta, root = Factors(*map(torch.from_numpy, evidence.factors(x))), math.exp(x[-1]), seen.root
+    f: Factors[Tensor] = Factors(*map(torch.from_numpy, evidence.factors(x)))
+    eta, root = math.exp(x[-1]), seen.root
     s2 = (f.residual.square().sum(0) + seen.rest / eta) / (len(f.residual) + seen.more - f.q.shape[1])
     s2 = s2.clamp_min(1e-20)
     inverse = torch.linalg.solve_triangular(f.lower, torch.diag(1 / root[:, 0]), upper=False)

@@ -15,6 +15,11 @@ from emulate.polynomials import basis, terms
 
 
 class _Fitted(Core):
+    terms: Tensor
+    coefficients: Tensor
+    root: Tensor
+    variance: Tensor
+
     def __init__(self, state: dict[str, Tensor]):
         super().__init__()
         for name in ("terms", "coefficients", "root", "variance"):

@@ -22,6 +22,9 @@ _TINY = 1e-20  # variance of z that rounding has
 class _Fitted(Core):
     """mean = m1 + share scale m2, variance = inflation (v1 + [share scale]^2 v2)."""
 
+    weight: Tensor
+    inflation: Tensor
+
     def __init__(self, first: Core, then: Core, weight: Tensor, inflation: Tensor):
         super().__init__()
         self.first, self.then = first, then

@@ -25,6 +25,9 @@ _STATE = ("terms", "coefficients", "inverse", "root_terms", "roots")
 
 
 class _Fitted(Core):
+    average: Tensor
+    bias: Tensor
+
     def __init__(self, state: Mapping[str, Tensor], flow: Emulator | None):
         super().__init__()
         for name in (*_STATE, "average", "bias"):
@@ -78,7 +81,7 @@ class Response(Recipe):
         return 2
 
     def make(self, space: Space, outputs: Outputs, simulator: Simulator | None, *, seed: int) -> Made:
-        own = self.simulator or simulator
+        own: Any = self.simulator or simulator  # one that knows its events, as what follows asks
         if own is None or not callable(getattr(own, "scored", None)):
             name = "no simulator" if own is None else own.entry_name()
             raise InputError("response must have a simulator that gives single events with their scores, `scored`, as lund "
@@ -118,7 +121,7 @@ class Response(Recipe):
         return _Fitted(state, self._flow({k[5:]: v for k, v in state.items() if k.startswith("flow.")}))
 
     def _flow(self, state: dict[str, Tensor]) -> Emulator | None:
-        if not state:
+        if not state or self.flow is None:
             return None
         part: dict[str, Any] = {name: {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
                                 for name in ("core", "transform")}  # fmt: skip

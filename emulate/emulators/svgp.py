@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -12,10 +12,11 @@ from torch.distributions import Normal
 
 from emulate.contracts import Core, Recipe
 from emulate.costs import Cost, affordable, products, steps
+from emulate.devices import chosen
 from emulate.distributions import Correlated
 from emulate.emulators import _calibration as calibration
 from emulate.emulators._evidence import NOISE, ROUGH, Evidence, nugget
-from emulate.emulators._iterative import Covariance, device_of
+from emulate.emulators._iterative import Covariance
 from emulate.emulators._kernels import KERNELS, MEANS, basis, columns_of, determined, kernel
 from emulate.emulators._threads import calm
 from emulate.emulators.gp import _EACH, _SHARED, _Fitted
@@ -31,6 +32,10 @@ _TRIED = 40  # values of ln eta
 
 class _Exact(Core):
     """The mean by all runs, the variance by the inducing points."""
+
+    runs: Tensor
+    by_runs: Tensor
+    trend: Tensor
 
     def __init__(self, state: dict[str, Tensor]):
         super().__init__()
@@ -84,7 +89,7 @@ class SVGP(Recipe):
     kernel: Literal["rbf", "matern52", "matern32", "additive"] = "rbf"  # rbf and additive for smooth outputs
     mean: Literal["auto", "constant", "linear", "quadratic"] = "auto"  # the trend; auto: the richest that pays
     noise: Literal["auto", "fixed", "fitted"] = "auto"  # auto: fitted for a stochastic simulator, else what is missed
-    inducing: Annotated[int, Ge(1)] = 500  # m
+    inducing: Annotated[int, Ge(1)] = 500  # points through which the runs are seen, m
     part: Annotated[int, Ge(10)] = 1000  # runs by which the lengths are found
     kernels: Annotated[int, Ge(1)] = 4  # components with lengths and eta of their own; the rest share theirs
     exact: bool = False  # the mean by all runs at once
@@ -101,8 +106,8 @@ class SVGP(Recipe):
         return Cost(seconds, held, "lower inducing, or use a network such as mlp")
 
     def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int) -> Core:
-        affordable("svgp", self.cost(*u.shape, z.shape[1]), f"{len(u)} runs")
-        device = device_of(self.device)
+        affordable("svgp", self.cost(len(u), u.shape[1], z.shape[1]), f"{len(u)} runs")
+        device = chosen(self.device, "svgp: device")
         noisy = noisy if self.noise == "auto" else self.noise == "fitted"
         rng, mean = np.random.default_rng(seed), self._mean(u)
         own = self.kernels if z.shape[1] > self.kernels + 1 else z.shape[1]
@@ -114,14 +119,13 @@ class SVGP(Recipe):
             )
             state = _state(u[at], fits, self.kernel, mean)
             residual, spread = (torch.cat([getattr(f, n) for f in fits], 1) for n in ("residual", "spread"))
-            core = _Fitted(state)
+            sparse = _Fitted(state)
             if self.calibrate:
                 scale = calibration.scale(residual / spread.sqrt()).square()
-                core.variance, spread = core.variance * scale, spread * scale
-                core.mix = calibration.mix(residual / spread.sqrt())
-            if self.exact:
-                core = _Exact(_all_runs(u, parts, fits, core, self.kernel, mean, device))
-        sd, mix = spread.sqrt(), (core.sparse if self.exact else core).mix
+                sparse.variance, spread = sparse.variance * scale, spread * scale
+                sparse.mix = calibration.mix(residual / spread.sqrt())
+            exact = _Exact(_all_runs(u, parts, fits, sparse, self.kernel, mean, device)) if self.exact else None
+        core, sd, mix = exact or sparse, spread.sqrt(), (exact.sparse if exact else sparse).mix
         core.left_out = Correlated(z - residual, sd, mix) if len(mix) else Normal(z - residual, sd)
         return core
 
@@ -141,7 +145,8 @@ class SVGP(Recipe):
                 noisy: bool) -> tuple[Tensor, list["_Fit"]]:  # fmt: skip
         """Rows of the inducing points, and the fits. All runs show finer structure than some: the lengths shrink together
         as long as runs that are left out become the likelier."""
-        best, density = None, -math.inf
+        best: tuple[Tensor, list[_Fit]] = torch.empty(0), []
+        density = -math.inf
         for factor in _SHRINK:
             rows = _chosen(u, tried := [k.shrunk(factor) for k in kernels], self.kernel, self.inducing)
             fits = [
@@ -193,7 +198,9 @@ def _all_runs(u: Tensor, parts: list[Tensor], fits: list[_Fit], core: _Fitted, n
     h, weights, trend = basis(u, mean), [], []
     for z, f in zip(parts, fits, strict=True):
         state = f.state
-        c = Covariance(u, state["length"], state["order"], name, float(state["eta"]), f.near, device)
+        c = Covariance(
+            u, state["length"], state["order"], name, float(state["eta"]), cast(tuple[Tensor, Tensor], f.near), device
+        )
         solved, left = c.solve(torch.cat([h, z], 1))
         if left > _SOLVED:
             raise InputError(f"svgp: conjugate gradients must solve for all runs to {_SOLVED:g}. Got {left:.1e}; raise inducing, "

@@ -9,7 +9,12 @@ use: `gradients.diagnose`; tests of derivatives: `gradients.verify`.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from emulate import verification as verify
+    from emulate.diagnosis import diagnose
+    from emulate.estimation import choose, estimate
 
 _HOMES = {"diagnosis": ("diagnose",), "estimation": ("choose", "estimate"), "verification": ("verify",)}
 _WHOLE = ("verify",)  # names of modules themselves

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emulate.contracts import Estimate
+from emulate.contracts import FOLLOWS, Estimate
 from emulate.errors import InputError
 from emulate.meter import Meter
 
@@ -32,7 +32,8 @@ def averaged(values: Tensor, slopes: Tensor, *, random: bool, calls: int, meter:
         off = slopes - gradient
         covariance = torch.einsum("nmi,nmj->mij", off, off) / (n * (n - 1))
     error = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
-    return Estimate(values.mean(0), gradient, error, calls, meter.seconds, diagnostics or {}, covariance, bias_bound,
+    return Estimate(values.mean(0), gradient, error, calls, meter.seconds, diagnostics or {}, covariance,
+                    FOLLOWS if bias_bound is None else bias_bound,
                     meter.peak_memory, n if random and n > 1 else 0)  # fmt: skip
 
 

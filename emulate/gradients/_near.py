@@ -144,7 +144,7 @@ def dealt(number: Tensor, n: int, most: int) -> list[Tensor]:
 def _limits(source: Any, theta: Tensor) -> tuple[Tensor, Tensor]:
     """The least and the greatest theta `[d]` that f's space allows; infinite where it has none."""
     space, d = getattr(source, "space", None), len(theta)
-    known = isinstance(space, Space) and space.d == d
-    priors = [p.prior for p in space.parameters] if known else [None] * d
-    return tuple(torch.tensor([getattr(p, name, far) for p in priors], dtype=theta.dtype)
+    priors = [p.prior for p in space.parameters] if isinstance(space, Space) and space.d == d else [None] * d
+    low, high = (torch.tensor([getattr(p, name, far) for p in priors], dtype=theta.dtype)
                  for name, far in (("low", -math.inf), ("high", math.inf)))  # fmt: skip
+    return low, high

@@ -48,7 +48,7 @@ def sweep(f: Trajectory, theta: Tensor, noise: Noise, *, length: int = 0, spinup
     def read(t: Tensor, *of: Tensor) -> Tensor:
         return torch.atleast_1d(f.readout(t, torch.stack(of) if f.at else of[0]))
 
-    y, pull = torch.func.vjp(read, theta, *(states[k] for k in seen))
+    y, pull, *_ = torch.func.vjp(read, theta, *(states[k] for k in seen))
     direct, *outputs = rows(pull, torch.eye(len(y), dtype=y.dtype))
     m, given = len(y), dict(zip(seen, outputs))
     blank = torch.zeros_like(outputs[0])
@@ -58,7 +58,9 @@ def sweep(f: Trajectory, theta: Tensor, noise: Noise, *, length: int = 0, spinup
     windows, growth, adjoint, slope = [], [], blank, torch.zeros_like(direct)
     for k in range(f.steps, 0, -1):
         adjoint = adjoint + given[k] if k in given else adjoint
-        _, pull = torch.func.vjp(lambda t, s, k=k: f.step(t, s, k - 1, marks[k - 1].resumed()), theta, states[k - 1])
+        _, pull, *_ = torch.func.vjp(
+            lambda t, s, k=k: f.step(t, s, k - 1, marks[k - 1].resumed()), theta, states[k - 1]
+        )
         of_theta, adjoint = rows(pull, adjoint)
         slope = slope + of_theta[:m]
         if length and k > 1 and (f.steps - k + 1) % length == 0:
@@ -68,7 +70,7 @@ def sweep(f: Trajectory, theta: Tensor, noise: Noise, *, length: int = 0, spinup
     growth.append(adjoint[m:].norm() if probe else y.new_full((), torch.nan))
     adjoint = adjoint[:m] + (given[0][:m] if 0 in given else 0)
     if not spinup:
-        _, pull = torch.func.vjp(f.start, theta)
+        _, pull, *_ = torch.func.vjp(f.start, theta)
         slope = slope + rows(pull, adjoint)[0]
     parts = torch.stack([*windows, slope])
     parts = parts + direct / len(parts)

@@ -1,6 +1,7 @@
 """The slopes of a fitted emulator, and how far it doubts them itself."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -20,10 +21,10 @@ def told(emulator: Emulator, theta: Tensor) -> Estimate:
         with torch.no_grad():
             value = emulator.predict(theta).mean
         u, replicates = emulator.space.scaled(theta)[None], 0
-        if callable(getattr(emulator.core, "members", None)):
-            covariance, replicates = _of_members(emulator, theta)
-        elif hasattr(emulator.core, "covariance"):
-            covariance = _of_process(emulator, u) * _products(emulator.space.stretch(theta))
+        if (members := getattr(emulator.core, "members", None)) is not None:
+            covariance, replicates = _of_members(emulator, members, theta)
+        elif (between := getattr(emulator.core, "covariance", None)) is not None:
+            covariance = _of_process(emulator, between, u) * _products(emulator.space.stretch(theta))
         else:
             raise InputError(f"surrogate must be given an emulator that doubts its slopes: a process (gp) or an ensemble (mlp). "
                              f"Got {emulator.recipe.entry_name()}; give the simulator, or use reverse for the slope "
@@ -36,11 +37,11 @@ def told(emulator: Emulator, theta: Tensor) -> Estimate:
                     torch.full_like(gradient, math.nan), meter.peak_memory, replicates)  # fmt: skip
 
 
-def _of_members(emulator: Emulator, theta: Tensor) -> tuple[Tensor, int]:
+def _of_members(emulator: Emulator, members: Callable[[Tensor], Tensor], theta: Tensor) -> tuple[Tensor, int]:
     """The covariance `[m, d, d]` of one member's slopes, and how many there are."""
 
     def each(t: Tensor) -> Tensor:
-        return emulator.transform.from_z(emulator.core.members(emulator.space.scaled(t))).movedim(0, -2).flatten(-2)
+        return emulator.transform.from_z(members(emulator.space.scaled(t))).movedim(0, -2).flatten(-2)
 
     m = emulator.outputs.size
     slopes = rows_of(each, theta[None])[0].reshape(-1, m, len(theta))
@@ -49,12 +50,12 @@ def _of_members(emulator: Emulator, theta: Tensor) -> tuple[Tensor, int]:
 
 
 @torch.no_grad()
-def _of_process(emulator: Emulator, u: Tensor) -> Tensor:
+def _of_process(emulator: Emulator, between: Callable[[Tensor, Tensor], Tensor], u: Tensor) -> Tensor:
     """The covariance `[m, d, d]` of dy/du at u `[1, d]`: that of central differences of the process given its runs."""
     core, d = emulator.core, u.shape[-1]
     moves = _STEP * torch.eye(d, dtype=u.dtype)
     ends = torch.cat([u + moves, u - moves])
-    c = core.covariance(ends, ends).reshape(-1, 2, d, 2, d)
+    c = between(ends, ends).reshape(-1, 2, d, 2, d)
     c = (c[:, 0, :, 0] - c[:, 0, :, 1] - c[:, 1, :, 0] + c[:, 1, :, 1]) / (4 * _STEP**2)  # [p, d, d]
     values, vectors = torch.linalg.eigh((c + c.mT) / 2)
     size = core(u).mean[0].square() + 1  # z has unit variance; this is what rounding leaves of a difference

@@ -79,7 +79,7 @@ def _differentiate(path: Trajectory, theta: Tensor, noise: Noise, ends: list[int
 
     def told(k: int) -> Tensor:
         """What the readout says of the state after k steps."""
-        return pull[:, path.at.index(k)] if k in path.at else 0.0
+        return pull[:, path.at.index(k)] if k in path.at else torch.zeros((), dtype=pull.dtype)
 
     for first, last in zip(reversed(starts), reversed(ends)):
         adjoint = adjoint + told(last)

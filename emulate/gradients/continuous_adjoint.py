@@ -54,7 +54,7 @@ def _solve(f: ODE, theta: Tensor) -> Tensor:
     """dy/dtheta `[m, d]`."""
     h, scheme = f.horizon / f.steps, SCHEMES[f.scheme]
     states = list(f.discretised.states(theta, Noise(0)))
-    y, pull = torch.func.vjp(lambda t, s: torch.atleast_1d(f.readout(t, s)), theta, states[-1])
+    y, pull, *_ = torch.func.vjp(lambda t, s: torch.atleast_1d(f.readout(t, s)), theta, states[-1])
     slope, adjoint = rows(pull, torch.eye(len(y), dtype=y.dtype))
     for k in range(f.steps, 0, -1):
         begin, end = (k - 1) * h, k * h

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from emulate.contracts import Estimate, Gradient
+from emulate.contracts import FOLLOWS, Estimate, Gradient
 from emulate.errors import InputError
 from emulate.gradients._lost import Noted
 from emulate.gradients._sites import Reads, Watch, unknown
@@ -56,7 +56,7 @@ class Reverse(Gradient):
                     bias = unknown(seen, gradient[0]) if bias is None else bias
         return Estimate(value.mean(0), gradient.mean(0), error, max(n, 2), meter.seconds,
                         {"backward_passes": n * value.shape[1], "lost": sorted(lost.places), "reads": sorted(seen.names)},
-                        bias_bound=bias, peak_memory=meter.peak_memory,
+                        bias_bound=FOLLOWS if bias is None else bias, peak_memory=meter.peak_memory,
                         replicates=n if n > 1 else 0)  # fmt: skip
 
 

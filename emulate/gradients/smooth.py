@@ -45,7 +45,7 @@ class Smooth(Gradient):
 
     draws: ClassVar[bool] = True
 
-    width: Annotated[float, Gt(0)] = 0.02  # s, a share of the scale: bias grows as s^2, the scatter of jumps falls
+    width: Annotated[float, Gt(0)] = 0.02  # a share of the scale, s: bias grows as s^2, the scatter of jumps falls
     scale: tuple[float, ...] = ()  # typical size of each parameter, in its unit; empty: |theta|, or 1 where theta is 0
     rule: Literal["auto", "directions", "quadrature"] = "auto"  # how theta is moved
 

@@ -25,7 +25,7 @@ class Hard(Histogram):
 
     def __post_init__(self) -> None:
         axes = axes_of(self.edges)
-        object.__setattr__(self, "edges", axes if len(axes) > 1 else axes[0])
+        object.__setattr__(self, "edges", axes[0] if len(axes) == 1 else axes)
 
     def binning(self, x: Any, weights: Any = None) -> Binning:
         return Binning(tuple(Axis(e, Kernel.of("step")) for e in axes_of(self.edges)))

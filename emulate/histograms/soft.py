@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeGuard, cast
 
 from annotated_types import Gt
 
@@ -50,9 +50,9 @@ class Soft(Histogram):
 
     def __post_init__(self) -> None:
         axes = axes_of(self.edges)
-        object.__setattr__(self, "edges", axes if len(axes) > 1 else axes[0])
+        object.__setattr__(self, "edges", axes[0] if len(axes) == 1 else axes)
         many = isinstance(self.bandwidth, tuple | list)
-        widths = [*self.bandwidth] if many else [self.bandwidth]
+        widths = [*self.bandwidth] if isinstance(self.bandwidth, tuple | list) else [self.bandwidth]
         if self.bandwidth != "auto" and (len(widths) not in (1, len(axes)) or not all(
             _number(h) and h > 0 for h in widths)):  # fmt: skip
             raise InputError(f"bandwidth must be a finite number above 0, one for each axis, or auto. Got {shown(self.bandwidth)}; "
@@ -66,14 +66,15 @@ class Soft(Histogram):
                 )
         ends = self._ends
         if len(ends) != len(axes) or not all(
-            len(e) == 2 and all(x is None or _number(x) for x in e) and (None in e or e[0] < e[1]) for e in ends):  # fmt: skip
+            len(e) == 2 and all(x is None or _number(x) for x in e) and (e[0] is None or e[1] is None or e[0] < e[1])
+            for e in ends):  # fmt: skip
             raise InputError(f"support must be [low, high] with low < high, null for an open end, of two axes a list for each. "
                              f"Got {shown(self.support)}.")  # fmt: skip
         if self.bandwidth != "auto":
             self._axes(self.bandwidth)
 
     def binning(self, x: Any, weights: Any = None) -> Binning:
-        return Binning(self._axes(self.settled(x, weights).bandwidth))
+        return Binning(self._axes(cast("float | tuple[float, ...]", self.settled(x, weights).bandwidth)))
 
     def settled(self, x: Any, weights: Any = None, velocities: Any = None) -> "Soft":
         """This histogram with the bandwidth that is best for these samples, where it is auto; all rows share one.
@@ -92,9 +93,10 @@ class Soft(Histogram):
     @property
     def _ends(self) -> tuple[Ends, ...]:
         """The support of each axis."""
-        if any(isinstance(e, tuple | list) for e in self.support):
-            return tuple(tuple(e) for e in self.support)
-        return (tuple(self.support),) * (len(axes_of(self.edges)) if tuple(self.support) == (None, None) else 1)
+        given: Any = self.support  # as it was written; what it must be is asked where it is read
+        if any(isinstance(e, tuple | list) for e in given):
+            return tuple(tuple(e) for e in given)
+        return (tuple(given),) * (len(axes_of(self.edges)) if tuple(given) == (None, None) else 1)
 
     def _axes(self, bandwidth: float | tuple[float, ...]) -> tuple[Axis, ...]:
         kernel = Kernel.of(self.kernel)
@@ -108,5 +110,5 @@ class Soft(Histogram):
         return tuple(Axis(e, kernel, h, s) for e, h, s in zip(edges, widths, self._ends, strict=True))
 
 
-def _number(x: Any) -> bool:
+def _number(x: Any) -> TypeGuard[float]:
     return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)

@@ -70,18 +70,20 @@ class Around(Likelihood, ABC):
         added = self.scale_error**2 * mean[..., :, None] * mean[..., None, :] + self.offset_error**2
         if self.discrepancy is None:
             return added
-        demand_told("a discrepancy", self.outputs, mean.shape[-1])
-        return added + self.discrepancy.covariance(self.outputs, mean)
+        outputs = demand_told("a discrepancy", self.outputs, mean.shape[-1])
+        return added + self.discrepancy.covariance(outputs, mean)
 
     def widened(self, noise: Tensor, mean: Tensor, own: Tensor | None) -> Tensor:
         """`noise` with all that makes y unsure: at its mean, with the emulator's own covariance where there is one."""
         if own is not None and self.emulator_covariance:
             noise = noise + (1 + self.scale_error**2) * own
-        return noise if self.sure else noise + self.unsure(mean)
+        added = self.unsure(mean)
+        return noise if added is None else noise + added
 
     def moved(self, truth: Tensor, noise: Tensor) -> Tensor:
         """One y around the simulator's truth `[m]`, by standard normal noise `[m]`."""
-        return truth if self.sure else truth + root(self.unsure(truth)) @ noise
+        added = self.unsure(truth)
+        return truth if added is None else truth + root(added) @ noise
 
 
 def root(covariance: Tensor) -> Tensor:
@@ -99,13 +101,14 @@ def each(name: str, given: float | tuple[float, ...], data: Tensor) -> Tensor:
     return made
 
 
-def demand_told(who: str, outputs: Outputs | None, m: int) -> None:
-    """Complain where a likelihood reads the outputs and was not told of them, or of others."""
+def demand_told(who: str, outputs: Outputs | None, m: int) -> Outputs:
+    """The outputs; complains where a likelihood reads them and was not told of them, or of others."""
     if outputs is None:
         raise InputError(f"{who} must know the fields and coordinates of the outputs. Got a likelihood that has not been told; "
                          "use likelihood.on(simulator.outputs).")  # fmt: skip
     if outputs.size != m:
         raise InputError(f"the outputs must be those that the likelihood was told of, {outputs.size} numbers. Got {m}.")
+    return outputs
 
 
 def demand_errors(**given: float | tuple[float, ...]) -> None:

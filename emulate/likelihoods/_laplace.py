@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from emulate.distributions import gaussian_of
 from emulate.likelihoods._around import Around, Local
 
 _ITERATIONS, _TOLERANCE = 60, 1e-2  # steps to the mode; the last, in units of the error that y has of its own
@@ -16,7 +17,7 @@ _LEAST = -2.0  # of ln |I + C W|, which falls to -inf where one mode splits into
 
 def evidence(likelihood: Around, prediction: Distribution, data: Tensor) -> Tensor:
     """ln p(data | prediction) `[...]` with all that makes y unsure marginalised."""
-    mean, own = prediction.gaussian()
+    mean, own = gaussian_of(prediction)
     covariance = likelihood.widened(torch.zeros_like(own), mean, own)
     log = torch.full(mean.shape[-1:], likelihood.logarithmic)
     return marginal(likelihood.local(data), mean, covariance, log)

@@ -10,6 +10,7 @@ from annotated_types import Ge
 from torch import Tensor
 from torch.distributions import Distribution
 
+from emulate.distributions import gaussian_of
 from emulate.errors import InputError
 from emulate.likelihoods._around import Around, Local
 from emulate.likelihoods._counting import expected, whole
@@ -44,7 +45,7 @@ class Binomial(Around):
         return evidence(self, prediction, data)
 
     def covariance(self, data: Tensor, prediction: Distribution | None = None) -> Tensor:
-        mean, own = (self._standing(data), None) if prediction is None else prediction.gaussian()
+        mean, own = (self._standing(data), None) if prediction is None else gaussian_of(prediction)
         share = (mean / self.trials).clamp(0.0, 1 - _SHY / self.trials)
         return self.widened(torch.diag_embed(mean * (1 - share)), mean, own)
 

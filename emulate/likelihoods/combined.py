@@ -3,13 +3,16 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Self
+from functools import reduce
+from operator import add
+from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from emulate.contracts import Likelihood
+from emulate.distributions import gaussian_of
 from emulate.errors import InputError, nearest
 from emulate.likelihoods._around import Around, Local, demand_told
 from emulate.likelihoods._laplace import marginal
@@ -75,11 +78,11 @@ class Combined(Likelihood):
     def log_prob(self, prediction: Distribution, data: Tensor) -> Tensor:
         self._told(data)
         if all(isinstance(part, Gaussian) and part.normal for part, _ in self._places):
-            return normal(data - prediction.gaussian()[0], self.covariance(data, prediction))
+            return normal(data - gaussian_of(prediction)[0], self.covariance(data, prediction))
         return self._marginal(prediction, data)
 
     def _marginal(self, prediction: Distribution, data: Tensor) -> Tensor:
-        mean, own = prediction.gaussian()
+        mean, own = gaussian_of(prediction)
         own = own.expand(*mean.shape, mean.shape[-1])
         covariance = self._joint(
             own, lambda part, s: part.widened(torch.zeros_like(own[..., s, s]), mean[..., s], own[..., s, s])
@@ -92,7 +95,7 @@ class Combined(Likelihood):
         if prediction is None:
             none = data.new_zeros(*data.shape, data.shape[-1])
             return self._joint(none, lambda part, s: part.covariance(data[..., s]))
-        mean, own = prediction.gaussian()
+        mean, own = gaussian_of(prediction)
         shape = torch.broadcast_shapes(own.shape, (*data.shape, 1), (*mean.shape, 1))
         return self._joint(
             own.expand(shape), lambda part, s: part.covariance(data[..., s], _Part(mean[..., s], own[..., s, s]))
@@ -105,7 +108,7 @@ class Combined(Likelihood):
     @property
     def _places(self) -> list[tuple[Around, slice]]:
         """Every part with its place in the outputs, in their order."""
-        return [(self.parts[name], s) for name, s in self.outputs.slices.items()]
+        return [(cast(Around, self.parts[name]), s) for name, s in cast(Outputs, self.outputs).slices.items()]
 
     def _told(self, data: Tensor) -> None:
         demand_told("a combined likelihood", self.outputs, data.shape[-1])
@@ -130,7 +133,7 @@ class Combined(Likelihood):
                 steady = weight
             else:
                 steady = _blocks([(one.steady, s) for one, s in found], slope)
-            return Local(sum(one.value for one, _ in found), slope, weight, steady)
+            return Local(reduce(add, (one.value for one, _ in found)), slope, weight, steady)
 
         return at
 

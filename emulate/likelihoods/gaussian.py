@@ -12,6 +12,7 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 from torch.distributions import Distribution
 
+from emulate.distributions import gaussian_of
 from emulate.errors import InputError
 from emulate.likelihoods._around import Around, Local, demand_errors, each
 
@@ -69,14 +70,14 @@ class Gaussian(Around):
         if self.sure and self.emulator_covariance and not self.covariance_file:
             factors = getattr(prediction, "factors", None)
             if factors is not None:
-                *root, diagonal = factors
+                sd, basis, diagonal = factors
                 variance = self._noise(data).diagonal(dim1=-2, dim2=-1) + diagonal
-                return of_factors(data - prediction.mean, *root, variance, self._dof(data.shape[-1]))
-        mean, own = prediction.gaussian()
+                return of_factors(data - prediction.mean, sd, basis, variance, self._dof(data.shape[-1]))
+        mean, own = gaussian_of(prediction)
         return normal(data - mean, self.widened(self._noise(data), mean, own), self._dof(data.shape[-1]))
 
     def covariance(self, data: Tensor, prediction: Distribution | None = None) -> Tensor:
-        mean, own = (data, None) if prediction is None else prediction.gaussian()
+        mean, own = (data, None) if prediction is None else gaussian_of(prediction)
         return self.widened(self._noise(data), mean, own)
 
     def sample(self, truth: Tensor, *, seed: int) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from emulate.distributions import gaussian_of
 from emulate.errors import InputError
 from emulate.likelihoods._around import Around, Local, each
 from emulate.likelihoods._laplace import logarithms
@@ -45,7 +46,7 @@ class LogNormal(Around):
             )
 
     def log_prob(self, prediction: Distribution, data: Tensor) -> Tensor:
-        mean, own = prediction.gaussian()
+        mean, own = gaussian_of(prediction)
         covariance = self.widened(torch.zeros_like(own), mean, own)
         mu, c, possible = logarithms(mean, covariance, torch.ones(mean.shape[-1], dtype=torch.bool, device=mean.device))
         ln = _positive(data).log()
@@ -53,7 +54,7 @@ class LogNormal(Around):
         return torch.where(possible, value, -torch.inf)
 
     def covariance(self, data: Tensor, prediction: Distribution | None = None) -> Tensor:
-        mean, own = (data, None) if prediction is None else prediction.gaussian()
+        mean, own = (data, None) if prediction is None else gaussian_of(prediction)
         return self.widened(mean[..., None, :] ** 2 * torch.expm1(self._variance(data)), mean, own)
 
     def sample(self, truth: Tensor, *, seed: int) -> Tensor:

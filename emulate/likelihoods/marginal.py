@@ -4,7 +4,8 @@ import copy
 import itertools
 import math
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import add
 from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
@@ -76,7 +77,7 @@ class Marginal(Likelihood):
 
     def covariance(self, data: Tensor, prediction: Distribution | None = None) -> Tensor:
         weight = self._weight.to(data)
-        return sum(w * part.covariance(data, prediction) for w, part in zip(weight, self._parts, strict=True))
+        return reduce(add, (w * part.covariance(data, prediction) for w, part in zip(weight, self._parts, strict=True)))
 
     def sample(self, truth: Tensor, *, seed: int) -> Tensor:
         u = torch.from_numpy(np.random.default_rng([seed, 1]).random(len(self.over)))
@@ -174,12 +175,11 @@ def _prior(name: str, spec: Any) -> Any:
                          f"Got {spec}.")  # fmt: skip
     keys = [f.name for f in fields(PRIORS[kind])]
     given = list(values.values()) if isinstance(values, dict) and list(values) == keys else values
-    good = (
-        isinstance(given, list | tuple)
-        and len(given) == len(keys)
-        and all(_numeric(v) and v is not None for v in given)
-    )
-    if not good:
+    if (
+        not isinstance(given, list | tuple)
+        or len(given) != len(keys)
+        or not all(_numeric(v) and v is not None for v in given)
+    ):
         raise InputError(f"over.{name}.{kind}: must be [{', '.join(keys)}]. Got {values}.")
     try:
         return PRIORS[kind](*map(float, given))

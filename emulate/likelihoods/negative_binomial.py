@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.nn.functional import logsigmoid
 
+from emulate.distributions import gaussian_of
 from emulate.errors import InputError
 from emulate.likelihoods._around import Around, Local, each
 from emulate.likelihoods._counting import expected, standing, whole
@@ -46,7 +47,7 @@ class NegativeBinomial(Around):
         return evidence(self, prediction, data)
 
     def covariance(self, data: Tensor, prediction: Distribution | None = None) -> Tensor:
-        mean, own = (standing(data), None) if prediction is None else prediction.gaussian()
+        mean, own = (standing(data), None) if prediction is None else gaussian_of(prediction)
         variance = mean + each("dispersion", self.dispersion, data) * mean**2
         return self.widened(torch.diag_embed(variance), mean, own)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from emulate.distributions import gaussian_of
 from emulate.likelihoods._around import Around, Local
 from emulate.likelihoods._counting import expected, standing, whole
 from emulate.likelihoods._laplace import evidence
@@ -37,7 +38,7 @@ class Poisson(Around):
         return evidence(self, prediction, data)
 
     def covariance(self, data: Tensor, prediction: Distribution | None = None) -> Tensor:
-        mean, own = (standing(data), None) if prediction is None else prediction.gaussian()
+        mean, own = (standing(data), None) if prediction is None else gaussian_of(prediction)
         return self.widened(torch.diag_embed(mean), mean, own)
 
     def sample(self, truth: Tensor, *, seed: int) -> Tensor:

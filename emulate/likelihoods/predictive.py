@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from emulate.contracts import Likelihood
-from emulate.distributions import Exact
+from emulate.distributions import Exact, gaussian_of
 from emulate.errors import InputError
 
 
@@ -42,7 +42,7 @@ class Predictive(Likelihood):
     def covariance(self, data: Tensor, prediction: Distribution | None = None) -> Tensor:
         """That of a run as predicted, zeros without a prediction: the observation has no noise beside it."""
         none = torch.diag_embed(torch.zeros_like(data))
-        return none if prediction is None else none + prediction.gaussian()[1]
+        return none if prediction is None else none + gaussian_of(prediction)[1]
 
     def sample(self, truth: Tensor, *, seed: int) -> Tensor:
         """The run itself: it is noisy already."""

@@ -11,6 +11,7 @@ from annotated_types import Gt
 from torch import Tensor
 from torch.distributions import Distribution
 
+from emulate.distributions import gaussian_of
 from emulate.errors import InputError
 from emulate.likelihoods._around import Around, Local, demand_errors, each
 from emulate.likelihoods._laplace import evidence
@@ -46,7 +47,7 @@ class StudentT(Around):
         return evidence(self, prediction, data)
 
     def covariance(self, data: Tensor, prediction: Distribution | None = None) -> Tensor:
-        mean, own = (data, None) if prediction is None else prediction.gaussian()
+        mean, own = (data, None) if prediction is None else gaussian_of(prediction)
         return self.widened(torch.diag_embed(self._scale(data) ** 2 * self.dof / (self.dof - 2)), mean, own)
 
     def sample(self, truth: Tensor, *, seed: int) -> Tensor:

@@ -100,7 +100,7 @@ class Events:
             InputError: it is not.
         """
         try:
-            import awkward
+            import awkward  # pyright: ignore[reportMissingImports]  (of no extra: who has it, uses it)
         except ImportError:
             raise InputError("events.to_awkward must have the package awkward. It is not installed: `pip install awkward`, "
                              "or use the columns and offsets.") from None  # fmt: skip

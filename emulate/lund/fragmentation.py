@@ -51,7 +51,8 @@ def moments(a: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     sums = torch.cat([_weights(rows) @ _COLUMNS for rows in given.split(_ROWS)] or [given])
     total = sums[:, 0]
     found = torch.log(total), sums[:, 1] / total, sums[:, 2] / total
-    return tuple(x.reshape(a.shape) for x in found)
+    log_z, e_log, e_inverse = (x.reshape(a.shape) for x in found)
+    return log_z, e_log, e_inverse
 
 
 class _LogNormaliser(torch.autograd.Function):

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Literal
 
 import torch
@@ -84,16 +85,16 @@ class Measurement:
     def of(self, events: Events) -> Tensor:
         """What every event adds to the outputs, `[n, m]`: the outputs are its mean over events."""
         columns = []
-        axis = thrust(events) if "thrust" in self.observables or self.axis == "thrust" else None
+        axis = cache(lambda: thrust(events))
         for name in self.observables:
             if name == "multiplicity":
                 x = charged_multiplicity(events)
             elif name == "thrust":
-                x = 1 - axis.value
+                x = 1 - axis().value
             elif name == "x_p":
                 x = -torch.log(scaled_momentum(events))
             else:
-                x = transverse(events, axis.axis if self.axis == "thrust" else None)
+                x = transverse(events, axis().axis if self.axis == "thrust" else None)
             of_particles = name in ("x_p", "pt")
             if self.output != "histograms":
                 x = events.sum(x) / events.multiplicity if of_particles else x

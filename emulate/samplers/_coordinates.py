@@ -150,7 +150,7 @@ def _likeliest(y: np.ndarray, bend: np.ndarray) -> tuple[np.ndarray, np.ndarray,
     n, d = y.shape
     rows = [i for i in range(d) if bend[i].any()]
     i, j, k = np.indices((d, d, d))
-    free = (j <= k) & (k < i) & bend.any((1, 2))[:, None, None]
+    free = (j <= k) & (k < i) & np.asarray(bend.any((1, 2)))[:, None, None]
 
     def unpacked(v: np.ndarray):
         a = np.zeros((d, d, d))

@@ -34,16 +34,16 @@ class Density:
         with torch.enable_grad():
             value = self.log_density(at)
             (gradient,) = torch.autograd.grad(value, at, self._ones.to(value))
-        value, gradient = self.shaped(value), self.shaped(gradient)
-        if np.isfinite(value).all() and np.isfinite(gradient).all():
-            return value, gradient
-        good = np.isfinite(value) & np.isfinite(gradient).all(-1)
-        return np.where(good, value, -np.inf), np.where(good[..., None], gradient, 0.0)
+        p, slope = self.shaped(value), self.shaped(gradient)
+        if np.isfinite(p).all() and np.isfinite(slope).all():
+            return p, slope
+        good = np.isfinite(p) & np.isfinite(slope).all(-1)
+        return np.where(good, p, -np.inf), np.where(good[..., None], slope, 0.0)
 
     def shaped(self, t: Tensor) -> np.ndarray:
         """Rows of all chains -> `[g, c, ...]`."""
-        t = t.detach().cpu().numpy().astype(np.float64, copy=False)
-        return t.reshape(self.shape[: 1 + t.ndim])
+        rows = t.detach().cpu().numpy().astype(np.float64, copy=False)
+        return rows.reshape(self.shape[: 1 + rows.ndim])
 
 
 @dataclass

@@ -63,31 +63,31 @@ class HMC(Sampler):
         shape, total = density.shape, self.warmup + n
         made = Record(n, {"x": np.zeros(shape), "value": np.zeros(shape[:2]), "divergent": np.zeros(shape[:2], bool),
                           "chance": 0.0, "calls": 0})  # fmt: skip
-        told, t, warmup_calls = Told(progress, total), None, 0
+        told, warmup_calls, auto = Told(progress, total), 0, self.trajectory == "auto"
+        t: Tuning | Kernel
         if (state := stored(checkpoint, shape, _STATE)) is not None:
             made.fill(state)
             t, warmup_calls = Kernel.restored(state), int(state["warmup_calls"])
             restore(rng, state["rng"])
             density.calls = int(state["calls"][-1])
-        first = self.warmup + made.done if t else 0
+        else:
+            length = math.pi / 2 if self.trajectory == "auto" else self.trajectory
+            t = Tuning(Plan(self.warmup, self.target_accept, self.mass, length, auto), density, rng)
+        first = 0 if state is None else self.warmup + made.done
         for i in range(first, total):
-            if t is None:
-                auto = self.trajectory == "auto"
-                length = math.pi / 2 if auto else self.trajectory
-                t = Tuning(Plan(self.warmup, self.target_accept, self.mass, length, auto), density, rng)
-            if i == self.warmup:
+            if i == self.warmup and isinstance(t, Tuning):
                 t, warmup_calls = t.settled(), density.calls
             before = t.state
             end, p, error, size, steps = self._trajectory(t, i, density, rng)
             chance = np.exp(-error.clip(0))
             t.state = before.replaced(end, rng.random(shape[:2]) < chance)
-            if i < self.warmup:
+            if isinstance(t, Tuning):
                 t.learn(i, before, end, p, chance, size, size * steps)
             else:
                 made.add({"x": t.state.x, "value": t.state.value, "divergent": np.isinf(error), "chance": chance.mean(),
                           "calls": density.calls})  # fmt: skip
             if i % 10 == 9 or i + 1 == total:
-                if i >= self.warmup:
+                if isinstance(t, Kernel):
                     save(checkpoint, made.filled() | t.stored() | {"rng": written(rng), "warmup_calls": warmup_calls})
                 told(i + 1, made)
         if first == total:

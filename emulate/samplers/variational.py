@@ -166,7 +166,8 @@ class _Flows:
             other = torch.rand(x.shape[:2], generator=generator, dtype=torch.float64) < _DEFENCE
             x = torch.where(other[..., None].to(x.device), self._far(len(some), generator), x)
             parts.append(self._weighed(log_density, x))
-        return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+        x, value, log_w = (torch.cat(part) for part in zip(*parts, strict=True))
+        return x, value, log_w
 
     def first(self, log_density: LogDensity) -> tuple[Tensor, Tensor, Tensor]:
         """x, ln p and ln w `[1, g c]` where the chains start, at particles."""
@@ -217,10 +218,10 @@ def _flow(d: int, transforms: int, width: int, seed: int) -> torch.nn.Module:
     from zuko.flows import NSF
 
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         flow = NSF(d, transforms=transforms, hidden_features=(width, width), activation=torch.nn.SiLU,
                    **({"passes": 2} if d > 1 else {}))  # fmt: skip
-    for layer in flow.transform.transforms:
+    for layer in flow.transform.get_submodule("transforms").children():
         last = [m for m in layer.modules() if isinstance(m, torch.nn.Linear)]
         for parameter in last[-1].parameters() if last else layer.parameters():
             torch.nn.init.zeros_(parameter)

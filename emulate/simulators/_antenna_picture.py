@@ -40,8 +40,8 @@ def draw(antenna: Any, points: Mapping[str, Tensor]) -> Figure:
         xlabel="along the boom [wavelengths]", ylabel="along the wires [wavelengths]", title="wires; a dot is the feed"
     )
     wires.margins(x=0.15)
-    pattern.set(rlim=(_FLOOR, 12), rticks=[-20, -10, 0, 10], xlabel="gain across the wires [dBi]")
-    pattern.set_theta_zero_location("E")
+    pattern.set(rlim=(_FLOOR, 12), rticks=[-20, -10, 0, 10], xlabel="gain across the wires [dBi]",
+                theta_zero_location="E")  # fmt: skip
     for ax in (gain, match):
         ax.axvline(1, color=_GREY, linewidth=0.8, linestyle=":", zorder=0)
         ax.grid(alpha=0.3)

@@ -43,9 +43,11 @@ class System(Protocol):
 
     def initial(self, noise: Noise, n: int) -> Tensor:
         """States `[n, s]` at which n episodes begin."""
+        ...
 
     def next(self, x: Tensor, a: Tensor, noise: Noise, step: int) -> Tensor:
         """x' `[..., s]` of x `[..., s]` and a `[..., a]`."""
+        ...
 
 
 def environment(name: str, options: Mapping[str, Any]) -> LQR | Gym:
@@ -66,7 +68,7 @@ def _made(name: str, options: str) -> LQR | Gym:
     for key in given:
         if key not in known:
             raise InputError(f"options of lqr must be among {', '.join(known)}. Got {key!r}.{nearest(key, known)}")
-    rows = {
+    rows: dict[str, Any] = {
         k: tuple(tuple(r) if isinstance(r, list) else r for r in v) if isinstance(v, list) else v
         for k, v in given.items()
     }

@@ -80,9 +80,9 @@ class Gym:
         """Lowest and highest action, `[a]`."""
         if self.choices:
             return torch.zeros(1, dtype=torch.float64), torch.full((1,), self.choices - 1.0, dtype=torch.float64)
-        return tuple(
-            torch.from_numpy(np.asarray(b, np.float64)) for b in (self.env.action_space.low, self.env.action_space.high)
-        )
+        space = self.env.action_space
+        low, high = (torch.from_numpy(np.asarray(b, np.float64)) for b in (space.low, space.high))
+        return low, high
 
     @cached_property
     def random(self) -> bool:

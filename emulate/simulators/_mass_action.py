@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
 
 from emulate.errors import InputError, RunFailed, nearest
 
@@ -86,7 +87,7 @@ def slopes(start: tuple[float, float], rates: Callable[[Sequence[Any]], Rates], 
 
 def plain(theta: Tensor) -> bool:
     """Whether theta is one point that nobody differentiates, so that its numbers say all."""
-    watched = theta.requires_grad or torch._C._functorch.peek_interpreter_stack() is not None
+    watched = theta.requires_grad or peek_interpreter_stack() is not None
     return type(theta) is Tensor and theta.ndim == 1 and theta.dtype == torch.float64 and not watched and (
         torch.autograd.forward_ad.unpack_dual(theta).tangent is None)  # fmt: skip
 
@@ -108,9 +109,9 @@ def need_names(who: str, known: Sequence[str], varied: Sequence[str], fixed: Map
                          f"{', '.join(wrong)} in {'both' if wrong[0] in fixed else 'neither'}.")  # fmt: skip
 
 
-def _numbers(start: tuple, rates: Rates, times: Sequence[float], step: float, exp: Callable) -> list[tuple]:
+def _numbers(start: tuple[Any, Any], rates: Rates, times: Sequence[float], step: float, exp: Callable) -> list[tuple]:
     try:
-        pairs = flow(*start, rates, times, step, exp)
+        pairs = flow(start[0], start[1], rates, times, step, exp)
     except OverflowError:
         pairs = [(math.inf, math.inf)]
     if not all(cmath.isfinite(x) for pair in pairs for x in pair):

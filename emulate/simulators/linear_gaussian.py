@@ -27,7 +27,7 @@ class LinearGaussian(Simulator):
     """
 
     space: Space = _SPACE
-    outputs_count: Annotated[int, Ge(1)] = 5  # m
+    outputs_count: Annotated[int, Ge(1)] = 5  # how many numbers a run gives, m
     noise: Annotated[float, Ge(0)] = 0.0  # standard deviation of every output
 
     differentiable: ClassVar[bool] = True

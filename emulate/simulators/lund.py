@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, cast
 
 import torch
 from annotated_types import Ge, Gt
@@ -13,6 +13,7 @@ from emulate.emissions import FlowEmission, saved, table
 from emulate.emulator import Emulator, fit
 from emulate.errors import InputError, nearest
 from emulate.lund import Events, Flavours, String, generate
+from emulate.lund.history import History
 from emulate.lund.measurement import ALL, Measurement, Observable, Output
 from emulate.lund.observables import gradient
 from emulate.lund.string import KINDS, NAMES
@@ -60,7 +61,7 @@ class Lund(Simulator):
 
     space: Space = _SPACE
     fixed: dict[str, float] = field(default_factory=dict)
-    energy: Annotated[float, Gt(0)] = 91.2  # GeV
+    energy: Annotated[float, Gt(0)] = 91.2  # GeV, of the string
     ends: Literal["d", "u", "s"] = "u"
     flavours: Literal["pions", "mesons", "baryons"] = "mesons"
     suppression: dict[str, float] = field(default_factory=dict)
@@ -142,7 +143,7 @@ class Lund(Simulator):
         """What one event at each row of theta `[n, d]` adds to the outputs, `[n, m]`, and its score d ln p / dtheta `[n, d]`,
         which lacks the normaliser of strings that are begun again."""
         events = self.fragment(theta, seed=seed)
-        return self.measure(events), self._of_mine(events.history.score(self._learnt))
+        return self.measure(events), self._of_mine(_history(events).score(self._learnt))
 
     def taught(self, recipe: Recipe, *, draws: int, seed: int) -> "Lund":
         """The same with z by a flow, trained by a recipe on so many draws of the exact density; `learnt` is the emulator."""
@@ -159,7 +160,7 @@ class Lund(Simulator):
         """dE[y]/dtheta at theta `[d]` by the score of n events, `events` by default: unbiased, for hard counts too."""
         start = time.perf_counter()
         events = self.fragment(theta, seed=seed, n=n)
-        value, slope, error = gradient(self.measure(events), self._of_mine(events.history.score(self._learnt)))
+        value, slope, error = gradient(self.measure(events), self._of_mine(_history(events).score(self._learnt)))
         return Estimate(value, slope, error, calls=1, seconds=time.perf_counter() - start, replicates=len(events))
 
     def _of_mine(self, score: Tensor) -> Tensor:
@@ -176,3 +177,8 @@ class Lund(Simulator):
     @property
     def _measurement(self) -> Measurement:
         return Measurement(self.observables, self.output, self.edges, bandwidth=self.bandwidth)
+
+
+def _history(events: Events) -> History:
+    """Of events that were fragmented here: they have one."""
+    return cast(History, events.history)

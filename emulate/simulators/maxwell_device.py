@@ -67,7 +67,7 @@ class MaxwellDevice(Simulator):
     polarisation: Polarisation = "Ez"  # the component that stands on the plane: Ez, or Hz
     waist: Annotated[float, Ge(0)] = 2.0  # of the beam, where its amplitude is 1/e; 0: an even wave and periodic sides
     targets: tuple[float, ...] = (0.0,)  # heights of the apertures over the axis, wavelengths
-    aperture: Annotated[float, Gt(0)] = 0.75  # wavelengths
+    aperture: Annotated[float, Gt(0)] = 0.75  # wavelengths, of the focus or of an exit
     distance: Annotated[float, Gt(0)] = 2.0  # from the device to the apertures, wavelengths
     radius: Annotated[float, Ge(0)] = 0.2  # of the cone that averages densities, wavelengths
     steepness: Annotated[float, Gt(0)] = 8.0  # of the projection

@@ -96,7 +96,7 @@ class Policy(Simulator):
         if not self.emulator:
             return "1"
         return (
-            f"1.{chained.digest(self.system.emulator)[:16]}"
+            f"1.{chained.digest(loaded(self.environment, self.options, self.emulator).emulator)[:16]}"
             if Path(self.emulator).expanduser().exists()
             else "1.absent"
         )
@@ -133,7 +133,8 @@ class Policy(Simulator):
 
     def program(self, theta: Tensor, noise: Noise) -> Tensor:
         """The output `[1]` of one run, which draws by name."""
-        return self._returned(theta, noise) if self.returns else self.dynamics(theta, noise)
+        rollouts = self.dynamics
+        return self._returned(theta, noise) if rollouts is None else rollouts(theta, noise)
 
     @cached_property
     def dynamics(self) -> Trajectory | None:
@@ -146,7 +147,7 @@ class Policy(Simulator):
             x, paid = state[..., :s], state[..., s:]
             x = self.system.initial(noise, n) if k == 0 else x
             after, _, cost = self._step(theta, x, k, noise)
-            return torch.cat((after, paid + cost[..., None] if k >= self.warmup else paid), -1)
+            return torch.cat((after, paid if cost is None or k < self.warmup else paid + cost[..., None]), -1)
 
         return Trajectory(lambda theta: torch.zeros(n, s + 1, dtype=torch.float64), step, self.steps,
                           lambda theta, state: state[..., s].mean()[None] / (self.steps - self.warmup))  # fmt: skip
@@ -189,8 +190,8 @@ class Policy(Simulator):
             for k in range(self.steps if steps is None else steps):
                 x, a, cost = self._step(theta, x, k, noise)
                 for name, value in (("states", x), ("actions", a), ("costs", cost)):
-                    met[name].append(value)
-        return {name: torch.stack(values) for name, values in met.items() if values[0] is not None}
+                    met[name] += [] if value is None else [value]
+        return {name: torch.stack(values) for name, values in met.items() if values}
 
     def _step(self, theta: Tensor, x: Tensor, k: int, noise: Noise) -> tuple[Tensor, Tensor, Tensor | None]:
         a = self._act(theta, x, k, noise)

@@ -36,7 +36,7 @@ class SIR(Simulator):
 
     space: Space = _SPACE
     fixed: dict[str, float] = field(default_factory=dict)  # beta or gamma, if it is not in the space, 1/d
-    population: Annotated[float, Gt(0)] = 1e6  # N
+    population: Annotated[float, Gt(0)] = 1e6  # people, N
     infected: Annotated[float, Gt(0)] = 1.0  # I at t = 0
     recovered: Annotated[float, Ge(0)] = 0.0  # R at t = 0
     tested: Annotated[float, Gt(0)] = 1000.0  # people, of whom the output expects tested I / N to be infected

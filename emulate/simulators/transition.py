@@ -111,8 +111,9 @@ class Transition(Simulator):
                 after = system.next(x, a, noise, k)
                 rows.append((x.numpy(), a.numpy(), after.numpy()))
                 x = after
-        while len(rows) < n:
-            rows += [(x, a, after) for x, a, after, _ in system.steps(act, int(rng.integers(2**31)))]
+        else:
+            while len(rows) < n:
+                rows += [(x, a, after) for x, a, after, _ in system.steps(act, int(rng.integers(2**31)))]
         x, a, after = (np.stack(part) for part in zip(*rows[:n], strict=True))
         order = [(*system.states, *system.actions).index(name) for name in self.space.names]
         return Runs.of(self.space, self.outputs, np.concatenate((x, a), 1)[:, order], after, stochastic=self.stochastic)

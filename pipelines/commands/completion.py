@@ -56,6 +56,13 @@ def entries(ctx: typer.Context, incomplete: str) -> list[str]:
     return [n for n in registry.names(room) if n.startswith(incomplete)] if room in registry.ROOMS else []
 
 
+def pages(incomplete: str) -> list[str]:
+    """The pages of the manual."""
+    from pipelines import manual
+
+    return [p for p in manual.pages() if p.startswith(incomplete)]
+
+
 def choices(*offers: str) -> Any:
     """A completion from a few words."""
     return lambda incomplete: [o for o in offers if o.startswith(incomplete)]

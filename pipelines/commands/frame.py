@@ -65,6 +65,23 @@ _COMMON = {"quiet": Quiet, "verbose": Verbose, "json_": Json}
 BUG = 70  # EX_SOFTWARE of sysexits.h: 1 says that a check failed
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"emulate {version('emulate')}")
+        raise typer.Exit
+
+
+@app.callback()
+def emulate(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """What stands before a command."""
+
+
 def command(name: str, *, panel: str | None = None, to: typer.Typer = app, json_: bool = True,
             **how: Any) -> Callable[[Callable[..., int | None]], Callable[..., int | None]]:  # fmt: skip
     """Register `body(terminal, ...)` as a command with -q, -v and, where a script wants its result, --json."""

@@ -40,7 +40,7 @@ def temporary(place: Place) -> Iterator[Note]:
     kind = kind_of(where)
     yield from room("temporary files", where, kind)
     if os.statvfs(where).f_flag & getattr(os, "ST_NOEXEC", 0):
-        yield Note("temporary files", "mind", f"{where} is mounted noexec: what torch.compile and a command of yours put there "
+        yield Note("temporary files", "advice", f"{where} is mounted noexec: what torch.compile and a command of yours put there "
                    "cannot be run", "export TMPDIR=FOLDER, one on another disk")  # fmt: skip
 
 
@@ -55,10 +55,10 @@ def room(topic: str, where: Path, kind: str) -> Iterator[Note]:
         )
     elif free < _LITTLE:
         yield Note(
-            topic, "mind", told, f"du -sh {where}/* shows what fills it; emulate store prune removes what is not used"
+            topic, "advice", told, f"du -sh {where}/* shows what fills it; emulate store prune removes what is not used"
         )
     elif s.f_files and files < _FILES:
-        yield Note(topic, "mind", f"{told}, but only {files} more files may be made, and a run makes four",
+        yield Note(topic, "advice", f"{told}, but only {files} more files may be made, and a run makes four",
                    "emulate run STUDY.yaml --set output=FOLDER, one on another disk")  # fmt: skip
     else:
         yield Note(topic, "fine", told)
@@ -95,7 +95,7 @@ def promises(folder: Path, kind: str) -> Iterator[Note]:
     (folder / "time").write_bytes(b"")
     off = (folder / "time").stat().st_mtime - before
     if abs(off) > _SKEW:
-        yield Note("clock", "mind", f"the disk's clock is {off:+.0f} s from this machine's: times of runs will not agree",
+        yield Note("clock", "advice", f"the disk's clock is {off:+.0f} s from this machine's: times of runs will not agree",
                    "set both clocks: timedatectl set-ntp true, on the file server too")  # fmt: skip
 
 

@@ -18,7 +18,7 @@ LOOKS: tuple[Look, ...] = (
     machine.cores, machine.threads, machine.memory, machine.gpu, machine.clock, machine.language, machine.open_files,
     disks.results, disks.temporary, services.loopback, services.dask, services.mlflow, studies.study,
 )  # fmt: skip
-_COLOURS = {"fine": "green", "mind": "yellow", "wrong": "red"}
+_COLOURS = {"fine": "green", "advice": "yellow", "wrong": "red"}
 
 
 def command(terminal: "Terminal", path: Path | None, changes: list[str]) -> int:
@@ -37,10 +37,10 @@ def command(terminal: "Terminal", path: Path | None, changes: list[str]) -> int:
     shown = [r for r, n in zip(rows, found, strict=True) if not terminal.quiet or n.verdict != "fine"]
     if shown:
         terminal.table("", ("what", "verdict", "found, and > what to do"), shown)
-    wrong, mind = ([n for n in found if n.verdict == v] for v in ("wrong", "mind"))
+    wrong, advice = ([n for n in found if n.verdict == v] for v in ("wrong", "advice"))
     terminal.give(passed=not wrong, versions=installation.versions(), notes=[vars(n) for n in found])
-    terminal.say(f"{len(wrong)} wrong, {len(mind)} to mind, {len(found) - len(wrong) - len(mind)} fine."
-                 if wrong or mind else "All is well.")  # fmt: skip
+    terminal.say(f"{len(wrong)} wrong, {len(advice)} advice, {len(found) - len(wrong) - len(advice)} fine."
+                 if wrong or advice else "All is well.")  # fmt: skip
     return 1 if wrong else 0
 
 
@@ -65,4 +65,4 @@ def _seen(look: Look, place: Place) -> Iterator[Note]:
     try:
         yield from look(place)
     except Exception as e:
-        yield Note(look.__name__.replace("_", " "), "mind", f"could not be looked at: {type(e).__name__}: {e}")
+        yield Note(look.__name__.replace("_", " "), "advice", f"could not be looked at: {type(e).__name__}: {e}")

@@ -33,7 +33,7 @@ def python(place: Place) -> Iterator[Note]:
     home = Path(site.getusersitepackages()) if site.ENABLE_USER_SITE else None
     strayed = [n for n in SHOWN if home and (at := _where(n)) and home in at.parents]
     if strayed and sys.prefix != sys.base_prefix:
-        yield Note("python", "mind", f"{', '.join(strayed)} come from {home} and not from this environment",
+        yield Note("python", "advice", f"{', '.join(strayed)} come from {home} and not from this environment",
                    "export PYTHONNOUSERSITE=1")  # fmt: skip
 
 
@@ -119,7 +119,7 @@ def openmp(place: Place) -> Iterator[Note]:
     else:
         yield Note("openmp", "fine", told)
     if place.environment.get("KMP_DUPLICATE_LIB_OK", "").upper() in ("TRUE", "1"):
-        yield Note("openmp", "mind", "KMP_DUPLICATE_LIB_OK hides a clash of two copies of OpenMP",
+        yield Note("openmp", "advice", "KMP_DUPLICATE_LIB_OK hides a clash of two copies of OpenMP",
                    "unset KMP_DUPLICATE_LIB_OK, and see whether it is still needed")  # fmt: skip
 
 
@@ -128,11 +128,11 @@ def pictures(place: Place) -> Iterator[Note]:
     written makes every start slow."""
     backend = place.environment.get("MPLBACKEND", "")
     if "inline" in backend or "nbagg" in backend:
-        yield Note("matplotlib", "mind", f"MPLBACKEND={backend} is a notebook's; a simulator that draws may stop",
+        yield Note("matplotlib", "advice", f"MPLBACKEND={backend} is a notebook's; a simulator that draws may stop",
                    "unset MPLBACKEND")  # fmt: skip
     elif backend and backend.lower() not in ("agg", "svg", "pdf", "ps", "cairo") and not (
         place.environment.get("DISPLAY") or place.environment.get("WAYLAND_DISPLAY") or sys.platform == "darwin"):  # fmt: skip
-        yield Note("matplotlib", "mind", f"MPLBACKEND={backend} wants a screen, and there is none",
+        yield Note("matplotlib", "advice", f"MPLBACKEND={backend} wants a screen, and there is none",
                    "export MPLBACKEND=agg")  # fmt: skip
     else:
         yield Note("matplotlib", "fine", f"backend {backend or 'of its own choice; emulate opens no window'}")
@@ -141,5 +141,5 @@ def pictures(place: Place) -> Iterator[Note]:
     )
     above = next(p for p in (cache, *cache.parents) if p.exists())
     if not os.access(above, os.W_OK):
-        yield Note("matplotlib", "mind", f"{cache} cannot be written, so fonts are looked for at every start",
+        yield Note("matplotlib", "advice", f"{cache} cannot be written, so fonts are looked for at every start",
                    "export MPLCONFIGDIR=FOLDER, one that you may write")  # fmt: skip

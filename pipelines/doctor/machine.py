@@ -29,10 +29,11 @@ def cores(place: Place) -> Iterator[Note]:
         asked = workers * study.simulate.threads
         if asked > have:
             fit = max(1, int(have // study.simulate.threads))
-            yield Note("cores", "mind", f"the study starts {workers} workers x {study.simulate.threads} threads on {have:g} cores",
+            each = study.simulate.threads
+            yield Note("cores", "advice", f"the study starts {workers} workers x {each} threads on {have:g} cores",
                        f"emulate run {study.file} --set cluster.workers={fit}")  # fmt: skip
         elif workers == 1 and have >= 2 * study.simulate.threads and study.cluster.use == "local":
-            yield Note("cores", "mind", f"the study makes one run at a time on {have:g} cores",
+            yield Note("cores", "advice", f"the study makes one run at a time on {have:g} cores",
                        f"emulate run {study.file} --set cluster.workers={int(have // study.simulate.threads)}")  # fmt: skip
 
 
@@ -64,7 +65,10 @@ def threads(place: Place) -> Iterator[Note]:
     for n, v in said.items():
         if n not in bad and int(v.split(",")[0]) > usable():
             yield Note(
-                "threads", "mind", f"{n}={v} on {usable()} cores: threads wait for each other", f"export {n}={usable()}"
+                "threads",
+                "advice",
+                f"{n}={v} on {usable()} cores: threads wait for each other",
+                f"export {n}={usable()}",
             )
     told = ", ".join(f"{n}={v}" for n, v in said.items()) or "no variable says how many"
     if not bad:
@@ -74,7 +78,7 @@ def threads(place: Place) -> Iterator[Note]:
                    "simulate.threads")  # fmt: skip
     tied = [n for n in _BOUND if place.environment.get(n, "").lower() not in ("", "false", "none", "disabled")]
     if tied:
-        yield Note("threads", "mind", f"{', '.join(tied)} ties threads to cores, the same ones in every worker",
+        yield Note("threads", "advice", f"{', '.join(tied)} ties threads to cores, the same ones in every worker",
                    f"unset {' '.join(tied)}")  # fmt: skip
 
 
@@ -86,7 +90,7 @@ def memory(place: Place) -> Iterator[Note]:
     told = f"{size(whole)}, {size(free)} free" if whole and free else "not known"
     told += f"; the container's limit is {size(limit)}" if limit else ""
     if have is not None and have < _LITTLE:
-        yield Note("memory", "mind", f"{told}: torch, MLflow and two workers need {size(_LITTLE)}",
+        yield Note("memory", "advice", f"{told}: torch, MLflow and two workers need {size(_LITTLE)}",
                    "close other programs, or ask the queue or the container for more")  # fmt: skip
     else:
         yield Note("memory", "fine", told)
@@ -94,7 +98,7 @@ def memory(place: Place) -> Iterator[Note]:
     if study is not None and have and study.cluster.use == "local" and (each := study.simulate.limits.memory):
         asked = each * study.cluster.workers
         if asked > have:
-            yield Note("memory", "mind", f"{study.cluster.workers} runs of up to {size(each)} may take {size(asked)} of "
+            yield Note("memory", "advice", f"{study.cluster.workers} runs of up to {size(each)} may take {size(asked)} of "
                        f"{size(have)}", f"emulate run {study.file} --set cluster.workers={max(1, int(have // each))}")  # fmt: skip
 
 
@@ -132,12 +136,12 @@ def gpu(place: Place) -> Iterator[Note]:
                  for i in range(torch.cuda.device_count())]  # fmt: skip
         yield Note("gpu", "fine", f"{'; '.join(names)}; torch {torch.__version__} for CUDA {torch.version.cuda}")
     elif there and torch.version.cuda is None:
-        yield Note("gpu", "mind", f"a GPU is there, and torch {torch.__version__} was built without CUDA",
+        yield Note("gpu", "advice", f"a GPU is there, and torch {torch.__version__} was built without CUDA",
                    "pip install --force-reinstall torch, from an index that has CUDA wheels")  # fmt: skip
     elif there and place.environment.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        yield Note("gpu", "mind", "a GPU is there, and CUDA_VISIBLE_DEVICES hides it", "unset CUDA_VISIBLE_DEVICES")
+        yield Note("gpu", "advice", "a GPU is there, and CUDA_VISIBLE_DEVICES hides it", "unset CUDA_VISIBLE_DEVICES")
     elif there:
-        yield Note("gpu", "mind", f"a GPU is there, and torch for CUDA {torch.version.cuda} cannot open it",
+        yield Note("gpu", "advice", f"a GPU is there, and torch for CUDA {torch.version.cuda} cannot open it",
                    "nvidia-smi says the driver's CUDA; install a torch for that one")  # fmt: skip
     else:
         yield Note("gpu", "fine", "none; everything runs on the CPU")
@@ -175,7 +179,7 @@ def open_files(place: Place) -> Iterator[Note]:
     workers = place.study.cluster.workers if place.study is not None else 2
     need = max(256, 64 + 20 * workers)
     if soft != resource.RLIM_INFINITY and soft < need:
-        yield Note("open files", "mind", f"at most {soft} in one process; {workers} workers may need {need}",
+        yield Note("open files", "advice", f"at most {soft} in one process; {workers} workers may need {need}",
                    f"ulimit -n {need if hard == resource.RLIM_INFINITY else min(max(need, 4096), hard)}")  # fmt: skip
     else:
         yield Note(

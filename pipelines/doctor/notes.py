@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from pipelines.study import Study
 
-Verdict = Literal["fine", "mind", "wrong"]
+Verdict = Literal["fine", "advice", "wrong"]
 
 
 @dataclass(frozen=True)
 class Note:
-    """`fine`; `mind`: works, but slower or less safely than it could; `wrong`: something of emulate will fail."""
+    """`fine`; `advice`: works, but slower or less safely than it could; `wrong`: something of emulate will fail."""
 
     topic: str
     verdict: Verdict

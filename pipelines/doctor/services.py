@@ -40,7 +40,7 @@ def loopback(place: Place) -> Iterator[Note]:
         return
     proxies = {k: v for k, v in urllib.request.getproxies().items() if k in ("http", "https", "all")}
     if proxies and not urllib.request.proxy_bypass("127.0.0.1"):
-        yield Note("loopback", "mind", f"{redact(next(iter(proxies.values())))} is asked for addresses of this machine too",
+        yield Note("loopback", "advice", f"{redact(next(iter(proxies.values())))} is asked for addresses of this machine too",
                    "export no_proxy=localhost,127.0.0.1,::1")  # fmt: skip
     else:
         yield Note("loopback", "fine", "this machine reaches itself" + (", past the proxy" if proxies else ""))
@@ -159,7 +159,7 @@ def _database(file: Path, address: str) -> Iterator[Note]:
         return
     if not met:
         strange = f", and holds tables of another program: {', '.join(sorted(tables)[:3])}" if tables else ""
-        yield Note("mlflow", "mind" if tables else "fine", f"{file} is no database of MLflow yet{strange}",
+        yield Note("mlflow", "advice" if tables else "fine", f"{file} is no database of MLflow yet{strange}",
                    "--set tracking.uri=sqlite:///mlflow.db" if tables else "")  # fmt: skip
         return
     head, known = revisions()
@@ -204,7 +204,7 @@ def _server(address: str) -> Iterator[Note]:
             yield Note("mlflow", "wrong", f"{where} asks for a login ({e.code})",
                        "export MLFLOW_TRACKING_TOKEN=..., or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")  # fmt: skip
         else:
-            yield Note("mlflow", "mind", f"{where} answers, and not as MLflow does ({e.code})", "check tracking.uri")
+            yield Note("mlflow", "advice", f"{where} answers, and not as MLflow does ({e.code})", "check tracking.uri")
         return
     except (OSError, ValueError) as e:
         yield Note("mlflow", "wrong", f"{where} takes connections and does not answer: {redact(str(e))}",
@@ -212,8 +212,8 @@ def _server(address: str) -> Iterator[Note]:
         return
     ours = metadata.version("mlflow")
     if re.match(r"\d+\.\d+", theirs) is None:
-        yield Note("mlflow", "mind", f"{where} answers, and not as MLflow does", "check tracking.uri")
+        yield Note("mlflow", "advice", f"{where} answers, and not as MLflow does", "check tracking.uri")
     elif theirs.split(".")[0] != ours.split(".")[0]:
-        yield Note("mlflow", "mind", f"{where} is MLflow {theirs}, here is {ours}", f'pip install "mlflow=={theirs}"')
+        yield Note("mlflow", "advice", f"{where} is MLflow {theirs}, here is {ours}", f'pip install "mlflow=={theirs}"')
     else:
         yield Note("mlflow", "fine", f"{where}, MLflow {theirs}")

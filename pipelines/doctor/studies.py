@@ -21,7 +21,7 @@ def study(place: Place) -> Iterator[Note]:
     yield Note("study", "fine", f"{met.name} in {met.folder}: of {len(states)} stages {counted}")
     for stage, status in states.items():
         if status in ("interrupted", "failed"):
-            yield Note("study", "mind", f"{stage} was {status}" if status == "interrupted" else f"{stage} failed",
+            yield Note("study", "advice", f"{stage} was {status}" if status == "interrupted" else f"{stage} failed",
                        f"emulate run {met.file}")  # fmt: skip
     yield from _left(place)
 
@@ -38,9 +38,9 @@ def _left(place: Place) -> Iterator[Note]:
     notes = list((path / "under_way").glob("*")) if (path / "under_way").is_dir() else []
     stale = len(notes) - len(underway.listing(store))
     if stale > 0:
-        yield Note("study", "mind", f"{stale} notes of runs that no process is making any more",
+        yield Note("study", "advice", f"{stale} notes of runs that no process is making any more",
                    f"emulate simulate {place.study.file} sweeps them and makes those runs")  # fmt: skip
     half = list((path / "tmp").glob("*")) if (path / "tmp").is_dir() else []
     if half:
-        yield Note("study", "mind", f"{len(half)} half-written runs of killed workers in {path / 'tmp'}",
+        yield Note("study", "advice", f"{len(half)} half-written runs of killed workers in {path / 'tmp'}",
                    f"emulate store prune {place.study.file} --yes")  # fmt: skip

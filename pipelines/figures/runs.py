@@ -63,7 +63,7 @@ def design(training: Runs, held_out: Runs) -> Figure:
             if space.d > 1:
                 x, y = space.parameters[column], space.parameters[row + 1]
                 name_axes(ax, words(x) if row == side - 1 else "", words(y) if column == 0 else "")
-                parameter_axis(ax, x, "x")
+                parameter_axis(ax, x, "x", 5 if side < 4 else 3)  # narrow panels have room for no more
                 parameter_axis(ax, y, "y")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     if labels:

@@ -143,12 +143,12 @@ def words(thing: Parameter | Field) -> str:
     return (f"${label}$" if label else thing.name) + unit_text(thing.unit)
 
 
-def parameter_axis(ax: Axes, parameter: Parameter, which: str) -> None:
+def parameter_axis(ax: Axes, parameter: Parameter, which: str, count: int = 5) -> None:
     """Logarithmic where the prior is, with few numbers."""
     if isinstance(parameter.prior, LOGARITHMIC):
-        log_axis(ax, which, 4)
+        log_axis(ax, which, min(count, 4))
     else:
-        few_ticks(ax, which)
+        few_ticks(ax, which, count)
 
 
 # -- the panels of an output vector ----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from tests import laws
 from tests.adapters import line
 
 THETA = laws.points(5, seed=2)
-RECIPES = {"polynomial": {}, "mlp": {"epochs": 2, "members": 3, "width": 8}, "noisy_gp": {"starts": 1}}
+RECIPES = {"polynomial": {}, "mlp": {"epochs": 2, "members": 3, "width": 8}}
 
 
 @pytest.fixture(scope="module", params=RECIPES)

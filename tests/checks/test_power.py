@@ -1,7 +1,7 @@
 """What each check sees, and how often all of them are wrong: many studies with a known fault, and many with none.
 
-The table stands in README.md, between its two marks; what it says is held here by z-scores. `python -m tests.checks.test_power`
-prints it.
+The table stands in pipelines/manual/checks.md, between its two marks; what it says is held here by z-scores.
+`python -m tests.checks.test_power` prints it.
 """
 
 import math
@@ -14,7 +14,7 @@ import pytest
 from emulate import registry
 from tests.checks.stand_ins import FAULTS, study
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "pipelines" / "manual" / "checks.md"
 BEGIN, END = "<!-- what the checks see -->", "<!-- end of what the checks see -->"
 _HONEST = study("honest", 0)
 NAMES = [
@@ -55,8 +55,8 @@ def table(faults: Iterable[str] = FAULTS) -> str:
 
 
 def documented() -> dict[str, dict[str, float]]:
-    """Shares by fault and check, as README.md says."""
-    text = README.read_text()
+    """Shares by fault and check, as the page says."""
+    text = PAGE.read_text()
     lines = [x for x in text[text.index(BEGIN) : text.index(END)].splitlines() if x.startswith("|")]
     head, _, *rows = ([c.strip().strip("`") for c in x.strip("|").split("|")] for x in lines)
     faults = [h.replace(" ", "_") for h in head[1:]]

@@ -9,10 +9,11 @@ from emulate.errors import EmulateError, InputError
 from emulate.feasibility import Feasibility
 from emulate.runs import Field, Outputs, Runs
 from emulate.space import Parameter, Space, Uniform
+from tests.entries import entries
 
 SPACE = Space((Parameter("a", Uniform(0.0, 1.0)), Parameter("b", Uniform(0.0, 1.0))))
 RADIUS = 0.4
-NAMES = registry.names("designs")
+NAMES = entries("designs")
 
 
 @pytest.fixture(params=NAMES)

@@ -11,8 +11,9 @@ from emulate import registry
 from emulate.dynamics import ODE, Trajectory
 from emulate.noise import Noise
 from emulate.replication import lift
+from tests.entries import entries
 
-NAMES = registry.names("gradients")
+NAMES = entries("gradients")
 THETA = torch.tensor([0.7, -1.3], dtype=torch.float64)
 
 

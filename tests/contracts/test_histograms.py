@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from emulate import binning, registry
 from emulate.contracts import Counts
 from emulate.errors import InputError
+from tests.entries import entries
 
-NAMES = registry.names("histograms")
+NAMES = entries("histograms")
 EDGES = (-1.0, -0.2, 0.0, 0.7, 2.0)
 TWO = (EDGES, (0.0, 0.5, 3.0))
 

@@ -9,10 +9,11 @@ import torch
 from emulate import registry
 from emulate.distributions import Exact, Gaussian
 from emulate.runs import Field, Outputs
+from tests.entries import entries
 
 M = 4
 OUTPUTS = Outputs((Field("pk", coordinate="k", at=(0.1, 0.2)), Field("counts", coordinate="x", at=(1.0, 2.0))))
-NAMES = registry.names("likelihoods")
+NAMES = entries("likelihoods")
 
 
 @pytest.fixture(params=NAMES)

@@ -9,8 +9,9 @@ from emulate import registry
 from emulate.contracts import Draws
 from emulate.diagnostics import diagnose
 from emulate.errors import InputError
+from tests.entries import entries
 
-NAMES = registry.names("samplers")
+NAMES = entries("samplers")
 MEAN = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
 FACTOR = torch.tensor([[1.0, 0.0, 0.0], [0.05, 0.02, 0.0], [2.0, 1.0, 3.0]], dtype=torch.float64)
 COVARIANCE = FACTOR @ FACTOR.T

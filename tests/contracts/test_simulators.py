@@ -20,6 +20,7 @@ from pipelines.derivatives import has_own, inside
 from pipelines.limits import Limits
 from pipelines.runner import Runner
 from pipelines.study import plain
+from tests.entries import entries
 
 # The smallest case of an entry that takes more than a moment, and its noisy variant where it has one.
 SMALL = {"nbody": {"particles": 8, "steps": 2, "precision": "float64"}, "pythia": {"events": 20}}
@@ -27,9 +28,7 @@ EXTRAS = {"pythia": ("pythia8mc", "pip install emulate[pythia]")}  # what an ent
 NOISY = {"linear_gaussian": {"noise": 0.1}, "nbody": {"phase_seed": None}}
 QUICK = ("function", "linear_gaussian")  # diagnosed in a moment; others take 1 to 100 seconds
 PROGRAMS = ("command", "pythia")  # start a program for every run, of which a diagnosis takes hundreds
-CASES = [
-    (name, noisy) for name in registry.names("simulators") for noisy in (False, True) if not noisy or name in NOISY
-]
+CASES = [(name, noisy) for name in entries("simulators") for noisy in (False, True) if not noisy or name in NOISY]
 
 
 def built(name, noisy=False):
@@ -149,7 +148,7 @@ def test_settings_are_plain_and_rebuild_the_simulator(simulator):
     assert replace(simulator) == simulator
 
 
-@pytest.mark.parametrize("name", registry.names("simulators"))
+@pytest.mark.parametrize("name", entries("simulators"))
 def test_another_process_gives_the_same_bits(name):
     simulator = built(name, noisy=name in NOISY)
     theta = points(simulator, 1)[0]
@@ -190,13 +189,13 @@ def known(name: str, *, slow: bool):
 
 
 @pytest.mark.parametrize("slow", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["quick", "slow"])
-@pytest.mark.parametrize("name", registry.names("simulators"))
+@pytest.mark.parametrize("name", entries("simulators"))
 def test_what_is_known_without_the_code_is_what_it_says(name, slow):
     found = [t.finding("truth") for t in known(name, slow=slow)]
     assert [f.sentence for f in found if not f.passed] == []
 
 
-@pytest.mark.parametrize("name", registry.names("simulators"))
+@pytest.mark.parametrize("name", entries("simulators"))
 def test_a_constraint_gives_one_number_for_each_point(name):
     simulator = built(name)
     theta = points(simulator, 6).reshape(2, 3, -1)
@@ -206,7 +205,7 @@ def test_a_constraint_gives_one_number_for_each_point(name):
         torch.testing.assert_close(left(theta)[1, 2], left(theta[1, 2]))
 
 
-@pytest.mark.parametrize("name", registry.names("simulators"))
+@pytest.mark.parametrize("name", entries("simulators"))
 def test_a_picture_says_what_it_shows(name):
     if registry.find("simulators", name).picture is Simulator.picture:
         return

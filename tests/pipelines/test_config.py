@@ -438,7 +438,7 @@ def test_a_simulator_without_parameters_of_its_own_asks_for_them(here, monkeypat
         ("parameters.a.uniform.0=9", "--set parameters.a.uniform.0=9: parameters.a.uniform: low must be below high. "
          "Got low = 9.0, high = 0.4; swap them or widen the range."),
         ("parameters.a.uniform.2=9", "--set parameters.a.uniform.2=9: '2' must be a place of the list, 0 to 1."),
-        ("seed.x=1", "--set seed.x=1: seed has no keys. Got 3."),
+        ("seed.x=1", "--set seed.x=1: seed has no keys. Got 3; set it as a whole."),
         ("seed", "--set seed: must be KEY.PATH=VALUE, such as --set design.runs=32."),
         (".=1", "--set .=1: must be KEY.PATH=VALUE, such as --set design.runs=32."),
         ("seed=[1", "--set seed=[1:1:3: this is not YAML: expected ',' or ']', but got '<stream end>' (begun in "

@@ -1,6 +1,5 @@
 """The N-body studies: the cluster's is the same one in finer steps, fidelities share their box and their points."""
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +12,15 @@ from pipelines.config import load_study
 from pipelines.stages.design import points
 from pipelines.terminal import Terminal
 from pipelines.workbench import Workbench
+from tests.pages import MANUAL, blocks
 
 ROOT = Path(__file__).parents[2]
 NBODY, CLUSTER = ROOT / "configs" / "nbody.yaml", ROOT / "configs" / "nbody_cluster.yaml"
 
 
 def _block(language: str, word: str) -> str:
-    """The one block of the README in a language that holds a word."""
-    blocks = re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    (found,) = [b for b in blocks if word in b]
+    """The one block of the gallery's page in a language that holds a word."""
+    (found,) = [b.text for b in blocks(MANUAL / "gallery.md", language) if word in b.text]
     return found
 
 
@@ -58,7 +57,7 @@ def test_wavenumbers_of_the_study_end_at_half_the_nyquist_wavenumber():
     assert nyquist / 2 - fundamental < max(pk.at) <= nyquist / 2 + fundamental / 2
 
 
-def test_companions_of_the_readme_are_one_box_at_three_resolutions():
+def test_companions_of_the_page_are_one_box_at_three_resolutions():
     names: dict = {}
     exec(_block("python", "companions"), names)
     fine, middle, coarse = (names["spectra"][n].numpy() for n in ("pk", "pk_32", "pk_16"))
@@ -91,7 +90,7 @@ def test_two_studies_with_one_seed_share_their_points():
 
 
 @pytest.mark.parametrize("simulator", ["{use: nbody, particles: 64, companions: [32, 16]}"])
-def test_the_yaml_of_the_readme_is_that_simulator(simulator):
+def test_the_yaml_of_the_page_is_that_simulator(simulator):
     assert simulator in _block("yaml", "companions")
     study = load_study(NBODY, [f"simulator={simulator}"])
     assert [f.name for f in study.simulator.outputs.fields] == ["pk", "pk_32", "pk_16"]

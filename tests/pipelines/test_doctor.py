@@ -27,7 +27,7 @@ ANSWER = {
         "versions": {"type": "object", "required": ["python", "torch", "numpy", "dask", "mlflow"]},
         "notes": {"type": "array", "minItems": 10, "items": {
             "type": "object", "required": ["topic", "verdict", "found", "mend"], "additionalProperties": False,
-            "properties": {"topic": {"type": "string"}, "verdict": {"enum": ["fine", "mind", "wrong"]},
+            "properties": {"topic": {"type": "string"}, "verdict": {"enum": ["fine", "advice", "wrong"]},
                            "found": {"type": "string", "minLength": 1}, "mend": {"type": "string"}}}},
     },
 }  # fmt: skip
@@ -101,12 +101,12 @@ def test_a_hidden_clash_of_openmp_is_told_of_the_users_environment_alone():
 
     assert "KMP_DUPLICATE_LIB_OK" in os.environ
     assert verdicts(installation.openmp(place())) == {"fine"}
-    assert "unset" in only(installation.openmp(place(KMP_DUPLICATE_LIB_OK="TRUE")), "mind").mend
+    assert "unset" in only(installation.openmp(place(KMP_DUPLICATE_LIB_OK="TRUE")), "advice").mend
 
 
 @pytest.mark.parametrize(("environment", "verdict"), [
     ({}, "fine"), ({"MPLBACKEND": "agg"}, "fine"), ({"MPLBACKEND": "TkAgg", "DISPLAY": ":0"}, "fine"),
-    ({"MPLBACKEND": "TkAgg"}, "mind"), ({"MPLBACKEND": "module://matplotlib_inline.backend_inline"}, "mind"),
+    ({"MPLBACKEND": "TkAgg"}, "advice"), ({"MPLBACKEND": "module://matplotlib_inline.backend_inline"}, "advice"),
 ])  # fmt: skip
 def test_matplotlib(environment, verdict, tmp_path):
     assert verdicts(installation.pictures(place(MPLCONFIGDIR=str(tmp_path), **environment))) == {verdict}
@@ -141,8 +141,8 @@ def test_workers_against_cores(monkeypatch, workers, threads, quota, mend):
 @pytest.mark.parametrize(("environment", "verdict", "mend"), [
     ({"OMP_NUM_THREADS": "many"}, "wrong", "export OMP_NUM_THREADS=1"),
     ({"MKL_NUM_THREADS": "0"}, "wrong", "export MKL_NUM_THREADS=1"),
-    ({"OMP_NUM_THREADS": "9999"}, "mind", "export OMP_NUM_THREADS="),
-    ({"OMP_PROC_BIND": "close", "OMP_PLACES": "cores"}, "mind", "unset OMP_PROC_BIND OMP_PLACES"),
+    ({"OMP_NUM_THREADS": "9999"}, "advice", "export OMP_NUM_THREADS="),
+    ({"OMP_PROC_BIND": "close", "OMP_PLACES": "cores"}, "advice", "unset OMP_PROC_BIND OMP_PLACES"),
 ])  # fmt: skip
 def test_threads(environment, verdict, mend):
     assert only(machine.threads(place(**environment)), verdict).mend.startswith(mend)
@@ -152,10 +152,10 @@ def test_threads(environment, verdict, mend):
 def test_memory_of_the_runs_together(monkeypatch):
     monkeypatch.setattr(machine, "_memory", lambda: (16 * 2**30, 10 * 2**30))
     monkeypatch.setattr(machine, "_limit", lambda top: None)
-    note = only(machine.memory(Place(Path(), study=study(4, memory=4 * 2**30))), "mind")
+    note = only(machine.memory(Place(Path(), study=study(4, memory=4 * 2**30))), "advice")
     assert note.mend.endswith("cluster.workers=2")
     monkeypatch.setattr(machine, "_limit", lambda top: 2**30)
-    assert "container" in only(machine.memory(place()), "mind").found
+    assert "container" in only(machine.memory(place()), "advice").found
 
 
 def test_a_gpu_that_torch_cannot_use(monkeypatch):
@@ -164,9 +164,9 @@ def test_a_gpu_that_torch_cannot_use(monkeypatch):
     monkeypatch.setattr(machine.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert "without CUDA" in only(machine.gpu(place()), "mind").found
+    assert "without CUDA" in only(machine.gpu(place()), "advice").found
     monkeypatch.setattr(torch.version, "cuda", "12.8")
-    assert only(machine.gpu(place(CUDA_VISIBLE_DEVICES="")), "mind").mend == "unset CUDA_VISIBLE_DEVICES"
+    assert only(machine.gpu(place(CUDA_VISIBLE_DEVICES="")), "advice").mend == "unset CUDA_VISIBLE_DEVICES"
 
 
 def test_a_clock_that_was_never_set(monkeypatch):
@@ -184,7 +184,7 @@ def test_few_open_files(monkeypatch):
     import resource
 
     monkeypatch.setattr(resource, "getrlimit", lambda which: (256, 4096))
-    assert only(machine.open_files(Place(Path(), study=study(64))), "mind").mend == "ulimit -n 4096"
+    assert only(machine.open_files(Place(Path(), study=study(64))), "advice").mend == "ulimit -n 4096"
 
 
 # -- disks ----------------------------------------------------------------------------------------------------------------
@@ -226,11 +226,11 @@ def test_a_disk_that_breaks_a_promise(monkeypatch, tmp_path, fault):
 
 def test_a_file_server_whose_clock_is_off(monkeypatch, tmp_path):
     monkeypatch.setattr(disks.time, "time", lambda: 0.0)
-    assert "disk's clock" in only(disks.promises(tmp_path, "nfs4"), "mind").found
+    assert "disk's clock" in only(disks.promises(tmp_path, "nfs4"), "advice").found
 
 
 @pytest.mark.parametrize(("free", "files", "verdict"), [
-    (2**40, 10**6, "fine"), (2**30, 10**6, "mind"), (2**20, 10**6, "wrong"), (2**40, 100, "mind"),
+    (2**40, 10**6, "fine"), (2**30, 10**6, "advice"), (2**20, 10**6, "wrong"), (2**40, 100, "advice"),
 ])  # fmt: skip
 def test_room(monkeypatch, tmp_path, free, files, verdict):
     made = SimpleNamespace(f_bavail=free // 4096, f_frsize=4096, f_favail=files, f_files=10**7, f_flag=0)
@@ -241,7 +241,7 @@ def test_room(monkeypatch, tmp_path, free, files, verdict):
 def test_a_folder_for_temporary_files_that_runs_nothing(monkeypatch, tmp_path):
     made = SimpleNamespace(f_bavail=2**40, f_frsize=1, f_favail=10**6, f_files=10**7, f_flag=os.ST_NOEXEC)
     monkeypatch.setattr(disks.os, "statvfs", lambda path: made)
-    assert "noexec" in only(disks.temporary(place()), "mind").found
+    assert "noexec" in only(disks.temporary(place()), "advice").found
 
 
 def test_the_kind_of_a_file_system_is_that_of_the_nearest_mount(tmp_path):
@@ -270,7 +270,7 @@ def test_a_proxy_in_the_way_of_this_machine(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     assert verdicts(services.loopback(place())) == {"fine"}
     monkeypatch.setenv("http_proxy", "http://ada:secret@proxy.lab:3128")
-    note = only(services.loopback(place()), "mind")
+    note = only(services.loopback(place()), "advice")
     assert "secret" not in note.found
     assert "no_proxy" in note.mend
     monkeypatch.setenv("no_proxy", "localhost,127.0.0.1")
@@ -319,7 +319,7 @@ def test_files_that_are_no_database_of_mlflow(tmp_path):
     assert "cannot be read" in only(services.mlflow(Place(tmp_path, f"sqlite:///{tmp_path}/a.db")), "wrong").found
     with contextlib.closing(sqlite3.connect(tmp_path / "b.db")) as made:
         made.execute("CREATE TABLE cats (name TEXT)")
-    assert "cats" in only(services.mlflow(Place(tmp_path, f"sqlite:///{tmp_path}/b.db")), "mind").found
+    assert "cats" in only(services.mlflow(Place(tmp_path, f"sqlite:///{tmp_path}/b.db")), "advice").found
     assert verdicts(services.mlflow(Place(tmp_path, f"sqlite:///{tmp_path}/c.db"))) == {"fine"}
     assert not (tmp_path / "c.db").exists()
     assert "folders of files" in only(services.mlflow(Place(tmp_path, "file:///x")), "wrong").found
@@ -345,8 +345,8 @@ def server(answer: Callable[[BaseHTTPRequestHandler], tuple[int, str]]) -> Itera
 
 
 @pytest.mark.parametrize(("code", "text", "verdict", "said"), [
-    (200, "3.17.2", "fine", "MLflow 3"), (200, "1.30.0", "mind", "MLflow 1.30.0"), (200, "<html>", "mind", "not as MLflow"),
-    (404, "", "mind", "404"), (401, "", "wrong", "login"),
+    (200, "3.17.2", "fine", "MLflow 3"), (200, "1.30.0", "advice", "MLflow 1.30.0"), (200, "<html>", "advice", "not as MLflow"),
+    (404, "", "advice", "404"), (401, "", "wrong", "login"),
 ])  # fmt: skip
 def test_a_server(monkeypatch, code, text, verdict, said):
     monkeypatch.delenv("MLFLOW_TRACKING_TOKEN", raising=False)
@@ -443,7 +443,7 @@ def test_a_look_that_fails_does_not_end_the_others(monkeypatch, tmp_path):
         yield
 
     (note,) = examination._seen(broken, place(tmp_path))
-    assert note.verdict == "mind"
+    assert note.verdict == "advice"
     assert "nobody foresaw" in note.found
 
 
@@ -457,6 +457,6 @@ def test_what_killed_workers_left_behind(tmp_path):
     half = store.path / "tmp" / "x.y"
     half.mkdir(parents=True)
     told = list(studies._left(Place(tmp_path, study=SimpleNamespace(folder=tmp_path, file="study.yaml"))))
-    assert [n.verdict for n in told] == ["mind", "mind"]
+    assert [n.verdict for n in told] == ["advice", "advice"]
     assert "1 notes" in told[0].found or "1 note" in told[0].found
     assert "store prune" in told[1].mend

@@ -328,7 +328,8 @@ def test_a_stage_that_has_not_run_is_said_to_be_missing(folder, stage):
     for path in (folder / stage).iterdir():
         path.unlink()
     (folder / "stages" / f"{stage}.json").unlink()
-    assert f"The stage {stage} has not run. Run `emulate {stage}` or `emulate run`." in said(folder)
+    assert f"The stage {stage} has not run. Run emulate {stage} or emulate run." in said(folder)
+    assert f"<code>emulate {stage}</code>" in report.render(folder)
 
 
 def test_an_empty_folder_is_a_page_too(tmp_path):
@@ -341,6 +342,8 @@ def test_a_stage_that_failed_says_why(folder):
     (folder / "infer" / "summary.json").unlink()
     put(folder / "stages" / "infer.json", {"status": "failed", "why": f"the run failed {EVIL}", "seconds": 3.0})
     assert f"The stage infer failed: the run failed {EVIL}." in said(folder)
+    put(folder / "stages" / "infer.json", {"status": "interrupted", "why": "Ctrl-C", "seconds": 3.0})
+    assert "The stage infer was interrupted: Ctrl-C." in said(folder)
 
 
 def test_a_picture_that_is_missing_or_outside_its_folder_is_not_shown(folder, tmp_path):

@@ -72,6 +72,7 @@ def end(process: subprocess.Popen) -> None:
             continue
 
 
+@pytest.mark.slow
 def test_both_loaders_answer_the_same_from_the_registry(registered, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{registered}/mlflow.db")
     import mlflow.pyfunc
@@ -81,7 +82,7 @@ def test_both_loaders_answer_the_same_from_the_registry(registered, monkeypatch)
     answer, prediction = served.predict(frame), emulator.predict(torch.from_numpy(frame.to_numpy()))
     np.testing.assert_array_equal(answer[["s", "pk[k=0.1]"]], prediction.mean)
     np.testing.assert_array_equal(answer[["s_sd", "pk[k=0.1]_sd"]], prediction.variance.sqrt())
-    np.testing.assert_allclose(answer["s"], frame.sum(axis=1), rtol=1e-6)  # what it was fitted to
+    np.testing.assert_allclose(answer["s"], frame.sum(axis=1), rtol=1e-3)  # what it was fitted to
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ def on_a_terminal(code: str, columns: int = 100, **more: str) -> str:
     with subprocess.Popen([sys.executable, "-c", code], stdin=slave, stdout=slave, stderr=slave, env=environment(**more),
                           start_new_session=True) as process:  # fmt: skip
         os.close(slave)
-        seen, deadline = b"", time.monotonic() + 120
+        seen, deadline = b"", time.monotonic() + 500
         while time.monotonic() < deadline:
             if select.select([master], [], [], 0.5)[0]:
                 try:

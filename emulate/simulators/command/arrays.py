@@ -92,7 +92,7 @@ def hdf5(stream: BinaryIO, name: str, limit: int, skip: int) -> Callable[[str], 
             raise RunFailed("error", f"{name}, {key} must lie in the file itself. It lies in other files.")
         if found.dtype.kind not in "fiub" or found.shape is None:
             raise RunFailed("badshape", f"{name}, {key} must be an array of real numbers. It is of {found.dtype}.")
-        _judge_size(found.size, max(8, found.dtype.itemsize), f"{name}, {key}", limit)
+        _judge_size(found.size or 0, max(8, found.dtype.itemsize), f"{name}, {key}", limit)
         chunk = math.prod(found.chunks or (0,)) * found.dtype.itemsize
         _judge_size(chunk, 1, f"{name}, {key}: a chunk", limit)
         return _meant(found[()], dict(found.attrs))
@@ -111,7 +111,7 @@ def _hdf5_node(h5py: Any, file: Any, key: str, name: str) -> Any:
         if not waiting:
             return here
         part = waiting.pop()
-        link = here.get(part, getlink=True) if isinstance(here, h5py.Group) and part not in (".", "..") else None
+        link: Any = here.get(part, getlink=True) if isinstance(here, h5py.Group) and part not in (".", "..") else None
         if isinstance(link, h5py.ExternalLink):
             raise RunFailed("error", f"{name}, {key} must lie in the file itself. It is a link to another file.")
         if isinstance(link, h5py.SoftLink):

@@ -64,7 +64,7 @@ class Read(Part):
 class Pattern(Part):
     """A text that a file of the run's folder must hold."""
 
-    file: str
+    file: str  # of the run's folder that holds it; stdout.txt and stderr.txt hold what was printed
     text: str = ""  # as it stands
     regex: str = ""  # or a regular expression, ^ and $ at every line
 
@@ -85,11 +85,14 @@ def _codes(value: Any) -> Any:
     return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+Codes = Annotated[tuple[int, ...], BeforeValidator(_codes, json_schema_input_type=int | list[int])]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Success(Part):
     """When a run has finished well; each that is given must hold."""
 
-    exit_code: Annotated[tuple[int, ...], BeforeValidator(_codes, json_schema_input_type=int | list[int])] = (0,)
+    exit_code: Codes = (0,)  # of the program; one, or a list of which each is good
     file: str = ""  # a file that the program makes when it is done
     pattern: Pattern | None = None  # a text that a file must hold
 
@@ -155,5 +158,7 @@ def separated(outputs: Any, read: Any) -> tuple[Any, Any]:
         if place:
             where[name] = place
         rest = {k: v for k, v in entry.items() if k not in _READ}
-        what.append(rest | ({"at": coordinate_of(name, rest["at"])} if isinstance(rest.get("at"), Mapping) else {}))
+        what.append(
+            rest | ({"at": coordinate_of(name or "", rest["at"])} if isinstance(rest.get("at"), Mapping) else {})
+        )
     return what, where

@@ -60,8 +60,8 @@ class Heat(Simulator):
     """
 
     space: Space = _SPACE  # diffusivity at x = 0 (mm2/s) and grading, by these names
-    length: Annotated[float, Gt(0)] = 100.0  # mm
-    time: Annotated[float, Gt(0)] = 5.0  # s
+    length: Annotated[float, Gt(0)] = 100.0  # mm, of the rod
+    time: Annotated[float, Gt(0)] = 5.0  # s, when the sensors are read
     peak: Annotated[float, Gt(0)] = 100.0  # K, in the middle at the start
     sensors: Annotated[tuple[float, ...], Len(1)] = tuple(10.0 * i for i in range(1, 10))  # mm, on the grid
     cells: Annotated[int, Ge(4)] = 20  # of equal length; the error in space falls as their number squared
@@ -197,7 +197,8 @@ class Heat(Simulator):
 
     def named(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """diffusivity and grading, whatever their order in the space."""
-        return tuple(theta[self.space.names.index(name)] for name in _NAMES)
+        diffusivity, grading = (theta[self.space.names.index(name)] for name in _NAMES)
+        return diffusivity, grading
 
     def _place(self, x: float) -> float:
         return x * self.cells / self.length
@@ -243,17 +244,19 @@ def _truths() -> tuple[Truth, ...]:
         return float(((made.gradient - rod.exact(theta)[1]) / rod.exact(theta)[1]).abs().max())
 
     @cache
-    def rows(scheme: str, counts: tuple[int, ...]) -> tuple[Orders, ...]:
+    def rows(scheme: Literal["rk4", "euler"], counts: tuple[int, ...]) -> tuple[Orders, ...]:
         return Heat(cells=5, sensors=(20.0, 40.0), scheme=scheme).orders(theta, counts)
 
-    def of_time(scheme: str, counts: tuple[int, ...], which: str) -> float:
+    def of_time(scheme: Literal["rk4", "euler"], counts: tuple[int, ...], which: str) -> float:
         return order(counts, [getattr(row, which) for row in rows(scheme, counts)])
 
     said = {"adjoint": "discretise, then differentiate", "continuous": "differentiate, then discretise", "gap": "apart"}
+    schemes: tuple[tuple[Literal["rk4", "euler"], tuple[int, ...], float], ...]
+    schemes = ("euler", (40, 80, 160), 1.0), ("rk4", (20, 40, 80), 4.0)
     in_time = [
         Truth(f"order in time by {scheme}: {words}", partial(of_time, scheme, counts, which), p, 0.15,
               "the order of the scheme; Butcher 2016", slow=True)
-        for scheme, counts, p in (("euler", (40, 80, 160), 1.0), ("rk4", (20, 40, 80), 4.0))
+        for scheme, counts, p in schemes
         for which, words in said.items()
     ]  # fmt: skip
     return (

@@ -24,7 +24,7 @@ def stack_picture(simulator: "Maxwell", points: Mapping[str, Tensor]) -> Figure:
     """Spectra of all points in one panel; index and standing wave of each in one of its own."""
     named = list(points.items())[: len(COLOURS)]
     figure = Figure(figsize=(7.0, 5.0), layout="constrained", facecolor="white")
-    upper, lower = figure.subfigures(2, 1)
+    upper, lower = figure.subfigures(2, 1)  # pyright: ignore[reportGeneralTypeIssues]  (of two rows, an array)
     spectrum = lined(upper.subplots())
     wide = replace(simulator, wavelengths=_SPECTRUM, show=("transmission",))
     fine = np.linspace(_SPECTRUM[0], _SPECTRUM[-1], 281)

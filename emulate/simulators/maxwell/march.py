@@ -80,7 +80,8 @@ class March:
             parts = (torch.view_as_real(x).permute(1, 3, 2, 0).numpy() for x in (by_e, by_h))
             return torch.from_numpy(self._pull(numbers, kept, *parts)).movedim(-1, 0)
 
-        return *(torch.complex(*torch.from_numpy(x).unbind(1)) for x in (e, h)), pull
+        of_e, of_h = (torch.complex(*torch.from_numpy(x).unbind(1)) for x in (e, h))
+        return of_e, of_h, pull
 
     @property
     def segments(self) -> list[range]:
@@ -98,12 +99,14 @@ class March:
         """Real and imaginary part `[frequencies, 2, steps]` of exp(2 pi i f t) at the times of E and of H."""
         n = np.arange(of.start, of.stop)
         turns = (2 * np.pi * self.lattice.dt * np.outer(self.frequencies, n + shift) for shift in (1.0, 0.5))
-        return tuple(np.stack([np.cos(x), np.sin(x)], 1) for x in turns)
+        of_e, of_h = (np.stack([np.cos(x), np.sin(x)], 1) for x in turns)
+        return of_e, of_h
 
     def _rest(self) -> tuple[np.ndarray, np.ndarray]:
         """[E, p] and [H, q] before the first step."""
         lattice = self.lattice
-        return np.zeros(lattice.magnetic_step.shape[1]), np.zeros(lattice.electric_step.shape[1])
+        e, h = lattice.magnetic_step.shape, lattice.electric_step.shape
+        return np.zeros(e[1]), np.zeros(h[1])  # pyright: ignore[reportOptionalSubscript]  (scipy has no types)
 
     def _run(self, e: np.ndarray, h: np.ndarray, medium: np.ndarray, of: range) -> Iterator[np.ndarray]:
         """March over steps, in place; gives the curl `[numbers of E]` of each before it is added to E."""

@@ -133,7 +133,7 @@ def _log_response(omega_m: float, omega_b: float, h: float, omega_k: float, w0: 
         parameters = camb.CAMBparams(WantCls=False)
         parameters.set_cosmology(H0=100.0 * h, ombh2=omega_b * h**2, omch2=(omega_m - omega_b) * h**2, omk=omega_k,
                                  mnu=0.0, nnu=3.044, TCMB=_TEMPERATURE)  # fmt: skip
-        parameters.set_dark_energy(w=w0, wa=wa, dark_energy_model="ppf")
+        parameters.set_dark_energy(w=w0, wa=wa, dark_energy_model="ppf")  # pyright: ignore[reportArgumentType]  (0, not 0.0)
         parameters.set_matter_power(redshifts=[0.0], kmax=1.05 * _GRID.k_max * h, silent=True)
         parameters.set_accuracy(AccuracyBoost=_ACCURACY)
         data = camb.get_transfer_functions(parameters).get_matter_transfer_data()

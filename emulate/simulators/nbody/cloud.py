@@ -15,6 +15,7 @@ from typing import Self
 
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
 from torch.autograd.function import once_differentiable
 
 from emulate.errors import RunFailed
@@ -72,7 +73,7 @@ class Mesh:
     @property
     def _loops(self) -> ModuleType | None:
         """The compiled loops, or None where they are not wanted or, inside a function transform, refuse to run."""
-        if not self.compiled or torch._C._functorch.peek_interpreter_stack() is not None:
+        if not self.compiled or peek_interpreter_stack() is not None:
             return None
         from emulate.simulators.nbody import compiled  # the compiler takes seconds to import
 
@@ -149,10 +150,8 @@ class Cloud:
         terms = [(field.reshape(-1), weight) for field, weight in zip(fields, weights, strict=True)]
         out = torch.empty_like(self._displacement)
         for part, index, _, t in self._parts:
-            v = 0.0
-            for field, weight in terms:
-                value = field.index_select(0, index).view(2, 2, 2, -1)
-                v = v + (value if weight is None else value * weight[part])
+            values = ((field.index_select(0, index).view(2, 2, 2, -1), weight) for field, weight in terms)
+            v = functools.reduce(torch.add, (x if weight is None else x * weight[part] for x, weight in values))
             x = _between(v, t[0])
             out[0, part] = _between(_between(v[1] - v[0], t[1]), t[2])
             out[1, part] = _between(x[1] - x[0], t[2])

@@ -7,12 +7,14 @@ the slow twins in `cloud` and `mesh`.
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from emulate.simulators.nbody.cloud import Mesh, check_reach
+
+Corner = tuple[int, int, int]
 
 __all__ = ["CompiledCloud", "divergence", "slope"]
 
@@ -116,7 +118,7 @@ def _difference(field: Tensor, axis: int) -> Tensor:
     return (shifted(-2) + 8.0 * (shifted(1) - shifted(-1)) - shifted(2)) * (1.0 / 12.0)
 
 
-def _corners(place: tuple, mesh: Mesh) -> Iterator[tuple[tuple[int, int, int], Tensor, Tensor]]:
+def _corners(place: tuple, mesh: Mesh) -> Iterator[tuple[Corner, Tensor, Tensor]]:
     """For each corner its name, the flat node indices and the shares, both of the shape of the planes."""
     displacement, first, direction = place
     M, (_, p, n, _) = mesh.cells, displacement.shape
@@ -155,7 +157,7 @@ def _paint(place: tuple, mesh: Mesh, fields: list[Tensor], weights: list[Tensor 
 
 
 def _gather(place: tuple, mesh: Mesh, fields: list[Tensor], out: list[Tensor]) -> None:
-    values = [0.0] * len(fields)
+    values: list[Any] = [0.0] * len(fields)  # numbers until the first corner is added
     for _, index, share in _corners(place, mesh):
         for i, field in enumerate(fields):
             values[i] = values[i] + field[index] * share
@@ -165,7 +167,7 @@ def _gather(place: tuple, mesh: Mesh, fields: list[Tensor], out: list[Tensor]) -
 def _gather_slope(
     place: tuple, mesh: Mesh, fields: list[Tensor], weights: list[Tensor | None], out: list[Tensor]
 ) -> None:
-    v = {}
+    v: dict[Corner, Tensor] = {}
     for corner, index, _ in _corners(place, mesh):
         terms = (field[index] if w is None else field[index] * w for field, w in zip(fields, weights, strict=True))
         v[corner] = functools.reduce(torch.add, terms)
@@ -176,7 +178,8 @@ def _pull(
     place: tuple, mesh: Mesh, fields: list[Tensor], weights: list[Tensor], source: Tensor,
     values: list[Tensor], slope: list[Tensor],
 ) -> None:  # fmt: skip
-    found, v = [0.0] * len(fields), {}
+    found: list[Any] = [0.0] * len(fields)
+    v: dict[Corner, Tensor] = {}
     for corner, index, share in _corners(place, mesh):
         known = [field[index] for field in fields]
         found = [old + value * share for old, value in zip(found, known, strict=True)]
@@ -191,15 +194,15 @@ def _write(values: Sequence[Tensor], out: list[Tensor]) -> None:
         place.copy_(value)
 
 
-def _slope(v: dict[tuple[int, int, int], Tensor], x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _slope(v: dict[Corner, Tensor], x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Derivative of the interpolation of values at the corners with respect to the place."""
     tx, ty, tz = x - torch.floor(x)
     pairs = [(b, c) for b in (0, 1) for c in (0, 1)]
     rise = {(b, c): v[1, b, c] - v[0, b, c] for b, c in pairs}
-    along_x = _between(*(_between(rise[0, c], rise[1, c], ty) for c in (0, 1)), tz)
-    v = {(b, c): _between(v[0, b, c], v[1, b, c], tx) for b, c in pairs}
-    along_y = _between(v[1, 0] - v[0, 0], v[1, 1] - v[0, 1], tz)
-    low, high = (_between(v[0, c], v[1, c], ty) for c in (0, 1))
+    along_x = _between(_between(rise[0, 0], rise[1, 0], ty), _between(rise[0, 1], rise[1, 1], ty), tz)
+    flat = {(b, c): _between(v[0, b, c], v[1, b, c], tx) for b, c in pairs}
+    along_y = _between(flat[1, 0] - flat[0, 0], flat[1, 1] - flat[0, 1], tz)
+    low, high = (_between(flat[0, c], flat[1, c], ty) for c in (0, 1))
     return along_x, along_y, high - low
 
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -71,7 +72,8 @@ class Cosmology:
         )
 
     def __post_init__(self):
-        if (self.sigma_8 is None) == (self.A_s is None):
+        amplitudes = [x for x in (self.sigma_8, self.A_s) if x is not None]
+        if len(amplitudes) != 1:
             raise InputError("cosmology: the amplitude must be given by exactly one of sigma_8 and A_s. Got "
                              f"{'none' if self.A_s is None else 'both'}; give sigma_8 = 0.8, for instance.")  # fmt: skip
         if not isinstance(self.transfer, LinearTable) and self.transfer not in TRANSFERS:
@@ -80,8 +82,7 @@ class Cosmology:
         if isinstance(self.transfer, LinearTable) and self.sigma_8 is None:
             raise InputError("cosmology: the amplitude must be sigma_8 where transfer is a table, which is a shape only. "
                              "Got A_s; give sigma_8.")  # fmt: skip
-        amplitude = self.A_s if self.sigma_8 is None else self.sigma_8
-        numbers = known(self.omega_m, self.omega_b, self.h, self.n_s, amplitude)
+        numbers = known(self.omega_m, self.omega_b, self.h, self.n_s, amplitudes[0])
         if numbers is not None:
             omega_m, omega_b, h, n_s, amplitude = numbers
             if not (0 < omega_b < omega_m and h > 0 and amplitude > 0 and math.isfinite(h + n_s + amplitude)):
@@ -139,8 +140,8 @@ class Cosmology:
 
     def _amplitude(self) -> Tensor:
         """A of P = A k^n_s T^2, k in h/Mpc."""
-        if self.sigma_8 is not None:
-            return self.sigma_8**2 / self._variance(8.0)
+        if self.A_s is None:
+            return cast(Tensor, self.sigma_8) ** 2 / self._variance(8.0)
         poisson = 0.4 * _HUBBLE_LENGTH**2 * early_growth(self.background) / self.omega_m
         return poisson**2 * 2.0 * math.pi**2 * self.A_s * (self.h / _PIVOT) ** (self.n_s - 1.0)
 

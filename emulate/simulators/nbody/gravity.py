@@ -60,7 +60,7 @@ class Gravity:
             return self.mesh.divergence(fields)
         modes = [forward(field) for field in fields]
         iks = _derivative(fields[0].shape[0], str(fields[0].device), modes[0].dtype)
-        return inverse(sum(m * ik for m, ik in zip(modes, iks, strict=True)))
+        return inverse(functools.reduce(torch.add, (m * ik for m, ik in zip(modes, iks, strict=True))))
 
     def pull(self, displacement: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         """A(x) [3, N], and cotangent^T dA/dx [3, N]: one cloud, one pass for both."""
@@ -68,7 +68,7 @@ class Gravity:
         count, *painted = cloud.paint(None, *cotangent)
         source = self.potential(self.divergence(painted).neg_())
         del painted  # three fields less, before three more
-        return cloud.pull(self.slope(self.potential(count)), cotangent, source)
+        return cloud.pull(self.slope(self.potential(count)).unbind(), cotangent.unbind(), source)
 
 
 def acceleration(displacement: Tensor, gravity: Gravity) -> Tensor:

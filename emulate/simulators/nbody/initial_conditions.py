@@ -120,7 +120,7 @@ def displacements(delta: Tensor) -> Displacements:
     psi_1 = torch.stack([real(1j * ki * potential) for ki in k])
     strain = {(i, j): real(-k[i] * k[j] * potential) for i in range(3) for j in range(i, 3)}
     pairs = ((0, 1), (0, 2), (1, 2))
-    mu_2 = sum(strain[i, i] * strain[j, j] - strain[i, j] ** 2 for i, j in pairs)
+    mu_2 = functools.reduce(torch.add, (strain[i, i] * strain[j, j] - strain[i, j] ** 2 for i, j in pairs))
     source = forward(mu_2, norm="forward") * over_k2
     psi_2 = torch.stack([real(-1j * ki * source) for ki in k])
     return Displacements(psi_1.reshape(3, -1), psi_2.reshape(3, -1))
@@ -174,4 +174,5 @@ def _wavevectors(n: int, device: str, dtype: torch.dtype) -> tuple[tuple[Tensor,
     k2 = k[0] ** 2 + k[1] ** 2 + k[2] ** 2
     k2[0, 0, 0] = math.inf
     # mu_2 has modes on the Nyquist planes, of which the transform would keep other parts along z than along x and y
-    return tuple(x.to(device, dtype) for x in k), (_inner(n, "cpu") / k2).to(device, dtype)
+    x, y, z = (along.to(device, dtype) for along in k)
+    return (x, y, z), (_inner(n, "cpu") / k2).to(device, dtype)

@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
 
 from emulate.simulators.nbody.cosmology import Cosmology
 from emulate.simulators.nbody.growth import Growth
@@ -98,7 +99,7 @@ SCHEMES = {"bullfrog": _bullfrog, "fastpm": _fastpm}
 def evolve(x: Tensor, v: Tensor, table: Steps, force: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """Carry displacements x and velocities v = dx/dD [3, N] through all steps; `force` gives A(x) in the unit of x."""
     drift, keep, kick = (t.to(x) for t in (table.drift, table.keep, table.kick))
-    recorded = torch.is_grad_enabled() or torch._C._functorch.peek_interpreter_stack() is not None
+    recorded = torch.is_grad_enabled() or peek_interpreter_stack() is not None
     if recorded and table.kick.requires_grad:
         # a number for each row: a derivative that sums all at once has bits that depend on the number of threads
         drift, keep, kick = ([y.expand_as(x[..., :1]) for y in t] for t in (drift, keep, kick))

@@ -101,7 +101,7 @@ class NBody(Simulator):
     k_max: Annotated[float, Gt(0), Le(1)] = 0.5  # of the particles' Nyquist wavenumber
     particles: Annotated[int, Ge(8), Le(1024)] = 32
     companions: tuple[int, ...] = ()
-    box: Annotated[float, Gt(0)] = 256.0  # Mpc/h
+    box: Annotated[float, Gt(0)] = 256.0  # Mpc/h, side of the cube
     steps: Annotated[int, Ge(1)] = 10
     a_start: Annotated[float, Gt(0)] = 0.1
     a_final: Annotated[float, Gt(0), Le(1)] = 1.0
@@ -167,7 +167,8 @@ class NBody(Simulator):
             RunFailed: a statistic is not finite, or not positive where it must be.
         """
         signs = (1, -1) if self.pair else (1,)
-        y = sum(self.measure(self.snapshot(theta, seed=seed, sign=sign)) for sign in signs) / len(signs)
+        each = (self.measure(self.snapshot(theta, seed=seed, sign=sign)) for sign in signs)
+        y = functools.reduce(torch.add, each) / len(signs)
         y = torch.cat((y, *(coarse.run(theta, seed=seed) for coarse in self._coarse)))
         bad = ~torch.isfinite(y.detach()) | (torch.from_numpy(self.outputs.positive) & (y.detach() <= 0))
         if bool(bad.any()):

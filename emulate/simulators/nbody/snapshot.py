@@ -136,7 +136,7 @@ class Snapshot:
 
         attributes = {f.name: _plain(getattr(self.cosmology, f.name)) for f in fields(self.cosmology)}
         attributes |= {name: _plain(getattr(self.growth, name)) for name in ("a", "D", "f")}
-        attributes |= {"redshift": 1.0 / attributes["a"] - 1.0, "box": float(self.box), "box_units": "Mpc/h",
+        attributes |= {"redshift": 1.0 / float(self.growth.a) - 1.0, "box": float(self.box), "box_units": "Mpc/h",
                        "particles_per_side": self.mesh.particles, "mesh_cells_per_side": self.mesh.cells}  # fmt: skip
         return xarray.Dataset(
             {

@@ -1,7 +1,7 @@
 """Transfer functions that are tables: interpolation between wavenumbers, and a linear spectrum read from a file."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -81,6 +81,8 @@ class LinearTable:
 
     k: Tensor
     T: Tensor
+    _grid: Grid = field(init=False, repr=False)
+    _log_T: Tensor = field(init=False, repr=False)
 
     def __post_init__(self):
         k, T = (np.asarray(x, dtype=np.float64) for x in (self.k, self.T))

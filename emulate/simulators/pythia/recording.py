@@ -110,7 +110,7 @@ def emissions(notes: Notes, theta: Sequence[float], energy: float) -> tuple[Emis
     sizes = np.diff(np.append(begun, len(real)))
     string = np.repeat(np.arange(len(begun)), sizes)
     event = np.searchsorted(ended, string)  # strings up to the one that ended well belong to that event
-    column = dict(zip(_REAL, real.T, strict=True))
+    column: dict[str, np.ndarray] = dict(zip(_REAL, real.T, strict=True))
 
     plus, minus, mass2 = _left(column, begun, string, energy)
     accepted = np.zeros(len(begun), bool)

@@ -59,7 +59,7 @@ class Pythia(Simulator):
     sets: dict[str, str] = field(default_factory=dict)
     lines: tuple[str, ...] = ()
     process: Literal["string", "z"] = "string"
-    energy: Annotated[float, Gt(0)] = 91.2  # GeV
+    energy: Annotated[float, Gt(0)] = 91.2  # GeV, of string or collision
     ends: Literal["d", "u", "s", "c", "b"] = "u"
     flavours: Literal["all", "pions", "mesons", "baryons"] = "all"
     events: Annotated[int, Ge(1)] = 1000

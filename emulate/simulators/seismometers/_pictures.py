@@ -116,7 +116,9 @@ def _title(ax: Axes, text: str) -> None:
 
 
 def _legend(figure: Figure, simulator: Seismometers, moved: bool) -> None:
-    handles = [(Line2D([], [], marker="^", linestyle="none", color=_STATION, markersize=7), "station that is placed")]
+    handles: list[tuple[Line2D | Patch, str]] = [
+        (Line2D([], [], marker="^", linestyle="none", color=_STATION, markersize=7), "station that is placed")
+    ]
     if simulator.fixed:
         handles.append((Line2D([], [], marker="^", linestyle="none", color=INK, markersize=7), "that stands already"))
     if moved:

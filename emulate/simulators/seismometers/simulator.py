@@ -122,7 +122,7 @@ class Seismometers(Simulator):
         for zone, n in zip(self.zones, shares, strict=True):
             unit = detection.gaussian(n) if "sd" in zone else detection.evenly(n)
             centre = torch.tensor([zone["x"], zone["y"]], dtype=torch.float64)
-            parts.append(centre + zone.get("sd", zone.get("radius")) * unit)
+            parts.append(centre + (zone["sd"] if "sd" in zone else zone["radius"]) * unit)
         return torch.cat(parts)
 
     def stations(self, theta: Tensor) -> Tensor:
