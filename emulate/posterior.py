@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
@@ -75,6 +76,8 @@ class Posterior:
     restriction: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self):
+        if not isinstance(self.data, Tensor):
+            object.__setattr__(self, "data", torch.as_tensor(np.asarray(self.data, np.float64)))
         if not self.data.ndim or not torch.isfinite(self.data).all():
             bad = int((~torch.isfinite(self.data)).sum())
             raise InputError(f"data must be finite numbers of shape [m] or [..., m]. Got shape "
