@@ -220,4 +220,4 @@ def _schedule(search: torch.optim.Optimizer, pace: Pace, steps: int) -> torch.op
 def _backward(search: torch.optim.Optimizer, loss: Tensor) -> float:
     search.zero_grad()
     loss.backward()
-    return float(loss)
+    return float(loss.detach())
