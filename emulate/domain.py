@@ -57,8 +57,7 @@ class Domain:
 
     def beyond(self, theta: Tensor) -> Tensor:
         """How far theta `[..., d]` lies outside the box, in box widths; 0 inside. Shape `[...]`."""
-        u = self.space.to_unit(theta)
-        return torch.linalg.vector_norm((-u).clamp_min(0) + (u - 1).clamp_min(0), dim=-1)
+        return torch.linalg.vector_norm(self.space.beyond(theta), dim=-1)
 
     def remoteness(self, theta: Tensor) -> Tensor:
         """How many times farther theta `[..., d]` lies from its nearest runs than runs lie from each other, `[...]`."""
@@ -76,8 +75,7 @@ class Domain:
         error doubles where theta leaves the box by 5 % of its width, or is twice as remote as "thin". A rule of thumb.
         """
         remote = (self.remoteness(theta) / THIN - 1).clamp_min(0)
-        u = self.space.to_unit(theta)
-        out = ((-u).clamp_min(0) + (u - 1).clamp_min(0)).square().sum(-1)
+        out = self.space.beyond(theta).square().sum(-1)
         beyond = torch.where(out > 0, out.where(out > 0, 1.0).sqrt(), 0.0)  # a norm has no gradient at 0
         return (1 + beyond / _MASS + remote).square()
 

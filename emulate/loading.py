@@ -13,6 +13,7 @@ from torch import Tensor
 
 from emulate import artefact, registry
 from emulate.contracts import Finding, Recipe
+from emulate.devices import chosen
 from emulate.emulator import Emulator
 from emulate.errors import InputError, StoreError
 from emulate.runs import Outputs
@@ -24,11 +25,12 @@ LOADERS = "emulate.loaders"  # entry points: a scheme, and a function from a URI
 
 
 @torch.inference_mode(False)  # tensors made in inference mode never carry a gradient again
-def load(path_or_uri: str | os.PathLike, *, recipe: type[Recipe] | None = None) -> Emulator:
+def load(path_or_uri: str | os.PathLike, *, recipe: type[Recipe] | None = None, device: Any = "cpu") -> Emulator:
     """The emulator that `save` wrote, bit for bit; `models:/name/version` and the like are fetched first.
 
     The file holds data only. A recipe from outside the house is never imported because a file names it: import it
-    yourself and pass its class as `recipe`.
+    yourself and pass its class as `recipe`. It knows no device either: `device` is where the emulator goes, "cpu", "cuda",
+    "cuda:1" or "auto", a GPU where there is one; `Emulator.to` moves it again.
 
     Raises `InputError` when there is none, `StoreError` when the folder is damaged or not an emulator.
 
@@ -40,6 +42,7 @@ def load(path_or_uri: str | os.PathLike, *, recipe: type[Recipe] | None = None) 
     >>> load(made.save("square")).predict({"a": 0.5}).mean
     tensor([1000.2500], dtype=torch.float64)
     """
+    place = chosen(device)
     folder = _fetched(path_or_uri)
     body, tensors, told = artefact.read_whole(folder)
     findings, scores = _verdict(folder, told)
@@ -64,7 +67,7 @@ def load(path_or_uri: str | os.PathLike, *, recipe: type[Recipe] | None = None) 
     except _MISFIT as e:
         raise StoreError(f"the weights in {folder} do not fit the recipe {use!r}: {e}. Train it again.") from e
     made.findings, made.scores = findings, scores
-    return made
+    return made if place.type == "cpu" else made.to(place)
 
 
 def keep(path: str | os.PathLike, findings: Iterable[Finding], scores: Mapping[str, float]) -> None:

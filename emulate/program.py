@@ -1,38 +1,60 @@
-"""An emulator as one graph of tensor operations, for programs that know torch and not `emulate`."""
+"""An emulator as one graph of tensor operations, for programs that know no `emulate`: torch's `.pt2`, or ONNX."""
 
+import copy
 import json
+import math
 import os
 import shutil
 import tempfile
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
+from emulate import exchange
 from emulate.emulator import Emulator
 from emulate.errors import InputError, StoreError
 
+ABOUT = "emulate.json"  # what a .pt2 holds beside its graph, and an ONNX file as its metadata `emulate`
+RESULTS = {
+    "mean": "[n, m], in the units of the outputs",
+    "variance": "[n, m], its square root is the standard deviation",
+    "outside": "[n], 0 inside the box of the parameters, else how far outside, in box widths; inf for what is no number",
+    "jacobian": "[n, m, d], d mean / d theta",
+}
+
 
 class Moments(torch.nn.Module):
-    """theta `[n, d]` float64 -> mean and variance `[n, m]`, without the guard: what is exported or compiled."""
+    """theta `[n, d]` float64 -> mean and variance `[n, m]`, and outside `[n]`: what is exported or compiled."""
 
     def __init__(self, emulator: Emulator):
         super().__init__()
         self.emulator = emulator
 
-    def forward(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        return self.emulator.moments(theta)
+    def forward(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        far = self.emulator.domain(theta)
+        return *self.emulator.moments(theta), torch.where(far.isfinite(), far, math.inf)
 
 
-def export(emulator: Emulator, path: str | os.PathLike) -> Path:
-    """Write the graph of mean and variance, for any number of points, to a `.pt2` file as `torch.export.save` does.
+def export(emulator: Emulator, path: str | os.PathLike, *, jacobian: bool = False) -> Path:
+    """Write mean, variance, `outside` and, where asked, the Jacobian as one graph for any number of points.
 
-    Any program with torch runs it, differentiably, by `torch.export.load(path).module()`; for C++ compile what is loaded
-    by `torch._inductor.aoti_compile_and_package`. The names of the parameters and outputs lie in it as `names.json`. No
-    guard is in the graph: outside the box it extrapolates without a word.
+    - `.pt2`: any program with torch runs it, differentiably, by `torch.export.load(path).module()`; for C++ compile what is
+      loaded by `torch._inductor.aoti_compile_and_package`.
+    - `.onnx`: float64 throughout, for onnxruntime in C, C++, C#, Java, JavaScript or Python; the extra `onnx` writes it.
 
-    `emulate.load` does not read such a file: the emulator itself is the folder that `save` writes. Its format is
-    torch's; open only those whose writer you trust.
+    The graph takes theta `[n, d]` and gives, in this order, mean `[n, m]`, variance `[n, m]`, outside `[n]` and the
+    Jacobian d mean / d theta `[n, m, d]`. No graph can warn: it extrapolates, and `outside`, as of `Emulator.domain`, is
+    there for the program around it to refuse what is above 0. Names, units and priors of the parameters and the names,
+    units and coordinates of the outputs lie in the file as JSON: `emulate.json` in a .pt2, the metadata `emulate` in ONNX.
+
+    `emulate.load` does not read such a file: the emulator itself is the folder that `save` writes. A .pt2 is in torch's
+    format; open only those whose writer you trust. Raises `InputError` where the recipe's prediction is no such graph.
 
     >>> import numpy as np
     >>> from emulate import Field, Outputs, Parameter, Runs, Space, Uniform, fit
@@ -40,31 +62,101 @@ def export(emulator: Emulator, path: str | os.PathLike) -> Path:
     >>> x = np.linspace(0, 1, 9)[:, None]
     >>> runs = Runs.of(Space((Parameter("a", Uniform(0, 1)),)), Outputs((Field("y"),)), x, 1000 + x**2)
     >>> path = export(fit(Polynomial(), runs, seed=0), "square.pt2")
-    >>> mean, variance = torch.export.load(path).module()(torch.tensor([[0.5], [1.0]], dtype=torch.float64))
-    >>> mean
-    tensor([[1000.2500],
-            [1001.0000]], dtype=torch.float64)
+    >>> mean, variance, outside = torch.export.load(path).module()(torch.tensor([[0.5], [1.25]], dtype=torch.float64))
+    >>> mean.ravel(), outside
+    (tensor([1000.2500, 1001.5625], dtype=torch.float64), tensor([0.0000, 0.2500], dtype=torch.float64))
     """
     path = Path(path)
-    if path.suffix != ".pt2":
+    if path.suffix not in (".pt2", ".onnx"):
         stem = path.stem if path.suffix[1:].isalpha() else path.name  # of "v1.2" nothing is taken off
-        raise InputError(f"the path of an exported emulator must end in .pt2. Got {path}; call it {stem}.pt2.")
-    theta = emulator.space.from_unit(torch.full((2, emulator.space.d), 0.5, dtype=torch.float64))
-    some = {"theta": {0: torch.export.Dim("n", min=1)}}
+        raise InputError(
+            f"the path of an exported emulator must end in .pt2 or .onnx. Got {path}; call it {stem}.pt2, or {stem}.onnx."
+        )
+    if path.suffix == ".onnx":
+        exchange.need()
+    if emulator.device.type != "cpu":  # a graph is of one device; who loads it moves it
+        emulator = copy.deepcopy(emulator).to("cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of torch about itself
+        graph = _graph(emulator, jacobian=jacobian, onnx=path.suffix == ".onnx")
+        results = [*RESULTS][: 4 if jacobian else 3]
+        text = json.dumps(about(emulator, results))
+        write = _pt2 if path.suffix == ".pt2" else exchange.write
+        _place(path, lambda beside: write(graph, beside, results, text))
+    return path
+
+
+def about(emulator: Emulator, results: list[str]) -> dict[str, Any]:
+    """What a foreign program must know of the numbers: plain JSON."""
+    parameters = [
+        {**told, "box": [getattr(p.prior, end, None) for end in ("low", "high")]}
+        for told, p in zip(emulator.space.to_dict(), emulator.space.parameters, strict=True)
+    ]
+    fields = [(f, x) for f in emulator.outputs.fields for x in f.at or (None,)]
+    outputs = [
+        {"label": label, "field": f.name, "unit": f.unit}
+        | ({} if x is None else {"coordinate": f.coordinate, "at": x, "at_unit": f.at_unit})
+        for label, (f, x) in zip(emulator.outputs.labels, fields, strict=True)
+    ]
+    return {"format": "emulate.graph", "version": 1, "made_with": f"emulate {version('emulate')}",
+            "recipe": emulator.recipe.entry_name(), "theta": "[n, d] float64, the parameters in this order, in their units",
+            "parameters": parameters, "outputs": outputs, "results": {name: RESULTS[name] for name in results}}  # fmt: skip
+
+
+def _graph(emulator: Emulator, *, jacobian: bool, onnx: bool) -> torch.export.ExportedProgram:
+    theta = emulator.space.from_unit(torch.full((emulator.space.d + 5, emulator.space.d), 0.5, dtype=torch.float64))
     try:
-        graph = torch.export.export(Moments(emulator).eval(), (theta,), dynamic_shapes=some, strict=False)
-    except RuntimeError as e:  # what torch.export raises where a value or a number of points decides what is done
+        plain = _exported(Moments(emulator).eval(), theta)
+        if not jacobian and not onnx:
+            return plain
+        inner = plain.run_decompositions().module()
+        table = exchange.DECOMPOSITIONS if onnx else {}
+        whole = _with_jacobian(inner) if jacobian else inner
+        traced = make_fx(whole, table, tracing_mode="symbolic", _allow_non_fake_inputs=True)(theta)
+        traced.graph.eliminate_dead_code()
+        if onnx:
+            exchange.keep_numbers(traced)
+        traced.recompile()
+        return _exported(traced, theta)
+    except (RuntimeError, TypeError) as e:  # what torch raises where a value or a number of points decides what is done
         said = str(e).split("\n", 1)[0].rstrip(". ")
         raise InputError(f"{emulator.recipe.entry_name()} must predict by one graph for any number of points. Got a prediction "
                          f"that torch.export cannot follow ({said}); export an emulator of another recipe.") from e  # fmt: skip
-    names = json.dumps({"parameters": emulator.space.names, "outputs": emulator.outputs.labels})
+
+
+def _exported(module: torch.nn.Module, theta: Tensor) -> torch.export.ExportedProgram:
+    return torch.export.export(module, (theta,), dynamic_shapes=({0: torch.export.Dim("n", min=1)},), strict=False)
+
+
+def _with_jacobian(graph: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """J v for each direction v by reverse mode twice, as J^T w is linear in w: what is left of both is a forward pass.
+
+    (Torch's own forward mode does not follow a number of points that is open.)"""
+
+    def whole(theta: Tensor) -> tuple[Tensor, ...]:
+        def split(theta: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            mean, variance, outside = graph(theta)
+            return mean, (variance, outside)
+
+        mean, pull, (variance, outside) = torch.func.vjp(split, theta, has_aux=True)
+        _, push = torch.func.vjp(lambda w: pull(w)[0], torch.ones_like(mean))
+        one = torch.eye(theta.shape[1], dtype=theta.dtype)
+        return mean, variance, outside, torch.stack([push(v.expand_as(theta))[0] for v in one], -1)
+
+    return whole
+
+
+def _pt2(graph: torch.export.ExportedProgram, path: Path, results: list[str], text: str) -> None:
+    torch.export.save(graph, path, extra_files={ABOUT: text})
+
+
+def _place(path: Path, write: Callable[[Path], None]) -> None:
+    """Write beside and rename: the archive holds the name that it is written under."""
     beside = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(
-            tempfile.mkdtemp(dir=path.parent, prefix=".")
-        )  # the archive holds the name that it is written under
-        torch.export.save(graph, beside / path.name, extra_files={"names.json": names})
+        beside = Path(tempfile.mkdtemp(dir=path.parent, prefix="."))
+        write(beside / path.name)
         os.replace(beside / path.name, path)
     except OSError as e:
         raise StoreError(
@@ -73,4 +165,3 @@ def export(emulator: Emulator, path: str | os.PathLike) -> Path:
     finally:
         if beside:
             shutil.rmtree(beside, ignore_errors=True)
-    return path

@@ -3,12 +3,13 @@
 import inspect
 import math
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from emulate.distributions import Joint, fitting, logarithms, seeded
+from emulate.distributions import Gaussian, Joint, fitting, logarithms, seeded
 
 _NODES, _SEED = 1024, 0  # points that stand for a p(z) which brings none of its own
 
@@ -178,13 +179,13 @@ class Pushforward(Joint):
     @cached_property
     def _at_nodes(self) -> Tensor:
         """w or exp(w) `[..., K, m]` at the nodes, without e."""
-        w = self.centre + nodes(self.z) @ self.basis
+        w = self.centre + nodes(self.z, self.basis.device) @ self.basis
         return w if self.log is None else torch.where(self.log, torch.where(self.log, w, 0.0).exp(), w)
 
     @cached_property
     def _off(self) -> Tensor:
         """The nodes of y less their mean; of linear outputs without a detour over values near 1000."""
-        z = nodes(self.z)
+        z = nodes(self.z, self.basis.device)
         w = (z - z.mean(-2, keepdim=True)) @ self.basis
         g = self._at_nodes
         return w if self.log is None else torch.where(self.log, g - g.mean(-2, keepdim=True), w)
@@ -195,12 +196,76 @@ class Pushforward(Joint):
         return torch.diag_embed(self.z.variance) if own is None else own
 
 
-def nodes(z: Distribution) -> Tensor:
+class Moved(Joint):
+    """A prediction whose answers lie on another device than its own tensors.
+
+    >>> from torch.distributions import Independent, Normal
+    >>> one = torch.ones(2, dtype=torch.float64)
+    >>> Moved(Independent(Normal(one, one), 1), one.device, one.device).log_prob(one)
+    tensor(-1.8379, dtype=torch.float64)
+    """
+
+    arg_constraints = {}
+
+    def __init__(self, inner: Distribution, there: torch.device, device: torch.device):
+        self.inner, self.there, self.device, self.has_rsample = inner, there, device, inner.has_rsample
+        super().__init__(inner.batch_shape, inner.event_shape, validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.inner.mean.to(self.device)
+
+    @property
+    def variance(self) -> Tensor:
+        return self.inner.variance.to(self.device)
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        return self.inner.covariance_matrix.to(self.device)
+
+    def gaussian(self) -> tuple[Tensor, Tensor]:
+        """The mean `[..., m]` and covariance `[..., m, m]`."""
+        return self.mean, self.covariance_matrix
+
+    def rsample(self, sample_shape=(), **keywords: Any) -> Tensor:
+        return self.inner.rsample(sample_shape, **self._seeded(keywords)).to(self.device)
+
+    def sample(self, sample_shape=(), **keywords: Any) -> Tensor:
+        return self.inner.sample(sample_shape, **self._seeded(keywords)).to(self.device)
+
+    def icdf(self, value: Tensor) -> Tensor:
+        return self.inner.icdf(value.to(self.there)).to(self.device)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.inner.log_prob(value.to(self.there)).to(self.device)
+
+    def _seeded(self, keywords: dict[str, Any]) -> dict[str, Any]:
+        """A generator of the other device, seeded by the one that is given."""
+        given = keywords.get("generator")
+        if given is None or given.device == self.there:
+            return keywords
+        seed = int(torch.randint(2**62, (), generator=given, device=given.device))
+        return {**keywords, "generator": torch.Generator(self.there).manual_seed(seed)}
+
+
+def moved(
+    prediction: Gaussian | Pushforward, there: torch.device, device: torch.device
+) -> Gaussian | Pushforward | Moved:
+    """A prediction made `there` with its answers on a device: of a Gaussian its tensors, so that draws are those of it."""
+    if there == device:
+        return prediction
+    if not isinstance(prediction, Gaussian):
+        return Moved(prediction, there, device)
+    names = ("loc", "spread", "basis", "diagonal", "rest", "log", "mix")
+    return Gaussian(*(None if (t := getattr(prediction, n)) is None else t.to(device) for n in names))
+
+
+def nodes(z: Distribution, device: torch.device | None = None) -> Tensor:
     """Equally likely points `[..., K, p]` that stand for p(z): its own, else 1024 draws, the same in every call."""
     own = getattr(z, "nodes", None)
     if own is not None:
         return own
-    return draws(z, (_NODES,), torch.Generator().manual_seed(_SEED)).movedim(0, -2)
+    return draws(z, (_NODES,), torch.Generator(device or "cpu").manual_seed(_SEED)).movedim(0, -2)
 
 
 def draws(z: Distribution, shape: tuple[int, ...] = (), generator: torch.Generator | None = None) -> Tensor:

@@ -61,7 +61,7 @@ class Response:
     def root(self, u: Tensor) -> Tensor:
         """The Cholesky factor `[..., p, p]` of V(u), the covariance of one row."""
         flat, p = basis(u, self.root_terms) @ self.roots, self.coefficients.shape[1]
-        i, j = torch.tril_indices(p, p)
+        i, j = torch.tril_indices(p, p, device=u.device)
         square = flat.new_zeros(*flat.shape[:-1], p * p)
         return square.index_copy(-1, i * p + j, torch.where(i == j, flat.exp(), flat)).unflatten(-1, (p, p))
 
@@ -185,7 +185,7 @@ def _roots(u: Tensor, rows: Tensor, fitted: Tensor, few: Tensor, cells: int) -> 
     centres = torch.quasirandom.SobolEngine(d, scramble=True, seed=0).draw(cells, dtype=torch.float64)
     low, high = u.amin(0), u.amax(0)
     which = torch.cdist((u - low) / (high - low), centres).argmin(1)
-    i, j = torch.tril_indices(p, p)
+    i, j = torch.tril_indices(p, p, device=u.device)
     found, places, misfit = [], [], 0.0
     pooled = torch.cov((rows - fitted).T).view(p, p)
     pooled = pooled + 1e-12 * pooled.diagonal().mean() * torch.eye(p, dtype=u.dtype)

@@ -1,5 +1,6 @@
 """`Runs`: the one table of finished and failed runs; `Outputs`: what a run gives, with coordinates and units."""
 
+import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -7,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emulate.errors import InputError, nearest
+from emulate.labelled import agree
 from emulate.space import Space
 
 if TYPE_CHECKING:
     import pandas
     import xarray
+
+_TOLD = {"seed": np.int64, "ok": bool, "seconds": np.float64}  # of each run, in a Dataset
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,16 @@ class Outputs:
                 return f
         names = [f.name for f in self.fields]
         raise InputError(f"there is no output {name!r}; there are {', '.join(names)}.{nearest(name, names)}")
+
+    def variables(self, y: np.ndarray, lead: tuple[str, ...]) -> tuple[dict[str, tuple], dict[str, tuple]]:
+        """Data variables and coordinates of an xarray Dataset of y `[*lead, m]`: each field along its own coordinate."""
+        data, coordinates = {}, {}
+        for f in self.fields:
+            part, axis = y[..., self.slices[f.name]], f"{f.name}_{f.coordinate}"
+            data[f.name] = ((*lead, axis), part, {"units": f.unit}) if f.at else (lead, part[..., 0], {"units": f.unit})
+            if f.at:
+                coordinates[axis] = (axis, list(f.at), {"units": f.at_unit})
+        return data, coordinates
 
     def to_dict(self) -> list[dict]:
         """Plain JSON, read back by `from_dict`."""
@@ -249,19 +263,52 @@ class Runs:
         data: dict[str, Any] = {
             p.name: ("run", self.theta[:, i], {"units": p.unit}) for i, p in enumerate(self.space.parameters)
         }
-        coordinates: dict[str, Any] = {}
-        for f in self.outputs.fields:
-            y = self.y[:, self.outputs.slices[f.name]]
-            axis = f"{f.name}_{f.coordinate}" if f.at else ""
-            data[f.name] = (("run", axis), y, {"units": f.unit}) if f.at else ("run", y[:, 0], {"units": f.unit})
-            if f.at:
-                coordinates[axis] = (axis, list(f.at), {"units": f.at_unit})
+        fields, coordinates = self.outputs.variables(self.y, ("run",))
+        data |= fields
         data |= {"seed": ("run", self.seed), "ok": ("run", self.ok), "seconds": ("run", self.seconds, {"units": "s"})}
         data["reason"] = ("run", list(self.reason))
+        if self.key:
+            data["key"] = ("run", list(self.key))
         for name in self._derivatives:
             data[name] = (("run", "output", "parameter"), getattr(self, name))
             coordinates |= {"output": list(self.outputs.labels), "parameter": list(self.space.names)}
-        return xarray.Dataset(data, coordinates)
+        about = {"space": json.dumps(self.space.to_dict()), "outputs": json.dumps(self.outputs.to_dict())}
+        return xarray.Dataset(data, coordinates, {**about, "stochastic": int(self.stochastic)})
+
+    @staticmethod
+    def from_xarray(dataset: "xarray.Dataset", space: Space | None = None, outputs: Outputs | None = None) -> "Runs":
+        """The table of a Dataset along `run`: what `to_xarray` gave, after NetCDF too, or one of your own.
+
+        `space` and `outputs` are those that `to_xarray` noted in the attributes; a Dataset of your own has none and must
+        be given both. Of the other variables seed, ok, reason, seconds, key and the Jacobians are read where they are; rows
+        that are not finite failed.
+
+        >>> from emulate.space import Parameter, Uniform
+        >>> x = np.array([[0.1], [0.2], [0.4]])
+        >>> runs = Runs.of(Space((Parameter("a", Uniform(0, 1)),)), Outputs((Field("y"),)), x, x**2)
+        >>> Runs.from_xarray(runs.to_xarray()).y.ravel().tolist() == runs.y.ravel().tolist()
+        True
+        """
+        try:
+            space = space or Space.from_dict(json.loads(dataset.attrs["space"]))
+            outputs = outputs or Outputs.from_dict(json.loads(dataset.attrs["outputs"]))
+        except (KeyError, TypeError, ValueError):
+            raise InputError("from_xarray must be given the space and the outputs of a Dataset that `to_xarray` did not make: its "
+                             "attributes hold none. Call Runs.from_xarray(dataset, space, outputs).") from None  # fmt: skip
+        names = [*space.names, *(f.name for f in outputs.fields)]
+        if missing := [n for n in names if n not in dataset.variables or dataset[n].dims[:1] != ("run",)]:
+            raise InputError(f"the Dataset must have {', '.join(names)} along `run`, their first dimension. Missing: "
+                             f"{', '.join(missing)}; rename variables, or their dimension by dataset.rename.")  # fmt: skip
+        for n, unit in [(p.name, p.unit) for p in space.parameters] + [(f.name, f.unit) for f in outputs.fields]:
+            agree(n, unit, dataset[n].attrs.get("units", ""))
+        n = dataset.sizes["run"]
+        theta = np.stack([np.asarray(dataset[p], np.float64) for p in space.names], 1)
+        y = np.concatenate([np.asarray(dataset[f.name], np.float64).reshape(n, -1) for f in outputs.fields], 1)
+        slopes = {k: np.asarray(dataset[k], np.float64) for k in ("jacobian", "jacobian_error") if k in dataset}
+        plain = Runs.of(space, outputs, theta, y, stochastic=bool(dataset.attrs.get("stochastic", 0)), **slopes)
+        told = {k: np.asarray(dataset[k]).astype(kind) for k, kind in _TOLD.items() if k in dataset}
+        texts = {k: tuple(str(x) for x in dataset[k].values) for k in ("reason", "key") if k in dataset}
+        return replace(plain, **told, **texts)
 
 
 def places(theta: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.special import ndtr, ndtri
 
 from emulate.errors import InputError, nearest
+from emulate.labelled import columns, is_labelled
 
 _EDGE = 1e-12  # an unbounded prior reaches u = 0 and u = 1 at infinity only
 
@@ -45,6 +46,11 @@ def _numbers(values: Any, name: str) -> Tensor:
 def _real(values: Tensor, name: str) -> Tensor:
     _need(not values.is_complex(), f"{name} must be real numbers. Got {values.dtype}; give its real part.")
     return values
+
+
+def _past(u: Tensor) -> Tensor:
+    """How far u lies from [0, 1]."""
+    return (-u).clamp_min(0) + (u - 1).clamp_min(0)
 
 
 def _ordered(kind: str, low: float, high: float) -> None:
@@ -80,6 +86,9 @@ class Uniform:
 
     unscaled = from_unit
 
+    def beyond(self, theta: Tensor) -> Tensor:
+        return _past(self.to_unit(theta))
+
     def log_prob(self, theta: Tensor) -> Tensor:
         inside = (theta >= self.low) & (theta <= self.high)
         return torch.where(inside, -math.log(self.high - self.low), -math.inf)
@@ -109,6 +118,10 @@ class LogUniform:
         return self.low * torch.exp(u * math.log(self.high / self.low))
 
     unscaled = from_unit
+
+    def beyond(self, theta: Tensor) -> Tensor:
+        inside = theta > 0
+        return torch.where(inside, _past(self.to_unit(torch.where(inside, theta, self.low))), math.inf)
 
     def log_prob(self, theta: Tensor) -> Tensor:
         inside = (theta >= self.low) & (theta <= self.high)
@@ -142,6 +155,9 @@ class Normal:
 
     def from_unit(self, u: Tensor) -> Tensor:
         return self.mean + self.sd * ndtri(u.clamp(_EDGE, 1 - _EDGE))
+
+    def beyond(self, theta: Tensor) -> Tensor:
+        return torch.zeros_like(theta)
 
     def log_prob(self, theta: Tensor) -> Tensor:
         x = (theta - self.mean) / self.sd
@@ -179,6 +195,9 @@ class LogNormal:
     def from_unit(self, u: Tensor) -> Tensor:
         above = torch.exp(self.mean + self.sd * ndtri(u.clamp(_EDGE, 1 - _EDGE)))
         return torch.where(u < 0, u * math.exp(self.mean), above)
+
+    def beyond(self, theta: Tensor) -> Tensor:
+        return (-theta).clamp_min(0) * math.exp(-self.mean)
 
     def log_prob(self, theta: Tensor) -> Tensor:
         inside = theta > 0
@@ -231,6 +250,9 @@ class TruncatedNormal:
         inside = u.clamp(0, 1)
         x = ndtri((self._tails[0] + inside * self._mass).clamp(_EDGE, 1 - _EDGE))
         return (self.mean + self.sd * x).clamp(self.low, self.high) + (u - inside) * (self.high - self.low)
+
+    def beyond(self, theta: Tensor) -> Tensor:
+        return _past(self.scaled(theta))
 
     def log_prob(self, theta: Tensor) -> Tensor:
         x = (theta - self.mean) / self.sd
@@ -305,6 +327,10 @@ class Space:
         """theta `[..., d]` -> the coordinates `[..., d]` in which emulators work: about [0, 1], smooth in theta."""
         return torch.stack([p.prior.scaled(t) for p, t in zip(self.parameters, theta.unbind(-1), strict=True)], -1)
 
+    def beyond(self, theta: Tensor) -> Tensor:
+        """How far each parameter of theta `[..., d]` lies outside its box, in widths of the box, `[..., d]`: 0 inside."""
+        return torch.stack([p.prior.beyond(t) for p, t in zip(self.parameters, theta.unbind(-1), strict=True)], -1)
+
     def ends(self, reach: float = 3.0) -> tuple[Tensor, Tensor]:
         """u `[d]` where the box ends on either side: 0 and 1, and `reach` standard deviations out where a prior has no edge."""
         bounded = torch.tensor([math.isfinite(getattr(p.prior, "low", math.inf)) for p in self.parameters])
@@ -326,10 +352,14 @@ class Space:
         return reduce(add, (p.prior.log_prob(t) for p, t in zip(self.parameters, theta.unbind(-1), strict=True)))
 
     def pack(self, theta: Any) -> Tensor:
-        """theta as a float64 tensor `[..., d]` from a tensor, an array, a dict of named values or a pandas frame.
+        """theta as a float64 tensor `[..., d]` from a tensor, an array, a dict of named values, a pandas frame or xarray.
 
-        Named values may stand in any order and broadcast against each other; gradients flow through tensors.
+        Named values may stand in any order and broadcast against each other; gradients flow through tensors. Those of an
+        xarray Dataset or DataArray broadcast by the names of their dimensions; see `emulate.labelled`.
         """
+        if is_labelled(theta):
+            made = columns(theta, {p.name: p.unit for p in self.parameters})
+            return torch.stack([_numbers(c.values, n) for c, n in zip(made, self.names, strict=True)], -1)
         if isinstance(theta, Mapping) or hasattr(theta, "columns"):
             return self._pack_named({str(k): theta[k] for k in theta})
         if not isinstance(theta, Tensor):

@@ -1,18 +1,20 @@
 """An emulator's moments as a function of tensors: torch.func, torch.export, and programs that know no `emulate`."""
 
 import json
+import math
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 
 import pytest
 import torch
 
 import emulate
-from emulate import registry
+from emulate import exchange, registry
 from emulate.emulators.polynomial import Polynomial
 from emulate.errors import InputError, StoreError
-from emulate.program import Moments, export
+from emulate.program import ABOUT, Moments, export
 from tests import laws
 
 QUICK = {
@@ -75,20 +77,102 @@ def test_grad_and_hessian_are_those_of_plain_reverse_mode(emulator):
     torch.testing.assert_close(found, twin, rtol=1e-6, atol=1e-6 * float(twin.abs().max()))
 
 
-@pytest.mark.slow
-def test_what_is_exported_answers_without_emulate_for_any_number_of_points(emulator, tmp_path):
-    path = export(emulator, tmp_path / "sub" / "emulator.pt2")
+def agrees(emulator, graph, *, jacobian: bool, variance: float) -> None:
+    """What a graph says at 1, 2 and 300 points and outside the box is what the emulator says: the mean to 1e-10 of what
+    outputs vary by (and the rounding of values near 1000), derivatives to 1e-9 of the largest."""
+    far = torch.tensor([[9.0, 0.5, 5.0], [1.0, 0.01, -5.0]], dtype=torch.float64)
+    for theta in (laws.points(1, seed=4), laws.points(2, seed=4), laws.points(300, seed=4), far):
+        found = graph(theta)
+        own = emulator.moments(theta)
+        assert [f.dtype for f in found] == [torch.float64] * (4 if jacobian else 3)
+        rounding = 1e-10 * torch.from_numpy(laws.SCALE) + 1e-13 * own[0].abs()
+        assert ((found[0] - own[0]).abs() <= rounding).all()
+        torch.testing.assert_close(found[1], own[1], rtol=variance, atol=0.0)
+        torch.testing.assert_close(found[2], emulator.domain(theta), rtol=1e-12, atol=1e-12)
+        if jacobian:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", emulate.ExtrapolationWarning)
+                slopes = emulator.jacobian(theta)
+            assert ((found[3] - slopes).abs() / slopes.abs().amax(0)).max() < 1e-9
+
+
+def test_a_graph_says_how_far_outside(tmp_path):
+    """The polynomial stands for all here: one export takes seconds."""
+    emulator = emulate.fit(Polynomial(), laws.runs(32), seed=0)
+    extra = {ABOUT: ""}
+    path = export(emulator, tmp_path / "sub" / "emulator.pt2", jacobian=True)
     assert [p.name for p in path.parent.iterdir()] == ["emulator.pt2"]
-    extra = {"names.json": ""}
     graph = torch.export.load(path, extra_files=extra).module()
-    assert json.loads(extra["names.json"]) == {"parameters": ["a", "b", "c"], "outputs": list(emulator.outputs.labels)}
-    for n in (1, 2, 7, 300):
-        theta = laws.points(n, seed=4)
-        for found, own in zip(graph(theta), emulator.moments(theta), strict=True):
-            torch.testing.assert_close(found, own, rtol=1e-12, atol=0.0)
+    agrees(emulator, graph, jacobian=True, variance=1e-12)
+    assert graph(torch.tensor([[1.0, -0.01, 5.0]], dtype=torch.float64))[2].tolist() == [math.inf]
+    told = json.loads(extra[ABOUT])
+    assert [(p["name"], p["box"]) for p in told["parameters"]] == [
+        ("a", [-1, 3]),
+        ("b", [1e-3, 1e-1]),
+        ("c", [None, None]),
+    ]
+    assert [o["label"] for o in told["outputs"]] == list(emulator.outputs.labels)
+    assert told["outputs"][2] == {
+        "label": "power[k=0.1]",
+        "field": "power",
+        "unit": "",
+        "coordinate": "k",
+        "at": 0.1,
+        "at_unit": "h/Mpc",
+    }
+    assert list(told["results"]) == ["mean", "variance", "outside", "jacobian"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jacobian", [False, True])
+def test_what_is_exported_answers_without_emulate_for_any_number_of_points(emulator, tmp_path, jacobian):
+    graph = torch.export.load(export(emulator, tmp_path / "emulator.pt2", jacobian=jacobian)).module()
+    agrees(emulator, graph, jacobian=jacobian, variance=1e-10)
     leaf = THETA.clone().requires_grad_()
     (slope,) = torch.autograd.grad(graph(leaf)[0][:, 0].sum(), leaf)
     torch.testing.assert_close(slope, emulator.jacobian(THETA)[:, 0], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_onnxruntime_gives_the_same_answers_in_float64(emulator, tmp_path):
+    """A variance is what a cancellation leaves of the prior's, and a sum in another order leaves a little less or more."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path = export(emulator, tmp_path / "emulator.onnx", jacobian=True)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert [o.name for o in session.get_outputs()] == ["mean", "variance", "outside", "jacobian"]
+    told = json.loads(session.get_modelmeta().custom_metadata_map["emulate"])
+    assert [p["name"] for p in told["parameters"]] == list(emulator.space.names)
+
+    def graph(theta):
+        return [torch.from_numpy(x) for x in session.run(None, {"theta": theta.numpy()})]
+
+    agrees(emulator, graph, jacobian=True, variance=1e-6)
+    h = 1e-4
+    theta = laws.points(3, seed=4, inside=0.1)
+    step = torch.tensor([h, 0.0, 0.0], dtype=torch.float64)
+    slope = (graph(theta + step)[0] - graph(theta - step)[0]) / (2 * h)
+    error = (graph(theta)[3][..., 0] - slope).abs() / torch.from_numpy(laws.SCALE)
+    assert error.max() < 1e-5
+
+
+def test_onnx_without_its_packages_is_refused_before_anything(tmp_path, monkeypatch):
+    monkeypatch.setattr("emulate.exchange.find_spec", lambda name: None)
+    emulator = emulate.fit(Polynomial(), laws.runs(32), seed=0)
+    with pytest.raises(
+        InputError, match=r"Missing: onnx, onnxscript; install the extra: pip install 'emulate\[onnx\]'"
+    ):
+        export(emulator, tmp_path / "e.onnx")
+
+
+@pytest.mark.parametrize("x", [1e-300, -1e-17, 1e-9, -1e-3, 0.5, 3.0, 40.0, 700.0, -50.0, -800.0, 0.0])
+def test_small_numbers_keep_their_digits(x):
+    """exp(x) - 1 and ln(1 + x) of exp and ln alone, against those of mpmath."""
+    mpmath = pytest.importorskip("mpmath")
+    for made, true in ((exchange._expm1, mpmath.expm1), (exchange._log1p, mpmath.log1p)):
+        if made is exchange._log1p and x <= -1:
+            continue
+        found = float(made(torch.tensor(x, dtype=torch.float64)))
+        assert found == pytest.approx(float(true(mpmath.mpf(x))), rel=1e-15, abs=0.0)
 
 
 @pytest.mark.slow  # another process imports torch
@@ -97,7 +181,7 @@ def test_a_program_that_never_imports_emulate_runs_it(tmp_path):
     path = export(emulator, tmp_path / "e.pt2")
     code = """
 import sys, torch
-mean, _ = torch.export.load(sys.argv[1]).module()(torch.tensor([[1.0, 0.01, 5.0]], dtype=torch.float64))
+mean, *_ = torch.export.load(sys.argv[1]).module()(torch.tensor([[1.0, 0.01, 5.0]], dtype=torch.float64))
 print(float(mean[0, 0]), "emulate" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-I", "-c", code, str(path)], capture_output=True, text=True, check=True)
@@ -113,9 +197,9 @@ def test_the_module_is_the_moments(emulator):
 def test_a_path_of_another_kind_is_refused(tmp_path):
     emulator = emulate.fit(Polynomial(), laws.runs(32), seed=0)
     with pytest.raises(InputError) as caught:
-        export(emulator, tmp_path / "emulator.onnx")
-    assert str(caught.value) == (f"the path of an exported emulator must end in .pt2. Got {tmp_path / 'emulator.onnx'}; call it "
-                                 "emulator.pt2.")  # fmt: skip
+        export(emulator, tmp_path / "emulator.tflite")
+    assert str(caught.value) == (f"the path of an exported emulator must end in .pt2 or .onnx. Got {tmp_path / 'emulator.tflite'}; "
+                                 "call it emulator.pt2, or emulator.onnx.")  # fmt: skip
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="could not be exported"):
         export(emulator, tmp_path / "file" / "e.pt2")

@@ -6,20 +6,11 @@ import torch
 from torch import Tensor
 
 from emulate.emulators._kernels import STATIONARY, columns_of, correlation, kernel
-from emulate.errors import InputError
 
 _KEPT = 2**33  # bytes of a matrix that is kept on a GPU; on a CPU a quarter
 _BLOCK = 2**26  # numbers of a part of it
 _EXACT = 1e-10  # of the right-hand side, where a solve ends
 _MOST = 500  # steps
-
-
-def device_of(name: str) -> torch.device:
-    """`auto` is a GPU where there is one."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("svgp: device must be there. Got cuda, and this machine has no GPU that torch can use; set device: "
-                         "auto, which takes one where it is, or cpu.")  # fmt: skip
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 class Covariance:

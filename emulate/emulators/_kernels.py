@@ -224,7 +224,7 @@ def basis(u: Tensor, mean: str) -> Tensor:
     if mean != "constant":
         parts.append(x)
     if mean == "quadratic":
-        i, j = torch.triu_indices(x.shape[-1], x.shape[-1])
+        i, j = torch.triu_indices(x.shape[-1], x.shape[-1], device=x.device)
         parts.append(x[..., i] * x[..., j])
     return torch.cat(parts, -1)
 
@@ -238,7 +238,7 @@ def basis_slopes(u: Tensor, mean: str) -> Tensor:
         parts.append((2 * one).expand(*u.shape[:-1], d, d))
     if mean == "quadratic":
         x = 2 * u - 1
-        i, j = torch.triu_indices(d, d)
+        i, j = torch.triu_indices(d, d, device=u.device)
         parts.append(2 * (x[..., i, None] * one[j] + x[..., j, None] * one[i]))
     return torch.cat(parts, -2)
 

@@ -12,10 +12,11 @@ from torch.distributions import Normal
 
 from emulate.contracts import Core, Recipe
 from emulate.costs import Cost, affordable, products, steps
+from emulate.devices import chosen
 from emulate.distributions import Correlated
 from emulate.emulators import _calibration as calibration
 from emulate.emulators._evidence import NOISE, ROUGH, Evidence, nugget
-from emulate.emulators._iterative import Covariance, device_of
+from emulate.emulators._iterative import Covariance
 from emulate.emulators._kernels import KERNELS, MEANS, basis, columns_of, determined, kernel
 from emulate.emulators._threads import calm
 from emulate.emulators.gp import _EACH, _SHARED, _Fitted
@@ -106,7 +107,7 @@ class SVGP(Recipe):
 
     def train(self, u: Tensor, z: Tensor, *, noisy: bool, seed: int) -> Core:
         affordable("svgp", self.cost(len(u), u.shape[1], z.shape[1]), f"{len(u)} runs")
-        device = device_of(self.device)
+        device = chosen(self.device, "svgp: device")
         noisy = noisy if self.noise == "auto" else self.noise == "fitted"
         rng, mean = np.random.default_rng(seed), self._mean(u)
         own = self.kernels if z.shape[1] > self.kernels + 1 else z.shape[1]

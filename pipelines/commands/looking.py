@@ -83,18 +83,39 @@ def predict(
     emulator: Annotated[str, typer.Argument(metavar="EMULATOR", help="A folder, or models:/NAME@ALIAS.",
                                             autocompletion=completion.emulators)],
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One parameter.")] = None,
-    csv: Annotated[Path | None, typer.Option("--csv", help="Points, one column per parameter.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Write a CSV instead of printing.")] = None,
+    points: Annotated[Path | None, typer.Option("--points", "--csv", metavar="FILE", help="Points: .csv, .parquet, .nc, or - for a "
+                                                "CSV from standard input.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write .csv, .parquet or .nc instead of printing.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse points outside the design box.")] = False,
     outside: Annotated[str, typer.Option("--outside", metavar="CHOICE", help="Where no run is near: warn, refuse, inflate "
                                          "(the variance) or ignore; box: look at the box alone.",
                                          autocompletion=completion.choices("warn", "refuse", "inflate", "ignore", "box"))] = "warn",
+    jacobian: Annotated[bool, typer.Option("--jacobian", help="Give d mean / d theta too.")] = False,
+    samples: Annotated[int, typer.Option("--samples", min=0, max=10_000, metavar="N", help="Give N draws of each point too.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, metavar="S", help="Of the draws.")] = 0,
+    device: Annotated[str, typer.Option("--device", metavar="CHOICE", help="cpu, cuda, or auto: a GPU if there is one.")] = "cpu",
 ) -> int:  # fmt: skip
     """Predict with an emulator: mean and standard deviation of every output."""
     with terminal.bar("loading the emulator"):
         from pipelines import prediction
 
-    return prediction.run(terminal, emulator, set_ or [], csv, out, strict=strict, outside=outside)
+    asked = prediction.Asked(set_ or [], points, out, strict, outside, jacobian, samples, seed)
+    return prediction.run(terminal, emulator, asked, device=device)
+
+
+@command("export", panel=frame.LOOKING)
+def export(
+    terminal: "Terminal",
+    emulator: Annotated[str, typer.Argument(metavar="EMULATOR", help="A folder, or models:/NAME@ALIAS.",
+                                            autocompletion=completion.emulators)],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="OUT.pt2 for torch, or OUT.onnx for onnxruntime.")],
+    jacobian: Annotated[bool, typer.Option("--jacobian", help="Give d mean / d theta too.")] = False,
+) -> int:  # fmt: skip
+    """Write an emulator as one graph for programs that know no emulate: torch's .pt2, or ONNX."""
+    with terminal.bar("loading the emulator"):
+        from pipelines import prediction
+
+    return prediction.export(terminal, emulator, out, jacobian=jacobian)
 
 
 @command("cite", panel=frame.LOOKING)

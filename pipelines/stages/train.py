@@ -121,7 +121,7 @@ class _Fits:
         bench.journal.append("metrics", scope, metrics={"seconds": watch.seconds, "runs": n})
         if emulator.history:
             self.histories[name] = emulator.history
-            histories.training(bench.journal, scope, emulator.history)
+            histories.training(bench.journal, scope, emulator.history, "training")
         bench.note(f"{name}: {recipe.entry_name()} fitted{_by(emulator)}", watch.seconds)
         if told is not None:
             bench.note(f"{name}: {told['promise']}")

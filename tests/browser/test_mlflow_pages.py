@@ -151,18 +151,18 @@ def test_two_runs_are_compared_metric_by_metric(pages, tab, shot):
     shot(tab, "comparison")
 
 
-@pytest.mark.parametrize(("scope", "name"), [("train/mlp", "loss"), ("infer", "ess")])
+@pytest.mark.parametrize(("scope", "name"), [("train/mlp", "training/loss"), ("infer", "length/ess")])
 def test_a_history_is_a_curve(pages, tab, shot, scope, name):
     run = pages.runs(scope)[0]
     history = sorted(pages.client.get_metric_history(run.info.run_id, name), key=lambda m: m.step)
     assert len(history) > 1
     pages.open(tab, "experiments", "1", "runs", run.info.run_id, "model-metrics")
-    tab.get_by_text(name, exact=True).first.scroll_into_view_if_needed()
+    tab.get_by_text(name.rpartition("/")[2], exact=True).first.scroll_into_view_if_needed()
     tab.wait_for_timeout(2000)
     steps, values = [m.step for m in history], [m.value for m in history]
     drawn = [c for c in curves(tab) if c["x"] == steps]
     assert any(c["y"] == pytest.approx(values) for c in drawn), f"no curve of {name} among {len(drawn)}"
-    shot(tab, f"history_{name}")
+    shot(tab, f"history_{name.rpartition(chr(47))[2]}")
 
 
 def test_figures_are_shown_inline(pages, tab, shot):

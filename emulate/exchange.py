@@ -1,0 +1,109 @@
+"""ONNX, the Open Neural Network Exchange: a graph of torch in float64 as a file that onnxruntime runs.
+
+torch.onnx writes exp(x) - 1 and ln(1 + x) as they stand here, which loses the digits of a small x, and every number of the
+program in single precision: both are mended before it sees the graph.
+"""
+
+import logging
+import struct
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from emulate.errors import InputError
+
+_aten = torch.ops.aten
+_OF_TENSORS = {  # the same operation where a number became a tensor
+    _aten.add.Scalar: _aten.add.Tensor, _aten.sub.Scalar: _aten.sub.Tensor, _aten.mul.Scalar: _aten.mul.Tensor,
+    _aten.div.Scalar: _aten.div.Tensor, _aten.pow.Tensor_Scalar: _aten.pow.Tensor_Tensor,
+    _aten.pow.Scalar: _aten.pow.Tensor_Tensor, _aten.clamp_min.default: _aten.clamp_min.Tensor,
+    _aten.clamp_max.default: _aten.clamp_max.Tensor, _aten.clamp.default: _aten.clamp.Tensor,
+    _aten.where.ScalarOther: _aten.where.self, _aten.where.ScalarSelf: _aten.where.self,
+    **{getattr(_aten, n).Scalar: getattr(_aten, n).Tensor for n in ("gt", "ge", "lt", "le", "eq", "ne")},
+}  # fmt: skip
+
+
+def need() -> None:
+    """Complain where the packages that write ONNX are not installed."""
+    if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
+        raise InputError(f"writing .onnx must have the packages onnx and onnxscript. Missing: {', '.join(missing)}; install the "
+                         "extra: pip install 'emulate[onnx]', or export to .pt2.")  # fmt: skip
+
+
+def _expm1(x: Tensor) -> Tensor:
+    """exp(x) - 1 with all its digits, from exp and ln alone (Kahan, by Higham 2002, section 1.14.1).
+
+    >>> x = torch.tensor([-1e-17, 1e-9, 2.0, -800.0], dtype=torch.float64)
+    >>> bool(torch.allclose(_expm1(x), x.expm1(), rtol=1e-15, atol=0.0))
+    True
+    """
+    u = x.exp()
+    plain = (u == 1) | (u == 0)
+    return torch.where(u == 1, x, (u - 1) * torch.where(plain, 1.0, x / torch.where(plain, 2.0, u).log()))
+
+
+def _log1p(x: Tensor) -> Tensor:
+    """ln(1 + x) with all its digits, from ln alone (the same)."""
+    u = 1 + x
+    one = u == 1
+    return torch.where(one, x, u.log() * (x / torch.where(one, 1.0, u - 1)))
+
+
+DECOMPOSITIONS: dict[Any, Callable[..., Tensor]] = {_aten.expm1.default: _expm1, _aten.log1p.default: _log1p}
+
+
+def keep_numbers(module: torch.fx.GraphModule) -> None:
+    """Turn the numbers in the calls of a graph that single precision would change into float64 tensors, in place."""
+    kept: dict[float, str] = {}
+    for node in list(module.graph.nodes):
+        if node.op != "call_function" or not any(isinstance(a, float) and _changes(a) for a in node.args):
+            continue
+        if node.target in (_aten.scalar_tensor.default, _aten.full.default):
+            with module.graph.inserting_before(node):
+                made = _tensor(module, kept, node.args[-1])
+                if node.target is _aten.full.default:
+                    made = module.graph.call_function(_aten.expand.default, (made, node.args[0]))
+            node.replace_all_uses_with(made)
+            module.graph.erase_node(node)
+            continue
+        if node.target not in (*_OF_TENSORS, *_OF_TENSORS.values()):
+            raise RuntimeError(f"a number in {node.target} that single precision would change")
+        with module.graph.inserting_before(node):
+            node.args = tuple(_tensor(module, kept, a) if isinstance(a, int | float) else a for a in node.args)
+        node.target = _OF_TENSORS.get(node.target, node.target)
+
+
+def _changes(x: float) -> bool:
+    try:
+        return x == x and struct.unpack("f", struct.pack("f", x))[0] != x
+    except OverflowError:
+        return True
+
+
+def _tensor(module: torch.fx.GraphModule, kept: dict[float, str], x: float) -> torch.fx.Node:
+    if x not in kept:
+        kept[x] = f"number_{len(kept)}"
+        module.register_buffer(kept[x], torch.tensor(x, dtype=torch.float64))
+    return module.graph.get_attr(kept[x])
+
+
+def write(program: torch.export.ExportedProgram, path: Path, results: list[str], text: str) -> None:
+    """One file with the input `theta`, outputs by the names of `results`, and `text` as its metadata `emulate`."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it tells of packages that nobody asked for
+    try:
+        made = torch.onnx.export(program, input_names=["theta"], output_names=results, verbose=False)
+    finally:
+        log.setLevel(level)
+    own = set(map(id, made.model.graph.outputs))
+    for i, value in enumerate(v for node in made.model.graph for v in node.outputs):
+        if value.name in results and id(value) not in own:  # torch calls what a mean gives `mean`, too
+            value.name = f"{value.name}_inside_{i}"
+    made.model.metadata_props["emulate"] = text
+    made.model.producer_name = "emulate"
+    made.save(path)
