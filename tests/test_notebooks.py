@@ -12,6 +12,7 @@ import emulate
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 LARGEST = 500_000  # bytes, pictures included
+STARTING = {"01_first_hour", "02_your_own_simulator"}  # commands of the terminal, each of which loads torch anew
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -28,6 +29,11 @@ def test_there_are_notebooks():
 
 
 @pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.slow] if path.stem in STARTING else []) for path in NOTEBOOKS],
+    ids=lambda path: path.stem,
+)
 def test_it_runs(path, tmp_path):
     """A cell that fails fails the test, with its traceback."""
     notebook = nbformat.read(path, as_version=4)
