@@ -211,7 +211,7 @@ class TruncatedNormal:
     """p(theta) proportional to N(mean, sd^2) between `low` and `high`, 0 elsewhere.
 
     >>> TruncatedNormal(0.0, 1.0, 0.0, 3.0).log_prob(torch.tensor([-1.0, 1.0], dtype=torch.float64)).exp()
-    tensor([0.0000, 0.4852], dtype=torch.float64)
+    tensor([0.0000, 0.4853], dtype=torch.float64)
     """
 
     mean: float

@@ -36,7 +36,7 @@ _GRID = 80
 
 def cover(bench: Workbench) -> Figure:
     """Three panels of a study whose first output is positive and lies along a coordinate."""
-    emulator, held_out = bench.emulator(bench.champion()), bench.runs_of("held_out").finished()
+    emulator, held_out = bench.emulator(bench.champion), bench.runs_of("held_out").finished()
     figure, (axes,) = sheet(1, 3, 3.3, width=11.0)
     part = panels(emulator.outputs)[0]
     jacobians = files.read_tensors(bench.folder / "validate" / "jacobians.safetensors")
@@ -58,7 +58,7 @@ def _value(ax, part, emulator, held_out) -> None:
     ax.axhline(0, color=INK, linewidth=0.6)
     part.dress(ax, f"error of ${symbol(part.fields[0])}$ [%]")
     title(ax, f"value: {len(error)} runs it never saw")
-    ax.legend(fontsize=8, frameon=False, loc="upper right")
+    ax.legend(fontsize=8, frameon=False, loc="upper center")
 
 
 def _gradient(ax, part, emulator, known) -> None:
