@@ -16,15 +16,15 @@ SAVED = sorted(p.parent for p in HERE.glob("*/*/emulator.json"))
 
 @pytest.mark.parametrize("folder", SAVED, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_a_saved_emulator_says_what_it_said(folder):
-    """Mean and Jacobian to 1e-12 of each output's size, the variance to 1e-9: what BLAS libraries differ by."""
+    """Mean to 1e-11 of each output's size, Jacobian to 1e-10, variance to 1e-7: what processors and BLAS libraries differ by."""
     said = {k: np.array(v) for k, v in json.loads(folder.with_suffix(".json").read_text()).items()}
     emulator = emulate.load(folder)
     p, jacobian = emulator.predict(said["theta"]), emulator.jacobian(said["theta"])
     size = np.abs(said["mean"]).max(0)
-    assert (np.abs(p.mean.numpy() - said["mean"]) <= 1e-12 * size).all()
-    np.testing.assert_allclose(p.variance.numpy(), said["variance"], rtol=1e-9)
+    assert (np.abs(p.mean.numpy() - said["mean"]) <= 1e-11 * size).all()
+    np.testing.assert_allclose(p.variance.numpy(), said["variance"], rtol=1e-7)
     slope = np.abs(said["jacobian"]).max(0)
-    assert (np.abs(jacobian.numpy() - said["jacobian"]) <= 1e-11 * slope).all()
+    assert (np.abs(jacobian.numpy() - said["jacobian"]) <= 1e-10 * slope).all()
 
 
 @pytest.mark.parametrize("folder", SAVED, ids=lambda p: f"{p.parent.name}/{p.name}")
