@@ -243,15 +243,15 @@ def test_too_few_runs_are_counted_with_those_that_failed(cls):
 
 @pytest.mark.slow
 def test_more_budget_is_less_error_and_error_bars_follow():
-    """Errors over held-out runs and intervals of 95 %; at 0.3 noise drowns the sum behind the intervals, which may be too wide."""
+    """Errors over held-out runs at epsilon 0.3 and 10, and intervals of 95 % at both."""
     runs, held_out, median = table(2000), table(300, seed=9), []
-    for epsilon, most in ((0.3, 1.0), (1.0, 0.995), (10.0, 0.995)):
+    for epsilon in (0.3, 10.0):
         emulator = fit(recipe(MLP, epsilon=epsilon, sampling=0.1, steps=400, clip=0.3), runs, seed=1)
         p = emulator.predict(held_out.theta)
         error = np.abs(p.mean.numpy() - held_out.y)
         median.append(np.median(error.max(1)))
-        assert 0.88 < (error <= 1.96 * p.variance.sqrt().numpy()).mean() <= most
-    assert median[2] < 0.6 * median[1] < 0.6 * median[0]
+        assert 0.88 < (error <= 1.96 * p.variance.sqrt().numpy()).mean() < 0.995
+    assert median[1] < 0.6 * median[0]
 
 
 @pytest.mark.parametrize(
