@@ -25,7 +25,7 @@ QUICK = {
 }
 HEAVY = ("gradient_gp", "mlp", "response", "svgp", "multifidelity")  # to fit
 THETA = laws.points(5, seed=3)
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="compares the answers of a CUDA GPU with those of the CPU: none is found here")
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and none is found")
 
 
 @pytest.fixture(scope="module", params=[pytest.param(n, marks=[pytest.mark.slow] if n in HEAVY else [])
