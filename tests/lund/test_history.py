@@ -66,9 +66,9 @@ def test_the_score_is_the_slope_of_the_log_probability(events):
 
 def test_scores_follow_the_events(events):
     index = torch.tensor([5, 3, 3999, 0])
-    chosen = events.select(index).history
-    assert torch.equal(chosen.score(), events.history.score()[index])
-    assert torch.equal(chosen.log_prob(OTHER), events.history.log_prob(OTHER)[index])
+    chosen, close = events.select(index).history, {"rtol": 1e-13, "atol": 1e-13}  # fewer rows: another order of sums
+    torch.testing.assert_close(chosen.score(), events.history.score()[index], **close)
+    torch.testing.assert_close(chosen.log_prob(OTHER), events.history.log_prob(OTHER)[index], **close)
 
 
 def test_weights_at_the_events_own_theta_have_the_gradient_of_the_score(events):

@@ -20,7 +20,7 @@ import rivals  # noqa: E402, F401
 
 from emulate.comparison import deal  # noqa: E402
 from emulate.errors import CampaignError, InputError  # noqa: E402
-from pipelines import campaign, comparison, files, report, yaml12  # noqa: E402
+from pipelines import campaign, comparison, files, report, typeset, yaml12  # noqa: E402
 from pipelines.config import load_study  # noqa: E402
 from pipelines.schema import schema  # noqa: E402
 from pipelines.study import ClusterPart  # noqa: E402
@@ -158,7 +158,7 @@ def test_the_honest_one_is_chosen_and_all_others_are_told_with_their_reason(made
     assert "raises" not in files.read_json(folder / "out" / "train" / "scores.json")["emulators"]
     page = report.render(folder / "out")
     assert "ZeroDivisionError: seven divided by nothing" in page
-    assert chosen["why"] in page
+    assert typeset.prose(chosen["why"]) in page
 
 
 def test_a_champion_that_failed_is_an_error_in_words(made):

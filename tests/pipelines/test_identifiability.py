@@ -1,6 +1,7 @@
 """`emulate identifiability`: what it says before and after inference, its files, figures, and its place in the report."""
 
 import csv
+import re
 from pathlib import Path
 
 import matplotlib
@@ -86,7 +87,7 @@ def test_the_verdict_needs_no_emulator_and_reaches_the_report(alone):
     listed = {f["name"]: f["caption"] for f in files.read_json(out / "identifiability" / "figures.json")}
     assert set(listed) >= {"sensitivities", "collinearity"}
     page = render(out)
-    assert '<h2 id="identifiability">Identifiability</h2>' in page
+    assert re.search(r'<h2 id="identifiability">\d+ Identifiability</h2>', page)
     assert page.count("only a * b is told") >= 2  # the sentence, and the caption
     code, said = emulate(
         folder, "identifiability", "study.yaml", "--emulator", "quadratic", "--set", "output=elsewhere"
