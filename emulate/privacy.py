@@ -94,9 +94,8 @@ class Privacy:
     deviation `noise` x `clip` to their sum, and divides by `sampling` x runs; whatever is made of that, Adam and averages of
     weights among it, costs nothing more. Standardisation reads `ranges`, which must be known without a look at the runs, and
     no principal components are found; the scale of what is learnt and the error bars take one sum each, with the noise
-    multiplier `release`, found so that they spend a fifth of epsilon alone; few runs for the budget (2,000 at
-    epsilon 0.3) give error bars that are far too wide. The file of the emulator holds no run, no place of one, no hash and
-    no loss.
+    multiplier `release`, found so that they spend a fifth of epsilon alone; where their noise hides the errors, error
+    bars lean to the wide side. The file of the emulator holds no run, no place of one, no hash and no loss.
 
     With `epsilon` alone the noise is found that lets `steps` steps spend no more than that; with `noise` beside it training
     stops before the step that would spend more; with `noise` alone the epsilon is what comes out.

@@ -110,7 +110,9 @@ def sizes(rest: Tensor, ledger: Ledger) -> Tensor:
     """The standard deviation `[p]` of rest `[n, p]`, one for the components of each field, by one noisy sum.
 
     The sum is a histogram of ln |rest|: a run adds one to the bins of each field, shared by its components, so its length is
-    at most the root of the number of fields. Quantiles of it over those of a normal give the size, at the levels of `_calibration`.
+    at most the root of the number of fields. Quantiles of it over those of a normal give the size, at the levels of
+    `_calibration`. Where noise hides the shape, counts are drawn to those of the normal that is next to them, as far as their
+    distance from it is noise (James and Stein 1961), which looks at no run again.
 
     >>> from emulate.privacy import Privacy
     >>> private = Privacy(ranges={"y": (0.0, 1.0)}, noise=0.0, clip=None)
@@ -126,11 +128,27 @@ def sizes(rest: Tensor, ledger: Ledger) -> Tensor:
     share = (1.0 / groups.bincount().to(rest.dtype))[groups].expand_as(rest)
     counts = rest.new_zeros(len(rest), fields * _BINS).scatter_add(1, place, share)
     found = ledger.total(counts, fields**0.5).reshape(fields, _BINS)
-    return torch.stack([_size(c, edges) for c in found])[groups]
+    noise = ledger.release * fields**0.5 if ledger.noise else 0.0
+    return torch.stack([_size(_drawn(c, edges, noise), edges) for c in found])[groups]
+
+
+def _drawn(counts: Tensor, edges: Tensor, noise: float) -> Tensor:
+    """Counts of a field whose noise has this standard deviation, drawn to those of a normal."""
+    if noise == 0:
+        return counts
+    inner = edges[1:-1]
+    sizes = torch.logspace(math.log10(_SMALLEST), math.log10(_LARGEST), 10 * _BINS, dtype=edges.dtype)
+    below = torch.nn.functional.pad(torch.erf(inner / (sizes[:, None] * math.sqrt(2))), (1, 0), value=0.0)
+    normal = torch.nn.functional.pad(below, (0, 1), value=1.0).diff(dim=-1)  # [sizes, bins], shares of a normal
+    amount = (normal @ counts / normal.square().sum(-1)).clamp_min(0.0)
+    least = (counts - amount[:, None] * normal).square().sum(-1)
+    near = int((least <= least.min() + 4 * noise**2).nonzero().max())  # the largest within two deviations
+    kept = max(0.0, 1 - (len(counts) - 2) * noise**2 / max(float(least[near]), 1e-300))
+    return amount[near] * normal[near] + kept * (counts - amount[near] * normal[near])
 
 
 def _size(counts: Tensor, edges: Tensor) -> Tensor:
-    """From noisy counts of one field: the largest over the levels of quantiles over those of a normal, so that intervals hold
+    """From counts of one field: the largest over the levels of quantiles over those of a normal, so that intervals hold
     what they promise where errors have tails."""
     above = counts.flip(0).cumsum(0).flip(0)  # the upper bins alone are noise enough
     above = torch.cat([torch.cummin(above / counts.sum().clamp_min(1.0), 0).values.clamp(0, 1), counts.new_zeros(1)])

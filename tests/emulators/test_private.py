@@ -243,14 +243,17 @@ def test_too_few_runs_are_counted_with_those_that_failed(cls):
 
 @pytest.mark.slow
 def test_more_budget_is_less_error_and_error_bars_follow():
-    """Errors over held-out runs at epsilon 0.3 and 10, and intervals of 95 % at both."""
+    """Errors over held-out runs at epsilon 0.3 and 10, and intervals of 95 % at both, over fits that each draw their noise."""
     runs, held_out, median = table(2000), table(300, seed=9), []
     for epsilon in (0.3, 10.0):
-        emulator = fit(recipe(MLP, epsilon=epsilon, sampling=0.1, steps=400, clip=0.3), runs, seed=1)
-        p = emulator.predict(held_out.theta)
-        error = np.abs(p.mean.numpy() - held_out.y)
-        median.append(np.median(error.max(1)))
-        assert 0.88 < (error <= 1.96 * p.variance.sqrt().numpy()).mean() < 0.995
+        errors, held = [], []
+        for _ in range(4):
+            emulator = fit(recipe(MLP, epsilon=epsilon, sampling=0.1, steps=400, clip=0.3), runs, seed=1)
+            p = emulator.predict(held_out.theta)
+            errors.append(np.abs(p.mean.numpy() - held_out.y))
+            held.append((errors[-1] <= 1.96 * p.variance.sqrt().numpy()).mean())
+        median.append(np.median(np.max(errors, -1)))
+        assert 0.88 < np.mean(held) < 0.995, held
     assert median[1] < 0.6 * median[0]
 
 
