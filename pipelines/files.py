@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
+FONTS = 42  # of a PDF: TrueType, cut to the letters that occur, which journals take
 DOTS = 200  # an inch of a PNG: sharp on screens of two dots per pixel, and in print
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space, then run the same command again",
@@ -132,7 +133,7 @@ def write_figure(path: Path, figure: "Figure") -> Path:
         figure.savefig(temporary, dpi=DOTS, metadata={"Software": None})
     figure.set_layout_engine("none")  # it is laid out now, and the PDF has the same axes for half the time
     undated = dict.fromkeys(("Creator", "Producer", "CreationDate"))
-    with replacing(path.with_suffix(".pdf")) as temporary, rc_context({"pdf.fonttype": 42}):
+    with replacing(path.with_suffix(".pdf")) as temporary, rc_context({"pdf.fonttype": FONTS}):
         figure.savefig(temporary, metadata=undated)
     return path
 

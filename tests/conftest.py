@@ -8,10 +8,15 @@ Fixtures that more than one folder of tests uses; what they need is imported whe
 
 import os
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every process that a test starts compiles torch anew
+sys.dont_write_bytecode = False
+SLOW = Path(__file__).with_name("slow.txt")
 
 
 def pytest_addoption(parser):
@@ -24,6 +29,32 @@ def pytest_configure(config):
     from tests.entries import NAMED
 
     NAMED[:] = config.getoption("--entry")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Mark what `slow.txt` names: a file, a test, or one of its cases; a line that names nothing in its file is wrong."""
+    lines = [x for x in SLOW.read_text().splitlines() if x and not x.startswith("#")]
+    met, seen, whole = set(), set(), not any("::" in a for a in config.args)
+    for item in items:
+        file = item.nodeid.partition("::")[0]
+        seen.add(file)
+        for name in (file, item.nodeid.partition("[")[0], item.nodeid):
+            if name in lines:
+                met.add(name)
+                item.add_marker(pytest.mark.slow)
+    if whole and (stale := [x for x in lines if x not in met and x.partition("::")[0] in seen]):
+        raise pytest.UsageError(f"tests/slow.txt must name tests. Got {', '.join(stale)}; take them out.")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fonts_as_they_are():
+    """Cutting letters out of their fonts is a third of the time of a small study; tests/pipelines/test_figures.py asks for it."""
+    from pipelines import files
+
+    files.FONTS, before = 3, files.FONTS
+    yield before
+    files.FONTS = before
 
 
 @pytest.fixture(scope="session")

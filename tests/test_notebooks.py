@@ -12,7 +12,7 @@ import emulate
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 LARGEST = 500_000  # bytes, pictures included
-LONG = ("01", "02", "04", "06", "07")  # the first two start commands, each of which loads torch anew
+LONG = ("01", "02", "04", "05", "06", "07")  # the first two start commands, each of which loads torch anew
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
