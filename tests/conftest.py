@@ -35,7 +35,8 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(config, items):
     """Mark what `slow.txt` names: a file, a test, or one of its cases; a line that names nothing in its file is wrong."""
     lines = [x for x in SLOW.read_text().splitlines() if x and not x.startswith("#")]
-    met, seen, whole = set(), set(), not any("::" in a for a in config.args)
+    met, seen = set(), set()
+    whole = not config.getoption("--entry") and not any("::" in a for a in config.args)
     for item in items:
         file = item.nodeid.partition("::")[0]
         seen.add(file)
@@ -49,7 +50,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(scope="session", autouse=True)
 def fonts_as_they_are():
-    """Cutting letters out of their fonts is a third of the time of a small study; tests/pipelines/test_figures.py asks for it."""
+    """Cutting letters out of fonts is a third of the time of a small study; tests/pipelines/test_report_figures.py asks for it."""
     from pipelines import files
 
     files.FONTS, before = 3, files.FONTS

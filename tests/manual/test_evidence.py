@@ -8,6 +8,7 @@ import pytest
 from tests.pages import MANUAL, ROOT
 
 TEXT = (MANUAL / "evidence.md").read_text()
+SLOW = (ROOT / "tests" / "slow.txt").read_text().splitlines()
 ROWS = [row for row in TEXT.splitlines() if row.startswith("| ") and "`tests/" in row]
 
 
@@ -25,7 +26,7 @@ def test_what_is_named_exists(row):
         assert not name or name in found, f"{file} has no test {name}"
         if name:
             marks = " ".join(ast.unparse(d) for d in found[name].decorator_list) + _of(module)
-            slow.append("mark.slow" in marks or "SLOW" in marks)
+            slow.append("mark.slow" in marks or "SLOW" in marks or file in SLOW or f"{file}::{name}" in SLOW)
     if slow:
         starred = "` *" in row
         assert starred == any(slow), f"{'a star, but nothing is slow' if starred else 'slow, without its star'}"

@@ -85,7 +85,7 @@ def test_the_one_number_is_what_was_moved(study):
     assert code == 1, "a plane is not good enough, and the exit code says so"
     lines = " ".join(output.split())
     assert lines.index(told["sentence"]) < lines.index("validate (plane)") < lines.index("check (plane)")
-    page = report.render(folder).partition("<main")[2]
+    page = report.render(folder).partition("<body")[2]
     assert page.index(prose(told["sentence"])) < page.index("blocking checks")
     assert "The posterior as 128 true runs correct it, by their weights at draws of it." in page
 

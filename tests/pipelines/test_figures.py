@@ -18,7 +18,7 @@ from emulate.contracts import Jacobians, Recovery, Replicas
 from emulate.corrections import Correction
 from emulate.runs import Field, Outputs, Runs
 from emulate.space import LogUniform, Normal, Parameter, Space, Uniform
-from pipelines import figures, files
+from pipelines import figures
 from pipelines.figures.densities import Cloud, levels
 from pipelines.figures.sheets import log_axis, panels, sheet, stretched, symbol, unit_text, words
 
@@ -338,16 +338,6 @@ def test_the_map_of_many_parameters_keeps_those_that_are_off():
     assert len(ticks) == 16
     assert {"low p11", "high p0"} <= set(ticks)
     assert unnamed(figure) == []
-
-
-def test_letters_of_a_pdf_are_those_of_a_truetype_font(tmp_path, monkeypatch, fonts_as_they_are):
-    """Journals refuse Type 3; tests draw with it, for it is quick."""
-    monkeypatch.setattr(files, "FONTS", fonts_as_they_are)
-    figure = Figure()
-    figure.add_subplot().set_xlabel(r"$\sigma_8$ of the universe")
-    pdf = files.write_figure(tmp_path / "a.png", figure).with_suffix(".pdf").read_bytes()
-    assert b"/FontFile2" in pdf
-    assert b"/Type3" not in pdf
 
 
 @pytest.mark.parametrize("kind", ["curve", "one", "numbers"])

@@ -39,7 +39,8 @@ def beside(folder) -> list[str]:
     return sorted(p.name for p in (folder / "report" / "figures").iterdir())
 
 
-def test_a_figure_is_written_as_png_and_pdf_to_the_same_bytes_each_time(tmp_path):
+def test_a_figure_is_written_as_png_and_pdf_to_the_same_bytes_each_time(tmp_path, monkeypatch, fonts_as_they_are):
+    monkeypatch.setattr(files, "FONTS", fonts_as_they_are)
     for name in ("a", "b"):
         files.write_figure(tmp_path / f"{name}.png", drawn())
     for suffix, begin in ((".png", b"\x89PNG"), (".pdf", b"%PDF")):
