@@ -12,7 +12,6 @@ import emulate
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 LARGEST = 500_000  # bytes, pictures included
-LONG = ("01", "02", "04", "05", "06", "07")  # the first two start commands, each of which loads torch anew
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -29,11 +28,7 @@ def test_there_are_notebooks():
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, marks=[pytest.mark.slow] if path.stem.startswith(LONG) else []) for path in NOTEBOOKS],
-    ids=lambda path: path.stem,
-)
+@pytest.mark.slow
 def test_it_runs(path, tmp_path):
     """A cell that fails fails the test, with its traceback."""
     notebook = nbformat.read(path, as_version=4)
