@@ -137,14 +137,15 @@ def _drawn(counts: Tensor, edges: Tensor, noise: float) -> Tensor:
     if noise == 0:
         return counts
     inner = edges[1:-1]
-    sizes = torch.logspace(math.log10(_SMALLEST), math.log10(_LARGEST), 10 * _BINS, dtype=edges.dtype)
-    below = torch.nn.functional.pad(torch.erf(inner / (sizes[:, None] * math.sqrt(2))), (1, 0), value=0.0)
-    normal = torch.nn.functional.pad(below, (0, 1), value=1.0).diff(dim=-1)  # [sizes, bins], shares of a normal
+    widths = torch.logspace(math.log10(_SMALLEST), math.log10(_LARGEST), 10 * _BINS, dtype=edges.dtype)
+    below = torch.nn.functional.pad(torch.erf(inner / (widths[:, None] * math.sqrt(2))), (1, 0), value=0.0)
+    normal = torch.nn.functional.pad(below, (0, 1), value=1.0).diff(dim=-1)  # [widths, bins], shares of a normal
     amount = (normal @ counts / normal.square().sum(-1)).clamp_min(0.0)
     least = (counts - amount[:, None] * normal).square().sum(-1)
     near = int((least <= least.min() + 4 * noise**2).nonzero().max())  # the largest within two deviations
     kept = max(0.0, 1 - (len(counts) - 2) * noise**2 / max(float(least[near]), 1e-300))
-    return amount[near] * normal[near] + kept * (counts - amount[near] * normal[near])
+    fitted = amount[near].clamp_min(1.0) * normal[near]  # some run there was, where noise hides them all
+    return fitted + kept * (counts - fitted)
 
 
 def _size(counts: Tensor, edges: Tensor) -> Tensor:
