@@ -16,6 +16,9 @@ from emulate.privacy import Ledger
 
 _AT_ONCE = 2**23  # numbers that the gradients of some runs may hold together
 _SMALLEST, _LARGEST, _BINS = 1e-4, 5.0, 30  # of sizes that are told apart, in equal steps of their logarithm
+_SEEN = (
+    12.0  # by how many variances of the noise a normal must come nearer than none: noise alone does in 1 of 100 fields
+)
 _TREND, _PACE = 4, 0.05  # one step in so many finds the trend, and Adam's first rate there
 _TAIL = 0.25  # share of the steps, the last, whose weights are averaged
 
@@ -112,7 +115,7 @@ def sizes(rest: Tensor, ledger: Ledger) -> Tensor:
     The sum is a histogram of ln |rest|: a run adds one to the bins of each field, shared by its components, so its length is
     at most the root of the number of fields. Quantiles of it over those of a normal give the size, at the levels of
     `_calibration`. Where noise hides the shape, counts are drawn to those of the normal that is next to them, as far as their
-    distance from it is noise (James and Stein 1961), which looks at no run again.
+    distance from it is noise (James and Stein 1961), which looks at no run again; where noise hides every run, the widest is.
 
     >>> from emulate.privacy import Privacy
     >>> private = Privacy(ranges={"y": (0.0, 1.0)}, noise=0.0, clip=None)
@@ -142,8 +145,11 @@ def _drawn(counts: Tensor, edges: Tensor, noise: float) -> Tensor:
     normal = torch.nn.functional.pad(below, (0, 1), value=1.0).diff(dim=-1)  # [widths, bins], shares of a normal
     amount = (normal @ counts / normal.square().sum(-1)).clamp_min(0.0)
     least = (counts - amount[:, None] * normal).square().sum(-1)
-    near = int((least <= least.min() + 4 * noise**2).nonzero().max())  # the largest within two deviations
-    kept = max(0.0, 1 - (len(counts) - 2) * noise**2 / max(float(least[near]), 1e-300))
+    seen = least.min() + _SEEN * noise**2 < counts.square().sum()
+    near = (
+        int((least <= least.min() + 4 * noise**2).nonzero().max()) if seen else -1
+    )  # the largest within two deviations
+    kept = max(0.0, 1 - (len(counts) - 2) * noise**2 / max(float(least[near]), 1e-300)) if seen else 0.0
     fitted = amount[near].clamp_min(1.0) * normal[near]  # some run there was, where noise hides them all
     return fitted + kept * (counts - fitted)
 

@@ -146,6 +146,18 @@ def test_sizes_are_standard_deviations_field_by_field(noise, low, high):
     assert ((low < off) & (off < high)).all()
 
 
+@pytest.mark.parametrize("n", [3, 200])
+def test_where_noise_hides_the_runs_errors_are_as_wide_as_can_be(n):
+    """What noise alone looks like is never taken for small errors, whatever the seed."""
+    wide = 0
+    for seed in range(60):
+        rest = 0.01 * torch.randn(n, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        hidden = Ledger(private(noise=1.0, clip=1.0, randomness="seed", release=1e3), n, torch.tensor([0, 0, 1]), seed)
+        hidden.open(sums=1)
+        wide += float(sizes(rest, hidden).min()) > 1.0
+    assert wide >= 57, wide
+
+
 # -- the recipes -----------------------------------------------------------------------------------------------------
 
 QUICK = {
