@@ -1,6 +1,7 @@
 """The house keeps its own rules: floors, rooms, docstrings; `tests/manual` holds what the Markdown pages say."""
 
 import ast
+import functools
 import inspect
 import io
 import itertools
@@ -31,6 +32,18 @@ def _python(code: str) -> str:
     return done.stdout
 
 
+@functools.cache
+def _imported() -> dict[Path, set[str]]:
+    """The packages that each file imports, wherever in it."""
+    found = {}
+    for path in SOURCES:
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        modules = [a.name for node in nodes if isinstance(node, ast.Import) for a in node.names]
+        modules += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+        found[path] = {m.split(".")[0] for m in modules}
+    return found
+
+
 def _tracked() -> list[str]:
     listed = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True, cwd=ROOT)
     return listed.stdout.splitlines()
@@ -52,14 +65,7 @@ def test_floors_hold():
     ],
 )
 def test_one_door_to_each_service(package, allowed):
-    users = set()
-    for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text())):
-            modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            if any(m.split(".")[0] == package for m in modules):
-                users.add(_id(path))
-    assert users <= allowed
+    assert {_id(path) for path, packages in _imported().items() if package in packages} <= allowed
 
 
 def test_the_top_level_is_fixed():
