@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipelines.commands import completion
+from pipelines.commands.mistyped import Group
 
 if TYPE_CHECKING:
     from pipelines.study import Study
@@ -20,24 +21,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Differentiable stand-ins for simulators, and the proof of how far they can be trusted.",
+    cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        print(f"emulate {version('emulate')}")
-        raise typer.Exit
-
-
-@app.callback()
-def _emulate(
-    version_: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the release.")
-    ] = False,
-) -> None:
-    """Differentiable stand-ins for simulators, and the proof of how far they can be trusted."""
 
 
 STAGES, QUESTIONS, LOOKING, SERVICES = "The study", "Questions to it", "What there is", "Around it"  # panels of --help
@@ -67,8 +54,6 @@ BUG = 70  # EX_SOFTWARE of sysexits.h: 1 says that a check failed
 
 def _version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
-
         print(f"emulate {version('emulate')}")
         raise typer.Exit
 

@@ -403,6 +403,16 @@ frame.app()
         assert f"from {who}" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [("run --jsno study.yaml", "--jsno"), ("run", "STUDY.yaml"), ("predcit", "predict"), ("--nosuch run", "--nosuch"),
+     ("simulate study.yaml --only x", "--only")])  # fmt: skip
+def test_a_line_that_cannot_be_read_is_an_object_too(tmp_path, words, named):
+    told = judged(tmp_path, *words.split())
+    assert (told["exit_code"], told["error"]["kind"]) == (2, "UsageError")
+    assert named in told["error"]["message"]
+
+
 def test_a_reader_that_went_away_is_no_error():
     code = """
 import sys
