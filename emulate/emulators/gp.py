@@ -287,13 +287,16 @@ def _fit(u: Tensor, z: Tensor, name: str, mean: str, noisy: bool, starts: list[n
     r_inverse = torch.linalg.inv(f.r)
     outside = inverse - f.q @ (f.q.T @ inverse)  # P = outside^T outside
     precision = outside.square().sum(0)[:, None]
-    weights, beta = f.residual.T @ inverse, (r_inverse @ (f.q.T @ f.white)).T
+    solved = torch.linalg.solve_triangular(
+        f.lower.T, f.residual, upper=True
+    )  # the inverse's rounding is cond(L) larger
+    weights, beta = solved.T, (r_inverse @ (f.q.T @ f.white)).T
     state = {"variance": f.variance, "weights": weights.contiguous(), "beta": beta.contiguous(),
              "length": torch.from_numpy(np.exp(x[:d])),
              "order": torch.tensor(x[d] if len(x) > d + 1 else 0.0, dtype=u.dtype),
              "eta": torch.tensor(np.exp(x[-1]), dtype=u.dtype), "inverse": inverse, "q": f.q.contiguous(),
              "r_inverse": r_inverse}  # fmt: skip
-    return _Fit(x, outside.T @ f.residual / precision, f.variance / precision, state)
+    return _Fit(x, solved / precision, f.variance / precision, state)
 
 
 def _blind(

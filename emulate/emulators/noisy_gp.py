@@ -183,12 +183,12 @@ def _fit(seen: _Seen, name: str, mean: str, noisy: bool, starts: list[np.ndarray
     inverse = torch.linalg.solve_triangular(f.lower, torch.diag(1 / root[:, 0]), upper=False)
     outside = inverse - f.q @ (f.q.T @ inverse)  # P = outside^T outside
     precision, r_inverse = outside.square().sum(0)[:, None], torch.linalg.inv(f.r)
-    weights = inverse.T @ f.residual
+    weights = torch.linalg.solve_triangular(f.lower.T, f.residual, upper=True) / root
     state = {"variance": s2, "weights": weights.T.contiguous(), "beta": (r_inverse @ (f.q.T @ f.white)).T.contiguous(),
              "length": torch.from_numpy(np.exp(x[:d])), "order": torch.zeros((), dtype=s2.dtype),
              "eta": torch.zeros((), dtype=s2.dtype), "inverse": inverse, "q": f.q.contiguous(),
              "r_inverse": r_inverse}  # fmt: skip
-    return _Fit(seen.u, state, seen.z - outside.T @ f.residual / precision, s2 / precision, s2 * eta)
+    return _Fit(seen.u, state, seen.z - weights / precision, s2 / precision, s2 * eta)
 
 
 def _noise(seen: _Seen, even: _Fit, starts: list[np.ndarray]) -> _Fit:

@@ -137,7 +137,6 @@ def test_forrester_of_six_costly_and_eleven_cheap_runs():
     assert abs(ratio - 2) < 0.02
 
 
-@pytest.mark.slow  # covers 0.6 in place of 0.86 on some processors: the intervals of 14 runs hang on last bits
 def test_a_relation_that_is_not_linear():
     """Perdikaris et al. (2017), section 3.1: y = (x - sqrt 2) y_cheap^2, y_cheap = sin(8 pi x), 50 and 14 runs."""
     g = lambda x: np.sin(8 * np.pi * x[:, 0])  # noqa: E731
