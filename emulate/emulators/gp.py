@@ -142,7 +142,8 @@ class GP(Recipe):
 
     A deterministic simulator has no noise: eta is a nugget between 1e-15 n (1e-13 up to a hundred runs) and 1e-3, for
     Cholesky and for structure finer than the distance of the runs. (With 1e-6 as the bound short lengths took that
-    structure; the derivative of P(k) of 128 N-body runs was then off by 0.79 % and not 0.62 %.) For a stochastic one
+    structure; the derivative of P(k) of 128 N-body runs was then off by 0.79 % and not 0.62 %.) The variance is what is left of
+    1, so a standard deviation below some 1e-4 s may be rounding's, and too wide. For a stochastic one
     eta is free and the prediction is that of a single run, noise included. "auto" takes the kernel and mean with the
     highest leave-one-out log density on the three leading components; a richer one must win by two standard errors.
     The additive kernel weighs every order of interaction: where parameters hardly interact it errs a quarter of what
