@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -356,11 +357,20 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
+def missing() -> str:
+    """What to install before a private training, known before any run is made; nothing where it is there."""
+    try:
+        there = find_spec("dp_accounting") is not None
+    except (ImportError, ValueError):  # ValueError: what stands in sys.modules in its place is no module
+        there = False
+    return "" if there else ("privacy needs the package dp-accounting, which adds up what is spent, and it is not installed. "
+                             "Install the extra: pip install emulate[dp].")  # fmt: skip
+
+
 @cache
 def _accounting() -> Any:
-    try:
-        import dp_accounting
-    except ImportError as error:
-        raise InputError("privacy needs the package dp-accounting, which adds up what is spent, and it is not installed. "
-                         "pip install emulate[dp].") from error  # fmt: skip
+    if said := missing():
+        raise InputError(said)
+    import dp_accounting
+
     return dp_accounting

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from emulate.errors import InputError
+from emulate.privacy import missing
 
 if TYPE_CHECKING:
     from pipelines.study import Study
@@ -16,6 +17,8 @@ def private(s: "Study") -> dict[str, Any]:
 
 def broken(s: "Study") -> Iterator[str]:
     """The sentences of all rules that a study with a private emulator breaks."""
+    if private(s) and (said := missing()):
+        yield said
     for name, recipe in private(s).items():
         try:
             recipe.privacy.transform(s.simulator.outputs, log=bool(recipe.log))

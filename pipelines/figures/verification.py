@@ -13,8 +13,8 @@ _SHOWN = 4  # points drawn
 
 
 def remainders(found: Sequence[Remainders]) -> Figure:
-    """At each point the output whose remainder falls at the least order, over its remainder at the longest step; filled
-    where it stands above rounding, beside lines of first and second order."""
+    """At each point the output whose remainder falls at the least order, over its remainder at the longest step, or the
+    largest where there is none; filled where it stands above rounding, beside lines of first and second order."""
     h, shown = Ladder.far.numpy(), found[:_SHOWN]
     figure, axes = sheet(1, 1, 3.6, width=6.4)
     (ax,) = axes.flat
@@ -23,7 +23,8 @@ def remainders(found: Sequence[Remainders]) -> Figure:
     for i, r in enumerate(shown):
         j = int(np.argmin(np.nan_to_num(r.order.numpy(), nan=-np.inf)))
         rest, clean = r.rest[:, j].numpy(), r.clean[:, j].numpy()
-        rest = np.where(rest > 0, rest, np.nan) / max(rest[0], np.finfo(float).tiny)
+        whole = rest[0] or rest.max()  # of a linear map nothing may be left at the longest step, and rounding elsewhere
+        rest = np.where(rest > 0, rest, np.nan) / (whole or 1.0)
         style = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 5, "linestyle": "none"}
         ax.plot(h[clean], rest[clean], **style)
         ax.plot(h[~clean], rest[~clean], fillstyle="none", **style)

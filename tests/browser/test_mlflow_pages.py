@@ -37,9 +37,9 @@ emulators:
 train: {champion: quadratic, baseline: null, folds: 0}
 infer:
   likelihood: {use: gaussian, absolute_error: 0.1}
-  draws: 100
+  draws: 400
   chains: 4
-check: {importance_runs: 20, recovery: 2}
+check: {importance_runs: 20, recovery: 8}
 """
 FAILING = ["--set", "checks={accuracy: {use: accuracy, median: 1.0e-30}}"]
 

@@ -451,3 +451,17 @@ def test_a_logarithmic_axis_within_an_octave_still_has_numbers():
     log_axis(ax, "y")
     ax.set_ylim(2.2, 2.9)
     assert len(ax.get_yticks()) > 2
+
+
+def test_the_remainders_of_a_linear_map_are_drawn_where_rounding_left_none_at_the_longest_step(tmp_path):
+    from emulate.remainders import Ladder
+    from pipelines.figures.verification import remainders
+
+    ladder, y, slope = Ladder(), torch.zeros(1, dtype=torch.float64), torch.full((1,), 2.0, dtype=torch.float64)
+    met = y + ladder.steps[:, None] * slope
+    found = [ladder.judge(y, met, slope), ladder.judge(y, met + 1e-16 * (torch.arange(16) % 3)[:, None], slope)]
+    assert float(found[1].rest[0]) == 0 < float(found[1].rest.max())
+    drawn = remainders(found)
+    drawn.savefig(tmp_path / "remainders.png")
+    low, high = drawn.axes[0].get_ylim()
+    assert 1e-20 < low < high < 1e3

@@ -1,6 +1,7 @@
 """A private emulator in a study: what would break its promise is refused, the page states it, utility against epsilon."""
 
 import json
+import sys
 
 import pytest
 
@@ -39,6 +40,15 @@ def folder(tmp_path_factory):
         (folder / f"{words[0]}.txt").write_text(said)
     report.write(folder / "out")
     return folder
+
+
+def test_the_missing_package_is_named_before_a_run_is_made(tmp_path, monkeypatch):
+    (tmp_path / "study.yaml").write_text(STUDY)
+    monkeypatch.setitem(sys.modules, "dp_accounting", None)
+    code, said = emulate(tmp_path, "run", "study.yaml")
+    assert code == 2
+    assert "pip install emulate[dp]" in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_training_says_the_promise(folder):
