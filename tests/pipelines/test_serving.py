@@ -35,7 +35,8 @@ def registered(place, trained):
 
 
 def environment(**more: str) -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **more}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # mlflow calls uvicorn by name
+    return os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **more}
 
 
 def ask(url: str, body: dict | None = None, timeout: float = 60) -> tuple[int, dict | str]:
@@ -86,11 +87,12 @@ def test_both_loaders_answer_the_same_from_the_registry(registered, monkeypatch)
 
 
 @pytest.mark.slow
-def test_models_serve_answers_over_http(registered):
+def test_models_serve_answers_over_http(registered, monkeypatch):
     port = closed_port()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{registered}/mlflow.db")
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/quick@champion", "--env-manager", "local",
                "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
-    uri = f"sqlite:///{registered}/mlflow.db"
+    uri = os.environ["MLFLOW_TRACKING_URI"]
     with (registered / "serve.log").open("wb") as log:
         server = subprocess.Popen(command, env=environment(MLFLOW_TRACKING_URI=uri), stdout=log, stderr=log,
                                   cwd=registered, start_new_session=True)  # fmt: skip
