@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from emulate import artefact, conformal
+from emulate import artefact, conformal, portrait
 from emulate.contracts import Core, Finding, Made, Recipe, Simulator, rows_of
 from emulate.distributions import Gaussian
 from emulate.domain import Domain, Outside, Widened, checked
@@ -290,6 +290,10 @@ class Emulator(torch.nn.Module):
         self.requires_grad_(False)
         self.eval()
         self.register_load_state_dict_post_hook(_renewed)
+
+    def extra_repr(self) -> str:
+        """What `print` shows: parameters, outputs, units and findings, as `emulate describe` does."""
+        return "\n".join(portrait.lines(self.recipe, self.space, self.outputs, self.provenance, self.findings))
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Emulator":
         if (kind := fn(torch.zeros((), dtype=torch.float64)).dtype) != torch.float64:

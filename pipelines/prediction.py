@@ -1,4 +1,4 @@
-"""`emulate predict` and `emulate export`: an emulator's answers for points, and its graph for other programs."""
+"""`emulate predict`, `describe` and `export`: an emulator's answers for points, what it is, its graph for other programs."""
 
 import contextlib
 import warnings
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from emulate import portrait
 from emulate.distributions import drawn
 from emulate.domain import THIN
 from emulate.emulator import Emulator
@@ -82,11 +83,25 @@ def export(terminal: Terminal, emulator: str, out: Path, *, jacobian: bool) -> i
     return 0
 
 
+def describe(terminal: Terminal, emulator: str) -> int:
+    """What an emulator asks and answers, what it was taught by, and what its checks found."""
+    with terminal.bar("loading the emulator"):
+        loaded = load(emulator)
+    for line in loaded.extra_repr().splitlines():
+        terminal.say(line)
+    terminal.give(emulator=emulator, parameters=loaded.space.to_dict(), outputs=loaded.outputs.to_dict(),
+                  provenance=loaded.provenance, scores=dict(loaded.scores),
+                  findings=[f.to_dict() for f in loaded.findings])  # fmt: skip
+    return 0
+
+
 def _doubt(terminal: Terminal, emulator: Emulator) -> None:
     failed = [f for f in emulator.findings if f.blocking and not f.passed]
     if failed:
         more = f" ({count(len(failed) - 1, 'more finding')} failed)" if len(failed) > 1 else ""
-        terminal.warn(f"this emulator did not pass its checks: {failed[0].sentence}{more}")
+        terminal.warn(
+            f"this emulator did not pass its checks: {portrait.missed(failed[0])}. {failed[0].sentence}{more}"
+        )
 
 
 def _fixed(emulator: Emulator, assignments: list[str]) -> dict[str, float]:

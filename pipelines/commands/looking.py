@@ -77,6 +77,19 @@ def list_(
     return 0
 
 
+@command("describe", panel=frame.LOOKING)
+def describe(
+    terminal: "Terminal",
+    emulator: Annotated[str, typer.Argument(metavar="EMULATOR", help="A folder, or models:/NAME@ALIAS.",
+                                            autocompletion=completion.emulators)],
+) -> int:  # fmt: skip
+    """Say what an emulator asks and answers, in which units and ranges, and what its checks found."""
+    with terminal.bar("loading the emulator"):
+        from pipelines import prediction
+
+    return prediction.describe(terminal, emulator)
+
+
 @command("predict", panel=frame.LOOKING)
 def predict(
     terminal: "Terminal",

@@ -137,4 +137,5 @@ def test_predict_says_that_an_emulator_failed_its_checks(folder, tmp_path):
 
     keep(tmp_path / "e", [replace(bad, value=9.0, high=1.0, blocking=True)], {})
     _, output = emulate(tmp_path, "predict", "e", "--set", "a=0.3", "--set", "b=0.5")
-    assert "this emulator did not pass its checks: " in " ".join(output.split())
+    told = f"this emulator did not pass its checks: {bad.name} is 9, and must be {replace(bad, high=1.0).bound}. {bad.sentence}"
+    assert told in " ".join(output.split())

@@ -172,3 +172,11 @@ def test_one_point_as_json(emulator, here):
     code, out, _ = said(emulator, "--set", "a=0.5", "--set", "b=0.5", "--json")
     assert code == 0
     assert json.loads(out)["mean"][0][0] == pytest.approx(1.5)
+
+
+def test_describe_prints_what_the_emulator_says_of_itself(emulator, here):
+    result = CliRunner().invoke(app, ["describe", emulator])
+    assert result.exit_code == 0
+    told = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert told == emulate.load(emulator).extra_repr().splitlines()
+    assert told[1] == "parameter a in km/s: Uniform(low=0.0, high=1.0)"

@@ -242,6 +242,7 @@ NEEDS = {
     "learning-curve": ["study", "emulator", "sentence", "answer", "fits", "paths"],
     "verify": ["store", "runs", "passed", "damaged"],
     "list": ["rooms"],
+    "describe": ["emulator", "parameters", "outputs", "provenance", "scores", "findings"],
     "predict": ["emulator", "parameters", "outputs", "theta", "mean", "sd"],
 }
 
@@ -302,6 +303,7 @@ def test_run_again_says_that_stages_were_skipped(study):
     ("store", "verify", "study.yaml"), ("list", "histograms"), ("run", "study.yaml", "--dry-run"),
     ("status", "study.yaml", "--failed"), ("validate", "study.yaml"),
     ("predict", "runs/line/emulators/quadratic", "--set", "a=0.5", "--set", "b=0.25"),
+    ("describe", "runs/line/emulators/quadratic"),
 ])  # fmt: skip
 def test_every_answer_is_one_object(study, words):
     told = judged(study, *words)
@@ -313,6 +315,12 @@ def test_every_answer_is_one_object(study, words):
         assert {p["action"] for p in told["plan"]} == {"skip"}
     if words[0] == "predict":
         assert (told["theta"], len(told["mean"][0]), len(told["sd"][0])) == ([[0.5, 0.25]], 4, 4)
+    if words[0] == "describe":
+        assert [p["name"] for p in told["parameters"]] == ["a", "b"]
+        assert {f["name"] for f in told["findings"]} >= {"accuracy.median", "gradient.cosine"}
+        jsonschema.validate(
+            told["findings"], {"items": {"required": ["value", "low", "high", "sentence", "blocking", "passed"]}}
+        )
     if words[0] == "list":
         assert set(told["rooms"]["histograms"]) >= {"hard", "soft"}
 
