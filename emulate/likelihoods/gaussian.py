@@ -47,7 +47,9 @@ class Gaussian(Around):
 
     relative_error: float | tuple[float, ...] = 0.0  # share of the observation; one number, or one per output
     absolute_error: float | tuple[float, ...] = 0.0  # in the outputs' units; one number, or one per output
-    covariance_file: str = ""  # CSV of an m x m matrix in the outputs' units, without a header; added to the above
+    covariance_file: str = (
+        ""  # m x m numbers in the outputs' units, parted by commas or blanks, no header; added to the above
+    )
     simulations: Annotated[int, Ge(0)] = 0  # from which the covariance in the file was estimated; 0: it is exact
     correction: Literal["sellentin_heavens", "hartlap"] = "sellentin_heavens"  # for the number of simulations
     error_dof: Annotated[float, Gt(2)] | None = None  # to which the errors' common size is known; empty: it is exact
@@ -146,9 +148,11 @@ class Gaussian(Around):
         """The matrix in the file, symmetric and positive definite."""
         where = f"covariance_file {self.covariance_file}"
         try:
-            matrix = np.loadtxt(self.covariance_file, delimiter=",", ndmin=2, dtype=np.float64)
+            with open(self.covariance_file) as f:
+                matrix = np.loadtxt((line.replace(",", " ") for line in f), ndmin=2, dtype=np.float64)
         except (OSError, ValueError) as e:
-            raise InputError(f"{where} must be a CSV of numbers without a header. It could not be read: {e}") from None
+            raise InputError(f"{where} must be a text of numbers parted by commas or blanks, without a header but for lines that "
+                             f"begin with #. It could not be read: {e}") from None  # fmt: skip
         if matrix.shape[0] != matrix.shape[1]:
             raise InputError(f"{where} must be square. Got {matrix.shape[0]} rows and {matrix.shape[1]} columns.")
         scale = np.sqrt(np.abs(np.outer(matrix.diagonal(), matrix.diagonal())))

@@ -110,9 +110,25 @@ def test_a_matrix_that_is_no_covariance_is_refused(tmp_path, matrix, said):
 
 
 def test_a_file_that_is_not_there_is_named():
-    with pytest.raises(InputError, match=r"^covariance_file nowhere\.csv must be a CSV of numbers without a header\. "
-                       r"It could not be read: nowhere\.csv not found\.$"):  # fmt: skip
+    with _refused("covariance_file nowhere.csv must be a text of numbers parted by commas or blanks, without a header but for "
+                  "lines that begin with #. It could not be read: [Errno 2] No such file or directory: 'nowhere.csv'"):  # fmt: skip
         Gaussian(covariance_file="nowhere.csv").covariance(DATA)
+
+
+@pytest.mark.parametrize("keywords", [{}, {"delimiter": "\t", "header": "of the survey"}, {"delimiter": ", "}])
+def test_what_savetxt_writes_is_read_whatever_parts_the_numbers(tmp_path, keywords):
+    path = str(tmp_path / "c.txt")
+    np.savetxt(path, GIVEN, **keywords)
+    np.testing.assert_array_equal(Gaussian(covariance_file=path).covariance(DATA), GIVEN)
+
+
+def test_a_header_without_a_mark_is_refused(tmp_path):
+    path = tmp_path / "c.txt"
+    path.write_text("k1 k2 k3\n1 0 0\n0 1 0\n0 0 1\n")
+    with pytest.raises(
+        InputError, match=r"begin with #\. It could not be read: could not convert string 'k1' to float64"
+    ):
+        Gaussian(covariance_file=str(path)).covariance(DATA)
 
 
 @pytest.mark.parametrize("dof", [None, 7.0])
