@@ -25,6 +25,7 @@ DOCUMENT, WEIGHTS, FINDINGS = "emulator.json", "weights.safetensors", "findings.
 FORMAT, VERSION = "emulate.emulator", 1
 VERDICT = "emulate.findings"
 _TRIES = 5
+_SHOWN = 5  # emulators of a folder that an error names
 _PATIENCE, _NAP = 2.0, 0.005  # seconds to wait for a folder that is being replaced, and between two looks
 _AGAIN = "copy or train it again"
 
@@ -102,8 +103,21 @@ def _found(path: Path) -> dict[str, bytes | OSError]:
             raise InputError(f"there is no emulator at {path}: the folder does not exist. Check the path.{hint}")
         time.sleep(_NAP)
     if isinstance(found[DOCUMENT], FileNotFoundError):
-        raise StoreError(f"{path} is no emulator: it holds no {DOCUMENT}. Give the folder that `save` wrote.")
+        inner = sorted(str(f.parent) for kind in ("*", "emulators/*") for f in path.glob(f"{kind}/{DOCUMENT}"))
+        hint = f" There are {', '.join(inner[:_SHOWN])}." if inner else ""
+        raise StoreError(f"{path} is no emulator: it holds no {DOCUMENT}. Give the folder that `save` wrote.{hint}")
     return found
+
+
+def _instead(path: Path) -> str:
+    """What to give in place of a file."""
+    if path.name in (DOCUMENT, WEIGHTS, FINDINGS):
+        return f"Give the folder of that file, {path.parent}."
+    if path.suffix in (".pt2", ".onnx"):
+        return "It looks like an exported graph, which torch.export.load or onnxruntime reads; give the folder that it was made of."
+    if path.suffix in (".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2"):
+        return "Unpack it, and give the folder that holds emulator.json."
+    return "Give the folder that `save` wrote; other programs' files are never opened."
 
 
 def _look(path: Path) -> dict[str, bytes | OSError] | None:
@@ -113,8 +127,7 @@ def _look(path: Path) -> dict[str, bytes | OSError] | None:
     except (FileNotFoundError, ValueError):  # a name with a NUL is nobody's
         return None
     except NotADirectoryError:
-        raise StoreError(f"{path} is a file, and an emulator is a folder. Give the folder that `save` wrote; other "
-                         "programs' files are never opened.") from None  # fmt: skip
+        raise StoreError(f"{path} is a file, and an emulator is a folder. {_instead(path)}") from None
     except OSError as e:
         raise StoreError(f"{path} cannot be read: {e.strerror}; mend its permissions, or copy it.") from e
     try:

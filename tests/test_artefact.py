@@ -93,6 +93,29 @@ def test_a_foreign_folder(tmp_path):
     )
 
 
+def test_a_folder_of_emulators_names_them(tmp_path):
+    there = [tmp_path / "pk" / "emulators" / name for name in ("gp", "mlp")]
+    for folder in there:
+        folder.mkdir(parents=True)
+        (folder / "emulator.json").write_text("{}")
+    for place in (tmp_path / "pk", tmp_path / "pk" / "emulators"):
+        said = f"{place} is no emulator: it holds no emulator.json. Give the folder that `save` wrote. There are "
+        assert refused(place) == f"{said}{there[0]}, {there[1]}."
+
+
+@pytest.mark.parametrize(("name", "instead"), [
+    ("emulator.json", "Give the folder of that file, {}."),
+    ("gp.onnx", "It looks like an exported graph, which torch.export.load or onnxruntime reads; give the folder that it was "
+     "made of."),
+    ("gp.tar.gz", "Unpack it, and give the folder that holds emulator.json."),
+    ("gp.pkl", "Give the folder that `save` wrote; other programs' files are never opened."),
+])  # fmt: skip
+def test_a_file_says_what_to_give_instead(tmp_path, name, instead):
+    (tmp_path / name).write_text("{}")
+    said = f"{tmp_path / name} is a file, and an emulator is a folder. {instead.format(tmp_path)}"
+    assert refused(tmp_path / name) == said
+
+
 def test_a_foreign_document(folder):
     file = folder / "emulator.json"
     rewrite(folder, lambda d: d.update(format="keras"), body=False)
