@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emulate.errors import CampaignError, InputError
-from pipelines import files
+from emulate.errors import CampaignError
+from pipelines import files, observed
 from pipelines.workbench import Workbench
 
 
@@ -25,7 +25,7 @@ def named(bench: Workbench) -> Observation:
     study = bench.study
     choice = study.infer.observation
     if choice.file:
-        return Observation(_read(bench, choice.file), None, f"observation read from {choice.file}")
+        return Observation(observed.read(study), None, f"observation read from {choice.file}")
     if choice.parameters is not None:
         theta = study.space.pack(choice.parameters).numpy()
         bench.campaign(theta[None], "observation")
@@ -59,29 +59,3 @@ def write(bench: Workbench, o: Observation) -> None:
         bench.folder / "infer" / "observation.json",
         {"data": o.data.tolist(), "truth": None if o.truth is None else o.truth.tolist(), "sentence": o.sentence},
     )
-
-
-def _read(bench: Workbench, name: str) -> Tensor:
-    """A CSV with a header that names every output (`pk[k=0.1]`), or one number per line in the order of the outputs."""
-    labels = bench.study.simulator.outputs.labels
-    path = bench.study.resolve(name)
-    try:
-        lines = [x.strip() for x in path.read_text().splitlines() if x.strip()]
-        row = files.read_csv(path)
-        named = dict(row[0]) if row and set(labels) <= set(row[0]) else None
-        values = [float(named[x]) for x in labels] if named else [float(x) for x in lines]
-    except FileNotFoundError:
-        raise InputError(f"infer.observation.file: {path} does not exist; paths start at the study file.") from None
-    except (ValueError, UnicodeDecodeError) as e:
-        raise InputError(
-            f"infer.observation.file: {path} must hold one number per line, or a header with "
-            f"{labels[0]}, ... and one row. Got: {e}."
-        ) from None
-    lost = [x for x, v in zip(labels, values, strict=False) if not np.isfinite(v)]
-    if len(values) != len(labels) or lost:
-        what = (
-            "one number" if len(labels) == 1 else f"{len(labels)} numbers, one for each of {labels[0]} to {labels[-1]}"
-        )
-        got = f"one that is not finite, for {lost[0]}" if lost else f"{len(values)}"
-        raise InputError(f"infer.observation.file: {path} must hold {what}, all finite. Got {got}.")
-    return torch.tensor(values, dtype=torch.float64)

@@ -11,7 +11,7 @@ from emulate.costs import affordable
 from emulate.errors import InputError, StoreError, nearest, shown
 from emulate.expressions import Constraint, Expression
 from emulate.keys import canonical, identity
-from pipelines import amortised_rules, private_rules
+from pipelines import amortised_rules, observed, private_rules
 from pipelines.addresses import resolve
 from pipelines.derivatives import OWN, automatic, has_own, inside
 from pipelines.study import CLUSTERS, ITSELF, SETS, Study, of_posterior, smooths
@@ -300,6 +300,11 @@ def _noise(s: Study) -> Iterator[str]:
             s.likelihood.covariance(torch.ones(s.simulator.outputs.size, dtype=torch.float64))
         except InputError as e:
             yield f"infer.likelihood: {e}"
+    if s.infer.observation.file and "infer.observation.file" not in absent:
+        try:
+            observed.read(s)
+        except InputError as e:
+            yield str(e)
 
 
 def _predictive(s: Study) -> Iterator[str]:

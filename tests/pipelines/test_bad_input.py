@@ -13,7 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipelines import cli, files
+from pipelines import cli, files, observed
+from pipelines.config import load_study
 from pipelines.terminal import Terminal
 from tests import commands
 
@@ -319,15 +320,24 @@ def test_a_stage_names_the_old_files_that_it_reads(here):
     [
         ("1\n2\n", "must hold 4 numbers, one for each of y0 to y3, all finite. Got 2."),
         ("1\n2\nnan\n4\n", "all finite. Got one that is not finite, for y2."),
+        ("# k P\n0.1 1\n0.2 2\n0.3 3\n0.4 4\n", "must hold one number per line, or a header with y0, ... and one row. Got: 4 rows "
+         "of 2 numbers; keep the column of the values."),
+        ("1\n2\nx\n4\n", "and one row. Got: could not convert string to float: 'x'."),
     ],
-)
-def test_a_wrong_observation_is_named(finished, monkeypatch, text, said):
-    monkeypatch.chdir(finished)
-    (finished / "seen.csv").write_text(text)
-    (finished / "seen.yaml").write_text(STUDY.replace("{held_out: 0}", "{file: seen.csv}"))
-    code, output = emulate("infer", "seen.yaml")
+)  # fmt: skip
+def test_a_wrong_observation_is_named_before_anything_runs(here, text, said):
+    (here / "seen.csv").write_text(text)
+    (here / "seen.yaml").write_text(STUDY.replace("{held_out: 0}", "{file: seen.csv}"))
+    code, output = emulate("run", "seen.yaml")
     assert code == 2
     assert said in output
+    assert not (here / "runs").exists()
+
+
+def test_comments_of_an_observation_are_left_out(here):
+    (here / "seen.csv").write_text("# counts of the survey\n1\n2\n\n3\n4\n")
+    (here / "seen.yaml").write_text(STUDY.replace("{held_out: 0}", "{file: seen.csv}"))
+    assert observed.read(load_study("seen.yaml")).tolist() == [1, 2, 3, 4]
 
 
 def test_an_observation_that_nothing_explains_is_said(finished, monkeypatch):

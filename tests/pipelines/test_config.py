@@ -162,12 +162,12 @@ def test_a_section_holds_what_its_results_depend_on(override, touched):
 
 
 def test_data_files_are_part_of_the_fingerprint_of_inference():
-    Path("data.csv").write_text("1\n2\n")
+    Path("data.csv").write_text("1\n2\n3\n4\n5\n")
     Path("noise.csv").write_text("\n".join(",".join("1.0" if i == j else "0" for j in range(5)) for i in range(5)))
     changes = ["infer.observation={file: data.csv}", "infer.likelihood={covariance_file: noise.csv}"]
     before = load_study("study.yaml", changes).section("infer")
     assert load_study("study.yaml", changes).section("infer") == before
-    Path("data.csv").write_text("1\n3\n")
+    Path("data.csv").write_text("1\n3\n3\n4\n5\n")
     after = load_study("study.yaml", changes).section("infer")
     assert {k for k in before["digests"] if before["digests"][k] != after["digests"][k]} == {"infer.observation.file"}
     assert load_study("study.yaml", changes).infer.observation.noise is False
@@ -176,7 +176,7 @@ def test_data_files_are_part_of_the_fingerprint_of_inference():
 def test_paths_are_relative_to_the_study(here):
     (here / "deep").mkdir()
     (here / "deep" / "study.yaml").write_text(STUDY.replace("{held_out: 0}", "{file: data.csv}"))
-    (here / "deep" / "data.csv").write_text("1")
+    (here / "deep" / "data.csv").write_text("1\n2\n3\n4\n5\n")
     study = load_study("deep/study.yaml")
     assert study.resolve("data.csv") == Path("deep/data.csv")
     assert study.data_files() == {"infer.observation.file": Path("deep/data.csv")}

@@ -1,0 +1,51 @@
+"""The file of an observation: one number for each output, by the outputs' names or in their order."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emulate.errors import InputError
+from pipelines import files
+
+if TYPE_CHECKING:
+    from pipelines.study import Study
+
+
+def read(study: "Study") -> Tensor:
+    """A CSV with a header that names every output (`pk[k=0.1]`), or one number per line in the order of the outputs.
+
+    Lines that begin with # are comments. Raises `InputError` where the file holds anything else.
+    """
+    labels, path = study.simulator.outputs.labels, study.resolve(study.infer.observation.file)
+    try:
+        lines = [x.strip() for x in path.read_text().splitlines()]
+        lines = [x for x in lines if x and not x.startswith("#")]
+        row = files.read_csv(path)
+        named = dict(row[0]) if row and set(labels) <= set(row[0]) else None
+        values = [float(named[x]) for x in labels] if named else [float(x) for x in lines]
+    except FileNotFoundError:
+        raise InputError(f"infer.observation.file: {path} does not exist; paths start at the study file.") from None
+    except (ValueError, UnicodeDecodeError) as e:
+        raise InputError(f"infer.observation.file: {path} must hold one number per line, or a header with {labels[0]}, ... and one "
+                         f"row. Got: {_columns(path) or e}.") from None  # fmt: skip
+    lost = [x for x, v in zip(labels, values, strict=False) if not np.isfinite(v)]
+    if len(values) != len(labels) or lost:
+        what = (
+            "one number" if len(labels) == 1 else f"{len(labels)} numbers, one for each of {labels[0]} to {labels[-1]}"
+        )
+        got = f"one that is not finite, for {lost[0]}" if lost else f"{len(values)}"
+        raise InputError(f"infer.observation.file: {path} must hold {what}, all finite. Got {got}.")
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def _columns(path: Path) -> str:
+    """That a table of numbers was given, such as k beside P(k); nothing where it is none."""
+    try:
+        with open(path) as f:
+            table = np.loadtxt((line.replace(",", " ") for line in f), ndmin=2)
+    except ValueError:
+        return ""
+    return f"{len(table)} rows of {table.shape[1]} numbers; keep the column of the values"
