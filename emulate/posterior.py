@@ -109,7 +109,11 @@ class Posterior:
 
     def log_likelihood(self, theta: Tensor) -> Tensor:
         """ln p(data | theta) of theta `[..., d]`, shape `[...]`."""
-        return self.likelihood.log_prob(self.predict(theta), self.data)
+        prediction = self.predict(theta)
+        if prediction.event_shape != self.data.shape[-1:]:  # one number would be taken for every output
+            raise InputError(f"data must have a number for each of the {prediction.event_shape.numel()} predicted outputs. "
+                             f"Got {self.data.shape[-1]}; give the observation in the order of the outputs.")  # fmt: skip
+        return self.likelihood.log_prob(prediction, self.data)
 
     def log_density(self, x: Tensor) -> Tensor:
         """ln p(data, x) of x `[..., d]`, shape `[...]`."""

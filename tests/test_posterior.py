@@ -214,3 +214,13 @@ def test_data_that_is_no_vector_of_numbers_is_refused(data):
             f"{int(data.isnan().sum())} numbers that are not finite.")  # fmt: skip
     with pytest.raises(InputError, match=f"^{re.escape(said)}$"):
         Posterior(PRIORS, Exact, NOISE, data)
+
+
+@pytest.mark.parametrize("m", [1, 3, 6])
+def test_data_of_another_length_than_the_prediction_is_refused(m):
+    d = len(PRIORS.names)
+    posterior = Posterior(PRIORS, Exact, Gaussian(absolute_error=1.0), torch.ones(m, dtype=torch.float64))
+    order = "give the observation in the order of the outputs."
+    said = f"data must have a number for each of the {d} predicted outputs. Got {m}; {order}"
+    with pytest.raises(InputError, match=f"^{re.escape(said)}$"):
+        posterior.log_density(torch.zeros(d, dtype=torch.float64))
