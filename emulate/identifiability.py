@@ -66,7 +66,8 @@ class Identifiability:
     sensitivity `[g, m, d]` is S; strength `[d]` the root mean square of its columns; cosine `[d, d]`; alone and together `[d]`
     the standard deviation of each parameter in its prior's, with the others known and with the others free (infinite: not
     told); combinations, unseen: what is not told at all of the points; sets: the most collinear set of each size that holds no
-    such combination, with its index.
+    such combination, with its index; blurred: the parameters whose derivatives are lost in their own errors, while data may
+    well tell them.
     """
 
     names: tuple[str, ...]
@@ -80,6 +81,7 @@ class Identifiability:
     combinations: tuple[Combination, ...]
     unseen: tuple[str, ...]
     sets: tuple[tuple[tuple[str, ...], float], ...]
+    blurred: tuple[str, ...] = ()
 
     @property
     def fisher(self) -> Tensor:
@@ -94,7 +96,7 @@ class Identifiability:
     @property
     def told(self) -> tuple[str, ...]:
         """The parameters that are told by themselves."""
-        lost = {*self.unseen, *(name for c in self.combinations for name in c.members)}
+        lost = {*self.unseen, *self.blurred, *(name for c in self.combinations for name in c.members)}
         return tuple(n for n in self.names if n not in lost)
 
     def verdict(self, name: str) -> str:
@@ -102,6 +104,8 @@ class Identifiability:
         i = self.names.index(name)
         if name in self.unseen:
             return "not seen"
+        if name in self.blurred:
+            return "cannot say"
         for c in self.combinations:
             if name in c.members:
                 return f"only {c.text}" if c.text else f"only in {c.rank} of {len(c.members)}"
@@ -115,6 +119,9 @@ class Identifiability:
         parts = [f"{c.sentence}." for c in self.combinations]
         if self.unseen:
             parts.append(f"{_and(self.unseen)} {'do' if self.unseen[1:] else 'does'} nothing to the data.")
+        if self.blurred:
+            parts.append(f"cannot say what data tell of {_and(self.blurred)}: the derivatives are noisier than what they tell; "
+                         "take an emulator's, or more runs for each.")  # fmt: skip
         well = [n for n in self.told if self.together[self.names.index(n)] <= 1]
         for names, lead in (
             (well, "told by"),
@@ -136,7 +143,7 @@ class Identifiability:
             f"derivatives at {g} points; figures are those of the first." if g > 1 else "derivatives at one point."
         )
         return " ".join(
-            p[:1].upper() + p[1:] if p.split(" ")[0] in ("of", "every", "derivatives") else p for p in parts
+            p[:1].upper() + p[1:] if p.split(" ")[0] in ("of", "every", "derivatives", "cannot") else p for p in parts
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -147,6 +154,7 @@ class Identifiability:
         combinations = [{**vars(c), "members": list(c.members), "index": finite(c.index), "sd": finite(c.sd)}
                         for c in self.combinations]  # fmt: skip
         return {"sentence": self.sentence, "parameters": of, "combinations": combinations, "unseen": list(self.unseen),
+                "blurred": list(self.blurred),
                 "collinearity": [{"set": list(s), "index": gamma} for s, gamma in self.sets], "cosine": self.cosine.tolist(),
                 "fisher": self.fisher[0].tolist(), "theta": self.theta.tolist(), "scale": self.scale.tolist()}  # fmt: skip
 
@@ -157,8 +165,8 @@ def identify(
     """The verdict from Jacobians dy/dtheta `[g, m, d]` at points theta `[g, d]` of the box, and the noise of data there.
 
     covariance `[g, m, m]`, or `[m, m]` at all points, of the noise. error `[g, m, d]`: standard errors of the Jacobians, where
-    they have any; what lies within four of them counts as nothing. Several points tell what holds everywhere from what holds
-    at one, and tau_m + tau_p from a product.
+    they have any; a column within two of them counts as nothing, and as blurred where two of them move data by more than a
+    standard error. Several points tell what holds everywhere from what holds at one, and tau_m + tau_p from a product.
 
     >>> from emulate.space import Parameter, Uniform
     >>> space = Space(tuple(Parameter(n, Uniform(0.0, 2.0)) for n in "abc"))
@@ -205,6 +213,7 @@ def _least(sensitivity: Tensor) -> Tensor:
 def _judged(names: tuple[str, ...], theta: Tensor, scale: Tensor, S: Tensor, noise: Tensor) -> Identifiability:
     d, squares = len(names), S.square().sum(1)  # [g, d]
     blind = (squares <= torch.maximum(_GHOST * squares.amax(1, keepdim=True), 4 * noise)).all(0)
+    lost = blind & (4 * noise > 1).any(0)  # what the errors may hide moves data by more than a standard error
     seen = [i for i in range(d) if not blind[i]]
     share = noise / torch.where(squares > 0, squares, 1.0)
     sizes = range(2, (len(seen) if len(seen) <= _WHOLE else min(len(seen), 3)) + 1)
@@ -237,7 +246,8 @@ def _judged(names: tuple[str, ...], theta: Tensor, scale: Tensor, S: Tensor, noi
     alone = torch.where(blind, math.inf, length.reciprocal())
     strength = length / math.sqrt(S.shape[1])
     return Identifiability(names, theta, scale, S, strength, normal.mT @ normal, alone, together, tuple(groups),
-                           tuple(n for n, b in zip(names, blind.tolist()) if b), tuple(sets))  # fmt: skip
+                           tuple(n for n, b in zip(names, (blind & ~lost).tolist()) if b), tuple(sets),
+                           tuple(n for n, b in zip(names, lost.tolist()) if b))  # fmt: skip
 
 
 def _deviations(S: Tensor) -> Tensor:

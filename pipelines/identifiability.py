@@ -218,7 +218,8 @@ def _drawn(bench: Workbench, profiled: "Mapping[str, Profile]") -> "Figure":
 
 
 def _metrics(found: Identifiability) -> dict[str, float]:
-    told = {"collinearity": found.index, "combinations": len(found.combinations), "unseen": len(found.unseen)}
+    told = {"collinearity": found.index, "combinations": len(found.combinations), "unseen": len(found.unseen),
+            "blurred": len(found.blurred)}  # fmt: skip
     told |= {f"{n}/{k}": float(getattr(found, k)[i]) for i, n in enumerate(found.names)
              for k in ("strength", "alone", "together")}  # fmt: skip
     return {k: v for k, v in told.items() if np.isfinite(v)}

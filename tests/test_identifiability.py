@@ -120,6 +120,20 @@ def test_noise_of_the_derivatives_hides_no_combination_and_makes_none():
     assert clear.combinations == ()
 
 
+def test_what_is_lost_in_the_noise_of_the_derivatives_is_not_said_to_do_nothing():
+    f = lambda x: x[0] * T + 0.0 * x[1]  # noqa: E731
+    found = looked("ab", f, noise=0.1, error=5.0)  # two standard errors of |S_j|, by sqrt(12) x 5 x 0.68 / 0.1, are 236
+    assert (found.unseen, found.blurred, found.told) == ((), ("a", "b"), ())
+    assert (found.verdict("a"), found.verdict("b")) == ("cannot say", "cannot say")
+    assert found.sentence == (
+        "Cannot say what data tell of a and b: the derivatives are noisier than what they tell; take an emulator's, or "
+        "more runs for each. Derivatives at 3 points; figures are those of the first."
+    )
+    assert found.to_dict()["blurred"] == ["a", "b"]
+    sure = looked("ab", f, noise=0.1, error=0.01)  # these are 0.47: b moves data by less than a standard error
+    assert (sure.unseen, sure.blurred, sure.told) == (("b",), (), ("a",))
+
+
 def test_what_holds_at_one_point_alone_is_no_combination():
     theta = torch.tensor([[1.0, 1.0], [0.5, 1.2]], dtype=torch.float64)  # a^2 t + b^2 t^a: alike at a = 1 only
     f = lambda x: x[0] ** 2 * T + x[1] ** 2 * T ** (2 * x[0] - 1)  # noqa: E731
