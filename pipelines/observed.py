@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from emulate.columns import column
 from emulate.errors import InputError
 from pipelines import files
 
@@ -15,22 +16,21 @@ if TYPE_CHECKING:
 
 
 def read(study: "Study") -> Tensor:
-    """A CSV with a header that names every output (`pk[k=0.1]`), or one number per line in the order of the outputs.
+    """A CSV with a header that names every output (`pk[k=0.1]`) and one row; or one number on every line, in the order of the
+    outputs; or the column `value` of a table with a line for each of them.
 
     Lines that begin with # are comments. Raises `InputError` where the file holds anything else.
     """
     labels, path = study.simulator.outputs.labels, study.resolve(study.infer.observation.file)
+    if not path.is_file():
+        raise InputError(f"infer.observation.file: {path} does not exist; paths start at the study file.")
     try:
-        lines = [x.strip() for x in path.read_text().splitlines()]
-        lines = [x for x in lines if x and not x.startswith("#")]
         row = files.read_csv(path)
         named = dict(row[0]) if row and set(labels) <= set(row[0]) else None
-        values = [float(named[x]) for x in labels] if named else [float(x) for x in lines]
-    except FileNotFoundError:
-        raise InputError(f"infer.observation.file: {path} does not exist; paths start at the study file.") from None
+        values = [float(named[x]) for x in labels] if named else column(path, "value").tolist()
     except (ValueError, UnicodeDecodeError) as e:
-        raise InputError(f"infer.observation.file: {path} must hold one number per line, or a header with {labels[0]}, ... and one "
-                         f"row. Got: {_columns(path) or e}.") from None  # fmt: skip
+        raise InputError(f"infer.observation.file: {path} must hold a number for each output: one on every line, or in a column "
+                         f"`value`, or one row below a header with {labels[0]}, ... Got: {_columns(path) or e}") from e  # fmt: skip
     lost = [x for x, v in zip(labels, values, strict=False) if not np.isfinite(v)]
     if len(values) != len(labels) or lost:
         what = (

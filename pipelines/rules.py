@@ -289,7 +289,7 @@ def _point(s: Study, parameters: dict[str, float], path: str) -> Iterator[str]:
 
 
 def _noise(s: Study) -> Iterator[str]:
-    """The noise must fit the outputs: a wrong length is met here and not after the last run."""
+    """The noise and an observed file must fit the outputs: a wrong length is met here and not after the last run."""
     absent = {k: p for k, p in s.data_files().items() if not p.is_file()}
     for key, path in absent.items():
         there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []

@@ -12,6 +12,7 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 from torch.distributions import Distribution
 
+from emulate.columns import column
 from emulate.distributions import gaussian_of
 from emulate.errors import InputError
 from emulate.likelihoods._around import Around, Local, demand_errors, each
@@ -19,10 +20,11 @@ from emulate.likelihoods._around import Around, Local, demand_errors, each
 
 @dataclass(frozen=True, kw_only=True)
 class Gaussian(Around):
-    """Gaussian noise: a share of the data, an absolute error, a covariance file, and the emulator's covariance.
+    """Gaussian noise: a share of the data, absolute errors, also from a file, a covariance file, and the emulator's covariance.
 
     ln p = -r^T C^-1 r / 2 - ln |C| / 2 - m ln(2 pi) / 2 with r = data - mean and C = noise + all that makes y unsure,
-    where noise = diag((relative_error * data)^2 + absolute_error^2) + S, S the matrix in `covariance_file`.
+    where noise = diag((relative_error * data)^2 + absolute_error^2 + e^2) + S, e the errors in `error_file` and S the matrix in
+    `covariance_file`.
 
     The relative error refers to what is at hand: to the observed data in `log_prob`, to the noise-free truth in
     `sample`. For small errors the difference is of second order; `absolute_error` knows no such difference.
@@ -47,6 +49,7 @@ class Gaussian(Around):
 
     relative_error: float | tuple[float, ...] = 0.0  # share of the observation; one number, or one per output
     absolute_error: float | tuple[float, ...] = 0.0  # in the outputs' units; one number, or one per output
+    error_file: str = ""  # CSV with a column `error`, or one number a line, in the outputs' units; added to the above
     covariance_file: str = (
         ""  # m x m numbers in the outputs' units, parted by commas or blanks, no header; added to the above
     )
@@ -58,9 +61,10 @@ class Gaussian(Around):
 
     def __post_init__(self):
         demand_errors(relative_error=self.relative_error, absolute_error=self.absolute_error)
-        if not (self.covariance_file or np.any(self.relative_error) or np.any(self.absolute_error)):
-            raise InputError("the observation must have an error. Got relative_error = 0, absolute_error = 0 and no "
-                             "covariance_file; give at least one of them.")  # fmt: skip
+        read = self.covariance_file or self.error_file
+        if not (read or np.any(self.relative_error) or np.any(self.absolute_error)):
+            raise InputError("the observation must have an error. Got relative_error = 0, absolute_error = 0, no error_file and "
+                             "no covariance_file; give at least one of them.")  # fmt: skip
         if self.simulations and not self.covariance_file:
             raise InputError(f"simulations must come with the covariance_file that was estimated from them. Got "
                              f"{self.simulations} and no file; add it, or take simulations out.")  # fmt: skip
@@ -123,6 +127,12 @@ class Gaussian(Around):
         m = data.shape[-1]
         relative, absolute = (each(n, getattr(self, n), data) for n in ("relative_error", "absolute_error"))
         variance = (relative * data) ** 2 + absolute**2
+        if self.error_file:
+            if len(self._errors) != m:
+                raise InputError(
+                    f"error_file {self.error_file} must hold {m} errors, one per output. Got {len(self._errors)}."
+                )
+            variance = variance + self._errors.to(data) ** 2
         noise = torch.diag_embed(variance)
         if self.covariance_file:
             if len(self._given) != m:
@@ -142,6 +152,17 @@ class Gaussian(Around):
             raise InputError(f"simulations must be more than {m + 2} for {m} outputs, or the covariance says nothing of "
                              f"itself. Got {n}; run more, or observe fewer outputs.")  # fmt: skip
         return (n - 1) / (n - m - 2) if n else 1.0
+
+    @cached_property
+    def _errors(self) -> Tensor:
+        """The errors in the file."""
+        try:
+            found = column(self.error_file, "error")
+        except InputError as e:
+            raise InputError(f"error_file {e}") from None
+        if (found < 0).any():
+            raise InputError(f"error_file {self.error_file} must hold errors of at least 0. Got {found.min():g}.")
+        return torch.as_tensor(found)
 
     @cached_property
     def _given(self) -> Tensor:

@@ -64,8 +64,8 @@ def test_a_study_names_its_errors_in_yaml():
 
 
 def test_an_observation_without_error_is_refused():
-    with _refused("the observation must have an error. Got relative_error = 0, absolute_error = 0 and no "
-                  "covariance_file; give at least one of them."):  # fmt: skip
+    with _refused("the observation must have an error. Got relative_error = 0, absolute_error = 0, no "
+                  "error_file and no covariance_file; give at least one of them."):  # fmt: skip
         Gaussian()
 
 
@@ -83,6 +83,30 @@ def test_an_output_of_zero_with_a_relative_error_alone_is_refused():
 def test_errors_of_the_wrong_length_are_refused():
     with _refused("absolute_error must be one number, or a list of 3, one per output. Got 2 numbers."):
         Gaussian(absolute_error=(1.0, 2.0)).covariance(DATA)
+
+
+def test_the_errors_of_a_file_are_added(tmp_path):
+    table, plain = tmp_path / "data.csv", tmp_path / "errors.csv"
+    table.write_text("low,high,value,error\n0,1,3,0.5\n1,2,5,1.5\n2,3,-1,2\n")
+    plain.write_text("0.5\n1.5\n2\n")
+    for path in (table, plain):
+        like = Gaussian(error_file=str(path), relative_error=0.1, absolute_error=0.2)
+        np.testing.assert_allclose(
+            like.covariance(DATA), np.diag(0.04 + (0.1 * DATA.numpy()) ** 2 + np.square([0.5, 1.5, 2.0])), rtol=1e-15
+        )
+
+
+def test_a_file_of_errors_that_does_not_fit_is_refused(tmp_path):
+    path = tmp_path / "errors.csv"
+    for text, said in (
+        ("1\n2\n", f"error_file {path} must hold 3 errors, one per output. Got 2."),
+        ("1\n-2\n3\n", f"error_file {path} must hold errors of at least 0. Got -2."),
+        ("value,erorr\n1,2\n", f"error_file {path} must have a column 'error', or one column alone. It has value, erorr; "
+         'rename one. Did you mean "erorr"?'),
+    ):  # fmt: skip
+        path.write_text(text)
+        with _refused(said):
+            Gaussian(error_file=str(path)).covariance(DATA)
 
 
 def test_a_covariance_of_the_wrong_size_is_refused(tmp_path):
