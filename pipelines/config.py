@@ -73,7 +73,7 @@ def load_study(path: Path | str, overrides: Iterable[str] = ()) -> Study:
         "fidelities": fidelities,
         "emulators": _emulators(source, read, simulator, fidelities),
         "checks": _entries(source, "checks"),
-        "likelihood": keep(_entry, "likelihoods", source, "infer.likelihood", "gaussian") if infers else None,
+        "likelihood": keep(_likelihood, source) if infers else None,
         "sampler": keep(_entry, "samplers", source, "infer.sampler", "hmc"),
         "npe": keep(_npe, read.infer.npe) if read else None,
         "gradient": keep(_gradient, source, "validate.gradient", simulator, "auto") if simulator else None,
@@ -294,6 +294,16 @@ def _entry(room: str, source: Source, path: str, default: str) -> Any:
         folder = Path(source.name).parent
         spec = {"use": default, **_beside(folder, spec)}
     return registry.build(room, default if spec is None else spec, path=path)
+
+
+def _likelihood(source: Source) -> Any:
+    """That of `infer`; a study that says nothing of data is told how to go without."""
+    try:
+        return _entry("likelihoods", source, "infer.likelihood", "gaussian")
+    except InputError as e:
+        if "infer" in source.data:
+            raise
+        raise InputError(f"{e} A study without data says `infer: null`.") from None
 
 
 def _beside(folder: Path, spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def correct(bench: Workbench, emulator: Emulator, weighted: Weighted, known: Con
     else:
         confirmed = None
     made = reweigh(weighted, bench.study.space) if _enough(weighted) else None
-    why = _beyond(made) if made is not None else ""
+    why = beyond(made, bench.study.simulator.stochastic) if made is not None else ""
     if made is not None and confirmed is None:
         _say(bench, by_weights(made, names), "" if delayed else why)
     if delayed is not None:
@@ -68,10 +68,14 @@ def _enough(weighted: Weighted) -> bool:
     return ran >= _LEAST and not bool((log_weight == torch.inf).any()) and bool((draws != draws[0]).any())
 
 
-def _beyond(made: Reweighted) -> str:
+def beyond(made: Reweighted, stochastic: bool) -> str:
     """Why the weights do not mend the posterior, and what to do; nothing where they do."""
     if made.trusted:
         return ""
+    if stochastic:
+        return ("The true runs cannot correct the posterior: the simulator is random, and the single run that weighs a draw "
+                "has noise of its own. Name the check confirmation in place of posterior, and let a run be as long as the "
+                "data.")  # fmt: skip
     more = ("Raise check.importance_runs, or run the simulator where the posterior lies, `design: {use: active, aim: posterior}`, "
             "and train again.")  # fmt: skip
     if made.tame:

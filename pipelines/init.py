@@ -149,7 +149,7 @@ def text(answers: Answers, study: Path, template: Path | None) -> str:
         "emulators:",
         "  gp: {use: gp}",
         "validate: {gradient: {use: finite_difference}}",
-        "infer:",
+        "infer:                      # null: no data, no posterior",
         "  observation: {held_out: 0}   # a held-out run plays the data; or file: PATH with your own",
         "  likelihood: {use: gaussian, relative_error: 0.05}",
     ]

@@ -161,6 +161,16 @@ def test_a_section_holds_what_its_results_depend_on(override, touched):
         json.dumps(after.section(s), allow_nan=False)
 
 
+def test_a_study_that_says_nothing_of_data_is_told_how_to_go_without(here):
+    text = STUDY[: STUDY.index("infer:")]
+    (here / "bare.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"infer\.likelihood: the observation must have an error\. .* A study without data says "
+                                         r"`infer: null`\.$"):  # fmt: skip
+        load_study("bare.yaml")
+    (here / "bare.yaml").write_text(f"{text}infer: null\n")
+    assert not load_study("bare.yaml").infers
+
+
 def test_data_files_are_part_of_the_fingerprint_of_inference():
     Path("data.csv").write_text("1\n2\n3\n4\n5\n")
     Path("noise.csv").write_text("\n".join(",".join("1.0" if i == j else "0" for j in range(5)) for i in range(5)))

@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from emulate.contracts import Weighted
+from emulate.importance import reweigh
+from emulate.space import Normal, Parameter, Space
 from pipelines import files, report
+from pipelines.corrected import beyond
 from pipelines.typeset import prose
 from tests.commands import printed as emulate
 
@@ -115,3 +119,16 @@ def test_too_few_true_runs_correct_nothing_and_say_what_would(study):
     assert not (folder / "check" / "corrected.json").exists()
     assert not (folder / "check" / "corrected.safetensors").exists()
     assert torch.is_tensor(files.read_tensors(folder / "check" / "evidence.safetensors")["weighted.theta"])
+
+
+def test_a_random_simulator_is_not_told_to_make_more_runs():
+    """Weights of single runs whose noise moves ln w by four are mended by no number of them."""
+    rng = np.random.default_rng(1)
+    draws = torch.from_numpy(rng.normal(size=(2000, 1)))
+    wild = Weighted(draws[:128], torch.from_numpy(4 * rng.normal(size=128)), draws)
+    made = reweigh(wild, Space((Parameter("a", Normal(0.0, 10.0)),)))
+    assert beyond(made, stochastic=True) == (
+        "The true runs cannot correct the posterior: the simulator is random, and the single run that weighs a draw has noise of "
+        "its own. Name the check confirmation in place of posterior, and let a run be as long as the data."
+    )
+    assert "Raise check.importance_runs, or run the simulator" in beyond(made, stochastic=False)
