@@ -86,6 +86,9 @@ def found(space: Space, columns: list[str], fixed: Sequence[str], source: Path) 
             f"{both[0]} must be given once. Got the column {at[both[0]]!r} of {source} and --set {both[0]}; take one out."
         )
     if missing := [n for n in space.names if n not in at and n not in fixed]:
+        if len(columns) == 1 and (mark := next((c for c in ";\t|" if c in columns[0]), "")):
+            raise InputError(f"{source} must have commas between its columns. Got {columns[0]!r}, which holds {mark!r}; write it "
+                             "with commas, and points in its numbers.")  # fmt: skip
         hint = nearest(missing[0], columns)
         raise InputError(f"{source} must have a column for each of {', '.join(space.names)}. Missing: {', '.join(missing)}; name a "
                          f"column so, or fix one for all rows by --set {missing[0]}=VALUE.{hint}")  # fmt: skip

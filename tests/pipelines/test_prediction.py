@@ -107,6 +107,12 @@ def test_a_grid_gives_a_grid(emulator, here):
         ("a,b\n\n1,nan\n", (), "p.csv, row 1 (line 3), column b: must be a finite number. Got 'nan'"),
         ("a,b\n1,\n", (), "p.csv, row 1 (line 2), column b: must be a finite number. Got ''"),
         ("a,b\n1,0.5\n1\n", (), "p.csv, line 3: must have 2 values, as the header has. Got 1"),
+        (
+            "a;b\n1;0,5\n",
+            (),
+            "p.csv must have commas between its columns. Got 'a;b', which holds ';'; write it with commas, and "
+            "points in its numbers.",
+        ),
         ("a,B\n1,0.5\n", (), "p.csv must have a column for each of a, b. Missing: b"),
         ("a [m/s],b\n1,0.5\n", (), "p.csv: a must be in km/s. Got the unit 'm/s'"),
         ("a,b,y\n1,0.5,2\n", (), "p.csv must leave the names of the answers free. Got a column 'y'"),

@@ -57,6 +57,20 @@ def test_tables_with_words_in_other_columns():
         read(out.getvalue(), "x.csv", column="name")
 
 
+def test_a_line_of_units_and_a_decimal_comma_are_told_from_other_words():
+    units = "k,pk\nh/Mpc,Mpc3\n0.1,2.5\n"
+    with pytest.raises(RunFailed, match=r"^error: x\.csv must hold numbers\. Row 1 has 'Mpc3'\. If that is a line of units, read "
+                                        r"below it: `row: -1` is the last row, and `skip: 2` leaves out names and units, with "
+                                        r"`column` a number\.$"):  # fmt: skip
+        read(units, "x.csv", column="pk")
+    assert read(units, "x.csv", column="pk", row=-1).tolist() == [2.5]
+    assert read(units, "x.csv", column=2, skip=2).tolist() == [2.5]
+    with pytest.raises(
+        RunFailed, match=r"Row 1 has '2,5'\. Its decimal mark is a comma; let the program write points\.$"
+    ):
+        read("k;pk\n0,1;2,5\n", "x.csv", column="pk")
+
+
 def test_one_row_one_column_and_single_numbers():
     assert read("1 2 3\n", "x").tolist() == [1, 2, 3]
     assert read("1\n2\n3\n", "x").tolist() == [1, 2, 3]

@@ -107,9 +107,28 @@ def of_table(table: Table, name: str, column: int | str | None, row: int | None)
             try:
                 made.append(_number(cell))
             except ValueError:
-                stars = " Fortran prints stars where a number does not fit." if "**" in cell else ""
-                raise RunFailed("error", f"{name} must hold numbers. Row {i + 1} has {shown(cell)}.{stars}") from None
+                raise RunFailed("error", f"{name} must hold numbers. Row {i + 1} has {shown(cell)}."
+                                         f"{_advice(cell, i == 0 and _numbers_below(rows, column))}") from None  # fmt: skip
     return np.array(made)
+
+
+def _numbers_below(rows: list[list[str]], column: int | None) -> bool:
+    """Whether all rows but the first hold numbers, and there are some."""
+    return len(rows) > 1 and all(
+        _is_number(cell) for cells in rows[1:] for cell in (cells if column is None else cells[column - 1 : column])
+    )
+
+
+def _advice(cell: str, headed: bool) -> str:
+    """What a cell that is no number looks like, and what to do about it."""
+    if "**" in cell:
+        return " Fortran prints stars where a number does not fit."
+    if cell.count(",") == 1 and _is_number(cell.replace(",", ".")):
+        return " Its decimal mark is a comma; let the program write points."
+    if headed:
+        return (" If that is a line of units, read below it: `row: -1` is the last row, and `skip: 2` leaves out names and units, "
+                "with `column` a number.")  # fmt: skip
+    return ""
 
 
 def rows_of(rows: Any, name: str, row: int | None) -> Any:
