@@ -107,8 +107,8 @@ def of_table(table: Table, name: str, column: int | str | None, row: int | None)
             try:
                 made.append(_number(cell))
             except ValueError:
-                raise RunFailed("error", f"{name} must hold numbers. Row {i + 1} has {shown(cell)}."
-                                         f"{_advice(cell, i == 0 and _numbers_below(rows, column))}") from None  # fmt: skip
+                advice = _advice(cell, i == 0 and _numbers_below(rows, column))
+                raise RunFailed("error", f"{name} must hold numbers. Row {i + 1} has {shown(cell)}.{advice}") from None
     return np.array(made)
 
 
