@@ -258,6 +258,34 @@ class Runs:
         columns |= {"seed": self.seed, "ok": self.ok, "reason": self.reason, "seconds": self.seconds}
         return pandas.DataFrame(columns)
 
+    @staticmethod
+    def from_pandas(frame: "pandas.DataFrame", space: Space, outputs: Outputs, *, stochastic: bool = False) -> "Runs":
+        """The table of a frame with a column for each parameter and each of `outputs.labels`: what `to_pandas` gave, or runs of
+        your own by `pandas.read_csv`. Other columns are left alone; a row with an empty output is a failed run.
+
+        >>> import pandas
+        >>> from emulate.space import Parameter, Uniform
+        >>> frame = pandas.DataFrame({"a": [0.1, 0.2], "y": [0.01, None], "who": ["me", "you"]})
+        >>> Runs.from_pandas(frame, Space((Parameter("a", Uniform(0, 1)),)), Outputs((Field("y"),))).ok.tolist()
+        [True, False]
+        """
+        names, there = [*space.names, *outputs.labels], [str(c) for c in frame.columns]
+        if missing := [n for n in names if n not in there]:
+            raise InputError(f"the frame must have a column for each of {', '.join(names)}. Missing: {', '.join(missing)}; it has "
+                             f"{', '.join(there)}. Rename columns, or read the file by its own mark: "
+                             f"pandas.read_csv(FILE, sep=\";\").{nearest(missing[0], there)}")  # fmt: skip
+        if twice := [n for n in names if there.count(n) > 1]:
+            raise InputError(
+                f"the frame must have one column of each name. Got {twice[0]!r} more than once; rename one."
+            )
+        table = np.stack([_column(frame, n) for n in names], 1)
+        theta, y = table[:, : space.d], table[:, space.d :]
+        if len(bad := np.argwhere(~np.isfinite(theta))):
+            i, j = bad[0].tolist()
+            raise InputError(f"a run must have all its parameters. Got no finite {names[j]} in row {i}, counted from 0; mend it, "
+                             "or take the row out.")  # fmt: skip
+        return Runs.of(space, outputs, theta, y, stochastic=stochastic)
+
     def to_xarray(self) -> "xarray.Dataset":
         """A Dataset along `run`, each field along its own coordinate, units in the attributes.
 
@@ -324,6 +352,19 @@ def places(theta: np.ndarray) -> np.ndarray:
     """
     _, first, which = np.unique(theta, axis=0, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[which.reshape(-1)]
+
+
+def _column(frame: "pandas.DataFrame", name: str) -> np.ndarray:
+    """The float64 numbers of a column, NaN where it is empty; complains about words."""
+    import pandas
+
+    values = pandas.to_numeric(frame[name], errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    words = np.flatnonzero(np.isnan(values) & frame[name].notna().to_numpy())
+    if len(words):
+        raise InputError(f"column {name} must hold numbers. Row {words[0]}, counted from 0, has {frame[name].iloc[words[0]]!r}; "
+                         "leave a line of units out by pandas.read_csv(FILE, skiprows=[1]), and name a decimal comma by "
+                         "decimal=\",\".")  # fmt: skip
+    return values
 
 
 def _require(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:

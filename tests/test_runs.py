@@ -1,7 +1,9 @@
+import io
 import json
 from dataclasses import replace
 
 import numpy as np
+import pandas
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -175,3 +177,45 @@ def test_events_of_another_shape_are_refused():
         Runs.of_events(SPACE, OUTPUTS, np.zeros((4, 2)), np.zeros((4, 3)))
     assert str(caught.value) == ("events must have the shape [runs, events, features] and theta [runs, parameters]. Got "
                                  "(4, 3) and (4, 2); fill shorter samples with NaN.")  # fmt: skip
+
+
+def _frame(text, **how):
+    return pandas.read_csv(io.StringIO(text), **how)
+
+
+def _read(frame):
+    space = Space((Parameter("a", Uniform(0, 1)), Parameter("b", Uniform(0, 1))))
+    return Runs.from_pandas(frame, space, Outputs((Field("y"), Field("z", coordinate="t", at=(1.0, 2.0)))))
+
+
+def test_a_frame_gives_back_the_runs_it_was_made_from():
+    runs = _read(_frame("z[t=1],a,b,y,z[t=2],who\n3,0.1,0.2,1,4,me\n,0.5,0.6,2,5,you\n6,0.1,0.2,7,8,me\n"))
+    assert runs.theta.tolist() == [[0.1, 0.2], [0.5, 0.6], [0.1, 0.2]]
+    assert runs.ok.tolist() == [True, False, True]
+    assert runs.y[[0, 2]].tolist() == [[1, 3, 4], [7, 6, 8]]
+    again = _read(runs.to_pandas())
+    np.testing.assert_array_equal(again.y, runs.y)
+    assert again.reason == runs.reason
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a,B,y,z[t=1],z[t=2]\n1,1,1,1,1\n", "Missing: b; it has a, B, y, z[t=1], z[t=2]. Rename columns, or read the file by "
+         'its own mark: pandas.read_csv(FILE, sep=";").'),
+        ("a,b,y,z[t=1],z[t=2]\nm,m,kg,,\n1,1,1,1,1\n", "column a must hold numbers. Row 0, counted from 0, has 'm'; leave a line "
+         "of units out by pandas.read_csv(FILE, skiprows=[1]), and"),
+        ("a,b,y,z[t=1],z[t=2]\n1,1,1,1,1\n1,,1,1,1\n", "a run must have all its parameters. Got no finite b in row 1, counted from "
+         "0; mend it, or take the row out."),
+    ],
+)  # fmt: skip
+def test_a_frame_that_is_no_table_of_runs_is_refused(text, said):
+    with pytest.raises(InputError) as met:
+        _read(_frame(text))
+    assert said in str(met.value)
+
+
+def test_a_frame_with_a_column_twice_is_refused():
+    frame = _frame("a,b,y,z[t=1],z[t=2]\n1,1,1,1,1\n")
+    with pytest.raises(InputError, match=r"one column of each name\. Got 'y' more than once; rename one"):
+        _read(pandas.concat([frame, frame[["y"]]], axis=1))
