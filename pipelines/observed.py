@@ -48,4 +48,4 @@ def _columns(path: Path) -> str:
             table = np.loadtxt((line.replace(",", " ") for line in f), ndmin=2)
     except ValueError:
         return ""
-    return f"{len(table)} rows of {table.shape[1]} numbers; keep the column of the values"
+    return f"{len(table)} rows of {table.shape[1]} numbers; keep the column of the values" if table.shape[1] > 1 else ""
