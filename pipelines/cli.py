@@ -28,3 +28,7 @@ def _press_again(report: Callable[[Any], None], lost: Any) -> None:
         threading.Timer(0.05, _thread.interrupt_main).start()
     else:
         report(lost)
+
+
+if __name__ == "__main__":
+    main()
