@@ -18,6 +18,9 @@ from emulate.replication import lift
 Map = Callable[[Tensor], Tensor]  # theta [d] -> y [m]
 _NO_GRAPH = ("f must carry a torch graph from theta to its output. Got an output without one; give its derivative by hand, or "
              "write f in torch without detach, item or numpy.")  # fmt: skip
+ONE_WAY = (
+    "f must have a forward mode, or a backward pass that can be differentiated"  # what an adjoint of one's own lacks
+)
 
 
 def forward(f: Map, theta: Tensor, v: Tensor) -> tuple[Tensor, bool]:
@@ -33,8 +36,7 @@ def forward(f: Map, theta: Tensor, v: Tensor) -> tuple[Tensor, bool]:
         try:
             return twice(f, theta, v), False
         except RuntimeError:
-            raise InputError(f"f must have a forward mode, or a backward pass that can be differentiated. Got neither: "
-                             f"{str(e).rstrip('.')}. Give J v by hand as `jvp`.") from e  # fmt: skip
+            raise InputError(f"{ONE_WAY}. Got neither: {str(e).rstrip('.')}. Give J v by hand as `jvp`.") from e
     return torch.zeros_like(y) if change is None else change.detach(), True
 
 

@@ -20,6 +20,7 @@ from emulate.keys import REPLICATES, run_seed
 from emulate.remainders import AGREE, Ladder, worst
 from emulate.repeats import CHANCE, covered, scattered
 from emulate.side_by_side import finding as agreed
+from emulate.tangents import ONE_WAY
 from emulate.verification import coarser, directions, generator, mismatch
 from pipelines import files, side_by_side
 from pipelines.beside import beside, noted
@@ -96,8 +97,8 @@ def findings(bench: Workbench, points: int, repeats: int) -> list[Finding]:
     found = []
     if derivative or not simulator.stochastic:
         found.append(remainders(bench, where))
-    if simulator.differentiable:
-        found.append(transposes(bench, where))
+    if simulator.differentiable and (agreement := transposes(bench, where)):
+        found.append(agreement)
     if simulator.stochastic:
         found += error_bars(bench, where, repeats)
     return found
@@ -157,11 +158,16 @@ def remainders(bench: Workbench, where: Sequence[Place]) -> Finding:
     return replace(f, sentence=f"{f.sentence} J by {spec['use']}, at {_met(len(found), where)}.")
 
 
-def transposes(bench: Workbench, where: Sequence[Place]) -> Finding:
-    """Whether the simulator's own Jacobian, else forward mode, agrees with reverse mode: <J v, w> = <v, J^T w>."""
+def transposes(bench: Workbench, where: Sequence[Place]) -> Finding | None:
+    """Whether the simulator's own Jacobian, else forward mode, agrees with reverse mode: <J v, w> = <v, J^T w>. None where
+    the simulator's adjoint is its only way to a derivative."""
     simulator, asked = bench.study.simulator, [(p.theta, p.seed) for p in where]
     own = has_own(simulator)
     one = _runs(bench, asked, "forward mode", "tangent", {"use": "simulator"} if own else _FORWARD)
+    if not own and all(ONE_WAY in reason for reason in one.reason):
+        bench.terminal.say("verify: no dot product, for the simulator has an adjoint of its own and no forward mode beside it; the "
+                           "Taylor test holds it against runs.")  # fmt: skip
+        return None
     other = _runs(bench, asked, "reverse mode", "tangent", _REVERSE)
     differences, high = [], AGREE * coarser(simulator)
     for i, p in enumerate(where):

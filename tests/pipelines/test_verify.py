@@ -75,6 +75,22 @@ class Own(Graph):
         J = torch.func.jacrev(lambda t: self.run(t, seed=seed))(theta)
         return y, J * (1 + self.share)
 
+class Cube(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        return 3 * ctx.saved_tensors[0] ** 2 * g
+
+@dataclass(frozen=True, kw_only=True)
+class Adjoint(Graph):
+    def run(self, theta, *, seed):
+        return Cube.apply(theta)
+
 @dataclass(frozen=True, kw_only=True)
 class Known(Graph):
     third: float = 0.125
@@ -128,6 +144,13 @@ def test_a_graph_is_held_against_its_own_forward_mode(emulate):
     assert "proof: derivatives of proved:Graph" in output
     assert "dot_product │" in output
     assert "by forward mode and <v, J^T w> by reverse mode agree" in output
+
+
+def test_an_adjoint_of_its_own_alone_is_held_against_runs(emulate):
+    """A backward pass by hand has no forward mode beside it: that is said, and is no failure."""
+    code, output = emulate("{use: 'proved:Adjoint'}", "--points", "1")
+    assert (code, "taylor │" in output, "dot_product │" in output) == (0, True, False)
+    assert "no dot product, for the simulator has an adjoint of its own" in output
 
 
 @pytest.mark.parametrize("share", [0.01, 0.0])
