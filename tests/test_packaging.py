@@ -90,7 +90,8 @@ def test_a_type_checker_sees_the_names_that_a_door_gives(module, door):
 @pytest.mark.slow
 def test_types_hold():
     """pyright, basic, on the whole library."""
-    found = subprocess.run([sys.executable, "-m", "pyright", "--outputjson"], capture_output=True, text=True, cwd=ROOT)
+    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "--outputjson"]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     told = json.loads(found.stdout)
     said = [f"{d['file']}:{d['range']['start']['line'] + 1}: {d['message']}" for d in told["generalDiagnostics"]]
     assert told["summary"]["filesAnalyzed"] > 200
