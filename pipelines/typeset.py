@@ -4,6 +4,8 @@ import math
 import re
 import unicodedata
 from collections.abc import Mapping
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -11,6 +13,7 @@ from markupsafe import Markup, escape
 from pipelines.terminal import duration
 
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_MANY = 24  # parameters that a table still lists one by one
 NONE = "\u2013"  # a dash where there is nothing
 _TIMES = "\u00d7"
 _SPACE = "\u00a0"  # keeps a number and its unit on one line
@@ -168,6 +171,18 @@ def prior(entry: Mapping[str, Any]) -> str:
         if isinstance(values, Mapping):
             return words.format_map({k: given(v) for k, v in values.items()})
     return NONE
+
+
+def alike(parameters: Mapping[str, Mapping[str, Any]]) -> list[tuple[list[str], Mapping[str, Any]]]:
+    """Names and what is said of them: one row for each, or, of many, one for all that stand together and are said the same.
+
+    >>> [names for names, _ in alike({f"rho_{i}": {"uniform": {"low": 0, "high": 1}} for i in range(100)})]
+    [['rho_0', 'rho_99']]
+    """
+    if len(parameters) <= _MANY:
+        return [([name], entry) for name, entry in parameters.items()]
+    rows = [([name for name, _ in some], entry) for entry, some in groupby(parameters.items(), key=itemgetter(1))]
+    return [(names if len(names) == 1 else [names[0], names[-1]], entry) for names, entry in rows]
 
 
 def symbol(label: str) -> Markup:
