@@ -155,7 +155,11 @@ def remainders(bench: Workbench, where: Sequence[Place]) -> Finding:
     bench.figures(
         _SCOPE, {"remainders": (figures.remainders(found), f"Taylor test of the simulator's derivative: {f.sentence}")}
     )
-    return replace(f, sentence=f"{f.sentence} J by {spec['use']}, at {_met(len(found), where)}.")
+    f = replace(f, sentence=f"{f.sentence} J by {spec['use']}, at {_met(len(found), where)}.")
+    if f.passed or "chaos" not in bench.study.simulator.pathologies:
+        return f
+    return replace(f, blocking=False, sentence=f"{f.sentence} This simulator declares chaos: a run is then linear over less than the "
+                   "shortest step here, and J, right or wrong, cannot be told from runs. See `emulate diagnose`.")  # fmt: skip
 
 
 def transposes(bench: Workbench, where: Sequence[Place]) -> Finding | None:

@@ -92,6 +92,18 @@ class Adjoint(Graph):
         return Cube.apply(theta)
 
 @dataclass(frozen=True, kw_only=True)
+class Chaotic(Graph):
+    """The logistic map, forty times: a small change doubles at every turn."""
+
+    pathologies: ClassVar[tuple[str, ...]] = ("chaos",)
+
+    def run(self, theta, *, seed):
+        x = 0.3 + 0.1 * theta / 10
+        for _ in range(40):
+            x = 4 * x * (1 - x)
+        return x
+
+@dataclass(frozen=True, kw_only=True)
 class Known(Graph):
     third: float = 0.125
 
@@ -151,6 +163,13 @@ def test_an_adjoint_of_its_own_alone_is_held_against_runs(emulate):
     code, output = emulate("{use: 'proved:Adjoint'}", "--points", "1")
     assert (code, "taylor │" in output, "dot_product │" in output) == (0, True, False)
     assert "no dot product, for the simulator has an adjoint of its own" in output
+
+
+def test_chaos_that_is_declared_hides_the_order_and_fails_nothing(emulate):
+    code, output = emulate("{use: 'proved:Chaotic'}", "--json", "--points", "1")
+    told = values(output)["taylor"]
+    assert (code, told["passed"], told["blocking"]) == (0, False, False)
+    assert "declares chaos" in told["sentence"]
 
 
 @pytest.mark.parametrize("share", [0.01, 0.0])
