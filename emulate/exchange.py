@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -97,9 +97,10 @@ def write(program: torch.export.ExportedProgram, path: Path, results: list[str],
     level = log.level
     log.setLevel(logging.ERROR)  # it tells of packages that nobody asked for
     try:
-        made = torch.onnx.export(program, input_names=["theta"], output_names=results, verbose=False)
+        told = torch.onnx.export(program, input_names=["theta"], output_names=results, verbose=False)
     finally:
         log.setLevel(level)
+    made = cast(torch.onnx.ONNXProgram, told)  # None only where torch writes the file itself
     own = set(map(id, made.model.graph.outputs))
     for i, value in enumerate(v for node in made.model.graph for v in node.outputs):
         if value.name in results and id(value) not in own:  # torch calls what a mean gives `mean`, too

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -138,8 +138,9 @@ def _with_jacobian(graph: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]) -> 
             mean, variance, outside = graph(theta)
             return mean, (variance, outside)
 
-        mean, pull, (variance, outside) = torch.func.vjp(split, theta, has_aux=True)
-        _, push = torch.func.vjp(lambda w: pull(w)[0], torch.ones_like(mean))
+        pulled = torch.func.vjp(split, theta, has_aux=True)
+        mean, pull, (variance, outside) = cast(tuple[Tensor, Callable[..., Any], tuple[Tensor, Tensor]], pulled)
+        push = torch.func.vjp(lambda w: pull(w)[0], torch.ones_like(mean))[1]
         one = torch.eye(theta.shape[1], dtype=theta.dtype)
         return mean, variance, outside, torch.stack([push(v.expand_as(theta))[0] for v in one], -1)
 

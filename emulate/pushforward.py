@@ -3,7 +3,7 @@
 import inspect
 import math
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -205,8 +205,6 @@ class Moved(Joint):
     tensor(-1.8379, dtype=torch.float64)
     """
 
-    arg_constraints = {}
-
     def __init__(self, inner: Distribution, there: torch.device, device: torch.device):
         self.inner, self.there, self.device, self.has_rsample = inner, there, device, inner.has_rsample
         super().__init__(inner.batch_shape, inner.event_shape, validate_args=False)
@@ -221,7 +219,7 @@ class Moved(Joint):
 
     @property
     def covariance_matrix(self) -> Tensor:
-        return self.inner.covariance_matrix.to(self.device)
+        return cast(Pushforward, self.inner).covariance_matrix.to(self.device)  # who asks knows that it has one
 
     def gaussian(self) -> tuple[Tensor, Tensor]:
         """The mean `[..., m]` and covariance `[..., m, m]`."""
@@ -256,8 +254,11 @@ def moved(
         return prediction
     if not isinstance(prediction, Gaussian):
         return Moved(prediction, there, device)
-    names = ("loc", "spread", "basis", "diagonal", "rest", "log", "mix")
-    return Gaussian(*(None if (t := getattr(prediction, n)) is None else t.to(device) for n in names))
+    loc, spread, basis, diagonal = (
+        t.to(device) for t in (prediction.loc, prediction.spread, prediction.basis, prediction.diagonal)
+    )
+    rest, log, mix = (None if t is None else t.to(device) for t in (prediction.rest, prediction.log, prediction.mix))
+    return Gaussian(loc, spread, basis, diagonal, rest, log, mix)
 
 
 def nodes(z: Distribution, device: torch.device | None = None) -> Tensor:

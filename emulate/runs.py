@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -40,7 +40,7 @@ class Field:
         if not self.name.isidentifier():
             raise InputError(f"a field's name must be a word of letters, digits and _. Got {self.name!r}.")
         if not isinstance(self.at, tuple):  # an array or a list
-            object.__setattr__(self, "at", tuple(float(x) for x in self.at))
+            object.__setattr__(self, "at", tuple(map(float, self.at)))
         if bool(self.coordinate) != bool(self.at):
             raise InputError(f"field {self.name!r} must have both a coordinate and its values `at`, or neither. "
                              f"Got coordinate = {self.coordinate!r} with {len(self.at)} values.")  # fmt: skip
@@ -358,7 +358,8 @@ def _column(frame: "pandas.DataFrame", name: str) -> np.ndarray:
     """The float64 numbers of a column, NaN where it is empty; complains about words."""
     import pandas
 
-    values = pandas.to_numeric(frame[name], errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    numbers = cast("pandas.Series", pandas.to_numeric(frame[name], errors="coerce"))
+    values = numbers.to_numpy(np.float64, na_value=np.nan)
     words = np.flatnonzero(np.isnan(values) & frame[name].notna().to_numpy())
     if len(words):
         raise InputError(f"column {name} must hold numbers. Row {words[0]}, counted from 0, has {frame[name].iloc[words[0]]!r}; "

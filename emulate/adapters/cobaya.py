@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from emulate import registry
 from emulate.contracts import Likelihood as Contract
-from emulate.domain import CHOICES
+from emulate.domain import CHOICES, Outside
 from emulate.errors import EmulateError, InputError, MissingPackage, nearest
 from emulate.loading import load
 from emulate.runs import Outputs
@@ -18,7 +18,7 @@ from emulate.runs import Outputs
 try:
     from cobaya.likelihood import Likelihood
     from cobaya.log import LoggedError
-    from cobaya.theory import Theory
+    from cobaya.theory import Provider, Theory
 except ImportError as e:
     raise MissingPackage("emulate.adapters.cobaya", "cobaya", "cobaya") from e
 
@@ -65,7 +65,7 @@ class EmulatorTheory(Theory):
 
     path: str
     renames: dict = {}
-    outside: str = "reject"
+    outside: Literal["reject"] | Outside = "reject"
     stop_at_error: bool = True  # an error is told, and not taken for a likelihood of zero
 
     def initialize(self) -> None:
@@ -164,7 +164,7 @@ class EmulatorLikelihood(Likelihood):
 
     def logp(self, _derived: Mapping[str, float] | None = None, **params_values: float) -> float:
         """ln p(data | prediction), normalised."""
-        told, outputs = self.provider.get_result(self.prediction)
+        told, outputs = cast(Provider, self.provider).get_result(self.prediction)
         if self._told is None or self._told[0] is not outputs:
             if len(self._data) != outputs.size:
                 raise LoggedError(self.log, "data must have %d numbers, from %s to %s. Got %d.", outputs.size,

@@ -1,5 +1,6 @@
 """Emulators as regressors of scikit-learn: pipelines, cross-validation, grid search, inspection."""
 
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, Self
 
@@ -8,6 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
 
 from emulate import registry
 from emulate.contracts import Recipe
@@ -18,6 +20,7 @@ from emulate.runs import Field, Outputs, Runs
 from emulate.space import Parameter, Space, Uniform
 
 _NESTED = "recipe__"
+_validated: Callable[..., Any] = validate_data  # untyped: X and y pass for words, as their defaults are
 
 
 class EmulatorRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
@@ -62,13 +65,16 @@ class EmulatorRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     ((2,), True)
     """
 
+    n_features_in_: int
+    feature_names_in_: np.ndarray
+
     def __init__(self, recipe: str | Recipe = "gp", *, space: Space | None = None, outputs: Outputs | None = None,
                  stochastic: bool = False, outside: Outside | None = None, random_state: Any = 0):  # fmt: skip
         self.recipe = recipe
         self.space = space
         self.outputs = outputs
         self.stochastic = stochastic
-        self.outside = outside
+        self.outside: Outside | None = outside
         self.random_state = random_state
 
     @classmethod
@@ -105,27 +111,29 @@ class EmulatorRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Fit the recipe to X `[n, d]` and y `[n]` or `[n, m]`."""
         names = getattr(X, "columns", None)
-        X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
+        theta, values = _validated(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
         checked(self.outside or "ignore")
         recipe = self._recipe()
-        if len(X) < (least := recipe.least_runs(X.shape[1])):
-            raise InputError(f"{recipe.entry_name()} must have at least {least} samples for {X.shape[1]} features. Got "
-                             f"n_samples={len(X)}; give more, or choose a recipe that needs fewer.")  # fmt: skip
-        runs = Runs.of(self._space(X, names), self._outputs(y), X, y, stochastic=self.stochastic)
+        if len(theta) < (least := recipe.least_runs(theta.shape[1])):
+            raise InputError(f"{recipe.entry_name()} must have at least {least} samples for {theta.shape[1]} features. Got "
+                             f"n_samples={len(theta)}; give more, or choose a recipe that needs fewer.")  # fmt: skip
+        runs = Runs.of(self._space(theta, names), self._outputs(values), theta, values, stochastic=self.stochastic)
         self.emulator_ = fit(recipe, runs, seed=self._seed())
-        self._flat = y.ndim == 1
+        self._flat = values.ndim == 1
         return self
 
     def predict(self, X: ArrayLike, return_std: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """The mean of y at X `[n, d]`, shaped as y was; with `return_std` also the standard deviation of the prediction."""
         check_is_fitted(self)
-        X = validate_data(self, X, reset=False, dtype=np.float64)
-        outside = self.outside or ("ignore" if self.space is None else "box")
+        theta = torch.tensor(_validated(self, X, reset=False, dtype=np.float64))
+        outside: Outside = self.outside or ("ignore" if self.space is None else "box")
         with torch.no_grad():
-            told = self.emulator_.predict(torch.tensor(X), outside=outside)
-            mean, sd = told.mean.numpy(), told.variance.sqrt().numpy() if return_std else None
-        mean = mean[:, 0] if self._flat else mean
-        return (mean, sd[:, 0] if self._flat else sd) if return_std else mean
+            told = self.emulator_.predict(theta, outside=outside)
+            mean = self._shaped(told.mean)
+            return (mean, self._shaped(told.variance.sqrt())) if return_std else mean
+
+    def _shaped(self, y: Tensor) -> np.ndarray:
+        return y.numpy()[:, 0] if self._flat else y.numpy()
 
     def _recipe(self) -> Recipe:
         if isinstance(self.recipe, Recipe):

@@ -32,7 +32,8 @@ class Mean(torch.nn.Module):
     def __init__(self, emulator: Emulator, *, outside: Outside = "ignore"):
         checked(outside)
         super().__init__()
-        self.emulator, self.outside = emulator, outside
+        self.emulator = emulator
+        self.outside: Outside = outside
 
     def forward(self, theta: Tensor) -> Tensor:
         return self.emulator.predict(theta, outside=self.outside).mean
