@@ -93,11 +93,9 @@ class Adjoint(Graph):
 
 @dataclass(frozen=True, kw_only=True)
 class Chaotic(Graph):
-    """The logistic map, forty times: a small change doubles at every turn."""
-
     pathologies: ClassVar[tuple[str, ...]] = ("chaos",)
 
-    def run(self, theta, *, seed):
+    def run(self, theta, *, seed):  # the logistic map: a small change doubles at every turn
         x = 0.3 + 0.1 * theta / 10
         for _ in range(40):
             x = 4 * x * (1 - x)
