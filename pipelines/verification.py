@@ -158,7 +158,7 @@ def remainders(bench: Workbench, where: Sequence[Place]) -> Finding:
     f = replace(f, sentence=f"{f.sentence} J by {spec['use']}, at {_met(len(found), where)}.")
     if f.passed or "chaos" not in bench.study.simulator.pathologies:
         return f
-    chaotic = ("This simulator declares chaos: a run is then linear over less than the shortest step here, so that runs cannot tell "
+    chaotic = ("This simulator declares chaos: a run is then linear over less than the shortest step here, and runs cannot tell "
                "a right J from a wrong one. `emulate.diagnosis.diagnose` says more.")  # fmt: skip
     return replace(f, blocking=False, sentence=f"{f.sentence} {chaotic}")
 
