@@ -64,11 +64,12 @@ def within(waist: float, distance: float, aperture: float) -> float:
 
 
 def known(simulator: "Maxwell") -> tuple[Truth, ...]:
-    """A slab, its derivative, energy, a coating and a mirror, at the simulator's own number of cells, 40 or more."""
+    """A slab and its derivative at 40 cells or more to the wavelength in it; energy, a coating and a mirror at 40 in vacuum."""
     one = replace(simulator, space=type(simulator).space, layers=(("n", "d"),), wavelengths=(1.0,), substrate=1.0,
                   show=("transmission", "reflection"), cells=max(simulator.cells, 40),
                   periods=max(simulator.periods, 24.0))  # fmt: skip
     slab = torch.tensor([2.0, 0.3], dtype=torch.float64)
+    fine = replace(one, cells=max(simulator.cells, 80))  # the index is 2
     coated = replace(one, substrate=2.25)
     quarter = torch.tensor([1.5, 1 / 6], dtype=torch.float64)
     # the air gap of the parameters is a layer of vacuum: the mirror behind it is fixed
@@ -76,8 +77,8 @@ def known(simulator: "Maxwell") -> tuple[Truth, ...]:
     mirror = replace(one, layers=(("n", "d"), *pair * 5), substrate=1.52, periods=max(simulator.periods, 30.0))
     air = torch.tensor([1.0, 0.25], dtype=torch.float64)
     return (
-        Truth("share that passes a slab", lambda: one.run(slab)[0], 0.8372832, 1e-3, _AIRY),
-        Truth("its derivative by the index", lambda: one.jacobian(slab, seed=0)[1][0, 0], -0.9339940, 2e-3, _AIRY),
+        Truth("share that passes a slab", lambda: fine.run(slab)[0], 0.8372832, 1e-3, _AIRY),
+        Truth("its derivative by the index", lambda: fine.jacobian(slab, seed=0)[1][0, 0], -0.9339940, 1e-3, _AIRY),
         Truth("what passes and what comes back", lambda: one.run(slab).sum(), 1.0, 1e-4, "conservation of energy"),
         Truth("share that passes a quarter-wave coating of 1.5 on 2.25", lambda: coated.run(quarter)[0], 1.0, 2e-4,
               "(n^2 - n_s)^2 = 0"),
