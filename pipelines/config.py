@@ -303,7 +303,7 @@ def _likelihood(source: Source) -> Any:
     except InputError as e:
         if "infer" in source.data:
             raise
-        raise InputError(f"{e} A study without data says `infer: null`.") from None
+        raise InputError(f"{e} A study without data must say so. Got no infer at all; set `infer: null`.") from None
 
 
 def _beside(folder: Path, spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -164,8 +164,8 @@ def test_a_section_holds_what_its_results_depend_on(override, touched):
 def test_a_study_that_says_nothing_of_data_is_told_how_to_go_without(here):
     text = STUDY[: STUDY.index("infer:")]
     (here / "bare.yaml").write_text(text)
-    with pytest.raises(InputError, match=r"infer\.likelihood: the observation must have an error\. .* A study without data says "
-                                         r"`infer: null`\.$"):  # fmt: skip
+    with pytest.raises(InputError, match=r"infer\.likelihood: the observation must have an error\. .* A study without data "
+                                         r"must say so\. .* set `infer: null`\.$"):  # fmt: skip
         load_study("bare.yaml")
     (here / "bare.yaml").write_text(f"{text}infer: null\n")
     assert not load_study("bare.yaml").infers
