@@ -8,10 +8,12 @@ import numpy as np
 
 from emulate.errors import InputError, nearest
 
+_MARKS = (",", ";", "\t")  # between columns
+
 
 def column(path: str | Path, name: str) -> np.ndarray:
-    """The numbers `[n]` of the column `name`, or of the only column: between commas, semicolons or tabs, blank lines and
-    comments (#) left out.
+    """The numbers `[n]` of the column `name`, or of the only column: between commas, semicolons, tabs or blanks, empty lines
+    and comments (#) left out.
 
     Raises InputError where there is no such column, or a cell that is no finite number.
     """
@@ -49,7 +51,9 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
     except (OSError, UnicodeDecodeError) as e:
         raise InputError(f"{path} must be a text file of numbers. It could not be read: {e}") from None
     kept = [(i, line) for i, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")]
-    mark = max((",", ";", "\t"), key=kept[0][1].count) if kept else ","
+    if not any(mark in line for _, line in kept for mark in _MARKS):  # as np.savetxt writes it
+        return [(i, line.split()) for i, line in kept]
+    mark = max(_MARKS, key=kept[0][1].count)
     return [(i, [c.strip() for c in next(csv.reader([line], delimiter=mark))]) for i, line in kept]
 
 

@@ -1,6 +1,5 @@
 """The file of an observation: one number for each output, by the outputs' names or in their order."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,7 +29,7 @@ def read(study: "Study") -> Tensor:
         values = [float(named[x]) for x in labels] if named else column(path, "value").tolist()
     except (ValueError, UnicodeDecodeError) as e:
         raise InputError(f"infer.observation.file: {path} must hold a number for each output: one on every line, or in a column "
-                         f"`value`, or one row below a header with {labels[0]}, ... Got: {_columns(path) or e}") from e  # fmt: skip
+                         f"`value`, or one row below a header with {labels[0]}, ... Got: {e}") from e  # fmt: skip
     lost = [x for x, v in zip(labels, values, strict=False) if not np.isfinite(v)]
     if len(values) != len(labels) or lost:
         what = (
@@ -39,13 +38,3 @@ def read(study: "Study") -> Tensor:
         got = f"one that is not finite, for {lost[0]}" if lost else f"{len(values)}"
         raise InputError(f"infer.observation.file: {path} must hold {what}, all finite. Got {got}.")
     return torch.tensor(values, dtype=torch.float64)
-
-
-def _columns(path: Path) -> str:
-    """That a table of numbers was given, such as k beside P(k); nothing where it is none."""
-    try:
-        with open(path) as f:
-            table = np.loadtxt((line.replace(",", " ") for line in f), ndmin=2)
-    except ValueError:
-        return ""
-    return f"{len(table)} rows of {table.shape[1]} numbers; keep the column of the values" if table.shape[1] > 1 else ""

@@ -158,9 +158,8 @@ def remainders(bench: Workbench, where: Sequence[Place]) -> Finding:
     f = replace(f, sentence=f"{f.sentence} J by {spec['use']}, at {_met(len(found), where)}.")
     if f.passed or "chaos" not in bench.study.simulator.pathologies:
         return f
-    chaotic = ("This simulator declares chaos: a run is then linear over less than the shortest step here, and runs cannot tell "
-               "a right J from a wrong one. `emulate.diagnosis.diagnose` says more.")  # fmt: skip
-    return replace(f, blocking=False, sentence=f"{f.sentence} {chaotic}")
+    return replace(f, sentence=f"{f.sentence} This simulator declares chaos: where a run is linear over less than the shortest "
+                   "step, a right J fails too; try a run short of chaos.")  # fmt: skip
 
 
 def transposes(bench: Workbench, where: Sequence[Place]) -> Finding | None:

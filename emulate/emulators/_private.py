@@ -16,9 +16,7 @@ from emulate.privacy import Ledger
 
 _AT_ONCE = 2**23  # numbers that the gradients of some runs may hold together
 _SMALLEST, _LARGEST, _BINS = 1e-4, 5.0, 30  # of sizes that are told apart, in equal steps of their logarithm
-_SEEN = (
-    12.0  # by how many variances of the noise a normal must come nearer than none: noise alone does in 1 of 100 fields
-)
+_SEEN = 12.0  # variances of the noise by which a normal must come nearer than none: noise does in 1 of 100 fields
 _TREND, _PACE = 4, 0.05  # one step in so many finds the trend, and Adam's first rate there
 _TAIL = 0.25  # share of the steps, the last, whose weights are averaged
 
@@ -146,11 +144,11 @@ def _drawn(counts: Tensor, edges: Tensor, noise: float) -> Tensor:
     amount = (normal @ counts / normal.square().sum(-1)).clamp_min(0.0)
     least = (counts - amount[:, None] * normal).square().sum(-1)
     seen = least.min() + _SEEN * noise**2 < counts.square().sum()
-    near = (
-        int((least <= least.min() + 4 * noise**2).nonzero().max()) if seen else -1
-    )  # the largest within two deviations
-    kept = max(0.0, 1 - (len(counts) - 2) * noise**2 / max(float(least[near]), 1e-300)) if seen else 0.0
-    fitted = amount[near].clamp_min(1.0) * normal[near]  # some run there was, where noise hides them all
+    if not seen:  # noise hides every run
+        return normal[-1]
+    near = int((least <= least.min() + 4 * noise**2).nonzero().max())  # the largest within two deviations
+    kept = max(0.0, 1 - (len(counts) - 2) * noise**2 / max(float(least[near]), 1e-300))
+    fitted = amount[near].clamp_min(1.0) * normal[near]
     return fitted + kept * (counts - fitted)
 
 

@@ -288,9 +288,7 @@ def _fit(u: Tensor, z: Tensor, name: str, mean: str, noisy: bool, starts: list[n
     r_inverse = torch.linalg.inv(f.r)
     outside = inverse - f.q @ (f.q.T @ inverse)  # P = outside^T outside
     precision = outside.square().sum(0)[:, None]
-    solved = torch.linalg.solve_triangular(
-        f.lower.T, f.residual, upper=True
-    )  # the inverse's rounding is cond(L) larger
+    solved = torch.linalg.solve_triangular(f.lower.T, f.residual, upper=True)  # not by `inverse`, whose rounding grows
     weights, beta = solved.T, (r_inverse @ (f.q.T @ f.white)).T
     state = {"variance": f.variance, "weights": weights.contiguous(), "beta": beta.contiguous(),
              "length": torch.from_numpy(np.exp(x[:d])),

@@ -28,10 +28,8 @@ class Group(TyperGroup):
 def _told(ctx: Any) -> Iterator[None]:
     try:
         yield
-    except Exception as e:
-        if ctx.meta["json"] and (
-            message := getattr(e, "format_message", None)
-        ):  # a UsageError of click, whichever typer has
+    except Exception as e:  # a UsageError of the click that typer has, whichever that is, can say what it is
+        if ctx.meta["json"] and (message := getattr(e, "format_message", None)):
             told = {"command": ctx.invoked_subcommand or "", "emulate": version("emulate"), "exit_code": _UNREAD,
                     "error": {"kind": "UsageError", "message": message()}, "warnings": []}  # fmt: skip
             print(json.dumps(told, indent=1, ensure_ascii=False), flush=True)

@@ -23,8 +23,8 @@ def remainders(found: Sequence[Remainders]) -> Figure:
     for i, r in enumerate(shown):
         j = int(np.argmin(np.nan_to_num(r.order.numpy(), nan=-np.inf)))
         rest, clean = r.rest[:, j].numpy(), r.clean[:, j].numpy()
-        whole = rest[0] or rest.max()  # of a linear map nothing may be left at the longest step, and rounding elsewhere
-        rest = np.where(rest > 0, rest, np.nan) / (whole or 1.0)
+        whole = rest[0] or rest.max() or 1.0  # of a linear map nothing may be left at the longest step, or at any
+        rest = np.where(rest > 0, rest, np.nan) / whole
         style = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 5, "linestyle": "none"}
         ax.plot(h[clean], rest[clean], **style)
         ax.plot(h[~clean], rest[~clean], fillstyle="none", **style)

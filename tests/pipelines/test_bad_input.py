@@ -323,7 +323,7 @@ def test_a_stage_names_the_old_files_that_it_reads(here):
         ("low,high,value\n0,1,1\n1,2,2\n2,3,3\n", "must hold 4 numbers, one for each of y0 to y3, all finite. Got 3."),
         ("low;high;counts\n0;1;1\n", "Got: seen.csv must have a column 'value', or one column alone. It has low, high, counts; "),
         ("y0,y1,y2,y3\n1,2,,4\n", "Got: could not convert string to float: ''"),
-        ("# k P\n0.1 1\n0.2 2\n0.3 3\n0.4 4\n", "4 rows of 2 numbers; keep the column of the values"),
+        ("# k P\n0.1 1\n0.2 2\n0.3 3\n0.4 4\n", "Got 2 columns without names; write names above them."),
     ],
 )  # fmt: skip
 def test_a_wrong_observation_is_named_before_anything_runs(here, text, said):
@@ -335,8 +335,11 @@ def test_a_wrong_observation_is_named_before_anything_runs(here, text, said):
     assert not (here / "runs").exists()
 
 
-def test_comments_of_an_observation_are_left_out(here):
-    (here / "seen.csv").write_text("# counts of the survey\n1\n2\n\n3\n4\n")
+@pytest.mark.parametrize(
+    "text", ["# counts of the survey\n1\n2\n\n3\n4\n", "# of the survey\nk value\n0.1 1\n0.2 2\n0.3 3\n0.4 4\n"]
+)
+def test_comments_of_an_observation_are_left_out(here, text):
+    (here / "seen.csv").write_text(text)
     (here / "seen.yaml").write_text(STUDY.replace("{held_out: 0}", "{file: seen.csv}"))
     assert observed.read(load_study("seen.yaml")).tolist() == [1, 2, 3, 4]
 
