@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from emulate import backward
 from emulate.roughness import FAILED
 from emulate.symptoms import Symptoms
 from emulate.watching import Graph, watch
@@ -44,9 +45,7 @@ def slopes(s: Symptoms, count: int) -> Tensor | None:
 
 def _rows(y: Tensor, theta: Tensor) -> Tensor:
     """dy/dtheta `[m, d]` of up to 64 outputs."""
-    return torch.stack([
-        torch.autograd.grad(y_j, theta, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
-        if y_j.requires_grad else torch.zeros_like(theta) for y_j in y.unbind()[:64]])  # fmt: skip
+    return backward.rows(y[:64], theta) if y.requires_grad else theta.new_zeros(len(y[:64]), *theta.shape)
 
 
 def contradictions(s: Symptoms) -> None:

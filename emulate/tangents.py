@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from emulate import backward
 from emulate.contracts import Estimate, Gradient
 from emulate.errors import InputError
 from emulate.meter import Meter
@@ -47,10 +48,9 @@ def reverse(f: Map, theta: Tensor, w: Tensor) -> Tensor:
 
 
 def rows(f: Map, theta: Tensor) -> Tensor:
-    """J `[m, d]`, by one backward pass for each output."""
+    """J `[m, d]`, by backward passes of up to 16 outputs at once."""
     y, leaf = _traced(f, theta)
-    return torch.stack([torch.autograd.grad(one, leaf, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
-                        for one in y.unbind()])  # fmt: skip
+    return backward.rows(y, leaf)
 
 
 def twice(f: Map, theta: Tensor, v: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from emulate.backward import rows
 from emulate.contracts import FOLLOWS, Estimate, Gradient
 from emulate.errors import InputError
 from emulate.gradients._lost import Noted
@@ -18,7 +19,7 @@ from emulate.replication import Program, lift
 
 @dataclass(frozen=True, kw_only=True)
 class Reverse(Gradient):
-    """Reverse-mode differentiation by torch, one backward pass per output; exact for every seed.
+    """Reverse-mode differentiation by torch, up to 16 outputs in one backward pass; exact for every seed.
 
     Averages over n seeds keyed from `seed`, the first being `seed` itself; the standard error is that of the mean over
     the seeds. With n = 1 one more call, under another seed, tells whether f depends on the seed at all: if not the
@@ -64,11 +65,7 @@ def _differentiate(f: Program, theta: Tensor, noise: Noise, seen: Reads) -> tupl
     theta = theta.detach().clone().requires_grad_()
     with torch.enable_grad(), Watch(seen):
         y = f(theta, noise)
-        outputs = y.unbind()
     if not y.requires_grad:
         raise InputError("f must carry a torch graph from theta to its output. Got an output without one; use "
                          "finite_difference, or write f in torch without detach, item or numpy.")  # fmt: skip
-    rows = [
-        torch.autograd.grad(y_j, theta, retain_graph=True, allow_unused=True, materialize_grads=True) for y_j in outputs
-    ]
-    return y.detach(), torch.stack([row for (row,) in rows])
+    return y.detach(), rows(y, theta)
