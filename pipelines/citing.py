@@ -115,9 +115,11 @@ def used(study: "Study") -> list[tuple[str, Entry]]:
                              "simulate.jacobians": study.simulate.jacobians, "validate.gradient": study.validate.gradient,
                              "checks": study.checks}  # fmt: skip
     if study.infers:
-        parts |= {"infer.likelihood": study.infer.likelihood, "infer.sampler": study.infer.sampler}
-        if study.infer.method == "npe":
-            del parts["infer.sampler"]
+        parts |= {"infer.likelihood": study.infer.likelihood}
+        if study.infer.method != "npe":
+            parts |= {"infer.sampler": study.infer.sampler}
+            if any("recovery" in c.needs for c in study.checks.values()):
+                parts |= {"check.sampler": study.check.sampler}
     return [found for path, part in parts.items() for found in entries(part, path)]
 
 

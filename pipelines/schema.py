@@ -37,6 +37,7 @@ def schema() -> Schema:
     top["checks"] |= _named("checks")
     infer["likelihood"] |= {"$ref": "#/$defs/likelihoods"}
     infer["sampler"] |= {"$ref": "#/$defs/samplers"}
+    parts["CheckPart"]["properties"]["sampler"] |= {"anyOf": [{"$ref": "#/$defs/samplers"}, {"type": "null"}]}
     infer["npe"] |= {"anyOf": [_npe(), {"type": "null"}]}
     infer["derived"] |= _derived()
     infer["profile"] |= {"anyOf": [{"type": "boolean"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}

@@ -192,6 +192,7 @@ class CheckPart(Section):
     importance_runs: Annotated[int, Ge(2)] = 128  # true runs at draws of the posterior
     recovery: Annotated[int, Ge(1)] | None = None  # held-out runs to recover; empty: 20, or all
     confirm: Annotated[int, Ge(0), Le(100_000)] | None = None  # true runs at the mean; empty: 32 if read, else 0
+    sampler: Any = None  # samplers: of the recovered; empty: that of infer, but ensemble for hmc of up to 5 parameters
     delayed_acceptance: Annotated[int, Ge(0), Le(100_000)] = 0  # steps of 16 chains in the true posterior, a run each
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.stats import kstest, norm
+from scipy.stats import kstest, norm, truncnorm
 from torch.distributions import Distribution
 
 from emulate import uniformity
@@ -18,9 +18,11 @@ from emulate.likelihoods.gaussian import Gaussian
 from emulate.posterior import Posterior
 from emulate.ranks import Ranks, even
 from emulate.recoveries import recover
+from emulate.samplers.ensemble import Ensemble
 from emulate.samplers.hmc import HMC
 from emulate.samplers.laplace import Laplace
 from emulate.simulators.linear_gaussian import LinearGaussian
+from emulate.space import Parameter, Space, Uniform
 from tests.checks.stand_ins import recovery
 
 NOISE = 0.2  # as in configs/linear.yaml
@@ -54,9 +56,10 @@ def _failed(known) -> dict[str, bool]:
     return {f.name: not f.passed for c in (Recovery(), Tarp()) for f in c.find(material)}
 
 
-def test_posteriors_and_ranks_are_those_of_the_closed_form():
+@pytest.mark.parametrize("sampler", [HMC(), Ensemble()], ids=["hmc", "ensemble"])
+def test_posteriors_and_ranks_are_those_of_the_closed_form(sampler):
     honest = Off()
-    posterior, known = honest.recovered(40, HMC(), seed=3)
+    posterior, known = honest.recovered(40, sampler, seed=3)
     variance = honest.likelihood.absolute_error**2
     mean = (posterior.data @ SIMULATOR.matrix / variance) @ honest.covariance
     sd = honest.covariance.diagonal().sqrt()
@@ -69,6 +72,24 @@ def test_posteriors_and_ranks_are_those_of_the_closed_form():
     assert float((known.draws.mean(1) - known.mean).abs().max()) < 1e-9  # x is theta under a standard normal prior
     rho = float(honest.covariance[0, 1] / sd.prod())
     assert Ranks(known).correlation[0, 1] == pytest.approx(rho, abs=4 / math.sqrt(float(known.ess.sum())))
+
+
+@pytest.mark.parametrize("sampler", [HMC(), Ensemble()], ids=["hmc", "ensemble"])
+def test_truths_at_the_walls_of_the_prior_have_truncated_normal_posteriors(sampler):
+    """Parameters in [0, 1] that are measured themselves, to 0.03, at and beyond the walls: scipy's truncated normal."""
+    space = Space(tuple(Parameter(n, Uniform(0.0, 1.0)) for n in ("a", "b")))
+    sd, data = (
+        0.03,
+        torch.tensor([[0.01, 0.5], [-0.02, 0.97], [1.03, 1.0], [0.02, 0.03], [0.4, -0.01]], dtype=torch.float64),
+    )
+    posterior = Posterior(space, Exact, Gaussian(absolute_error=sd), data)
+    known = recover(posterior, data.clamp(0.005, 0.995), sampler, seed=2)
+    m = data.numpy()
+    exact = truncnorm(-m / sd, (1 - m) / sd, loc=m, scale=sd)
+    z = (known.mean.numpy() - exact.mean()) / exact.std() * known.ess[:, None].sqrt().numpy()
+    assert np.abs(z).max() < 4.0  # 10 of them
+    assert np.abs(np.log(known.sd.numpy() / exact.std())).max() < 5.0 / math.sqrt(float(known.ess.min()))
+    assert float(known.ess.min()) > 60
 
 
 def test_every_observation_is_recovered_by_chains_of_its_own():

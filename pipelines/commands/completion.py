@@ -17,7 +17,7 @@ from emulate import registry
 
 _MOST = 300  # offers
 _ROOM_OF = {"design": "designs", "simulator": "simulators", "infer.likelihood": "likelihoods", "infer.sampler": "samplers",
-            "validate.gradient": "gradients", "simulate.jacobians": "gradients"}  # fmt: skip
+            "check.sampler": "samplers", "validate.gradient": "gradients", "simulate.jacobians": "gradients"}  # fmt: skip
 _NAMED = {"emulators": "emulators", "checks": "checks"}  # sections whose keys the user chooses
 
 

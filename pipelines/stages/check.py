@@ -145,7 +145,7 @@ def _recovery(bench: Workbench, emulator: Emulator) -> Recovery | None:
             restarts=4, seed=bench.seed("recovery/map"), near=torch.from_numpy(bench.points("training"))
         )
     with bench.terminal.bar(f"recover {q} held-out observations", total=1) as tick:
-        found = recover(posterior, truth, study.infer.sampler, seed=bench.seed("recovery"), best=best, progress=tick)
+        found = recover(posterior, truth, study.check.sampler, seed=bench.seed("recovery"), best=best, progress=tick)
     return replace(found, failed=failed, expected=_expected(bench, torch.cat([truth, failed])))
 
 

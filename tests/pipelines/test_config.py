@@ -106,6 +106,18 @@ def test_the_smallest_study():
     assert (study.train.champion, study.train.baseline) == ("auto", None)
 
 
+def test_an_ensemble_recovers_observations_of_few_parameters_in_place_of_hmc():
+    assert load_study("study.yaml").check.sampler.entry_name() == "ensemble"
+    assert load_study("study.yaml", ["infer.sampler.use=laplace"]).check.sampler.entry_name() == "laplace"
+    own = load_study("study.yaml", ["check.sampler={use: hmc, warmup: 80}"])
+    assert (own.check.sampler.entry_name(), own.check.sampler.warmup) == ("hmc", 80)
+    six = "name: x\nsimulator: {use: linear_gaussian, noise: 0.1}\ninfer: {likelihood: {absolute_error: 1}}\nparameters: {%s}\n"
+    Path("six.yaml").write_text(six % ", ".join(f"p{i}: {{uniform: [0, 1]}}" for i in range(6)))
+    study = load_study("six.yaml")
+    assert study.check.sampler is study.infer.sampler
+    assert "check.sampler.use: there is no entry 'ensembel'" in overridden("check.sampler.use=ensembel")
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_config_loads(path, monkeypatch):
     monkeypatch.chdir(ROOT)
