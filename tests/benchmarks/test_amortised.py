@@ -208,7 +208,7 @@ def test_beyond_the_horizon_of_chaos_sbi_finds_our_posteriors_calibrated(tmp_pat
     y = torch.stack([task.run(t, seed=i) for i, t in enumerate(theta)])
     runs = Runs.of(task.space, task.outputs, theta[:500].numpy(), y[:500].numpy(), stochastic=True)
     truth, seen = to_x(task.space, theta[500:]), torch.stack([error.sample(v, seed=i) for i, v in enumerate(y[500:])])
-    q = NPE(flow=Flow(coupling=False, epochs=100, rate=0.002), noise=4).fit(runs, error, seed=0)
+    q = NPE(flow=Flow(coupling=False, members=2, epochs=60, rate=0.002), noise=4).fit(runs, error, seed=0)
     draws = q.draws_x(seen, 1000, seed=1)
     ranks = (draws < truth).sum(0)
     with torch.random.fork_rng():
