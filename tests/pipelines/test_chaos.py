@@ -21,7 +21,7 @@ def test_the_study_is_the_simulator_as_it_stands_and_names_no_method():
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_the_weather_is_handed_over_and_recovered(tmp_path):
-    """Exit code 0, npe by the derivatives of runs, and 200 truths among the draws of their posteriors as they should lie."""
+    """Exit code 0, npe by the derivatives of runs, and 128 truths among the draws of their posteriors as they should lie."""
     code, output = emulate(tmp_path, "run", str(CONFIG), "--set", f"output={tmp_path / 'out'}", "--set", "tracking.uri=off",
                            "--set", "cluster.use=serial")  # fmt: skip
     assert code == 0, output
