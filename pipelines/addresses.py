@@ -13,10 +13,6 @@ _PASSWORD = re.compile(r"://[^/\s@'\"]*@")
 _TOKEN = re.compile(r"([?&;](?:access_?|api_?)?(?:token|password|passwd|pwd|secret|key|signature)=)[^&\s'\"#;]+", re.I)
 _SECRET_VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 LOOPBACK = "http://127.0.0.1:5000"  # where `emulate ui` serves the pages of a database, when not told otherwise
-VIEW, VIEW_TAG = (
-    "emulate",
-    "mlflow.sharedViewState.",
-)  # key of our view of the table of runs; tag of an experiment's views
 _PATIENCE = 3.0  # s, for a server to take a connection
 
 

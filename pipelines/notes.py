@@ -35,7 +35,7 @@ def experiment(config: Mapping[str, Any]) -> str:
         how = [f"{k} {infer[k]['use']}" for k in ("likelihood", "sampler") if isinstance(infer.get(k), Mapping)]
         lines += [f"- **posterior**: {', '.join(how)}"]
     lines += ["", "Every row is one `emulate run`; its stages are nested in it. The view *Verdicts* of the menu *Views* shows "
-              "verdict and findings side by side; select rows and press *Compare*.", "",
+              "verdict and findings side by side, *Pictures* its figures in the charts; select rows and press *Compare*.", "",
               f"`emulate.load(\"models:/{name}@champion\")` loads the emulator that passed its checks."]  # fmt: skip
     return _within(lines, PLACE)
 

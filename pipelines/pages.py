@@ -15,7 +15,8 @@ from collections.abc import Callable
 from typing import IO
 
 from emulate.errors import InputError
-from pipelines.addresses import VIEW, VIEW_TAG, database, page, redact, resolve
+from pipelines import views
+from pipelines.addresses import database, page, redact, resolve
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _PATIENCE = 300.0  # s, for a server's first start on a busy machine
@@ -101,7 +102,8 @@ def _deep_link(site: str, study: str) -> str:
     if not (found := _experiments(site, study) if study else []):
         return page(site, "experiments")
     tags = {tag["key"] for tag in found[0].get("tags", ())}
-    return page(site, "experiments", found[0]["experiment_id"], "runs", view=VIEW if VIEW_TAG + VIEW in tags else "")
+    view = views.VERDICTS if views.TAG + views.VERDICTS in tags else ""
+    return page(site, "experiments", found[0]["experiment_id"], "runs", view=view)
 
 
 def _newest(site: str, study: str) -> str:

@@ -26,8 +26,8 @@ from importlib import metadata
 from pathlib import Path
 
 from emulate.errors import EmulateError, InputError, nearest
-from pipelines import notes
-from pipelines.addresses import LOOPBACK, VIEW, VIEW_TAG, database, page, redact, resolve, silence
+from pipelines import notes, views
+from pipelines.addresses import LOOPBACK, database, page, redact, resolve, silence
 from pipelines.journal import NAME, Journal
 from pipelines.pages import ui
 from pipelines.replay import Batch, Bookmark, Refused, Replay, Unreachable
@@ -297,13 +297,22 @@ class _Server:
                 self.client.set_tag(id, "mlflow.loggedImages", "True")
 
     def view(self, experiment: str, metrics: list[str], clock: int) -> None:
-        """A view of the table of runs that MLflow offers by name and by link: verdict and metrics as columns."""
-        columns = [f"tags.`{tag}`" for tag in ("verdict", "findings", "emulator")]
-        columns += [f"metrics.`{name}`" for name in names(dict.fromkeys(metrics[:_COLUMNS]))]
-        state = json.dumps({"selectedColumns": columns})
-        kept = {"name": "Verdicts", "createdAt": clock, "updatedAt": clock, "state": state}
+        """The view of the table of runs with verdict and these metrics as columns."""
+        view = views.verdicts(names(dict.fromkeys(metrics[:_COLUMNS])), clock)
         with _translated():
-            self.client.set_experiment_tag(experiment, VIEW_TAG + VIEW, json.dumps(kept))
+            self.client.set_experiment_tag(experiment, views.TAG + views.VERDICTS, view)
+
+    def pictures(self, experiment: str, id: str, clock: int) -> None:
+        """The view of the pictures of the runs, those of this run added to those that it had."""
+        tag = views.TAG + views.PICTURES
+        with _translated():
+            files = [Path(f.path).name for f in self.client.list_artifacts(id, "images") if f.path.endswith(".png")]
+            if not files:
+                return
+            had = views.pictured(self.client.get_experiment(experiment).tags.get(tag, ""))
+            drawn = sorted(files, key=lambda name: name.split("+")[4:5])  # by the clock that `image` wrote in it
+            keys = [name.partition("+")[0].replace("~", "/") for name in drawn]
+            self.client.set_experiment_tag(experiment, tag, views.pictures([*had, *keys], clock))
 
     def dataset(self, id: str, event: dict, path: Path) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag

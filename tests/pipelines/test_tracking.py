@@ -22,7 +22,7 @@ from PIL import Image
 
 from emulate.errors import InputError
 from emulate.loading import load
-from pipelines import tracking
+from pipelines import tracking, views
 from pipelines.addresses import page, redact, resolve, silence
 from pipelines.journal import Journal
 from pipelines.pages import ui
@@ -140,6 +140,34 @@ def test_the_view_of_verdicts_has_the_findings_as_columns(place):
     assert json.loads(view["state"])["selectedColumns"] == [
         "tags.`verdict`", "tags.`findings`", "tags.`emulator`", "metrics.`held_out/median`", "metrics.`bias`",
         "metrics.`coverage`", "metrics.`shift`"]  # fmt: skip
+
+
+def test_the_view_of_pictures_has_those_of_every_run_without_their_parameters(place):
+    folder = write_study(place / "study")
+    tracking.sync(folder)
+    experiment = lambda: tracking._client(f"sqlite:///{place}/mlflow.db").get_experiment_by_name("quick")  # noqa: E731
+    view = lambda: experiment().tags["mlflow.sharedViewState.emulate-pictures"]  # noqa: E731
+    assert views.pictured(view()) == ["validate/error"]
+    note = Journal(folder / "journal.jsonl").append
+    note("run_start", run="run2", study="quick", config={"name": "quick"})
+    for name in ("train/loss", "check/corner"):  # not in the order of the alphabet
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / f"{name}.png").write_bytes(PICTURE)
+        note("figure", name.partition("/")[0], path=f"{name}.png")
+    note("run_end", status="done")
+    tracking.sync(folder)
+    assert views.pictured(view()) == ["validate/error", "train/loss", "check/corner"]
+    state = json.loads(json.loads(view())["state"])
+    assert [s["name"] for s in state["compareRunSections"]] == ["validate", "train", "check"]
+    assert not any(chart["showRunParams"] for chart in state["compareRunCharts"])
+
+
+def test_a_view_of_more_pictures_than_a_tag_has_room_for_shows_the_first():
+    keys = [f"train/{n:03d}" for n in range(200)]
+    view = views.pictures(keys, 0)
+    assert len(view) <= 5000
+    assert 10 < len(views.pictured(view)) < 200
+    assert views.pictured(view) == keys[: len(views.pictured(view))]
 
 
 def test_the_row_of_a_study_has_the_findings_of_the_emulator_that_is_used_under_their_own_names(place):
