@@ -1,7 +1,7 @@
 """ONNX, the Open Neural Network Exchange: a graph of torch in float64 as a file that onnxruntime runs.
 
 torch.onnx writes exp(x) - 1 and ln(1 + x) as they stand here, which loses the digits of a small x, and every number of the
-program in single precision: both are mended before it sees the graph.
+program in single precision, and knows no triangular matrices: all are mended before it sees the graph.
 """
 
 import logging
@@ -53,7 +53,82 @@ def _log1p(x: Tensor) -> Tensor:
     return torch.where(one, x, u.log() * (x / torch.where(one, 1.0, u - 1)))
 
 
-DECOMPOSITIONS: dict[Any, Callable[..., Tensor]] = {_aten.expm1.default: _expm1, _aten.log1p.default: _log1p}
+def _cholesky(a: Tensor, *, upper: bool = False, check_errors: bool = False) -> tuple[Tensor, Tensor]:
+    """The lower triangle L of A = L L^T, column by column, of an A `[..., p, p]` whose p is known; NaN where there is none.
+
+    >>> a = torch.tensor([[4.0, 2.0], [2.0, 5.0]], dtype=torch.float64)
+    >>> _cholesky(a)[0]
+    tensor([[2., 0.],
+            [1., 2.]], dtype=torch.float64)
+    """
+    columns: list[Tensor] = []
+    for j in range(a.shape[-1]):
+        left = a[..., j:, j]
+        for c in columns:
+            left = left - c[..., j:] * c[..., j, None]
+        head = left[..., :1].sqrt()
+        columns.append(torch.cat([torch.zeros_like(a[..., :j, j]), head, left[..., 1:] / head], -1))
+    made = torch.stack(columns, -2)  # in memory as torch's own lies, which what follows was traced with
+    return made.contiguous().mT if not upper else made.mT.contiguous().mT, torch.zeros_like(
+        a[..., 0, 0], dtype=torch.int32
+    )
+
+
+def _solve_triangular(a: Tensor, b: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False) -> Tensor:
+    """X of A X = B, or of X A = B, row by row.
+
+    >>> a = torch.tensor([[2.0, 0.0], [1.0, 2.0]], dtype=torch.float64)
+    >>> _solve_triangular(a, a @ a, upper=False)
+    tensor([[2., 0.],
+            [1., 2.]], dtype=torch.float64)
+    """
+    if not left:
+        made = _solve_triangular(a.mT, b.mT, upper=not upper, unitriangular=unitriangular)
+        return made.contiguous().mT
+    p = a.shape[-1]
+    rows: dict[int, Tensor] = {}
+    for i in reversed(range(p)) if upper else range(p):
+        rest = b[..., i, :]
+        for j, row in rows.items():
+            rest = rest - a[..., i, j, None] * row
+        rows[i] = rest if unitriangular else rest / a[..., i, i, None]
+    return torch.stack([rows[i] for i in range(p)], -1).mT
+
+
+def _diagonal_backward(slope: Tensor, sizes: list[Any], offset: int, dim1: int, dim2: int) -> Tensor:
+    """Of the diagonal of square matrices, without writing into them."""
+    if offset or sizes[dim1] != sizes[dim2]:
+        raise RuntimeError("the slope of a diagonal beside the main one")
+    return torch.diag_embed(slope, 0, dim1, dim2)
+
+
+FIRST: dict[Any, Callable[..., Any]] = {  # before anything is differentiated
+    _aten.linalg_cholesky_ex.default: _cholesky, _aten.linalg_solve_triangular.default: _solve_triangular,
+}  # fmt: skip
+DECOMPOSITIONS: dict[Any, Callable[..., Tensor]] = {
+    _aten.expm1.default: _expm1, _aten.log1p.default: _log1p, _aten.diagonal_backward.default: _diagonal_backward,
+}  # fmt: skip
+
+
+def fold(module: torch.fx.GraphModule) -> None:
+    """Compute what no input reaches, once and in place: the algebra of an emulator's own numbers."""
+    known: dict[torch.fx.Node, Any] = {}
+    for node in list(module.graph.nodes):
+        if node.target is _aten._linalg_check_errors.default:  # a graph raises nothing
+            module.graph.erase_node(node)
+            continue
+        if node.op == "get_attr":
+            known[node] = getattr(module, node.target)
+        elif node.op == "call_function" and all(n in known for n in node.all_input_nodes):
+            args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: known[n])
+            known[node] = node.target(*args, **kwargs)
+    for i, (node, value) in enumerate(known.items()):
+        if node.op == "get_attr" or not isinstance(value, Tensor) or all(user in known for user in node.users):
+            continue
+        module.register_buffer(f"folded_{i}", value.detach().clone())
+        with module.graph.inserting_before(node):
+            node.replace_all_uses_with(module.graph.get_attr(f"folded_{i}"))
+    module.graph.eliminate_dead_code()
 
 
 def keep_numbers(module: torch.fx.GraphModule) -> None:

@@ -109,13 +109,14 @@ def _graph(emulator: Emulator, *, jacobian: bool, onnx: bool) -> torch.export.Ex
         plain = _exported(Moments(emulator).eval(), theta)
         if not jacobian and not onnx:
             return plain
-        inner = plain.run_decompositions().module()
-        table = exchange.DECOMPOSITIONS if onnx else {}
+        table, first = (exchange.DECOMPOSITIONS, exchange.FIRST) if onnx else ({}, {})
+        inner = plain.run_decompositions({**torch.export.default_decompositions(), **first}).module()
         whole = _with_jacobian(inner) if jacobian else inner
         traced = make_fx(whole, table, tracing_mode="symbolic", _allow_non_fake_inputs=True)(theta)
-        traced.graph.eliminate_dead_code()
         if onnx:
+            exchange.fold(traced)
             exchange.keep_numbers(traced)
+        traced.graph.eliminate_dead_code()
         traced.recompile()
         return _exported(traced, theta)
     except (RuntimeError, TypeError) as e:  # what torch raises where a value or a number of points decides what is done

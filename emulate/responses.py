@@ -55,7 +55,7 @@ class Response:
         """Mean `[..., p]` and Cholesky factor `[..., p, p]` of the covariance of the average of so many rows at u, with that
         of the coefficients, and a further one that is `bias` times V."""
         b = basis(u, self.terms)
-        own = torch.einsum("...i,ij,...j->...", b, self.inverse, b)
+        own = (b @ self.inverse * b).sum(-1)
         return b @ self.coefficients, self.root(u) * torch.sqrt(1 / events + own + bias)[..., None, None]
 
     def root(self, u: Tensor) -> Tensor:
