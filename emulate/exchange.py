@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.fx.node import map_arg
 
 from emulate.errors import InputError
 
@@ -120,7 +121,7 @@ def fold(module: torch.fx.GraphModule) -> None:
         if node.op == "get_attr":
             known[node] = getattr(module, node.target)
         elif node.op == "call_function" and all(n in known for n in node.all_input_nodes):
-            args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: known[n])
+            args, kwargs = map_arg((node.args, node.kwargs), lambda n: known[n])
             known[node] = node.target(*args, **kwargs)
     for i, (node, value) in enumerate(known.items()):
         if node.op == "get_attr" or not isinstance(value, Tensor) or all(user in known for user in node.users):
