@@ -69,10 +69,10 @@ def _cholesky(a: Tensor, *, upper: bool = False, check_errors: bool = False) -> 
             left = left - c[..., j:] * c[..., j, None]
         head = left[..., :1].sqrt()
         columns.append(torch.cat([torch.zeros_like(a[..., :j, j]), head, left[..., 1:] / head], -1))
-    made = torch.stack(columns, -2)  # in memory as torch's own lies, which what follows was traced with
-    return made.contiguous().mT if not upper else made.mT.contiguous().mT, torch.zeros_like(
-        a[..., 0, 0], dtype=torch.int32
-    )
+    made = torch.stack(
+        columns, -1 if upper else -2
+    ).mT  # column-major as torch's own, which what follows was traced with
+    return made, torch.zeros_like(a[..., 0, 0], dtype=torch.int32)
 
 
 def _solve_triangular(a: Tensor, b: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False) -> Tensor:
