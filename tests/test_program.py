@@ -78,23 +78,33 @@ def test_grad_and_hessian_are_those_of_plain_reverse_mode(emulator):
     torch.testing.assert_close(found, twin, rtol=1e-6, atol=1e-6 * float(twin.abs().max()))
 
 
-def agrees(emulator, graph, *, jacobian: bool, variance: float) -> None:
-    """What a graph says at 1, 2 and 300 points and outside the box is what the emulator says: the mean to 1e-10 of what
-    outputs vary by (and the rounding of values near 1000), derivatives to 1e-9 of the largest."""
+def magnified(f, theta) -> torch.Tensor:
+    """How far each column of f `[n, ...]` moves where the last bits of theta do: what another library's exp or another order
+    of sums may change, the condition of f (Higham 2002, section 1.6)."""
+    near, eps = torch.cat([theta, laws.points(300, seed=5)]), torch.finfo(torch.float64).eps
+    return torch.stack([(f(near * (1 + k * eps)) - f(near)).abs().amax(0) for k in (-2, -1, 1, 2)]).amax(0)
+
+
+def agrees(emulator, graph, *, jacobian: bool, mean: float, variance: float, other: bool = False) -> None:
+    """What a graph says at 1, 2 and 300 points and outside the box is what the emulator says: the mean to `mean` of what
+    outputs vary by (and a thousandth of it for values near 1000), the variance to a part `variance`, slopes to 1e-9 of the
+    largest. Slopes by another formula, and all that comes from an `other` library, may differ by four times as much as
+    where the last bits of theta move: where runs say a process exactly, its weights are large and cancel."""
     far = torch.tensor([[9.0, 0.5, 5.0], [1.0, 0.01, -5.0]], dtype=torch.float64)
     for theta in (laws.points(1, seed=4), laws.points(2, seed=4), laws.points(300, seed=4), far):
         found = graph(theta)
         own = emulator.moments(theta)
         assert [f.dtype for f in found] == [torch.float64] * (4 if jacobian else 3)
-        rounding = 1e-10 * torch.from_numpy(laws.SCALE) + 1e-13 * own[0].abs()
-        assert ((found[0] - own[0]).abs() <= rounding).all()
-        torch.testing.assert_close(found[1], own[1], rtol=variance, atol=0.0)
+        loss = [4 * magnified(lambda t: emulator.moments(t)[i], theta) if other else 0.0 for i in (0, 1)]  # noqa: B023
+        rounding = mean * (torch.from_numpy(laws.SCALE) + 1e-3 * own[0].abs())
+        assert ((found[0] - own[0]).abs() <= rounding + loss[0]).all()
+        assert ((found[1] - own[1]).abs() <= variance * own[1] + loss[1]).all()
         torch.testing.assert_close(found[2], emulator.domain(theta), rtol=1e-12, atol=1e-12)
         if jacobian:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", emulate.ExtrapolationWarning)
-                slopes = emulator.jacobian(theta)
-            assert ((found[3] - slopes).abs() / slopes.abs().amax(0)).max() < 1e-9
+                slopes, loss = emulator.jacobian(theta), 4 * magnified(emulator.jacobian, theta)
+            assert ((found[3] - slopes).abs() <= 1e-9 * slopes.abs().amax(0) + loss).all()
 
 
 def test_a_graph_says_how_far_outside(tmp_path):
@@ -104,7 +114,7 @@ def test_a_graph_says_how_far_outside(tmp_path):
     path = export(emulator, tmp_path / "sub" / "emulator.pt2", jacobian=True)
     assert [p.name for p in path.parent.iterdir()] == ["emulator.pt2"]
     graph = torch.export.load(path, extra_files=extra).module()
-    agrees(emulator, graph, jacobian=True, variance=1e-12)
+    agrees(emulator, graph, jacobian=True, mean=1e-13, variance=1e-12)
     assert graph(torch.tensor([[1.0, -0.01, 5.0]], dtype=torch.float64))[2].tolist() == [math.inf]
     told = json.loads(extra[ABOUT])
     assert [(p["name"], p["box"]) for p in told["parameters"]] == [
@@ -128,7 +138,7 @@ def test_a_graph_says_how_far_outside(tmp_path):
 @pytest.mark.parametrize("jacobian", [False, True])
 def test_what_is_exported_answers_without_emulate_for_any_number_of_points(emulator, tmp_path, jacobian):
     graph = torch.export.load(export(emulator, tmp_path / "emulator.pt2", jacobian=jacobian)).module()
-    agrees(emulator, graph, jacobian=jacobian, variance=1e-10)
+    agrees(emulator, graph, jacobian=jacobian, mean=1e-13, variance=1e-11)
     leaf = THETA.clone().requires_grad_()
     (slope,) = torch.autograd.grad(graph(leaf)[0][:, 0].sum(), leaf)
     torch.testing.assert_close(slope, emulator.jacobian(THETA)[:, 0], rtol=1e-6, atol=1e-9)
@@ -147,7 +157,7 @@ def test_onnxruntime_gives_the_same_answers_in_float64(emulator, tmp_path):
     def graph(theta):
         return [torch.from_numpy(x) for x in session.run(None, {"theta": theta.numpy()})]
 
-    agrees(emulator, graph, jacobian=True, variance=1e-6)
+    agrees(emulator, graph, jacobian=True, mean=1e-10, variance=1e-6, other=True)
     h = 1e-4
     theta = laws.points(3, seed=4, inside=0.1)
     step = torch.tensor([h, 0.0, 0.0], dtype=torch.float64)
