@@ -31,6 +31,7 @@ from emulate.contracts import Jacobians, Recipe
 from emulate.emulator import Emulator, demand, fit
 from emulate.errors import DoubtWarning, EmulateError, ExtrapolationWarning, InputError
 from emulate.runs import Runs, places
+from emulate.scoring import misses
 
 _Z = 1.959963984540054  # the central 95 % of a Gaussian lies within this many standard deviations
 _LEVEL = 0.1, 1.0  # nats per run by which an emulator may lose and is level with the best: always, never beyond
@@ -100,10 +101,7 @@ def failed(sentence: str, seconds: float = 0.0) -> Fold:
 def judge(emulator: Emulator, left_out: Runs, over: Runs) -> Fold:
     """Scores of finished runs that the emulator never saw; spreads of outputs and of derivatives are those of `over`."""
     m, d = left_out.outputs.size, left_out.space.d
-    spread = torch.from_numpy(over.y).var(0)
-    for part in over.outputs.slices.values():
-        spread[part] = spread[part].mean()
-    positive, parts = torch.as_tensor(left_out.outputs.positive), []
+    parts = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExtrapolationWarning)  # a left-out run may lie beyond the others
         for rows in _blocks(len(left_out), m * m):
@@ -111,11 +109,8 @@ def judge(emulator: Emulator, left_out: Runs, over: Runs) -> Fold:
             with torch.no_grad():
                 prediction = emulator.predict(torch.from_numpy(left_out.theta[rows]))
                 mean, sd, density = prediction.mean, prediction.variance.sqrt(), prediction.log_prob(y)
-            miss = (mean - y).abs()
-            scale = torch.where(positive | (spread == 0), y.abs(), spread.sqrt())  # a constant may be off by rounding
-            relative = torch.where(miss == 0, miss, miss / scale)
-            inside = (miss <= _Z * sd).double().where(mean.isfinite() & sd.isfinite(), torch.nan)
-            parts.append((density, relative.amax(-1), inside.mean(-1)))
+            inside = ((mean - y).abs() <= _Z * sd).double().where(mean.isfinite() & sd.isfinite(), torch.nan)
+            parts.append((density, misses(mean, y, over).amax(-1), inside.mean(-1)))
         slopes = None
         if over.jacobian is not None:
             known, every = _jacobians(left_out), _jacobians(over)

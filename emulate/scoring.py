@@ -18,6 +18,7 @@ from torch.special import ndtr, ndtri
 
 from emulate.distributions import Exact, Gaussian, seeded
 from emulate.errors import InputError
+from emulate.runs import Runs
 
 _AT_ONCE = 2**24  # numbers that draws may hold at one time, 128 MiB
 _NARROW = 1e-8  # below this sd of ln y a lognormal is normal, and its closed form is lost to rounding
@@ -153,6 +154,26 @@ def climatology(y: Tensor) -> Tensor:
         return torch.full(y.shape[1:], torch.nan, dtype=y.dtype)
     weight = 2 * torch.arange(1, n + 1, dtype=y.dtype) - n - 1
     return weight @ y.sort(0).values / (n * (n - 1))
+
+
+def misses(mean: Tensor, y: Tensor, over: Runs) -> Tensor:
+    """How far a mean is off y, output by output, both `[n, m]`: of the value where a field is positive or no run of `over`
+    varies it, else in standard deviations of its field over those runs, pooled over its outputs; 0 where it is exact.
+
+    >>> from emulate import Field, Outputs, Parameter, Space, Uniform
+    >>> space = Space((Parameter("a", Uniform(0.0, 1.0)),))
+    >>> bins = Outputs((Field("n", "", False, "x", (1.0, 2.0)),))  # the second bin is empty in every run
+    >>> runs = Runs.of(space, bins, [[0.0], [0.5], [1.0]], [[0.0, 0.0], [2.0, 0.0], [4.0, 0.0]])
+    >>> y = torch.from_numpy(runs.y)
+    >>> misses(y + torch.tensor([2.0, 1e-12]), y, runs)[0]  # the sd of the field is 2 / sqrt(2)
+    tensor([1.4142e+00, 7.0711e-13], dtype=torch.float64)
+    """
+    spread = torch.from_numpy(over.y).var(0) if len(over) > 1 else torch.zeros_like(y[0])
+    for part in over.outputs.slices.values():
+        spread[part] = spread[part].mean()
+    scale = torch.where(torch.as_tensor(over.outputs.positive) | (spread == 0), y.abs(), spread.sqrt())
+    miss = (mean - y).abs()
+    return torch.where(miss == 0, miss, miss / scale)
 
 
 def _crps_normal(mu: Tensor, sigma: Tensor, y: Tensor) -> Tensor:

@@ -17,8 +17,9 @@ from torch.distributions import Gamma, Independent, LogNormal, MultivariateNorma
 from emulate import scoring
 from emulate.distributions import Exact, Gaussian
 from emulate.errors import InputError
-from emulate.runs import Field, Outputs
+from emulate.runs import Field, Outputs, Runs
 from emulate.scoring import climatology, crps, energy_score, interval, pit, sharpness
+from emulate.space import Parameter, Space, Uniform
 from emulate.transforms import OutputTransform
 
 POINT = st.tuples(st.floats(-3, 3), st.floats(0.02, 2.0), st.floats(-6, 6))  # mu, sigma, y
@@ -241,3 +242,21 @@ def test_y_may_be_an_array():
     for score in (crps, pit, energy_score):
         assert torch.equal(score(made, y), score(made, torch.from_numpy(y)))
     assert torch.equal(energy_score(made, y, y), energy_score(made, torch.from_numpy(y), torch.from_numpy(y)))
+
+
+def test_misses_are_counted_by_field_as_the_definition_says():
+    """A double loop: a positive field by its values, an empty bin by the spread of its field, a constant by its size."""
+    outputs = Outputs((Field("p", "", True), Field("n", "", False, "x", (1.0, 2.0)), Field("c")))
+    y = np.array([[2.0, 0.0, 0.0, 7.0], [4.0, 3.0, 0.0, 7.0], [8.0, 6.0, 0.0, 7.0]])
+    runs = Runs.of(Space((Parameter("a", Uniform(0.0, 1.0)),)), outputs, np.array([[0.0], [0.5], [1.0]]), y)
+    off = np.array([[0.2, 1.0, 1e-12, 7e-12], [0.4, -2.0, 0.0, 0.0], [-0.8, 0.5, 0.3, -7e-9]])
+    field = math.sqrt((y[:, 1].var(ddof=1) + 0.0) / 2)
+    for i, j in itertools.product(range(3), range(4)):
+        scale = y[i, 0] if j == 0 else 7.0 if j == 3 else field
+        found = scoring.misses(torch.from_numpy(y + off), torch.from_numpy(y), runs)[i, j]
+        assert float(found) == pytest.approx(abs(off[i, j]) / scale, rel=1e-3)
+    assert scoring.misses(torch.from_numpy(y), torch.from_numpy(y), runs).eq(0).all()
+    lost = torch.from_numpy(np.where(off > 0.25, np.nan, y))
+    assert scoring.misses(lost, torch.from_numpy(y), runs)[2, 2].isnan(), "NaN is no small error"
+    one = runs.select(np.array([0]))
+    assert scoring.misses(torch.from_numpy(y[:1] + off[:1]), torch.from_numpy(y[:1]), one)[0, 1] == math.inf

@@ -12,7 +12,7 @@ from emulate.comparison import Scores
 from emulate.errors import DoubtWarning, EmulateError, InputError
 from emulate.runs import Runs
 from emulate.transforms import OutputTransform
-from pipelines import comparison, files, histories, positive
+from pipelines import comparison, files, histories, positive, unvaried
 from pipelines.costs import span
 from pipelines.terminal import Stopwatch, count
 from pipelines.workbench import Workbench
@@ -38,6 +38,7 @@ def run(bench: Workbench) -> str:
     study = bench.study
     runs: Runs = bench.runs_of("training")
     positive.refuse(bench, runs)
+    unvaried.tell(bench, runs)
     fidelities = {n: bench.runs_of(n) for r in study.emulators.values() for n in getattr(r, "fidelities", ())}
     scores = comparison.compare(bench, runs, fidelities) if study.train.folds else {}
     if scores:

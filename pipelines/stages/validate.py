@@ -8,6 +8,7 @@ from emulate.contracts import Evidence, Jacobians
 from emulate.emulator import Emulator
 from emulate.errors import CampaignError, InputError
 from emulate.runs import Runs
+from emulate.scoring import misses
 from pipelines import comparison, files, registration
 from pipelines.terminal import count
 from pipelines.typeset import percent
@@ -100,9 +101,7 @@ def _score(emulator: Emulator, held_out: Runs) -> dict[str, float]:
     prediction = emulator.predict(torch.from_numpy(held_out.theta))
     y = torch.from_numpy(held_out.y)
     error = (prediction.mean - y).abs()
-    positive = torch.from_numpy(held_out.outputs.positive)
-    scale = torch.where(positive, y.abs(), y.std(0).expand_as(y) if len(y) > 1 else y.abs())
-    worst = (error / scale.clamp_min(torch.finfo(y.dtype).tiny)).amax(-1)
+    worst = misses(prediction.mean, y, held_out).amax(-1)
     inside = error <= 1.96 * prediction.variance.sqrt()
     return {
         "median": float(worst.quantile(0.5)),

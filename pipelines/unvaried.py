@@ -1,0 +1,35 @@
+"""Outputs that chance varies and no training run did: an emulator would say that they never do."""
+
+from typing import TYPE_CHECKING
+
+from emulate.checks._words import output
+from emulate.runs import Runs
+
+if TYPE_CHECKING:
+    from pipelines.workbench import Workbench
+
+
+def tell(bench: "Workbench", runs: Runs) -> None:
+    """Warn of outputs of a stochastic simulator that are the same in every finished run, as a bin that stayed empty is."""
+    if said := sentence(runs):
+        bench.terminal.warn(said)
+
+
+def sentence(runs: Runs) -> str:
+    """What is to be said of them, '' where there are none.
+
+    >>> from emulate import Field, Outputs, Parameter, Space, Uniform
+    >>> space = Space((Parameter("a", Uniform(0.0, 1.0)),))
+    >>> bins = Outputs((Field("n", "", False, "x", (1.0, 2.0)),))
+    >>> sentence(Runs.of(space, bins, [[0.0], [1.0]], [[3.0, 0.0], [4.0, 0.0]], stochastic=True))[:60]
+    'n at x = 2 is the same in all 2 training runs, and the emula'
+    """
+    runs = runs.finished()
+    same = (runs.y == runs.y[:1]).all(0).nonzero()[0]
+    if not runs.stochastic or len(runs) < 2 or not len(same):
+        return ""
+    more = f" and {len(same) - 1} more of {runs.outputs.size} outputs" if len(same) > 1 else ""
+    verb, it = ("are", "they") if more else ("is", "it")
+    return (f"{output(runs.outputs, int(same[0]))}{more} {verb} the same in all {len(runs)} training runs, and the emulators will "
+            f"say that {it} always {verb}: a run, or an observation, that differs there counts as impossible. Make more runs, or "
+            "choose outputs that every run fills (of histograms: wider bins, or fewer of them).")  # fmt: skip

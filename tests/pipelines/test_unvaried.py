@@ -1,0 +1,43 @@
+"""Bins that stayed empty in every training run are told of before an emulator calls them constants."""
+
+import numpy as np
+import pytest
+
+from emulate import Field, Outputs, Parameter, Runs, Space, Uniform
+from pipelines import unvaried
+
+SPACE = Space((Parameter("a", Uniform(0.0, 1.0)),))
+BINS = Outputs((Field("n", "", False, "x", (1.0, 2.0, 3.0)), Field("total")))
+
+
+def runs(y, *, stochastic=True) -> Runs:
+    return Runs.of(SPACE, BINS, np.linspace(0, 1, len(y))[:, None], np.array(y), stochastic=stochastic)
+
+
+COUNTS = [[3.0, 1.0, 0.0, 4.0], [2.0, 0.0, 0.0, 2.0], [5.0, 1.0, 0.0, 6.0]]
+
+
+def test_an_empty_bin_is_told_with_what_to_do():
+    assert unvaried.sentence(runs(COUNTS)) == (
+        "n at x = 3 is the same in all 3 training runs, and the emulators will say that it always is: a run, or an "
+        "observation, that differs there counts as impossible. Make more runs, or choose outputs that every run fills (of "
+        "histograms: wider bins, or fewer of them)."
+    )
+    assert unvaried.sentence(runs([[*c[:1], 0.0, *c[2:]] for c in COUNTS])).startswith(
+        "n at x = 2 and 1 more of 4 outputs are the same in all 3 training runs, and the emulators will say that they "
+        "always are:"
+    )
+
+
+@pytest.mark.parametrize(
+    ("y", "stochastic"),
+    [(COUNTS, False), (COUNTS[:1], True), ([[c[0], c[1], c[3], c[3]] for c in COUNTS], True)],
+    ids=["what no chance varies may be constant", "one run", "every bin is filled"],
+)
+def test_nothing_is_said_where_nothing_is_amiss(y, stochastic):
+    assert unvaried.sentence(runs(y, stochastic=stochastic)) == ""
+
+
+def test_a_failed_run_does_not_count():
+    lost = [*COUNTS, [np.nan] * 4]
+    assert "in all 3 training runs" in unvaried.sentence(runs(lost))
