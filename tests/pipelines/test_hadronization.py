@@ -12,7 +12,7 @@ from emulate.emissions import FlowEmission
 from emulate.lund import generate
 from emulate.runs import Runs
 from emulate.simulators.lund import Lund
-from pipelines import engine, stages
+from pipelines import engine
 from pipelines.config import load_study
 from pipelines.terminal import Terminal
 
@@ -30,9 +30,8 @@ def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("hadronization")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        engine.run(
-            load_study("configs/hadronization.yaml", [f"output={out}", *SMALL]), stages.ORDER, Terminal(quiet=True)
-        )
+        study = load_study("configs/hadronization.yaml", [f"output={out}", *SMALL])
+        engine.run(study, study.stages, Terminal(quiet=True))
     return out
 
 

@@ -20,7 +20,7 @@ from emulate.keys import run_seed
 from emulate.runs import Field, Outputs, Runs, places
 from emulate.space import Parameter, Space, Uniform
 from emulate.store import RunStore
-from pipelines import engine, fidelities, files, shard, stages
+from pipelines import engine, fidelities, files, shard
 from pipelines.cli import app
 from pipelines.config import load_study
 from pipelines.stages import design, simulate
@@ -345,6 +345,7 @@ def test_a_study_and_a_table_of_ones_own_give_the_same_emulator(measured):
 @pytest.mark.slow
 def test_the_config_runs_to_its_end_and_passes(tmp_path):
     changes = [f"output={tmp_path / 'noise'}", "cluster.use=serial", "tracking.uri=off"]
-    assert engine.run(load_study(Path(__file__).parents[2] / "configs" / "noise.yaml", changes), stages.ORDER, QUIET)
+    study = load_study(Path(__file__).parents[2] / "configs" / "noise.yaml", changes)
+    assert engine.run(study, study.stages, QUIET)
     verdict = files.read_json(tmp_path / "noise" / "check" / "findings.json")["emulators"]["noisy"]
     assert {f["name"]: f["passed"] for f in verdict if f["blocking"]} == {"recovery.joint": True}
