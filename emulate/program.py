@@ -114,9 +114,7 @@ def _graph(emulator: Emulator, *, jacobian: bool, onnx: bool) -> torch.export.Ex
             return plain
         table, first = (exchange.DECOMPOSITIONS, exchange.FIRST) if onnx else ({}, {})
         simple = torch.export.default_decompositions()
-        if (
-            not onnx
-        ):  # the same operations give the same bits; the slope of `linear` alone would fix the number of points
+        if not onnx:  # the same operations give the same bits; the slope of `linear` would fix the number of points
             simple = {op: made for op, made in simple.items() if op == torch.ops.aten.linear.default}
         inner = plain.run_decompositions({**simple, **first}).module()
         whole = _with_jacobian(inner) if jacobian else inner

@@ -78,33 +78,23 @@ def test_grad_and_hessian_are_those_of_plain_reverse_mode(emulator):
     torch.testing.assert_close(found, twin, rtol=1e-6, atol=1e-6 * float(twin.abs().max()))
 
 
-def magnified(f, theta) -> torch.Tensor:
-    """How far each column of f `[n, ...]` moves where the last bits of theta do: what another library's exp or another order
-    of sums may change, the condition of f (Higham 2002, section 1.6)."""
-    near, eps = torch.cat([theta, laws.points(300, seed=5)]), torch.finfo(torch.float64).eps
-    return torch.stack([(f(near * (1 + k * eps)) - f(near)).abs().amax(0) for k in (-2, -1, 1, 2)]).amax(0)
-
-
-def agrees(emulator, graph, *, jacobian: bool, mean: float, variance: float, other: bool = False) -> None:
+def agrees(emulator, graph, *, jacobian: bool, mean: float, variance: float) -> None:
     """What a graph says at 1, 2 and 300 points and outside the box is what the emulator says: the mean to `mean` of what
-    outputs vary by (and a thousandth of it for values near 1000), the variance to a part `variance`, slopes to 1e-9 of the
-    largest. Slopes by another formula, and all that comes from an `other` library, may differ by four times as much as
-    where the last bits of theta move: where runs say a process exactly, its weights are large and cancel."""
+    outputs vary by (and a thousandth of it for values near 1000), derivatives to 1e-9 of the largest."""
     far = torch.tensor([[9.0, 0.5, 5.0], [1.0, 0.01, -5.0]], dtype=torch.float64)
     for theta in (laws.points(1, seed=4), laws.points(2, seed=4), laws.points(300, seed=4), far):
         found = graph(theta)
         own = emulator.moments(theta)
         assert [f.dtype for f in found] == [torch.float64] * (4 if jacobian else 3)
-        loss = [4 * magnified(lambda t: emulator.moments(t)[i], theta) if other else 0.0 for i in (0, 1)]  # noqa: B023
         rounding = mean * (torch.from_numpy(laws.SCALE) + 1e-3 * own[0].abs())
-        assert ((found[0] - own[0]).abs() <= rounding + loss[0]).all()
-        assert ((found[1] - own[1]).abs() <= variance * own[1] + loss[1]).all()
+        assert ((found[0] - own[0]).abs() <= rounding).all()
+        torch.testing.assert_close(found[1], own[1], rtol=variance, atol=0.0)
         torch.testing.assert_close(found[2], emulator.domain(theta), rtol=1e-12, atol=1e-12)
         if jacobian:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", emulate.ExtrapolationWarning)
-                slopes, loss = emulator.jacobian(theta), 4 * magnified(emulator.jacobian, theta)
-            assert ((found[3] - slopes).abs() <= 1e-9 * slopes.abs().amax(0) + loss).all()
+                slopes = emulator.jacobian(theta)
+            assert ((found[3] - slopes).abs() / slopes.abs().amax(0)).max() < 1e-9
 
 
 def test_a_graph_says_how_far_outside(tmp_path):
@@ -157,7 +147,7 @@ def test_onnxruntime_gives_the_same_answers_in_float64(emulator, tmp_path):
     def graph(theta):
         return [torch.from_numpy(x) for x in session.run(None, {"theta": theta.numpy()})]
 
-    agrees(emulator, graph, jacobian=True, mean=1e-10, variance=1e-6, other=True)
+    agrees(emulator, graph, jacobian=True, mean=1e-10, variance=1e-6)
     h = 1e-4
     theta = laws.points(3, seed=4, inside=0.1)
     step = torch.tensor([h, 0.0, 0.0], dtype=torch.float64)

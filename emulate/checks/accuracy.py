@@ -10,7 +10,6 @@ from torch import Tensor
 from emulate.checks._words import at, count, number, output, percent
 from emulate.contracts import Check, Evidence, Finding
 from emulate.runs import Runs
-from emulate.scoring import misses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,4 +89,10 @@ def _errors(emulator: Any, runs: Runs) -> Tensor:
     """The error of every output `[n, m]`; an exact answer has error 0 whatever the scale."""
     with torch.no_grad():
         predicted = emulator.predict(torch.as_tensor(runs.theta)).mean
-    return misses(predicted, torch.as_tensor(runs.y), runs)
+    truth = torch.as_tensor(runs.y)
+    spread = truth.var(0)
+    for part in runs.outputs.slices.values():
+        spread[part] = spread[part].mean()
+    scale = torch.where(torch.as_tensor(runs.outputs.positive), truth.abs(), spread.sqrt())
+    miss = (predicted - truth).abs()
+    return torch.where(miss == 0, miss, miss / scale)
