@@ -1,14 +1,18 @@
-"""One column of numbers out of a small table that somebody wrote: data points, their errors."""
+"""Columns of numbers out of a table that somebody wrote: data points, their errors, runs that are there already."""
 
 import csv
 import math
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from emulate.errors import InputError, nearest
+from emulate.labelled import agree
 
 _MARKS = (",", ";", "\t")  # between columns
+_EMPTY = ("", "nan", "na", "n/a", "none", "null", "-")  # as tables write what is not there
 
 
 def column(path: str | Path, name: str) -> np.ndarray:
@@ -42,6 +46,71 @@ def column(path: str | Path, name: str) -> np.ndarray:
             raise InputError(f"{path}, line {line}: must be a finite number. Got {cells[at]!r}; mend it, or take the line out if "
                              "it is no data.")  # fmt: skip
     return np.array(made)
+
+
+def table(path: str | Path, units: Mapping[str, str], *, gaps: Collection[str] = ()) -> tuple[np.ndarray, list[int]]:
+    """The numbers `[n, k]` of the columns that `units` names, in that order, and the line of each row.
+
+    A column is called by its name alone, or with its unit behind: `h [km/s]`. Those in `gaps` may be empty, or no finite
+    number, which is NaN in what is given back. Raises InputError with the line where a table is something else.
+    """
+    head, rows = named(path)
+    at = {name: _place(path, head, name, unit) for name, unit in units.items()}
+    found = np.empty((len(rows), len(at)))
+    for i, (line, cells) in enumerate(rows):
+        if len(cells) != len(head):
+            raise InputError(f"{path}, line {line}: must have {len(head)} values, as the header has. Got {len(cells)}; look for "
+                             "a comma too many or too few.")  # fmt: skip
+        for j, (name, place) in enumerate(at.items()):
+            found[i, j] = _number(cells[place])
+            if not math.isfinite(found[i, j]):
+                empty = cells[place].lower() in _EMPTY or not math.isnan(found[i, j])
+                if name not in gaps or not empty:
+                    left = " (empty is a run that failed)" if name in gaps else ""
+                    raise InputError(f"{path}, line {line}, column {name}: must be a finite number{left}. Got {cells[place]!r}; "
+                                     "mend it, or take the row out.")  # fmt: skip
+                found[i, j] = math.nan
+    return found, [line for line, _ in rows]
+
+
+def named(path: str | Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The names above the columns of a table, and the line and cells of every row below."""
+    rows = _rows(Path(path))
+    if len(rows) < 2 or any(math.isfinite(_number(cell)) for cell in rows[0][1]):
+        raise InputError(f"{path} must have names above its columns, and rows below. Got "
+                         f"{shown_head(rows[0][1]) if rows else 'nothing'}; write them in the first line.")  # fmt: skip
+    head = rows[0][1]
+    if twice := [name for name in head if head.count(name) > 1]:
+        raise InputError(f"{path} must name every column once. Got {twice[0]!r} twice; rename one.")
+    return head, rows[1:]
+
+
+def shown_head(cells: list[str]) -> str:
+    """The first cells of a line, for a sentence."""
+    return ", ".join(cells[:4]) + (", ..." if len(cells) > 4 else "")
+
+
+def unit_of(column: str) -> tuple[str, str]:
+    """The name of a column and its unit.
+
+    >>> unit_of("h [km/s]"), unit_of("pk[k=0.1]"), unit_of("mass")
+    (('h', 'km/s'), ('pk[k=0.1]', ''), ('mass', ''))
+    """
+    found = re.fullmatch(r"(.*\S)\s+\[(.*)\]", column)
+    return (found[1], found[2]) if found else (column, "")
+
+
+def _place(path: str | Path, head: list[str], name: str, unit: str) -> int:
+    met = [i for i, column in enumerate(head) if name in (column, unit_of(column)[0])]
+    if not met:
+        raise InputError(f"{path} must have a column {name!r}. It has {shown_head(head)}; rename one"
+                         f".{nearest(name, [unit_of(h)[0] for h in head])}")  # fmt: skip
+    if len(met) > 1:
+        raise InputError(
+            f"{path} must have one column of {name}. Got {head[met[0]]!r} and {head[met[1]]!r}; rename one."
+        )
+    agree(f"{path}: {name}", unit, unit_of(head[met[0]])[1])
+    return met[0]
 
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:

@@ -131,6 +131,11 @@ class Simulator(Entry, ABC):
         optimisation names them, and a family `spacing_1_2`, `spacing_1_3` ... as `spacing`."""
         return {}
 
+    def rows(self) -> Tensor | None:
+        """theta `[n, d]` of the only points that it answers at, as a table of runs does; None: it can be run anywhere. A
+        study of such a simulator takes its points from there, and asks nothing that needs a run elsewhere."""
+        return None
+
     def made(self) -> "Simulator":
         """What an optimum is made as, where that is not quite what is optimised: a device of two materials in the place of one
         of grey densities, an environment in the place of an emulator of it. It has the same parameters and outputs, and true

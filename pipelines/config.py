@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from emulate import registry
 from emulate.errors import InputError, nearest, shown
+from pipelines import given
 from pipelines.derivatives import OWN, Own, automatic
 from pipelines.derived import read_derived, read_profile
 from pipelines.parameters import read_space
@@ -57,7 +58,8 @@ def load_study(path: Path | str, overrides: Iterable[str] = ()) -> Study:
 
     Raises InputError with one line per problem: `quickstart.yaml:12: design.runs: must be at least 1. Got 0.`
     """
-    source = Source(Path(path), overrides)
+    path = Path(path)
+    source = Source(path, overrides)
     data, keep = source.data, source.keep
     sizes, design = _split_design(data.get("design", {}))
     infers = data.get("infer", {}) is not None
@@ -68,6 +70,15 @@ def load_study(path: Path | str, overrides: Iterable[str] = ()) -> Study:
     space = keep(read_space, data["parameters"]) if "parameters" in data else None
     simulator = keep(_simulator, data.get("simulator"), space, "parameters" in data)
     made = keep(_design, design)
+    recorded = False
+    if read and simulator:
+        points = keep(
+            given.points, simulator.space, simulator, path.parent / read.design.file if read.design.file else None
+        )
+        recorded = points is not None and not read.design.file
+        read = replace(read, design=given.sized(read.design, sizes, None if points is None else len(points)))
+        if recorded and "use" not in (data.get("cluster") or {}):  # nothing is computed that would be worth a worker
+            read = replace(read, cluster=replace(read.cluster, use="serial"))
     fidelities = _fidelities(source, space) if simulator else {}
     parts = {
         "design": made,
@@ -78,7 +89,9 @@ def load_study(path: Path | str, overrides: Iterable[str] = ()) -> Study:
         "sampler": keep(_entry, "samplers", source, "infer.sampler", "hmc"),
         "recoverer": keep(_entry, "samplers", source, "check.sampler", None),
         "npe": keep(_npe, read.infer.npe) if read else None,
-        "gradient": keep(_gradient, source, "validate.gradient", simulator, "auto") if simulator else None,
+        "gradient": keep(_gradient, source, "validate.gradient", simulator, "none" if recorded else "auto")
+        if simulator
+        else None,
         "jacobians": keep(_gradient, source, "simulate.jacobians", simulator, "none") if simulator else None,
     }
     asked = data["infer"] if isinstance(data.get("infer"), Mapping) else {}
@@ -88,12 +101,14 @@ def load_study(path: Path | str, overrides: Iterable[str] = ()) -> Study:
     )
     source.judge()
     if infers:
-        read = replace(read, check=_check(read.check, parts["checks"], source.unasked, parts["likelihood"]))
+        read = replace(read, check=_check(read.check, parts["checks"], source.unasked, parts["likelihood"], recorded))
         parts["checks"] = _able(parts["checks"], source.unasked, parts["likelihood"], read.check.confirm, simulator)
     else:
         parts["checks"] = {n: c for n, c in parts["checks"].items() if not of_posterior(c) or n not in source.unasked}
+    if recorded:
+        parts["checks"] = {n: c for n, c in parts["checks"].items() if n not in source.unasked or not given.unable(c)}
     parts["checks"] = _placeless(parts["checks"], source.unasked, parts["emulators"])
-    study = _study(read, simulator, parts, Path(path), infers)
+    study = _study(read, simulator, parts, path, infers)
     from pipelines.rules import broken  # the rules count on parts that stand
 
     for sentence in broken(study):
@@ -169,11 +184,13 @@ def _folds(read: StudyFile, emulators: int) -> int:
     return read.train.folds if read.train.folds is not None else few if emulators > 1 else 0
 
 
-def _check(part: CheckPart, checks: dict[str, Any], unasked: frozenset[str], likelihood: Any) -> CheckPart:
+def _check(
+    part: CheckPart, checks: dict[str, Any], unasked: frozenset[str], likelihood: Any, recorded: bool
+) -> CheckPart:
     """True runs at the posterior mean are made for a check that was named, or where no true run can be weighed."""
     readers = {n for n, c in checks.items() if "confirmation" in c.needs}
     asked = readers - unasked or (readers and not likelihood.adds_noise)
-    return part if part.confirm is not None else replace(part, confirm=CONFIRM if asked else 0)
+    return part if part.confirm is not None else replace(part, confirm=CONFIRM if asked and not recorded else 0)
 
 
 def _able(
@@ -235,7 +252,7 @@ def _split_design(section: Any) -> tuple[Any, Any]:
     """The keys that say how many points, and those of the design itself."""
     if not isinstance(section, Mapping):
         return ({}, section) if isinstance(section, str) else (section, {})
-    own = ("runs", "held_out", "replicates")  # fidelities hold built entries, and are read apart
+    own = ("runs", "held_out", "replicates", "file")  # fidelities hold built entries, and are read apart
     rest = {k: v for k, v in section.items() if k not in (*own, "fidelities")}
     return {k: section[k] for k in own if k in section}, rest
 
@@ -244,7 +261,15 @@ def _design(spec: Any) -> Any:
     spec = {"use": "sobol", **spec} if isinstance(spec, Mapping) else {"use": spec}
     if isinstance(spec["use"], str):
         cls = _find("designs", spec["use"], "design")
-        allowed = ("use", "runs", "held_out", "replicates", "fidelities", *(f.name for f in fields(cls) if f.init))
+        allowed = (
+            "use",
+            "runs",
+            "held_out",
+            "replicates",
+            "file",
+            "fidelities",
+            *(f.name for f in fields(cls) if f.init),
+        )
         if unknown := [k for k in spec if k not in allowed]:
             raise InputError("\n".join(f"design.{k}: this key is not known. Keys allowed here: {', '.join(allowed)}"
                                        f".{nearest(k, allowed)}" for k in unknown))  # fmt: skip

@@ -1,4 +1,5 @@
-"""`emulate init`: a commented study for a program of one's own, from a few answers; it is loaded before it is written."""
+"""`emulate init`: a commented study for a program of one's own, or for a table of runs, from a few answers; it is loaded before
+it is written."""
 
 import json
 import os
@@ -67,8 +68,7 @@ def write(study: Path, answers: Answers, *, force: bool = False) -> tuple[Path, 
 
     Raises InputError when the study is there already, or when an answer is not of its form.
     """
-    if study.exists() and not force:
-        raise InputError(f"{study} is there already. Name another file, or overwrite it with --force.")
+    free(study, force)
     template = study.parent / f"{PurePosixPath(answers.input).name}.j2" if answers.input else None
     names = [_split(p, PARAMETER)[0] for p in answers.parameters]
     made: list[Path] = []
@@ -77,7 +77,7 @@ def write(study: Path, answers: Answers, *, force: bool = False) -> tuple[Path, 
         if template is not None and not template.exists():
             template.write_text(_template(Path(answers.input), names))
             made.append(template)
-        _judged(study, text(answers, study, template))
+        place(study, text(answers, study, template))
     except BaseException:
         for path in made:
             path.unlink(missing_ok=True)
@@ -85,7 +85,13 @@ def write(study: Path, answers: Answers, *, force: bool = False) -> tuple[Path, 
     return (study, *made)
 
 
-def _judged(study: Path, content: str) -> None:
+def free(study: Path, force: bool) -> None:
+    """Complain about a study that is there already."""
+    if study.exists() and not force:
+        raise InputError(f"{study} is there already. Name another file, or overwrite it with --force.")
+
+
+def place(study: Path, content: str) -> None:
     """Put the study in its place when it can be loaded, and leave nothing otherwise."""
     from pipelines.config import load_study
 
@@ -105,32 +111,32 @@ def _judged(study: Path, content: str) -> None:
 
 def text(answers: Answers, study: Path, template: Path | None) -> str:
     """The study as text, a comment beside every part."""
-    parameters = [_parameter(p) for p in answers.parameters]
+    parameters = [parameter(p) for p in answers.parameters]
     outputs = [_output(o) for o in answers.outputs]
     if not parameters or not outputs:
         raise InputError("a study must have a parameter and an output at least. "
                          f"Write --parameter {PARAMETER} and --output {OUTPUT}.")  # fmt: skip
     words = _words(answers, [p[0] for p in parameters])
     here = [w for w in words[1:] if w != answers.input and _inside(w) and Path(w).is_file()]
-    name = answers.name or re.sub(r"[^A-Za-z0-9_-]+", "-", study.stem).strip("-_") or "study"
+    name = answers.name or named(study)
     lines = [
         f"# A study of {words[0]}. Try one point first, then all:",
         f"#   emulate simulate {study} --only 0 --verbose",
         f"#   emulate run {study}",
-        f"name: {_quoted(name)}",
+        f"name: {quoted(name)}",
         "parameters:                 # each a prior: uniform, log_uniform, normal, log_normal, truncated_normal; or unit, label",
         *(f"  {n}: {{{kind}: [{low}, {high}]}}" for n, kind, low, high in parameters),
         "simulator:",
         "  use: command",
         "  # an argument list, or a list of such steps; no shell reads it. Every run starts in an empty folder of its own.",
-        f"  command: [{', '.join(map(_quoted, words))}]",
+        f"  command: [{', '.join(map(quoted, words))}]",
     ]
     if template is not None:
         lines += [
             '  # name in the run\'s folder: file with {{ name }} or {{ "%.6e" % name }} for every parameter',
-            f"  templates: {{{_quoted(answers.input)}: {_quoted(str(template))}}}",
+            f"  templates: {{{quoted(answers.input)}: {quoted(str(template))}}}",
         ]
-    files = ", ".join(f"{_quoted(w)}: {{copy: {_quoted(w)}}}" for w in here)
+    files = ", ".join(f"{quoted(w)}: {{copy: {quoted(w)}}}" for w in here)
     lines += [
         f"  {'' if here else '# '}files: {{{files or 'data: {link: PATH}'}}}   # what else a run needs: copy, or link large data",
         "  outputs:                  # column of a table, CSV or array; key of JSON, YAML, NPZ, HDF5, NetCDF",
@@ -154,6 +160,11 @@ def text(answers: Answers, study: Path, template: Path | None) -> str:
         "  likelihood: {use: gaussian, relative_error: 0.05}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def named(study: Path) -> str:
+    """The name of a study by that of its file."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", study.stem).strip("-_") or "study"
 
 
 def _template(input_: Path, names: Sequence[str]) -> str:
@@ -193,7 +204,7 @@ def _split(answer: str, form: str) -> tuple[str, str]:
     return name.strip(), rest.strip()
 
 
-def _parameter(answer: str) -> tuple[str, str, str, str]:
+def parameter(answer: str) -> tuple[str, str, str, str]:
     """Name, prior, lower and upper end."""
     name, rest = _split(answer, PARAMETER)
     low, _, high = rest.partition(":")
@@ -214,11 +225,11 @@ def _output(answer: str) -> str:
     file, _, place = rest.partition(":")
     key = "column" if not file.endswith((".json", ".yaml", ".yml", ".npz", ".h5", ".hdf5", ".nc")) else "key"
     found = re.fullmatch(r"[1-9]\d*", place) and key == "column"
-    where = f", {key}: {place if found else _quoted(place)}" if place else ""
-    return f"{{name: {name}, file: {_quoted(file)}{where}{f', size: {size}' if star else ''}}}"
+    where = f", {key}: {place if found else quoted(place)}" if place else ""
+    return f"{{name: {name}, file: {quoted(file)}{where}{f', size: {size}' if star else ''}}}"
 
 
-def _quoted(word: str) -> str:
+def quoted(word: str) -> str:
     """A text as YAML reads it again; JSON's quotes are YAML's."""
     plain = re.fullmatch(r"[A-Za-z./][A-Za-z0-9./_-]*", word) and word.lower() not in (
         "true",

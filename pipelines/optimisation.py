@@ -79,7 +79,7 @@ def solve(bench: Workbench) -> tuple[Optimum, list[Finding]]:
     values = None if runs is None else _values(problem, runs)
     if part.reference is None and values is not None:
         reference = _best(bench, problem, runs, values)
-    n = part.confirm if part.confirm is not None else _CONFIRM
+    n = part.confirm if part.confirm is not None else 0 if study.recorded else _CONFIRM
     if n and found.feasible:
         found = _confirm(bench, problem, found, reference, n)
     _print(bench, name, found)

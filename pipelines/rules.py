@@ -11,7 +11,7 @@ from emulate.costs import affordable
 from emulate.errors import InputError, StoreError, nearest, shown
 from emulate.expressions import Constraint, Expression
 from emulate.keys import canonical, identity
-from pipelines import amortised_rules, observed, private_rules
+from pipelines import amortised_rules, given, observed, private_rules
 from pipelines.addresses import resolve
 from pipelines.derivatives import OWN, automatic, has_own, inside
 from pipelines.study import CLUSTERS, ITSELF, SETS, Study, of_posterior, smooths
@@ -27,7 +27,7 @@ def broken(study: Study) -> Iterator[str]:
     unable = list(_simulator(study))
     yield from unable
     able = () if unable else (_fidelities, _replicates, _optimise)
-    rules = [_region, _until, _active, _emulators, _gradient, *able, _surroundings, private_rules.broken]
+    rules = [given.broken, _region, _until, _active, _emulators, _gradient, *able, _surroundings, private_rules.broken]
     if study.infers:
         rules += [_sizes, _observation, _profile, amortised_rules.broken]
         rules += [] if unable else [_noise, _predictive, _softening, _confirm]
@@ -84,7 +84,7 @@ def _sizes(s: Study) -> Iterator[str]:
     for path, n in (("check.recovery", s.check.recovery), ("validate.gradient_points", s.validate.gradient_points)):
         if n > held_out:
             yield f"{path}: must be at most design.held_out = {held_out}. Got {n}; raise design.held_out or lower this."
-    if s.check.importance_runs > draws and s.infer.likelihood.adds_noise:
+    if s.check.importance_runs > draws and s.weighs:
         yield (f"check.importance_runs: must be at most infer.draws x infer.chains = {draws}. "
                f"Got {s.check.importance_runs}; raise infer.draws or lower this.")  # fmt: skip
     if 0 < s.check.delayed_acceptance < 8:

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AfterValidator
 
-from pipelines import files, stages
+from pipelines import files, given, stages
 from pipelines.addresses import redact
 from pipelines.limits import Limits, checked, size
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from emulate.contracts import Check, Likelihood, Recipe, Simulator
     from emulate.space import Space
 
@@ -57,6 +59,7 @@ class DesignPart(Section):
     runs: Annotated[int, Ge(1), Le(1_000_000)] = 64  # points to train on, each run once, or `replicates` times
     held_out: Annotated[int, Ge(1), Le(1_000_000)] = 20  # runs that no emulator sees in training, one at each point
     replicates: Annotated[int, Ge(1), Le(100_000)] = 1  # runs at each point to train on, with other seeds; for noise
+    file: str = ""  # points of your own: a table with a column for each parameter; relative to the study's file
     fidelities: Any = None  # cheaper or dearer versions of the simulator by a name of your choice: {runs, with}
 
 
@@ -280,6 +283,21 @@ class Study:
         return self.design.entry.emulator or next((n for n in self.emulators if n != self.train.baseline), "")
 
     @property
+    def given(self) -> "np.ndarray | None":
+        """theta `[n, d]` of points that are given, in a file or by the simulator; None where the design chooses them."""
+        return given.points(self.space, self.simulator, self.resolve(self.design.file) if self.design.file else None)
+
+    @property
+    def recorded(self) -> bool:
+        """Whether the runs are there already, in a table, and no other can be made."""
+        return self.simulator.rows() is not None
+
+    @property
+    def weighs(self) -> bool:
+        """Whether true runs at draws of the posterior weigh it: they can be made, and the likelihood has a density of each."""
+        return self.infer.likelihood.adds_noise and not self.recorded
+
+    @property
     def likelihood(self) -> "Likelihood | None":
         """That of `infer`, told of the simulator's outputs; for nle one that asks the flow of noisy data for its density. None
         where no posterior is asked for."""
@@ -346,6 +364,10 @@ class Study:
             part["design"] = whole["design"] | {"fidelities": {n: f.runs for n, f in self.fidelities.items()}}
         if stage == "design" and (region := getattr(self.design.entry, "inside", None)):
             part["region"] = files.digest(Path(region))
+        if stage == "design" and self.design.file:
+            part["file"] = files.digest(self.resolve(self.design.file))
+        if stage == "design" and self.recorded:
+            part["simulator"] = self._versioned()
         if stage == "simulate":
             part["simulator"] = self._versioned()
             if self.fidelities:

@@ -22,7 +22,7 @@ from emulate.repeats import CHANCE, covered, scattered
 from emulate.side_by_side import finding as agreed
 from emulate.tangents import ONE_WAY
 from emulate.verification import coarser, directions, generator, mismatch
-from pipelines import files, side_by_side
+from pipelines import files, given, side_by_side
 from pipelines.beside import beside, noted
 from pipelines.derivatives import has_own, inside
 from pipelines.engine import synchronise
@@ -56,6 +56,9 @@ def command(study: "Study", terminal: "Terminal", *, points: int = 3, repeats: i
     """Run the simulator at points of the box, judge, print and log; 1 where a blocking finding failed."""
     if repeats < 20:
         raise InputError(f"--repeats must be 20 or more, or nothing can be said of error bars. Got {repeats}.")
+    if study.recorded:
+        raise InputError(f"verify must run the simulator at points of its own. Got {given.origin(study)}, which holds the only "
+                         "runs there are; verify a study of the simulator itself.")  # fmt: skip
     watch = Stopwatch()
     with beside(study, terminal) as bench, noted(bench, _SCOPE):
         found, facts = findings(bench, points, repeats), truths(bench)

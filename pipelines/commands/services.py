@@ -18,15 +18,27 @@ def init(
     study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study to write.")] = Path("study.yaml"),
     command: Annotated[str, typer.Option("--command", help="The program as you would type it.")] = "",
     input_: Annotated[str | None, typer.Option("--input", metavar="FILE", help="The file it reads; '' for none.")] = None,
+    table: Annotated[Path | None, typer.Option("--table", metavar="RUNS.csv", help="Or a table of runs, and no program.")] = None,
     parameter: Annotated[list[str] | None, typer.Option("--parameter", metavar="NAME=LOW:HIGH[:log]",
-                                                        help="A parameter and its range.")] = None,
+                                                        help="A parameter and its range; of a table a column.")] = None,
     output: Annotated[list[str] | None, typer.Option("--output", metavar="NAME=FILE[:PLACE][*VALUES]",
-                                                     help="An output, its file, column or key, and length.")] = None,
+                                                     help="An output, its file, column or key, and length; of a table "
+                                                          "a column, or none for all.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the study.")] = False,
 ) -> int:  # fmt: skip
-    """Write a commented study for a program of your own; asks for what no option says."""
+    """Write a commented study for a program of your own, or of a table of runs; asks for what no option says."""
     from pipelines import init as writing
 
+    if table is not None:
+        from emulate.errors import InputError
+        from pipelines import init_table
+
+        if command or input_:
+            raise InputError(
+                "init must have a program or a table of runs. Got --table beside --command or --input; take one out."
+            )
+        terminal.say(init_table.write(study, table, parameter or [], output or [], typer.prompt, force=force))
+        return 0
     answers = writing.asked(command, input_, parameter or [], output or [], typer.prompt)
     written = writing.write(study, answers, force=force)
     terminal.say(writing.advice(written, answers))

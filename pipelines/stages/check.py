@@ -71,10 +71,12 @@ def run(bench: Workbench) -> str:
     _figures(bench, weighted, recovery, observed.truth, corrected, evidence.replicas)
     registration.offer(bench, findings)
     said = [f"{len(recovery.rank)} recovered observations"] if recovery is not None else []
-    if study.infer.likelihood.adds_noise:
+    if study.weighs:
         failed = study.check.importance_runs - int(weighted.log_weight.isfinite().sum())
         lost = f" ({failed} failed)" if failed else ""
         said.insert(0, f"{study.check.importance_runs} true runs at draws of the posterior{lost}")
+    if study.recorded:
+        said.append("no true run can weigh the posterior, for the runs are a table")
     if confirmation is not None:
         lost = f" ({confirmation.failed} failed)" if confirmation.failed else ""
         said.insert(0, f"{study.check.confirm} true runs at the posterior mean{lost}")
@@ -86,12 +88,13 @@ def _weighted(bench: Workbench, emulator: Emulator, data: Tensor) -> Weighted:
 
     A draw whose true run failed is left out. But where the study multiplies the prior by P(a run finishes), a failure
     speaks against the parameters: there the true prior has 1 where the run finished and 0 where not. Nothing is run where
-    the likelihood adds no noise to a run: a run is then a draw of the data, and has no density of its own.
+    the likelihood adds no noise to a run: a run is then a draw of the data, and has no density of its own; nor where runs
+    are there already and no other can be made.
     """
     study = bench.study
     draws = files.read_tensors(bench.folder / "infer" / "draws.safetensors")["theta"]
     flat = draws.transpose(0, 1).reshape(-1, study.space.d)  # draw by draw, so that a stride visits every chain
-    if not study.infer.likelihood.adds_noise:
+    if not study.weighs:
         return Weighted(flat[:0], flat[:0, 0], flat)
     theta = flat[torch.linspace(0, len(flat) - 1, study.check.importance_runs).round().long()]
     log_weight, expected = (

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from pipelines import given
 from pipelines.terminal import count
 from pipelines.workbench import FIDELITIES, SETS, Workbench
 
@@ -19,12 +20,17 @@ WRITES = ("design/points.csv",)
 def points(bench: Workbench) -> dict[str, np.ndarray]:
     """theta `[n, d]` by set; held-out points are a design of their own, keyed by another seed."""
     sizes = dict(zip(SETS, (bench.study.design.runs, bench.study.design.held_out), strict=True))
+    if (theta := bench.study.given) is not None:
+        return given.dealt(theta, sizes, bench.seed("design/given"))
     return {which: first(bench, which, n) for which, n in sizes.items() if n}
 
 
 def first(bench: Workbench, which: str, n: int) -> np.ndarray:
     """theta `[n, d]` of a set. A design that is extensible goes on: the first of more points are these points."""
     study = bench.study
+    if (theta := study.given) is not None:
+        sizes = {"training": study.design.runs, "held_out": study.design.held_out, which: n}
+        return given.dealt(theta, sizes, bench.seed("design/given"))[which]
     u = study.design.entry.points(n, study.space.d, seed=bench.seed(f"design/{which}"))
     return study.space.from_unit(torch.from_numpy(u)).numpy()
 
@@ -83,7 +89,7 @@ def run(bench: Workbench) -> str:
         "params",
         "design",
         params={
-            "design": design.entry_name(),
+            "design": design.entry_name() if study.given is None else given.origin(study),
             "runs": study.design.runs,
             "held_out": study.design.held_out,
             **({"replicates": study.design.replicates} if study.design.replicates > 1 else {}),

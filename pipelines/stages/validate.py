@@ -73,11 +73,17 @@ def _champion(bench: Workbench, scores: dict[str, dict[str, float]]) -> tuple[st
 
 
 def _jacobians(bench: Workbench, held_out: Runs) -> Jacobians:
-    """The simulator's derivatives at the first held-out points, run and stored like any other run."""
+    """The simulator's derivatives at the first held-out points, run and stored like any other run; of none where runs are
+    there already and no other can be made."""
     theta = held_out.theta[: bench.study.validate.gradient_points]
-    bench.campaign(theta, "gradients of the simulator", product="jacobian")
-    runs = bench.runs(theta, product="jacobian").finished()
-    result = Jacobians(*map(torch.from_numpy, (runs.theta, runs.y, runs.jacobian, runs.jacobian_error)))
+    if bench.study.recorded:
+        theta, y = (torch.from_numpy(t[:0]) for t in (held_out.theta, held_out.y))
+        none = y.new_zeros(0, y.shape[-1], theta.shape[-1])
+        result = Jacobians(theta, y, none, none)
+    else:
+        bench.campaign(theta, "gradients of the simulator", product="jacobian")
+        runs = bench.runs(theta, product="jacobian").finished()
+        result = Jacobians(*map(torch.from_numpy, (runs.theta, runs.y, runs.jacobian, runs.jacobian_error)))
     files.write_tensors(bench.folder / "validate" / "jacobians.safetensors", vars(result))
     return result
 
@@ -90,7 +96,8 @@ def _findings(
     found = {}
     for name, emulator in emulators.items():
         beside = None if emulator is baseline else baseline
-        evidence = Evidence(emulator, held_out, jacobians, baseline=beside, likelihood=bench.study.likelihood)
+        known = None if bench.study.recorded else jacobians
+        evidence = Evidence(emulator, held_out, known, baseline=beside, likelihood=bench.study.likelihood)
         findings = [f.to_dict() for c in bench.study.checks.values() if c.stage == "validate" for f in c.find(evidence)]
         found[name] = [{**f, "blocking": f["blocking"] and name == champion} for f in findings]
     return found

@@ -233,7 +233,7 @@ def test_paths_are_relative_to_the_study(here):
         ("use: sobol, ", "use: sobel, ", "7: design.use: there is no entry 'sobel' in designs; there are "
          f"{', '.join(registry.names('designs'))}, or \"package.module:Class\". Did you mean \"sobol\"?"),
         ("runs: 32", "rums: 32", "7: design.rums: this key is not known. Keys allowed here: use, runs, "
-         'held_out, replicates, fidelities. Did you mean "runs"?'),
+         'held_out, replicates, file, fidelities. Did you mean "runs"?'),
         ("runs: 32", "runs: many", "7: design.runs: must be a whole number. Got 'many'."),
         ("runs: 32", "runs: 3", f"7: design.runs: must be at least {LEAST}, for emulators.quadratic needs that "
          f"many with 2 parameters. Got 3.\n7: design.runs: must be at least {LEAST}, for emulators.second needs that "
@@ -453,7 +453,7 @@ def test_a_simulator_without_parameters_of_its_own_asks_for_them(here, monkeypat
     ("override", "said"),
     [
         ("design.rums=3", "--set design.rums=3: design.rums: this key is not known. Keys allowed here: use, runs, "
-         'held_out, replicates, fidelities. Did you mean "runs"?'),
+         'held_out, replicates, file, fidelities. Did you mean "runs"?'),
         ("desing.runs=3", f"--set desing.runs=3: desing: this key is not known. {TOP} Did you mean \"design\"?"),
         ("emulators.secnd.log=true", "--set emulators.secnd.log=true: study.yaml has no emulators.secnd; it has "
          'quadratic, second. Did you mean "second"?'),
