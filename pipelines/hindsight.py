@@ -22,7 +22,7 @@ _FEW = 5  # runs with known seconds, below which there is no law to draw
 def figures(bench: Workbench, runs: Runs, alike: Runs) -> dict[str, tuple["Figure", str]]:
     """Figures with captions for the simulate stage. `runs` are all of the campaign, `alike` those of one product, for a
     run with its Jacobian takes longer. Writes the classifier of failures, and says where runs fail."""
-    return {**_feasibility(bench, runs), **_costs(bench, alike)}
+    return {**_feasibility(bench, runs), **({} if bench.study.recorded else _costs(bench, alike))}
 
 
 def restriction(bench: Workbench) -> Callable[[Tensor], Tensor] | None:

@@ -88,6 +88,7 @@ def _page(folder: Path) -> dict[str, Any]:
         "sections": _numbered(k for k in _HEADINGS if figures.get(k) or _told(k, stages)),
         "study": study,
         "question": _question(study, inferred),
+        "recorded": _recorded(study),
         "verdict": _verdict(findings),
         "key": _key(findings),
         "bias": _read(folder, "check/bias.json"),
@@ -192,6 +193,7 @@ def _key(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _question(study: Mapping[str, Any], inferred: Mapping[str, Any] | None) -> str:
     names = list(study.get("parameters", {}))
     simulator = (study.get("simulator") or {}).get("use", "the simulator")
+    design = study.get("design") or {}
     if asked := study.get("optimise"):
         goal, objective = (
             ("least", asked["minimise"]) if asked.get("minimise") else ("greatest", asked.get("maximise", ""))
@@ -200,15 +202,28 @@ def _question(study: Mapping[str, Any], inferred: Mapping[str, Any] | None) -> s
         optimum = f"Where is {objective} of the simulator {simulator} {goal}{bounds}?"
         if "infer" not in _stages(study):
             how = "an emulator of it" if asked.get("by") == "emulator" else "its own derivative"
-            return f"{optimum} The answer comes through {how}, and is held against true runs."
+            judge = "no true run can confirm it" if _recorded(study) else "is held against true runs"
+            return f"{optimum} The answer comes through {how}, and {judge}."
+    if "infer" not in _stages(study):
+        return (f"What is the answer of the simulator {simulator} at any {_listed(names)} of the priors, without a run? An "
+                f"emulator is trained on {_trained(design)} and held against {design.get('held_out', 'some')} others.")  # fmt: skip
     said = (inferred or {}).get("observation")
     observation = f"the {said.removeprefix('the ')}" if said else "an observation"
-    design = study.get("design") or {}
     return (
         f"Which values of {', '.join(names) or 'the parameters'} of the simulator {simulator} explain {observation}? "
         f"The answer comes through an emulator that is trained on {_trained(design)} of the simulator "
         f"and held against {design.get('held_out', 'some')} others."
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else "parameters"
+
+
+def _recorded(study: Mapping[str, Any]) -> str:
+    """The table that holds the only runs there are; nothing where the simulator can be run."""
+    simulator = study.get("simulator") or {}
+    return simulator.get("file", "") if simulator.get("use") == "table" else ""
 
 
 def _trained(design: Mapping[str, Any]) -> str:

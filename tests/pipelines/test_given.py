@@ -74,9 +74,14 @@ def test_a_study_of_a_table_deals_its_rows_and_judges_by_those_held_out(here):
     assert sorted(dealt["training"] + dealt["held_out"]) == sorted(table())
     found = files.read_json(s.folder / "validate" / "findings.json")["emulators"]["line"]
     assert {f["name"].partition(".")[0] for f in found} == {"accuracy", "calibration", "coverage"}
-    assert (s.folder / "report" / "index.html").read_text().count(
-        "dealt by chance from those of <code>runs.csv</code>"
-    ) == 1
+    page = (s.folder / "report" / "index.html").read_text()
+    for sentence in (
+        "dealt by chance from those of <code>runs.csv</code>",
+        "at any a and b of the priors, without a run?",
+        "Nobody knows the derivatives of the simulator: its only runs are those of <code>runs.csv</code>",
+    ):
+        assert page.count(sentence) == 1, sentence
+    assert "What runs cost" not in page
     e = library.load(s.folder / "emulators" / "line")
     theta = torch.tensor([[0.3, -0.8]], dtype=torch.float64)
     np.testing.assert_allclose(e.predict(theta).mean.numpy(), theta.numpy() @ FORWARD.T + 1, rtol=1e-6)
@@ -188,3 +193,15 @@ def test_verify_says_why_not(here):
     code, said = emulate("verify", "study.yaml")
     assert code == 2
     assert "verify must run the simulator at points of its own. Got runs.csv" in said
+
+
+def test_figures_of_emulators_that_are_gone_do_not_stay_on_the_page(here):
+    """Two emulators are compared on folds, then one alone is trained, which has no such figure."""
+    both = LINE.replace("{line", "{square: {use: polynomial, degree: 2}, line")
+    pages = []
+    for emulators in (both, LINE):
+        s = study(TABLE + emulators + "infer: null\n")
+        code, said = emulate("run", "study.yaml")
+        assert code == 0, said
+        pages.append((s.folder / "report" / "index.html").read_text())
+    assert ["folds of the training runs" in page for page in pages] == [True, False]
