@@ -124,10 +124,69 @@ def test_a_graph_says_how_far_outside(tmp_path):
     assert list(told["results"]) == ["mean", "variance", "outside", "jacobian"]
 
 
+# Whose kernel matrices of these runs without noise are nearly singular: weights of 1e6 cancel, and so another library's last
+# bits, or another formula's, come out as 4e-10 to 1.6e-9 of what outputs vary by, in slopes as up to 8e-9, and near the runs as
+# a 3,000th of a variance of 1e-13. The bounds stay as they are for all; how far these may miss them, `magnified` says.
+NEARLY_SINGULAR = {"onnx": ("gradient_gp", "noisy_gp", "multifidelity"), "pt2": ("gradient_gp",)}
+
+
+def known_to_miss(request, emulator, kind: str) -> None:
+    if emulator.recipe.entry_name() in NEARLY_SINGULAR[kind]:
+        request.applymarker(
+            pytest.mark.xfail(reason="a kernel matrix that is nearly singular magnifies last bits", strict=False)
+        )
+
+
+def magnified(f, theta) -> torch.Tensor:
+    """How far each column of f `[n, ...]` moves where the last bits of theta do: what another library's exp or another order
+    of sums may change, the condition of f (Higham 2002, section 1.6)."""
+    near, eps = torch.cat([theta, laws.points(300, seed=5)]), torch.finfo(torch.float64).eps
+    return torch.stack([(f(near * (1 + k * eps)) - f(near)).abs().amax(0) for k in (-2, -1, 1, 2)]).amax(0)
+
+
+def within_its_condition(emulator, graph) -> None:
+    """What a graph says is what the emulator says but for four times what the last bits of theta change."""
+    theta = laws.points(300, seed=4)
+    own, slopes = emulator.moments(theta), emulator.jacobian(theta)
+    found, scale = graph(theta), torch.from_numpy(laws.SCALE)
+    mean = 4 * magnified(lambda t: emulator.moments(t)[0], theta)
+    variance = 4 * magnified(lambda t: emulator.moments(t)[1], theta)
+    assert ((found[0] - own[0]).abs() <= 1e-13 * (scale + own[0].abs()) + mean).all()
+    assert ((found[1] - own[1]).abs() <= 1e-9 * own[1] + 1e-14 * scale**2 + variance).all()
+    assert ((found[3] - slopes).abs() <= 1e-11 * slopes.abs().amax(0) + 4 * magnified(emulator.jacobian, theta)).all()
+
+
+@pytest.fixture(scope="module")
+def pt2(emulator, tmp_path_factory):
+    """By whether the Jacobian is asked for; an export takes up to minutes."""
+    folder, made = tmp_path_factory.mktemp("pt2"), {}
+
+    def of(*, jacobian: bool):
+        if jacobian not in made:
+            path = export(emulator, folder / f"{jacobian}.pt2", jacobian=jacobian)
+            made[jacobian] = torch.export.load(path).module()
+        return made[jacobian]
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def session(emulator, tmp_path_factory):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path = export(emulator, tmp_path_factory.mktemp("onnx") / "emulator.onnx", jacobian=True)
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def run_by(session):
+    return lambda theta: [torch.from_numpy(x) for x in session.run(None, {"theta": theta.numpy()})]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("jacobian", [False, True])
-def test_what_is_exported_answers_without_emulate_for_any_number_of_points(emulator, tmp_path, jacobian):
-    graph = torch.export.load(export(emulator, tmp_path / "emulator.pt2", jacobian=jacobian)).module()
+def test_what_is_exported_answers_without_emulate_for_any_number_of_points(emulator, pt2, jacobian, request):
+    if jacobian:
+        known_to_miss(request, emulator, "pt2")
+    graph = pt2(jacobian=jacobian)
     agrees(emulator, graph, jacobian=jacobian, mean=1e-13, variance=1e-11)
     leaf = THETA.clone().requires_grad_()
     (slope,) = torch.autograd.grad(graph(leaf)[0][:, 0].sum(), leaf)
@@ -135,20 +194,32 @@ def test_what_is_exported_answers_without_emulate_for_any_number_of_points(emula
 
 
 @pytest.mark.slow
-def test_onnxruntime_gives_the_same_answers_in_float64(emulator, tmp_path):
-    """A variance is what a cancellation leaves of the prior's, and a sum in another order leaves a little less or more."""
-    onnxruntime = pytest.importorskip("onnxruntime")
-    path = export(emulator, tmp_path / "emulator.onnx", jacobian=True)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+def test_an_exported_graph_moves_by_no_more_than_last_bits_do(emulator, pt2):
+    within_its_condition(emulator, pt2(jacobian=True))
+
+
+@pytest.mark.slow
+def test_onnx_says_what_its_results_are(emulator, session):
     assert [o.name for o in session.get_outputs()] == ["mean", "variance", "outside", "jacobian"]
     told = json.loads(session.get_modelmeta().custom_metadata_map["emulate"])
     assert [p["name"] for p in told["parameters"]] == list(emulator.space.names)
 
-    def graph(theta):
-        return [torch.from_numpy(x) for x in session.run(None, {"theta": theta.numpy()})]
 
-    agrees(emulator, graph, jacobian=True, mean=1e-10, variance=1e-6)
-    h = 1e-4
+@pytest.mark.slow
+def test_onnxruntime_gives_the_same_answers_in_float64(emulator, session, request):
+    """A variance is what a cancellation leaves of the prior's, and a sum in another order leaves a little less or more."""
+    known_to_miss(request, emulator, "onnx")
+    agrees(emulator, run_by(session), jacobian=True, mean=1e-10, variance=1e-6)
+
+
+@pytest.mark.slow
+def test_onnxruntime_moves_by_no_more_than_last_bits_do(emulator, session):
+    within_its_condition(emulator, run_by(session))
+
+
+@pytest.mark.slow
+def test_slopes_by_onnxruntime_are_those_of_its_mean(session):
+    graph, h = run_by(session), 1e-4
     theta = laws.points(3, seed=4, inside=0.1)
     step = torch.tensor([h, 0.0, 0.0], dtype=torch.float64)
     slope = (graph(theta + step)[0] - graph(theta - step)[0]) / (2 * h)
