@@ -51,10 +51,10 @@ def export(emulator: Emulator, path: str | os.PathLike, *, jacobian: bool = Fals
     The graph takes theta `[n, d]` and gives, in this order, mean `[n, m]`, variance `[n, m]`, outside `[n]` and the
     Jacobian d mean / d theta `[n, m, d]`. No graph can warn: it extrapolates, and `outside`, as of `Emulator.domain`, is
     there for the program around it to refuse what is above 0. A .pt2 says what `Emulator.moments` says, bit for bit where
-    torch orders its sums alike; onnxruntime's exp and sums differ in the last bits, which a process of runs without noise
-    magnifies: 1e-10 of what outputs vary by, and up to 1e-8 with `gradient_gp`. Names, units and priors of the parameters
-    and the names, units and coordinates of the outputs lie in the file as JSON: `emulate.json` in a .pt2, the metadata
-    `emulate` in ONNX.
+    torch orders its sums alike; onnxruntime's exp and sums differ in the last bits: 1e-10 of what outputs vary by. A process of
+    runs without noise magnifies them where its kernel matrix is nearly singular: `noisy_gp`, `multifidelity` and `gradient_gp`
+    to 2e-9, slopes of the last to 1e-8. Names, units and priors of the parameters and the names, units and coordinates of the
+    outputs lie in the file as JSON: `emulate.json` in a .pt2, the metadata `emulate` in ONNX.
 
     `emulate.load` does not read such a file: the emulator itself is the folder that `save` writes. A .pt2 is in torch's
     format; open only those whose writer you trust. Raises `InputError` where the recipe's prediction is no such graph.

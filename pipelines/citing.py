@@ -4,12 +4,14 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from importlib.metadata import version
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from emulate.contracts import Entry
 from emulate.references import cited, references
 
 if TYPE_CHECKING:
+    from emulate.emulator import Emulator
     from pipelines.study import Study
     from pipelines.terminal import Terminal
 
@@ -123,6 +125,16 @@ def used(study: "Study") -> list[tuple[str, Entry]]:
     return [found for path, part in parts.items() for found in entries(part, path)]
 
 
+def of_emulator(emulator: "Emulator") -> dict[str, list[str]]:
+    """`works` of an emulator alone: a study of its recipe that makes no runs, draws nothing, and keeps no record."""
+    alone: Any = SimpleNamespace(
+        simulator=SimpleNamespace(outputs=emulator.outputs), emulators=emulator.recipe, checks={}, infers=False, optimise=None,
+        design=SimpleNamespace(entry=None), simulate=SimpleNamespace(jacobians=None), validate=SimpleNamespace(gradient=None),
+        cluster=SimpleNamespace(use="serial"), tracking=SimpleNamespace(uri="off"))  # fmt: skip
+    found = {key: [w.replace("emulators", "the emulator", 1) for w in why] for key, why in works(alone).items()}
+    return {key: why for key, why in found.items() if key != "hunter2007"}  # no report
+
+
 def works(study: "Study") -> dict[str, list[str]]:
     """The keys of the works that a study rests on, with the reasons, in the order in which they are met."""
     found: dict[str, list[str]] = {}
@@ -147,10 +159,10 @@ def itself() -> str:
     return f"@software{{emulate,\n  title = {{emulate: differentiable stand-ins for simulators}},\n  version = {{{here}}}\n}}"
 
 
-def command(study: "Study", terminal: "Terminal") -> int:
-    """Print the BibTeX of what the study rests on, each work after its reasons."""
-    known, found = references(), works(study)
-    told = [{"key": "emulate", "reasons": ["the study was run by it"], "bibtex": itself()}]
+def command(found: Mapping[str, list[str]], what: str, terminal: "Terminal") -> int:
+    """Print the BibTeX of the works found, each after its reasons."""
+    known = references()
+    told = [{"key": "emulate", "reasons": [f"{what} by it"], "bibtex": itself()}]
     told += [
         {"key": key, "reasons": list(dict.fromkeys(why)), "bibtex": known[key].bibtex} for key, why in found.items()
     ]

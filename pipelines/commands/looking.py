@@ -132,12 +132,27 @@ def export(
 
 
 @command("cite", panel=frame.LOOKING)
-def cite(terminal: "Terminal", study: StudyFile, set_: Overrides = None) -> int:
-    """Print the BibTeX of the methods, libraries and works that a study rests on, each with its reason."""
+def cite(
+    terminal: "Terminal",
+    what: Annotated[str, typer.Argument(metavar="STUDY.yaml", help="The study file; or an emulator, as models:/NAME@ALIAS or its "
+                                        "folder.", autocompletion=completion.folders)],
+    set_: Overrides = None,
+) -> int:  # fmt: skip
+    """Print the BibTeX of the methods, libraries and works that a study or an emulator rests on, each with its reason."""
     from pipelines import citing
+
+    if what.startswith("models:/") or Path(what).is_dir():
+        with terminal.bar("loading the emulator"):
+            from emulate.errors import InputError
+            from pipelines import prediction
+
+            if set_:
+                raise InputError("--set changes a study. Got an emulator, which is what it is; take it out.")
+            found = citing.of_emulator(prediction.load(what))
+        return citing.command(found, "the emulator was made", terminal)
     from pipelines.config import load_study
 
-    return citing.command(load_study(study, set_ or []), terminal)
+    return citing.command(citing.works(load_study(what, set_ or [])), "the study was run", terminal)
 
 
 @command("schema", panel=frame.LOOKING, json_=False)

@@ -15,6 +15,7 @@ from emulate.references import cited, references
 from pipelines import citing
 from pipelines.cli import app
 from pipelines.config import load_study
+from tests import laws
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -90,4 +91,18 @@ def test_the_command_prints_bibtex_and_json():
 
 def test_a_study_that_is_no_study_is_told():
     refused = CliRunner().invoke(app, ["cite", "nothing.yaml"])
+    assert refused.exit_code == 2
+
+
+def test_an_emulator_is_cited_by_its_recipe_alone(tmp_path):
+    for spec, more, less in (({"use": "gp"}, "rasmussen2006", "zuko"), ({"use": "polynomial"}, "myers1995", "rasmussen2006"),
+                             ({"use": "polynomial", "calibrate": "conformal"}, "lei2018", "zuko")):  # fmt: skip
+        laws.FIT(registry.build("emulators", spec), laws.runs(40), seed=0).save(tmp_path / more)
+        printed = CliRunner().invoke(app, ["cite", str(tmp_path / more)])
+        assert printed.exit_code == 0, printed.output
+        found = parse_string(re.sub(r"^%.*$", "", printed.stdout, flags=re.M), "bibtex").entries
+        assert {"emulate", "paszke2019", "heitmann2006", more} <= set(found)
+        assert not {"hunter2007", "zaharia2018", "rocklin2015", less} & set(found)
+        assert f"% the emulator is {spec['use']}\n" in printed.stdout
+    refused = CliRunner().invoke(app, ["cite", str(tmp_path / "lei2018"), "--set", "seed=2"])
     assert refused.exit_code == 2
