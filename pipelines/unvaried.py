@@ -1,4 +1,4 @@
-"""Outputs that chance varies and no training run did: an emulator would say that they never do."""
+"""What the training runs of a stochastic simulator cannot tell: outputs that none of them varied, noise that too few saw."""
 
 from typing import TYPE_CHECKING
 
@@ -10,9 +10,13 @@ if TYPE_CHECKING:
 
 
 def tell(bench: "Workbench", runs: Runs) -> None:
-    """Warn of outputs of a stochastic simulator that are the same in every finished run, as a bin that stayed empty is."""
-    if said := sentence(runs):
-        bench.terminal.warn(said)
+    """Warn of outputs of a stochastic simulator that are the same in every finished run, as a bin that stayed empty is, and of
+    fewer runs than outputs where their noise is all the noise of an observation."""
+    study = bench.study
+    predictive = study.infers and not study.infer.likelihood.adds_noise
+    for said in (sentence(runs), few(runs) if predictive else ""):
+        if said:
+            bench.terminal.warn(said)
 
 
 def sentence(runs: Runs) -> str:
@@ -33,3 +37,20 @@ def sentence(runs: Runs) -> str:
     return (f"{output(runs.outputs, int(same[0]))}{more} {verb} the same in all {len(runs)} training runs, and the emulators will "
             f"say that {it} always {verb}: a run, or an observation, that differs there counts as impossible. Make more runs, or "
             "choose outputs that every run fills (of histograms: wider bins, or fewer of them).")  # fmt: skip
+
+
+def few(runs: Runs) -> str:
+    """What is to be said of runs that are too few for the covariance of their noise, '' where they are not.
+
+    >>> from emulate import Field, Outputs, Parameter, Space, Uniform
+    >>> space = Space((Parameter("a", Uniform(0.0, 1.0)),))
+    >>> bins = Outputs((Field("n", "", False, "x", (1.0, 2.0)),))
+    >>> few(Runs.of(space, bins, [[0.0], [1.0]], [[3.0, 0.0], [4.0, 1.0]], stochastic=True))[:56]
+    '2 training runs cannot tell how the noise of 2 outputs g'
+    """
+    n, m = len(runs.finished()), runs.outputs.size
+    if n > m:
+        return ""
+    return (f"{n} training runs cannot tell how the noise of {m} outputs goes together, and the likelihood of the observation "
+            f"rests on that. Make more runs than outputs, better {2 * m}, or choose fewer outputs (of histograms: wider "
+            "bins).")  # fmt: skip

@@ -1,5 +1,7 @@
 """Bins that stayed empty in every training run are told of before an emulator calls them constants."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -41,3 +43,19 @@ def test_nothing_is_said_where_nothing_is_amiss(y, stochastic):
 def test_a_failed_run_does_not_count():
     lost = [*COUNTS, [np.nan] * 4]
     assert "in all 3 training runs" in unvaried.sentence(runs(lost))
+
+
+def test_fewer_runs_than_outputs_are_told_where_their_noise_is_that_of_the_observation():
+    """m + 1 runs are the least whose covariance of m outputs is not singular (Anderson 2003, theorem 3.1.4)."""
+    four = [[1.0, 2.0, 3.0, 4.0], [2.0, 1.0, 4.0, 3.0], [5.0, 1.0, 0.5, 6.0], [7.0, 2.0, 9.0, 6.0]]
+    five = [*four, [0.0, 1.0, 1.0, 2.0]]
+    assert np.linalg.matrix_rank(np.cov(np.array(four).T)) < 4
+    assert np.linalg.matrix_rank(np.cov(np.array(five).T)) == 4
+    said: list[str] = []
+    for adds_noise, infers, y in ((False, True, four), (False, True, five), (True, True, four), (False, False, four)):
+        study = SimpleNamespace(infers=infers, infer=SimpleNamespace(likelihood=SimpleNamespace(adds_noise=adds_noise)))
+        unvaried.tell(SimpleNamespace(study=study, terminal=SimpleNamespace(warn=said.append)), runs(y))
+    assert said == [
+        "4 training runs cannot tell how the noise of 4 outputs goes together, and the likelihood of the observation rests on "
+        "that. Make more runs than outputs, better 8, or choose fewer outputs (of histograms: wider bins)."
+    ]
