@@ -12,7 +12,9 @@ from emulate.errors import InputError, nearest
 from emulate.labelled import agree
 
 _MARKS = (",", ";", "\t")  # between columns
-_EMPTY = ("", "nan", "na", "n/a", "none", "null", "-")  # as tables write what is not there
+_ERRORS = ("#n/a", "#div/0!", "#value!", "#ref!", "#name?", "#num!", "#null!")  # of spreadsheets
+_EMPTY = ("", "nan", "na", "n/a", "none", "null", "-", *_ERRORS)  # as tables write what is not there
+_COMMA = re.compile(r"[-+]?\d+,\d+([eE][-+]?\d+)?")  # a number as much of Europe writes it
 
 
 def column(path: str | Path, name: str) -> np.ndarray:
@@ -31,10 +33,11 @@ def column(path: str | Path, name: str) -> np.ndarray:
                              f"{len(head)} columns without names; write names above them.")  # fmt: skip
     else:
         rows = rows[1:]
-        if len(head) > 1 and name not in head:
+        names = [h if h == name else unit_of(h)[0] for h in head]
+        if len(head) > 1 and name not in names:
             raise InputError(f"{path} must have a column {name!r}, or one column alone. It has {', '.join(head)}; rename "
                              f"one.{nearest(name, head)}")  # fmt: skip
-        at = head.index(name) if name in head else 0
+        at = names.index(name) if name in names else 0
     made = []
     for line, cells in rows:
         if len(cells) != len(head):
@@ -67,8 +70,9 @@ def table(path: str | Path, units: Mapping[str, str], *, gaps: Collection[str] =
                 empty = cells[place].lower() in _EMPTY or not math.isnan(found[i, j])
                 if name not in gaps or not empty:
                     left = " (empty is a run that failed)" if name in gaps else ""
-                    raise InputError(f"{path}, line {line}, column {name}: must be a finite number{left}. Got {cells[place]!r}; "
-                                     "mend it, or take the row out.")  # fmt: skip
+                    point = " write a point for the comma of decimals," if _COMMA.fullmatch(cells[place]) else ""
+                    raise InputError(f"{path}, line {line}, column {name}: must be a finite number{left}. Got "
+                                     f"{cells[place]!r};{point} mend it, or take the row out.")  # fmt: skip
                 found[i, j] = math.nan
     return found, [line for line, _ in rows]
 
@@ -85,6 +89,14 @@ def named(path: str | Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     return head, rows[1:]
 
 
+def odd(rows: list[tuple[int, list[str]]], place: int) -> tuple[int, str, float]:
+    """The line and the cell of the first in a column that is no number, and the share of those that are meant as numbers."""
+    cells = [(line, cells[place]) for line, cells in rows if place < len(cells) and cells[place].lower() not in _EMPTY]
+    words = [(line, c) for line, c in cells if math.isnan(_number(c))]
+    meant = len(cells) - sum(not _COMMA.fullmatch(c) for _, c in words)
+    return (*words[0], meant / len(cells)) if words else (0, "", 1.0)
+
+
 def shown_head(cells: list[str]) -> str:
     """The first cells of a line, for a sentence."""
     return ", ".join(cells[:4]) + (", ..." if len(cells) > 4 else "")
@@ -93,11 +105,11 @@ def shown_head(cells: list[str]) -> str:
 def unit_of(column: str) -> tuple[str, str]:
     """The name of a column and its unit.
 
-    >>> unit_of("h [km/s]"), unit_of("pk[k=0.1]"), unit_of("mass")
-    (('h', 'km/s'), ('pk[k=0.1]', ''), ('mass', ''))
+    >>> unit_of("h [km/s]"), unit_of("a[m]"), unit_of("pk[k=0.1]"), unit_of("x[0]"), unit_of("mass")
+    (('h', 'km/s'), ('a', 'm'), ('pk[k=0.1]', ''), ('x[0]', ''), ('mass', ''))
     """
-    found = re.fullmatch(r"(.*\S)\s+\[(.*)\]", column)
-    return (found[1], found[2]) if found else (column, "")
+    found = re.fullmatch(r"(.*\S)\s+\[(.*)\]|(.*\S)\[([^\]=\d]+)\]", column)
+    return (found[1] or found[3], found[2] or found[4] or "") if found else (column, "")
 
 
 def _place(path: str | Path, head: list[str], name: str, unit: str) -> int:
@@ -118,12 +130,17 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as e:
-        raise InputError(f"{path} must be a text file of numbers. It could not be read: {e}") from None
-    kept = [(i, line) for i, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")]
+        hint = "; save it as CSV" if isinstance(e, UnicodeDecodeError) else ""
+        raise InputError(f"{path} must be a text file of numbers. It could not be read: {e}{hint}") from None
+    kept = [(i, line) for i, line in enumerate(lines, 1) if line.strip() and not _comment(line)]
     if not any(mark in line for _, line in kept for mark in _MARKS):  # as np.savetxt writes it
         return [(i, line.split()) for i, line in kept]
-    mark = max(_MARKS, key=kept[0][1].count)
+    mark = max(_MARKS, key=re.sub(r'"[^"]*"', "", kept[0][1]).count)
     return [(i, [c.strip() for c in next(csv.reader([line], delimiter=mark))]) for i, line in kept]
+
+
+def _comment(line: str) -> bool:
+    return line.lstrip().startswith("#") and not line.lstrip().lower().startswith(_ERRORS)
 
 
 def _number(cell: str) -> float:

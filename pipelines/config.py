@@ -75,7 +75,7 @@ def load_study(path: Path | str, overrides: Iterable[str] = ()) -> Study:
         points = keep(
             given.points, simulator.space, simulator, path.parent / read.design.file if read.design.file else None
         )
-        recorded = points is not None and not read.design.file
+        recorded = keep(simulator.rows) is not None if read.design.file else points is not None
         read = replace(read, design=given.sized(read.design, sizes, None if points is None else len(points)))
         if recorded and "use" not in (data.get("cluster") or {}):  # nothing is computed that would be worth a worker
             read = replace(read, cluster=replace(read.cluster, use="serial"))

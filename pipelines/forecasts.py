@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines import files
+from emulate.errors import InputError
+from pipelines import files, given
 from pipelines.costs import Bill, CostModel, bill
 from pipelines.pace import stragglers
 from pipelines.stages import design
@@ -90,6 +91,8 @@ def quote(bench: Workbench, known: list[Part]) -> Bill | None:
 
 def sentence(bench: Workbench, asked: Mapping[str, Iterable[Task]]) -> str:
     """The tail of a plan: `; 3.2 core-hours (2.9 to 3.6), 48 min on 4 workers`, or why that cannot be said."""
+    if bench.study.recorded:
+        return ""
     known = parts(bench, asked)
     if not any(len(p.todo) for p in known):
         return ""
@@ -101,6 +104,9 @@ def command(study: "Study", terminal: "Terminal", *, pilot: int = 0) -> int:
     """Print and keep what the runs of a study took and what those to do will take; `pilot` runs are made first."""
     from pipelines.figures import campaigns
 
+    if study.recorded:
+        raise InputError(f"costs must be those of runs that are made. Got {given.origin(study)}, which holds the only runs there "
+                         "are, and nobody noted what they took; ask for the costs of a study of the simulator itself.")  # fmt: skip
     with Workbench(study, terminal) as bench:
         sets = design.points(bench)
         if pilot:

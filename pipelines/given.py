@@ -28,7 +28,8 @@ def points(space: "Space", simulator: "Simulator", file: Path | None) -> "np.nda
         rows = simulator.rows()
         return None if rows is None else _inside(rows.numpy(), None, space)
     except InputError as e:
-        raise InputError(f"{key}: {str(e).removeprefix('simulator: ')}") from None
+        said = str(e)
+        raise InputError(said if said.startswith(f"{key}.") else f"{key}: {said}") from None
 
 
 def dealt(theta: "np.ndarray", sizes: Mapping[str, int], seed: int) -> "dict[str, np.ndarray]":
@@ -55,7 +56,10 @@ def broken(s: "Study") -> Iterator[str]:
         return
     n = len(theta)
     where = origin(s)
-    if s.design.runs + s.design.held_out > n:
+    if s.design.held_out >= n:
+        yield (f"design.held_out: must be below {n}, for {where} has so many points and some must be left to train on. Got "
+               f"{s.design.held_out}; lower it.")  # fmt: skip
+    elif s.design.runs + s.design.held_out > n:
         yield (f"design.runs: must be at most {max(0, n - s.design.held_out)}, for {where} has {n} points and design.held_out is "
                f"{s.design.held_out}. Got {s.design.runs}; take it out, and all the rest are trained on.")  # fmt: skip
     if s.design.entry.entry_name() != "sobol":
@@ -72,7 +76,10 @@ def broken(s: "Study") -> Iterator[str]:
 
 def _recorded(s: "Study", where: str) -> Iterator[str]:
     """Nothing that needs a run elsewhere."""
+    where = getattr(s.simulator, "file", where)
     none = f"{where} holds the only runs there are"
+    if s.design.replicates > 1:
+        yield (f"design.replicates: must be 1, for {none}, one at each point. Got {s.design.replicates}; take it out.")
     if s.design.file:
         yield f"design.file: must be left out where the runs are there already: their rows are the points. Got {s.design.file}."
     if s.fidelities:

@@ -38,7 +38,7 @@ def command(study: "Study", terminal: "Terminal", *, points: int = 3, name: str 
 
     watch = Stopwatch()
     with beside(study, terminal) as bench:
-        name = name and chosen(bench, name)
+        name = chosen(bench, name) if name or study.recorded else ""  # of a table nobody knows other derivatives
         theta, where = _points(bench, points)
         found, lost = measured(bench, theta, name)
         if lost:

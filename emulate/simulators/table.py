@@ -14,7 +14,7 @@ from torch import Tensor
 
 from emulate.columns import named, table, unit_of
 from emulate.contracts import Simulator
-from emulate.errors import InputError, RunFailed
+from emulate.errors import InputError, RunFailed, nearest
 from emulate.runs import Field, Outputs
 from emulate.simulators._fields import NUMBER, OutputsSetting
 from emulate.space import Parameter, Space, Uniform
@@ -85,14 +85,24 @@ class Table(Simulator):
             raise RunFailed("error", f"{self.file} has no run at these parameters, and no other can be made. Ask for points of "
                                      "the table, or name the simulator itself.")  # fmt: skip
         if not np.isfinite(y[i]).all():
-            raise RunFailed("nonfinite", f"{self.file}, line {lines[i]}: an output of this run is empty.")
+            raise RunFailed(
+                "nonfinite", f"an output of this run is empty, or no finite number, in {self.file}.", f"line {lines[i]}"
+            )
         return torch.from_numpy(y[i].copy())
 
     @cached_property
     def _read(self) -> tuple[np.ndarray, dict[tuple[float, ...], int], np.ndarray, list[int]]:
         """theta `[n, d]`, the row of each, y `[n, m]` and the line of each row."""
+        if not Path(self.file).is_file():
+            met = "is a folder" if Path(self.file).is_dir() else "is not there"
+            raise InputError(f"simulator.file: must be a table. Got {self.file!r}, which {met}; paths start where emulate runs, "
+                             f"here {Path.cwd()}.")  # fmt: skip
         units = {p.name: p.unit for p in self.space.parameters}
         wanted = {c: f.unit for f in self.outputs.fields for c in self._columns_of(f)}
+        if both := [c for c in wanted if c in units]:
+            raise InputError(
+                f"simulator.columns: must be columns of outputs. Got {both[0]}, which is a parameter; name another."
+            )
         if len(wanted) < self.outputs.size:
             raise InputError(f"{self.file} must have a column for each of the {self.outputs.size} values. Got "
                              f"{len(wanted)} names; give coordinates that differ, or name `columns`.")  # fmt: skip
@@ -118,8 +128,17 @@ class Table(Simulator):
 
     def _between(self, part: str) -> tuple[str, ...]:
         """`FIRST:LAST` as the columns from one to the other; the name of a column as it is."""
-        head = [unit_of(h)[0] for h in named(self.file)[0]]
-        first, mark, last = part.partition(":")
-        if part in head or not mark or first not in head or last not in head[head.index(first) :]:
-            return (part,)
+        given = named(self.file)[0]
+        head = [unit_of(h)[0] for h in given]
+        first, mark, last = (unit_of(p.strip())[0] for p in part.partition(":"))
+        if part in (*head, *given) or not mark:
+            return (unit_of(part)[0],)
+        for end in (first, last):
+            if end not in head:
+                raise InputError(f"simulator.columns: {part} must be from one column to another. Got {end!r}, and {self.file} has "
+                                 f"{', '.join(head[:6])}{', ...' if len(head) > 6 else ''}.{nearest(end, head)}")  # fmt: skip
+        if head.index(last) < head.index(first):
+            raise InputError(
+                f"simulator.columns: {part} must be from left to right. Got {last!r} before {first!r}; swap them."
+            )
         return tuple(head[head.index(first) : head.index(last) + 1])

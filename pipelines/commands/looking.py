@@ -150,6 +150,11 @@ def cite(
                 raise InputError("--set changes a study. Got an emulator, which is what it is; take it out.")
             found = citing.of_emulator(prediction.load(what))
         return citing.command(found, "the emulator was made", terminal)
+    if not what.endswith((".yaml", ".yml")):
+        from emulate.errors import InputError
+
+        raise InputError(f"cite must be told a study, STUDY.yaml, or the folder of an emulator. Got {what}, which is neither; "
+                         "name one, such as runs/NAME/emulators/gp.")  # fmt: skip
     from pipelines.config import load_study
 
     return citing.command(citing.works(load_study(what, set_ or [])), "the study was run", terminal)

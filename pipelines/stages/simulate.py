@@ -192,8 +192,12 @@ def _short(bench: Workbench, by_set: dict[str, Runs]) -> str:
             met, asked = f"{training.sum()} of {len(training)} training runs", f"{until} (simulate.until)"
     if not asked:
         return ""
+    mend = (
+        "mend the table and run again"
+        if bench.study.recorded
+        else "mend the simulator and run again with --retry-failed"
+    )
     return (
         f"{met} finished; the study asks for {asked}. {tables.most_frequent(by_set.values())} All failures stand in "
-        f"{bench.folder / 'simulate' / 'summary.json'} (`emulate status --failed`); mend the simulator and run again "
-        "with --retry-failed, or lower simulate.require."
+        f"{bench.folder / 'simulate' / 'summary.json'} (`emulate status --failed`); {mend}, or lower simulate.require."
     )

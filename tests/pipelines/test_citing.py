@@ -106,3 +106,9 @@ def test_an_emulator_is_cited_by_its_recipe_alone(tmp_path):
         assert f"% the emulator is {spec['use']}\n" in printed.stdout
     refused = CliRunner().invoke(app, ["cite", str(tmp_path / "lei2018"), "--set", "seed=2"])
     assert refused.exit_code == 2
+
+
+def test_a_folder_that_is_no_emulator_is_told(tmp_path):
+    refused = CliRunner().invoke(app, ["cite", str(tmp_path / "gp")])
+    assert refused.exit_code == 2
+    assert "must be told a study, STUDY.yaml, or the folder of an emulator" in " ".join(refused.output.split())

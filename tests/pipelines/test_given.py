@@ -154,7 +154,9 @@ def test_a_file_of_points_is_run_by_any_simulator(here):
     ({"optimise.minimise": "mean(y)", "optimise.confirm": 2}, "optimise.confirm: must be 0, for runs.csv"),
     ({"optimise.minimise": "mean(y)", "optimise.by": "simulator"}, "optimise.by: must be emulator"),
     ({"design.fidelities": "{low: {runs: 5, with: {stochastic: true}}}"}, "design.fidelities: must be left out"),
-    ({"simulator.file": "none.csv"}, "simulator: none.csv must be a text file of numbers. It could not be read"),
+    ({"simulator.file": "none.csv"}, "simulator.file: must be a table. Got 'none.csv', which is not there; paths start"),
+    ({"design.held_out": 40}, "design.held_out: must be below 40, for runs.csv has so many points"),
+    ({"design.replicates": 2}, "design.replicates: must be 1, for runs.csv holds the only runs there are, one at each point"),
     ({"parameters.a": "{uniform: [0, 1]}"}, "simulator: must lie in the priors. Got a = "),
 ])  # fmt: skip
 def test_what_a_table_cannot_give_is_refused_with_its_key(here, changes, said):
@@ -188,11 +190,23 @@ def test_a_file_of_points_that_cannot_be_one_is_refused(here, rows, said):
     assert said in str(met.value)
 
 
-def test_verify_says_why_not(here):
+@pytest.mark.parametrize(("command", "sentence"), [
+    ("verify", "verify must run the simulator at points of its own. Got runs.csv"),
+    ("costs", "costs must be those of runs that are made. Got runs.csv"),
+])  # fmt: skip
+def test_commands_that_need_other_runs_say_why_not(here, command, sentence):
     study(TABLE + LINE + "infer: null\n")
-    code, said = emulate("verify", "study.yaml")
+    code, said = emulate(command, "study.yaml")
     assert code == 2
-    assert "verify must run the simulator at points of its own. Got runs.csv" in said
+    assert sentence in said
+
+
+def test_only_the_file_of_points_is_wrong_where_the_runs_are_there(here):
+    Path("points.csv").write_text("a,b\n" + "\n".join(f"{0.1 * i},0.5" for i in range(9)))
+    with pytest.raises(InputError) as met:
+        study(TABLE + LINE + "infer: null\n", **{"design.file": "points.csv", "design.held_out": 2})
+    assert str(met.value).count("\n") == 0
+    assert "design.file: must be left out" in str(met.value)
 
 
 def test_figures_of_emulators_that_are_gone_do_not_stay_on_the_page(here):

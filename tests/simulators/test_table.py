@@ -39,9 +39,9 @@ def test_a_row_is_found_by_its_parameters_whatever_the_order_of_columns(tmp_path
 
 def test_an_empty_output_is_a_failed_run_and_other_parameters_are_told(tmp_path):
     simulator = made(tmp_path)
-    with pytest.raises(RunFailed, match=r"runs\.csv, line 3: an output of this run is empty") as met:
+    with pytest.raises(RunFailed, match=r"an output of this run is empty, or no finite number, in .*runs\.csv") as met:
         answer(simulator, 2.0, 0.2)
-    assert met.value.kind == "nonfinite"
+    assert (met.value.kind, met.value.log) == ("nonfinite", "line 3")
     with pytest.raises(RunFailed, match="has no run at these parameters, and no other can be made"):
         answer(simulator, 1.0, 0.2)
 
@@ -116,6 +116,10 @@ def test_another_content_is_another_simulator_and_another_place_is_not(tmp_path)
     ({"rows": [*ROWS, "0.1,x,1,9,9"]}, "line 5: must be at other parameters than line 2"),
     ({"rows": [*ROWS, "0.4,x,4,1"]}, "line 5: must have 5 values, as the header has. Got 4"),
     ({"rows": [*ROWS, "0.4,x,,1,1"]}, "line 5, column a: must be a finite number. Got ''"),
+    ({"rows": [*ROWS, '0.4,x,4,"1,5",1']}, "Got '1,5'; write a point for the comma of decimals, mend it, or take the row out"),
+    ({"columns": {"y": ("a",)}}, "simulator.columns: must be columns of outputs. Got a, which is a parameter"),
+    ({"columns": {"y": ("y:zz",)}}, "simulator.columns: y:zz must be from one column to another. Got 'zz'"),
+    ({"columns": {"y": ("z:y",)}}, "simulator.columns: z:y must be from left to right. Got 'y' before 'z'"),
     ({"rows": [*ROWS, "0.4,x,4,soon,1"]}, "line 5, column y: must be a finite number (empty is a run that failed). Got 'soon'"),
     ({"head": "b,who,a [km],y [s],z"}, "a must be in m. Got the unit 'km'"),
     ({"head": "b,who,a,y [ms],z"}, "y must be in s. Got the unit 'ms'"),
@@ -145,5 +149,28 @@ def test_settings_that_contradict_each_other_are_refused(tmp_path, change, said)
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path):
-    with pytest.raises(InputError, match=r"none\.csv must be a text file of numbers. It could not be read"):
-        Table(space=SPACE, file=str(tmp_path / "none.csv")).rows()
+    for name, met in (("none.csv", "is not there"), ("", "is a folder")):
+        with pytest.raises(
+            InputError, match=f"simulator.file: must be a table. Got .*, which {met}; paths start where emulate runs"
+        ):
+            Table(space=SPACE, file=str(tmp_path / name)).rows()
+    (tmp_path / "runs.xlsx").write_bytes(b"PK\x03\x04\xff\xfe")
+    with pytest.raises(InputError, match=r"runs\.xlsx must be a text file of numbers.*; save it as CSV"):
+        Table(space=SPACE, file=str(tmp_path / "runs.xlsx")).rows()
+
+
+def test_errors_of_a_spreadsheet_are_failed_runs_and_no_comments(tmp_path):
+    """A row that begins with one would be taken for a comment."""
+    simulator = made(
+        tmp_path, rows=["#N/A,1,0.1", "#DIV/0!,2,0.2", "# a comment", "7,3,0.3", "inf,4,0.4"], head="y,a,b"
+    )
+    assert simulator.rows().tolist() == [[1.0, 0.1], [2.0, 0.2], [3.0, 0.3], [4.0, 0.4]]
+    for row in (0, 1, 3):
+        with pytest.raises(RunFailed):
+            simulator.run(simulator.rows()[row], seed=0)
+    assert answer(simulator, 3.0, 0.3) == [7.0]
+
+
+def test_marks_in_quoted_names_part_no_columns(tmp_path):
+    simulator = made(tmp_path, head='"a";"b";"y";"x, y, z, w"', rows=["1;2;3;1", "4;5;6;1"])
+    assert answer(simulator, 4.0, 5.0) == [6.0]
