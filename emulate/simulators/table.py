@@ -72,7 +72,12 @@ class Table(Simulator):
     @property
     def version(self) -> str:
         """The first digits of the sha256 of the table."""
-        self.rows()  # a table that cannot be read is met here
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        """Of the very content that the rows are of: it is read once."""
+        _ = self._read  # a table that cannot be read is met here
         return hashlib.sha256(Path(self.file).read_bytes()).hexdigest()[:16]
 
     def rows(self) -> Tensor:
