@@ -16,7 +16,7 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from emulate.emulators._derivatives import Evidence, Seen, covariance, nuggets
+from emulate.emulators._derivatives import LENGTH, ROUGH, Evidence, Seen, covariance, nuggets
 from emulate.runs import Runs
 
 _CHANCE = 3e-4  # of a false alarm in any output and parameter, for each of the two regressions
@@ -89,8 +89,8 @@ def _said(u: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     some = some / some.square().mean((0, 2), keepdim=True).sqrt()
     evidence = Evidence(Seen(u, torch.zeros_like(some[..., 0]), some, "rbf", "constant"), noisy=True)
     evidence.bounds[d], evidence.centre[d] = (_DEAF, _DEAF), _DEAF
-    (start,) = evidence.starts(1, 0)
-    start[d] = _DEAF
+    scatter = (some - some.mean(0)).square().mean((0, 1)).sqrt().clamp_min(1e-9)  # as if values scattered by 1
+    start = np.concatenate([np.clip(-np.log(scatter.numpy()), *LENGTH), [_DEAF], np.full(d, ROUGH[1])])
     length, eta = torch.from_numpy(np.exp(evidence.climb([start], _STEPS))).split([d, 1 + d])
     k = covariance((u.T[:, :, None] - u.T[:, None, :]) / length[:, None, None], "rbf")
     cross, inner = k[:n, n:], k[n:, n:] + torch.diag(nuggets(eta, n, "rbf")[n:])

@@ -173,15 +173,22 @@ class Evidence:
         return each.view(1 + self.d, -1).sum(1).numpy()
 
     def starts(self, n: int, seed: int) -> list[np.ndarray]:
-        """n points x to start from: lengths with which the slopes scatter as the prior has it, and errors that the search
-        can lower (from tiny ones it ends in short lengths); lengths at least of the box with slopes that say nothing, for
-        wrong ones; then lengths at random about the first."""
-        d, scatter = self.d, (self.seen.slopes - self.seen.slopes.mean(0)).square().mean((0, 1)).sqrt()
-        length = np.clip(-np.log(scatter.clamp_min(1e-9).numpy()), *LENGTH)
+        """n points x to start from: lengths with which what the trend leaves of the slopes scatters as the prior has it, and
+        errors that the search can lower (from tiny ones it ends in short lengths); lengths at least of the box with slopes
+        that say nothing, for wrong ones; then lengths at random about the first."""
+        d, length = self.d, np.clip(np.log(self._rough().numpy()), *LENGTH)
         errors = np.append(ROUGH[0], np.full(d, ROUGH[1]))
         values = np.concatenate([np.maximum(length, 0.0), self.centre[[d]], np.zeros(d)])
         noise = np.random.default_rng(seed).standard_normal((max(0, n - 2), d))
         return [np.append(length, errors), values, *(np.append(length + e, errors) for e in noise)][:n]
+
+    def _rough(self) -> Tensor:
+        """Of what the trend leaves, the scatter of the values over that of each slope `[d]`: where lengths about 1 are right."""
+        one = torch.ones(self.d, dtype=self.seen.u.dtype)
+        h, y = stacked(*self.seen.trend, one), stacked(self.seen.z, self.seen.slopes, one)
+        left = (y - h @ (torch.linalg.pinv(h) @ y)).view(1 + self.d, -1)
+        value, *slope = left.square().mean(1).sqrt().clamp_min(1e-9)
+        return value / torch.stack(slope)
 
     def climb(self, starts: list[np.ndarray], steps: int = 200) -> np.ndarray:
         """The most probable x that L-BFGS-B (Byrd et al. 1995) reaches from the starts."""
