@@ -167,6 +167,7 @@ class Core(torch.nn.Module, ABC):
     """
 
     history: tuple[dict[str, float], ...] = ()
+    closed: bool = False  # whether `tangent` is one expression for any number of points, fit for `program.export`
     left_out: Distribution | None = None  # p(z) of each training run by the other runs, where training knows it
 
     @abstractmethod

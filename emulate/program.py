@@ -14,9 +14,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.distributions import Normal
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from emulate import exchange
+from emulate.distributions import Correlated
 from emulate.emulator import Emulator
 from emulate.errors import InputError, StoreError
 
@@ -41,6 +43,22 @@ class Moments(torch.nn.Module):
         return *self.emulator.moments(theta), torch.where(far.isfinite(), far, math.inf)
 
 
+class Planes(Moments):
+    """The same at `at`, where theta is, and on its way to theta the slopes of the core in closed form: the value of
+    m(a) + S(a) (u - a) at u = a is m(a), and its derivative S(a), to be had without differentiating m."""
+
+    def forward(self, theta: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        e = self.emulator
+        u, a = e.space.scaled(theta), e.space.scaled(at)
+        p, slopes = e.core.tangent(a)
+        by_mean, by_variance = cast(tuple[Tensor, Tensor], slopes)
+        step = (u - a)[..., None, :]
+        mean, sd = p.mean + (by_mean * step).sum(-1), p.stddev + (by_variance * step).sum(-1) / (2 * p.stddev)
+        near = Correlated(mean, sd, p.mix) if isinstance(p, Correlated) else Normal(mean, sd, validate_args=False)
+        y, far = e.transform.push(near), e.domain(at)
+        return y.mean, y.variance, torch.where(far.isfinite(), far, math.inf)
+
+
 def export(emulator: Emulator, path: str | os.PathLike, *, jacobian: bool = False) -> Path:
     """Write mean, variance, `outside` and, where asked, the Jacobian as one graph for any number of points.
 
@@ -51,9 +69,10 @@ def export(emulator: Emulator, path: str | os.PathLike, *, jacobian: bool = Fals
     The graph takes theta `[n, d]` and gives, in this order, mean `[n, m]`, variance `[n, m]`, outside `[n]` and the
     Jacobian d mean / d theta `[n, m, d]`. No graph can warn: it extrapolates, and `outside`, as of `Emulator.domain`, is
     there for the program around it to refuse what is above 0. A .pt2 says what `Emulator.moments` says, bit for bit where
-    torch orders its sums alike; onnxruntime's exp and sums differ in the last bits: 1e-10 of what outputs vary by. A process of
-    runs without noise magnifies them where its kernel matrix is nearly singular: `noisy_gp`, `multifidelity` and `gradient_gp`
-    to 2e-9, slopes of the last to 1e-8. Names, units and priors of the parameters and the names, units and coordinates of the
+    torch orders its sums alike. onnxruntime's exp and sums differ in the last bits, which move a mean by 1e-13 of what outputs
+    vary by, except where a process of runs without noise has a kernel matrix that is nearly singular: its weights of 1e6 cancel,
+    so that its own mean is known to no more than some 1e-9 (`noisy_gp`, `multifidelity`, `gradient_gp`; further outside the box),
+    and two libraries differ by as much. Names, units and priors of the parameters and the names, units and coordinates of the
     outputs lie in the file as JSON: `emulate.json` in a .pt2, the metadata `emulate` in ONNX.
 
     `emulate.load` does not read such a file: the emulator itself is the folder that `save` writes. A .pt2 is in torch's
@@ -109,7 +128,9 @@ def about(emulator: Emulator, results: list[str]) -> dict[str, Any]:
 def _graph(emulator: Emulator, *, jacobian: bool, onnx: bool) -> torch.export.ExportedProgram:
     theta = emulator.space.from_unit(torch.full((emulator.space.d + 5, emulator.space.d), 0.5, dtype=torch.float64))
     try:
-        plain = _exported(Moments(emulator).eval(), theta)
+        closed = jacobian and emulator.core.closed
+        made, at = (Planes, (theta, theta.clone())) if closed else (Moments, (theta,))
+        plain = _exported(made(emulator).eval(), *at)
         if not jacobian and not onnx:
             return plain
         table, first = (exchange.DECOMPOSITIONS, exchange.FIRST) if onnx else ({}, {})
@@ -117,7 +138,7 @@ def _graph(emulator: Emulator, *, jacobian: bool, onnx: bool) -> torch.export.Ex
         if not onnx:  # the same operations give the same bits; the slope of `linear` would fix the number of points
             simple = {op: made for op, made in simple.items() if op == torch.ops.aten.linear.default}
         inner = plain.run_decompositions({**simple, **first}).module()
-        whole = _with_jacobian(inner) if jacobian else inner
+        whole = _with_jacobian(inner if closed else lambda t, _: inner(t)) if jacobian else inner
         traced = make_fx(whole, table, tracing_mode="symbolic", _allow_non_fake_inputs=True)(theta)
         if onnx:
             exchange.fold(traced)
@@ -131,25 +152,30 @@ def _graph(emulator: Emulator, *, jacobian: bool, onnx: bool) -> torch.export.Ex
                          f"that torch.export cannot follow ({said}); export an emulator of another recipe.") from e  # fmt: skip
 
 
-def _exported(module: torch.nn.Module, theta: Tensor) -> torch.export.ExportedProgram:
-    return torch.export.export(module, (theta,), dynamic_shapes=({0: torch.export.Dim("n", min=1)},), strict=False)
+def _exported(module: torch.nn.Module, *theta: Tensor) -> torch.export.ExportedProgram:
+    any_number = {0: torch.export.Dim("n", min=1)}
+    return torch.export.export(module, theta, dynamic_shapes=(any_number,) * len(theta), strict=False)
 
 
-def _with_jacobian(graph: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """J v for each direction v by reverse mode twice, as J^T w is linear in w: what is left of both is a forward pass.
+def _with_jacobian(
+    graph: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]],
+) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """With d mean / d theta where graph(theta, theta) has it by its first theta.
+
+    J v for each direction v by reverse mode twice, as J^T w is linear in w: what is left of both is a forward pass.
 
     (Torch's own forward mode does not follow a number of points that is open.)"""
 
-    def whole(theta: Tensor) -> tuple[Tensor, ...]:
+    def whole(at: Tensor) -> tuple[Tensor, ...]:
         def split(theta: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            mean, variance, outside = graph(theta)
+            mean, variance, outside = graph(theta, at)
             return mean, (variance, outside)
 
-        pulled = torch.func.vjp(split, theta, has_aux=True)
+        pulled = torch.func.vjp(split, at, has_aux=True)
         mean, pull, (variance, outside) = cast(tuple[Tensor, Callable[..., Any], tuple[Tensor, Tensor]], pulled)
         push = torch.func.vjp(lambda w: pull(w)[0], torch.ones_like(mean))[1]
-        one = torch.eye(theta.shape[1], dtype=theta.dtype)
-        return mean, variance, outside, torch.stack([push(v.expand_as(theta))[0] for v in one], -1)
+        one = torch.eye(at.shape[1], dtype=at.dtype)
+        return mean, variance, outside, torch.stack([push(v.expand_as(at))[0] for v in one], -1)
 
     return whole
 

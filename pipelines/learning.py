@@ -37,11 +37,11 @@ def command(study: "Study", terminal: "Terminal", *, target: float, name: str = 
             found = trials(recipe, training, lambda e: errors(e, held_out), seed=seed, most=parts, progress=tick)
     curve = LearningCurve.of(found, seed=seed)
     sizes = sorted({t.runs for t in found})
-    rows = []
+    rows, missing = [], "needs more rows" if study.recorded else "to be run"
     for n in (*sizes, 2 * sizes[-1], 4 * sizes[-1]):
         mine = [t.median for t in found if t.runs == n]
         low, middle, high = (f"{100 * float(x):.3g} %" for x in curve.error(n))
-        measured = f"{100 * np.mean(mine):.3g} %" if mine else "to be run"
+        measured = f"{100 * np.mean(mine):.3g} %" if mine else missing
         rows.append((str(n), measured, str(len(mine) or ""), middle, f"{low} to {high}"))
     terminal.table(f"{study.name}: median error of {name} on {count(len(held_out), 'held-out run')}",
                    ("training runs", "measured", "fits", "law", "90 %"), rows)  # fmt: skip

@@ -87,7 +87,7 @@ def _page(folder: Path) -> dict[str, Any]:
         "name": study.get("name", folder.name),
         "sections": _numbered(k for k in _HEADINGS if figures.get(k) or _told(k, stages)),
         "study": study,
-        "question": _question(study, inferred),
+        "question": _question(study, inferred, _read(folder, "simulate/summary.json") or {}),
         "recorded": _recorded(study),
         "verdict": _verdict(findings),
         "key": _key(findings),
@@ -190,7 +190,7 @@ def _key(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _question(study: Mapping[str, Any], inferred: Mapping[str, Any] | None) -> str:
+def _question(study: Mapping[str, Any], inferred: Mapping[str, Any] | None, runs: Mapping[str, Any]) -> str:
     names = list(study.get("parameters", {}))
     simulator = (study.get("simulator") or {}).get("use", "the simulator")
     design = study.get("design") or {}
@@ -206,13 +206,13 @@ def _question(study: Mapping[str, Any], inferred: Mapping[str, Any] | None) -> s
             return f"{optimum} The answer comes through {how}, and {judge}."
     if "infer" not in _stages(study):
         return (f"What is the answer of the simulator {simulator} at any {_listed(names)} of the priors, without a run? An "
-                f"emulator is trained on {_trained(design)} and held against {design.get('held_out', 'some')} others.")  # fmt: skip
+                f"emulator is trained on {_trained(design, runs)} and held against {_held_out(design, runs)} others.")  # fmt: skip
     said = (inferred or {}).get("observation")
     observation = f"the {said.removeprefix('the ')}" if said else "an observation"
     return (
         f"Which values of {', '.join(names) or 'the parameters'} of the simulator {simulator} explain {observation}? "
-        f"The answer comes through an emulator that is trained on {_trained(design)} of the simulator "
-        f"and held against {design.get('held_out', 'some')} others."
+        f"The answer comes through an emulator that is trained on {_trained(design, runs)} of the simulator "
+        f"and held against {_held_out(design, runs)} others."
     )
 
 
@@ -226,10 +226,15 @@ def _recorded(study: Mapping[str, Any]) -> str:
     return simulator.get("file", "") if simulator.get("use") == "table" else ""
 
 
-def _trained(design: Mapping[str, Any]) -> str:
-    """`64 runs`, or `256 runs at 64 points`."""
-    runs, each = design.get("runs"), design.get("replicates", 1)
-    return f"{runs or 'some'} runs" if not runs or each == 1 else f"{runs * each} runs at {runs} points"
+def _trained(design: Mapping[str, Any], runs: Mapping[str, Any]) -> str:
+    """`64 runs`, or `256 runs at 64 points`: those that finished, once they are there."""
+    points, each = design.get("runs"), design.get("replicates", 1)
+    told = runs.get("finished") or (points and points * each) or "some"
+    return f"{told} runs" if not points or each == 1 else f"{told} runs at {points} points"
+
+
+def _held_out(design: Mapping[str, Any], runs: Mapping[str, Any]) -> Any:
+    return (runs.get("held_out") or {}).get("finished") or design.get("held_out", "some")
 
 
 # -- tables ----------------------------------------------------------------------------------------------------------

@@ -22,8 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emulate.contracts import rows_of
-from emulate.emulators._kernels import basis
+from emulate.emulators._kernels import basis, basis_slopes
 
 KERNELS = ("rbf", "matern52")  # a slope has a covariance where k has two derivatives
 LENGTH, LENGTH_PRIOR = (math.log(0.02), math.log(1e8)), (math.log(2.0), 20.0)  # of ln(length / box width)
@@ -65,7 +64,7 @@ def stacked(value: Tensor, slopes: Tensor, length: Tensor) -> Tensor:
 
 def trend(u: Tensor, mean: str) -> tuple[Tensor, Tensor]:
     """h `[n, k]` and dh/du `[n, k, d]`."""
-    return basis(u, mean), rows_of(lambda x: basis(x, mean), u)
+    return basis(u, mean), basis_slopes(u, mean)
 
 
 def determined(u: Tensor, mean: str) -> bool:

@@ -65,7 +65,7 @@ def slopes(u: Tensor, columns: Tensor, length: Tensor, order: Tensor, name: str)
     """dk(u, v) / du_i `[d, ..., a, b]`, without a graph."""
     if name == "additive":
         return torch.stack(_rates(u, columns, length, order))
-    rate, far = -correlation_slope(_exponents(u, columns, length), name), length.square()
+    rate, far = -correlation_slope(exponents(u, columns, length), name), length.square()
     return torch.stack(
         [rate * (x[:, None] - v) / far[..., i, None, None] for i, (x, v) in enumerate(zip(u.T, columns))]
     )

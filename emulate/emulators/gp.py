@@ -35,6 +35,7 @@ _SHARED = ("length", "order", "eta", "inverse", "q", "r_inverse")
 class _Fitted(Core):
     """Prediction in closed form from cached factors: no solve, no graph but that of u."""
 
+    closed = True
     choice: Tensor  # kernel and mean, by their places in KERNELS and MEANS
     points: Tensor
     group: Tensor
@@ -105,9 +106,8 @@ class _Fitted(Core):
         v = kernel(u, self._columns, self.length, self.order, self._kernel) @ self.inverse.mT
         return v, basis(u, self._mean) @ self.r_inverse - v @ self.q
 
-    @torch.no_grad()
     def slopes(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        parts = [self._slopes(part) for part in u.split(_ROWS)]
+        parts = [self._slopes(part) for part in ([u] if torch.compiler.is_compiling() else u.split(_ROWS))]
         mean, variance = (torch.cat(some, 1).movedim(1, 0) for some in zip(*parts, strict=True))
         return mean, variance
 

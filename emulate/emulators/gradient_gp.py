@@ -35,6 +35,7 @@ _SINGULAR = 1e-12  # of a run that alone determines a coefficient of the mean
 class _Fitted(Core):
     """Prediction in closed form from cached factors: no solve, no graph but that of u."""
 
+    closed = True
     choice: Tensor  # kernel and mean, by their places in KERNELS and MEANS
     points: Tensor
     group: Tensor
@@ -65,7 +66,8 @@ class _Fitted(Core):
         return Normal(mean.T.reshape(shape), sd.T.reshape(shape), validate_args=False)
 
     def slopes(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        parts = [self._slopes(part) for part in u.split(max(1, self._rows // (1 + u.shape[-1])))]
+        rows = max(1, self._rows // (1 + u.shape[-1]))
+        parts = [self._slopes(part) for part in ([u] if torch.compiler.is_compiling() else u.split(rows))]
         mean, variance = (torch.cat(some) for some in zip(*parts, strict=True))
         return mean, variance
 
@@ -97,7 +99,7 @@ class _Fitted(Core):
         v, t = self._whitened(torch.cat([f, *(f1 * gap for gap in gaps)], -1), h)
         inside = v.square().sum(-1, keepdim=True) < 1  # elsewhere rounding has cut that part of the variance off at 0
         pulled = (torch.where(inside, v, 0.0) + t @ self.q.mT) @ self.inverse
-        spread = torch.einsum("Nkd,gkl,gNl->gNd", by_u, self.r_inverse, t)
+        spread = torch.einsum("gNk,Nkd->gNd", t @ self.r_inverse.mT, by_u)
         spread = 2 * (spread - self._along(gaps, f1, f2, pulled, self.length))
         mean = torch.einsum("Nkd,pk->pNd", by_u, self.beta)
         if len(self.length) < len(self.group):

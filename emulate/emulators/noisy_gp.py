@@ -26,6 +26,7 @@ _LEAST = 1e-12  # of a component's variance, of which the logarithm is taken
 class _Noisy(Core):
     """A process, and around it the noise of a run, s^2 eta exp(g) with g the mean of another process."""
 
+    closed = True
     level: Tensor
     mix: Tensor
 
@@ -43,7 +44,6 @@ class _Noisy(Core):
         sd = (p.variance + self.level * self.noise(u).mean.exp()).sqrt()
         return Correlated(p.mean, sd, self.mix) if len(self.mix) else Normal(p.mean, sd, validate_args=False)
 
-    @torch.no_grad()
     def slopes(self, u: Tensor) -> tuple[Tensor, Tensor]:
         mean, variance = self.process.slopes(u)
         noise = self.level * self.noise(u).mean.exp()

@@ -27,7 +27,7 @@ class _Fitted(Core):
 
     def __init__(self, first: Core, then: Core, weight: Tensor, inflation: Tensor):
         super().__init__()
-        self.first, self.then = first, then
+        self.first, self.then, self.closed = first, then, first.closed and then.closed
         self.register_buffer("weight", weight)  # share scale [p]
         self.register_buffer("inflation", inflation)
 

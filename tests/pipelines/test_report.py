@@ -266,6 +266,12 @@ def test_markup_in_a_reason_a_sentence_or_a_name_is_text(folder):
     assert "<script>" not in (folder / "report" / "index.html").read_text()
 
 
+def test_the_question_counts_the_runs_that_finished(folder):
+    assert "trained on 39 runs of the simulator and held against 19 others." in said(folder)
+    (folder / "simulate" / "summary.json").unlink()
+    assert "trained on 64 runs of the simulator and held against 20 others." in said(folder)
+
+
 def test_failures_are_counted_by_kind_and_listed_up_to_a_number(folder):
     text = said(folder)
     assert "By kind: 14 timeout, 12 error." in text
