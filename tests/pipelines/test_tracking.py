@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,7 @@ def test_the_view_of_pictures_has_those_of_every_run_without_their_parameters(pl
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / f"{name}.png").write_bytes(PICTURE)
         note("figure", name.partition("/")[0], path=f"{name}.png")
+        time.sleep(0.005)  # MLflow's clock has milliseconds
     note("run_end", status="done")
     tracking.sync(folder)
     assert views.pictured(view()) == ["validate/error", "train/loss", "check/corner"]
