@@ -39,6 +39,19 @@ def names(room: str) -> tuple[str, ...]:
     return tuple(sorted(m.name for m in found if not m.name.startswith("_")))
 
 
+def place(word: str) -> tuple[str, str | None]:
+    """The room of that name, or the one entry of that name with its room; of an entry of several rooms the error names them.
+
+    >>> place("samplers"), place("gp")
+    (('samplers', None), ('emulators', 'gp'))
+    """
+    homes = [] if word in ROOMS else [room for room in ROOMS if word in names(room)]
+    if len(homes) > 1:
+        raise InputError(f"{word!r} must be looked up in one room. Got an entry of {' and '.join(homes)}; say which, as in "
+                         f"`emulate list {homes[0]} {word}`.")  # fmt: skip
+    return (homes[0], word) if homes else (word, None)
+
+
 def find(room: str, name: str) -> type:
     """The class of an entry: `find("emulators", "gp")`, or of any installed package: `"my_lab.flows:Flow"`.
 

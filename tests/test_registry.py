@@ -137,6 +137,9 @@ def test_a_spec_that_cannot_be_built(spec, sentence):
 
 
 def test_there_are_rooms():
+    with pytest.raises(InputError, match=r"^'ensemble' must be looked up in one room\. Got an entry of gradients and samplers; "
+                       r"say which, as in `emulate list gradients ensemble`\.$"):  # fmt: skip
+        registry.place("ensemble")
     with pytest.raises(InputError, match=r"there is no room 'emulator'; rooms are .* Did you mean \"emulators\""):
         registry.names("emulator")
 

@@ -45,7 +45,7 @@ def status(terminal: "Terminal", study: StudyFile, set_: Overrides = None,
 @command("list", panel=frame.LOOKING)
 def list_(
     terminal: "Terminal",
-    room: Annotated[str | None, typer.Argument(help="One room: simulators, emulators, ...",
+    room: Annotated[str | None, typer.Argument(help="One room: simulators, emulators, ...; or an entry.",
                                                autocompletion=completion.rooms)] = None,
     entry: Annotated[str | None, typer.Argument(help="One entry of it: its keys.", autocompletion=completion.entries)] = None,
 ) -> int:  # fmt: skip
@@ -53,6 +53,8 @@ def list_(
     with terminal.bar("reading the rooms"):
         from emulate import registry
 
+        if room and not entry:
+            room, entry = registry.place(room)
         if room and entry:
             from pipelines.schema import settings
 

@@ -327,6 +327,7 @@ def test_every_answer_is_one_object(study, words):
 
 def test_the_keys_of_an_entry_are_listed(study):
     keys = judged(study, "list", "emulators", "polynomial")["keys"]
+    assert judged(study, "list", "polynomial")["keys"] == keys
     assert keys["degree"]["default"] == 2
     assert keys["degree"]["description"]
     told = judged(study, "list", "emulators", "polynomal")
