@@ -28,6 +28,7 @@ import torch
 
 from emulate.checks.gradient import relative_error
 from emulate.contracts import Jacobians, Recipe
+from emulate.distributions import apart
 from emulate.emulator import Emulator, demand, fit
 from emulate.errors import DoubtWarning, EmulateError, ExtrapolationWarning, InputError
 from emulate.runs import Runs, places
@@ -108,7 +109,11 @@ def judge(emulator: Emulator, left_out: Runs, over: Runs) -> Fold:
             y = torch.from_numpy(left_out.y[rows])
             with torch.no_grad():
                 prediction = emulator.predict(torch.from_numpy(left_out.theta[rows]))
-                mean, sd, density = prediction.mean, prediction.variance.sqrt(), prediction.log_prob(y)
+                mean, sd, density = (
+                    prediction.mean,
+                    prediction.variance.sqrt(),
+                    prediction.log_prob(apart(prediction, y)),
+                )
             inside = ((mean - y).abs() <= _Z * sd).double().where(mean.isfinite() & sd.isfinite(), torch.nan)
             parts.append((density, misses(mean, y, over).amax(-1), inside.mean(-1)))
         slopes = None

@@ -82,8 +82,29 @@ def drawn(prediction: Distribution, shape: tuple[int, ...] = (), *, seed: int, *
                          f"{type(prediction).__name__}; return a Gaussian of emulate.distributions.") from e  # fmt: skip
 
 
+def apart(prediction: Distribution, y: Tensor) -> Tensor:
+    """y `[..., m]` with the prediction's mean for outputs that it holds to be constant, as no training run varied them.
+
+    Their density does not depend on theta. Where y differs there, it is 1e15 nats below, beside which all else loses its
+    digits; at the mean it is a constant.
+
+    >>> one = torch.ones(2, dtype=torch.float64)
+    >>> p = Gaussian(0 * one, one[:1], torch.tensor([[1.0, 0.0]], dtype=torch.float64), 1e-24 * one)
+    >>> p.constant = torch.tensor([False, True])
+    >>> apart(p, one)
+    tensor([1., 0.], dtype=torch.float64)
+    """
+    inner: Any = prediction
+    while hasattr(inner, "inner"):
+        inner = inner.inner
+    constant = getattr(inner, "constant", None)
+    return y if constant is None else torch.where(constant.to(y.device), prediction.mean, y)
+
+
 class Joint(Distribution):
     """What predictions of several outputs share: distribution functions are those of each output, and live elsewhere."""
+
+    constant: Tensor | None = None  # [m], outputs that no training run varied; None: there are none
 
     @property
     def arg_constraints(self) -> dict[str, Any]:

@@ -53,6 +53,8 @@ class OutputTransform(torch.nn.Module):
         self._any_log = bool(self.log.any())
         self._any_rest = len(self.rest) > 0
         self._varies = bool(self.basis.any())  # where nothing does, z says nothing, whatever its distribution
+        constant = ~torch.cat([self.basis, self.rest]).any(0)
+        self._constant = constant if constant.any() else None
         self._share = (self.basis / self.scale).square().mean(-1)  # of the mean variance that one unit of z_j makes
 
     @staticmethod
@@ -75,7 +77,7 @@ class OutputTransform(torch.nn.Module):
         values, vectors = _components(x)
         p = _kept(values, truncation)
         unseen = torch.where(constant, 1.0, _unseen(x, p, place)) * scale.square()
-        share = values.sqrt()[:, None] * vectors
+        share = values.sqrt()[:, None] * torch.where(constant, 0.0, vectors)
         last = int((values > 0).sum())
         unit = torch.where(values > 0, values, 1.0).sqrt()  # all outputs constant: one component that is 0 everywhere
         return OutputTransform({"log": logs, "centre": centre, "scale": scale, "basis": share[:p] * scale,
@@ -109,6 +111,11 @@ class OutputTransform(torch.nn.Module):
 
     def push(self, prediction: Distribution) -> Gaussian | Pushforward:
         """p(z), Gaussian or any other with event shape `(p,)` -> p(y) with all that z leaves out."""
+        made = self._pushed(prediction)
+        made.constant = self._constant
+        return made
+
+    def _pushed(self, prediction: Distribution) -> Gaussian | Pushforward:
         if self._varies and not isinstance(prediction, Normal | Correlated | MultivariateNormal):
             return Pushforward(prediction, self.centre, self.basis, self.unseen + _FLOOR * self.scale.square(),
                                self.rest if self._any_rest else None, self.log if self._any_log else None)  # fmt: skip

@@ -2,19 +2,26 @@
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from emulate.checks._words import output
 from emulate.runs import Runs
 
 if TYPE_CHECKING:
     from pipelines.workbench import Workbench
 
+_RUNS, _USUAL = (
+    10,
+    0.2,
+)  # a Poisson number whose mean is 10 is its likeliest value in an eighth of all runs, of 2 in a quarter
+
 
 def tell(bench: "Workbench", runs: Runs) -> None:
-    """Warn of outputs of a stochastic simulator that are the same in every finished run, as a bin that stayed empty is, and of
-    fewer runs than outputs where their noise is all the noise of an observation."""
+    """Warn of outputs of a stochastic simulator that are the same in every finished run, as a bin that stayed empty is; where
+    their noise is all the noise of an observation also of those that are the same in many, and of fewer runs than outputs."""
     study = bench.study
     predictive = study.infers and not study.infer.likelihood.adds_noise
-    for said in (sentence(runs), few(runs) if predictive else ""):
+    for said in (sentence(runs), *((sparse(runs), few(runs)) if predictive else ())):
         if said:
             bench.terminal.warn(said)
 
@@ -35,8 +42,36 @@ def sentence(runs: Runs) -> str:
     more = f" and {len(same) - 1} more of {runs.outputs.size} outputs" if len(same) > 1 else ""
     verb, it = ("are", "they") if more else ("is", "it")
     return (f"{output(runs.outputs, int(same[0]))}{more} {verb} the same in all {len(runs)} training runs, and the emulators will "
-            f"say that {it} always {verb}: a run, or an observation, that differs there counts as impossible. Make more runs, or "
-            "choose outputs that every run fills (of histograms: wider bins, or fewer of them).")  # fmt: skip
+            f"say that {it} always {verb}: they say nothing of the parameters there, and scores and likelihoods that rest on the "
+            "noise of runs leave that out. Make more runs, or choose outputs that every run fills (of histograms: wider bins, or "
+            "fewer of them).")  # fmt: skip
+
+
+def sparse(runs: Runs) -> str:
+    """What is to be said of outputs that chance leaves the same in many runs, as a bin that is seldom filled; '' without any.
+
+    >>> from emulate import Field, Outputs, Parameter, Space, Uniform
+    >>> space = Space((Parameter("a", Uniform(0.0, 1.0)),))
+    >>> bins = Outputs((Field("n", "", False, "x", (1.0, 2.0)),))
+    >>> y = [[3.0 + i, float(i == 9)] for i in range(10)]
+    >>> sparse(Runs.of(space, bins, [[i / 10] for i in range(10)], y, stochastic=True))[:60]
+    'n at x = 2 is 0 in 9 of 10 training runs: the noise of so fe'
+    """
+    runs = runs.finished()
+    if not runs.stochastic or len(runs) < _RUNS:
+        return ""
+    most = [np.unique(y, return_counts=True) for y in runs.y.T]
+    usual = np.array([counts.max() for _, counts in most])
+    found = ((usual > _USUAL * len(runs)) & (usual < len(runs))).nonzero()[0]
+    if not len(found):
+        return ""
+    worst = int(found[usual[found].argmax()])
+    value = most[worst][0][most[worst][1].argmax()]
+    more = f" ({len(found) - 1} more of {runs.outputs.size} outputs are alike)" if len(found) > 1 else ""
+    return (f"{output(runs.outputs, worst)} is {value:.3g} in {usual[worst]} of {len(runs)} training runs{more}: the noise of so "
+            "few counts is no Gaussian, as the emulators take it to be, and a posterior that rests on it comes out too narrow. "
+            "Choose outputs that every run fills well, by ten counts or more (of histograms: wider bins, or fewer of "
+            "them).")  # fmt: skip
 
 
 def few(runs: Runs) -> str:

@@ -50,7 +50,8 @@ class Accuracy(Check):
                       for x in (torch.quantile(other, 0.5), torch.quantile(other, 0.99))]  # fmt: skip
         i = int(worst.argmax())
         j = int(columns[place[i]])
-        noise = " The simulator is stochastic: its own scatter is part of these errors." if runs.stochastic else ""
+        noise = (" The simulator is stochastic: its own scatter is part of these errors. Give this check bounds above it, or name "
+                 "checks without it; coverage and calibration judge the noise.") if runs.stochastic else ""  # fmt: skip
         lost = len(evidence.held_out) - len(runs)
         left = f" {count(lost, 'held-out run')} failed and {'is' if lost == 1 else 'are'} not counted." if lost else ""
         broken = int((~torch.isfinite(worst)).sum())

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from emulate.contracts import Likelihood
-from emulate.distributions import Exact, gaussian_of
+from emulate.distributions import Exact, apart, gaussian_of
 from emulate.errors import InputError
 
 
@@ -18,7 +18,8 @@ class Predictive(Likelihood):
 
     ln p(data | theta) is the predictive density of the emulator, which is that of a single run: Gaussian with the
     prediction's covariance, or a flow's own density. It holds the noise of a run and what is not known of its mean, so
-    that nothing is added, and nothing is counted twice. An observation with further noise, of a meter for example, needs
+    that nothing is added, and nothing is counted twice. Outputs that no training run varied, as bins that stayed empty, say
+    nothing of theta and are left out. An observation with further noise, of a meter for example, needs
     `gaussian`, which adds that to the prediction.
 
     data `[..., m]` broadcasts against the prediction's batch. `InputError` for an exact prediction, the output of one true
@@ -36,7 +37,7 @@ class Predictive(Likelihood):
         if isinstance(prediction, Exact):
             raise InputError("predictive must be given a prediction with a density. Got one true run, which is a draw "
                              "and has none; predict by an emulator, or use gaussian with the observation's noise.")  # fmt: skip
-        value = prediction.log_prob(data)
+        value = prediction.log_prob(apart(prediction, data))
         return torch.where(torch.isnan(value), -torch.inf, value)
 
     def covariance(self, data: Tensor, prediction: Distribution | None = None) -> Tensor:

@@ -5,6 +5,7 @@ import math
 import torch
 
 from emulate.contracts import Evidence, Jacobians
+from emulate.distributions import apart
 from emulate.emulator import Emulator
 from emulate.errors import CampaignError, InputError
 from emulate.runs import Runs
@@ -115,7 +116,7 @@ def _score(emulator: Emulator, held_out: Runs) -> dict[str, float]:
         "worst99": float(worst.quantile(0.99)),
         "worst": float(worst.max()),
         "coverage": float(inside.double().mean()),
-        "log_score": float(prediction.log_prob(y).mean()),
+        "log_score": float(prediction.log_prob(apart(prediction, y)).mean()),
     }
 
 

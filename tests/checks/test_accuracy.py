@@ -112,7 +112,8 @@ def test_failed_runs_and_noise_are_told():
     runs = replace(Runs.of(SPACE, OUTPUTS, runs.theta, y), stochastic=True)
     said = Accuracy().find(Evidence(Wrong(np.zeros((5, 3))), runs))[0].sentence
     assert said.endswith("1 held-out run failed and is not counted. The simulator is stochastic: its own scatter is "
-                         "part of these errors.")  # fmt: skip
+                         "part of these errors. Give this check bounds above it, or name checks without it; coverage and "
+                         "calibration judge the noise.")  # fmt: skip
 
 
 def test_a_curve_of_either_sign_is_measured_by_the_spread_of_the_whole_curve():

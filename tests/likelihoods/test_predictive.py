@@ -7,13 +7,17 @@ import pytest
 import torch
 from scipy.stats import laplace, multivariate_normal, norm
 
+from emulate import registry
 from emulate.distributions import Exact, Gaussian
 from emulate.domain import Widened
+from emulate.emulator import fit
 from emulate.errors import InputError
 from emulate.likelihoods.predictive import Predictive
 from emulate.posterior import Posterior
 from emulate.pushforward import Pushforward
+from emulate.runs import Field, Outputs, Runs
 from emulate.simulators.linear_gaussian import LinearGaussian
+from emulate.space import Parameter, Space, Uniform
 
 DATA = torch.tensor([10.0, 2.0, 4.0], dtype=torch.float64)
 NOISE = 0.5
@@ -47,6 +51,23 @@ def test_a_density_of_another_shape_is_taken_as_it_is():
     found = Predictive().log_prob(made, y)
     np.testing.assert_allclose(found, laplace(3, 2).logpdf(y[:, 0].numpy()), rtol=1e-12)
     assert found[1] > norm(3, 8**0.5).logpdf(19.0) + 4
+
+
+def test_an_output_that_no_run_varied_leaves_the_posterior_and_its_digits_alone():
+    """Whatever is observed there: the log density moves with theta as that of an emulator without the output."""
+    rng, space = np.random.default_rng(1), Space((Parameter("a", Uniform(0.0, 1.0)),))
+    theta = rng.random((40, 1))
+    y = np.hstack([theta + 0.1 * rng.standard_normal((40, 1)), theta**2 + 0.1 * rng.standard_normal((40, 1))])
+    at = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)[:, None]
+    for recipe in ({"use": "polynomial"}, {"use": "flow", "epochs": 3, "points": 32}):
+        found = []
+        for names, rows, data in (("yz", y, [0.4, 0.2]), ("yzx", np.hstack([y, 0 * theta]), [0.4, 0.2, 3e-5])):
+            outputs = Outputs(tuple(Field(n) for n in names))
+            runs = Runs.of(space, outputs, theta, rows, stochastic=True)
+            emulator = fit(registry.build("emulators", recipe), runs, seed=0)
+            density = Predictive().log_prob(emulator.predict(at), torch.tensor(data, dtype=torch.float64))
+            found.append(density - density[0])
+        torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-8)
 
 
 def test_fisher_and_mode_are_those_of_a_run_of_known_noise():

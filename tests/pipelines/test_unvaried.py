@@ -21,9 +21,9 @@ COUNTS = [[3.0, 1.0, 0.0, 4.0], [2.0, 0.0, 0.0, 2.0], [5.0, 1.0, 0.0, 6.0]]
 
 def test_an_empty_bin_is_told_with_what_to_do():
     assert unvaried.sentence(runs(COUNTS)) == (
-        "n at x = 3 is the same in all 3 training runs, and the emulators will say that it always is: a run, or an "
-        "observation, that differs there counts as impossible. Make more runs, or choose outputs that every run fills (of "
-        "histograms: wider bins, or fewer of them)."
+        "n at x = 3 is the same in all 3 training runs, and the emulators will say that it always is: they say nothing of the "
+        "parameters there, and scores and likelihoods that rest on the noise of runs leave that out. Make more runs, or "
+        "choose outputs that every run fills (of histograms: wider bins, or fewer of them)."
     )
     assert unvaried.sentence(runs([[*c[:1], 0.0, *c[2:]] for c in COUNTS])).startswith(
         "n at x = 2 and 1 more of 4 outputs are the same in all 3 training runs, and the emulators will say that they "
@@ -38,6 +38,24 @@ def test_an_empty_bin_is_told_with_what_to_do():
 )
 def test_nothing_is_said_where_nothing_is_amiss(y, stochastic):
     assert unvaried.sentence(runs(y, stochastic=stochastic)) == ""
+
+
+def test_a_bin_that_is_seldom_filled_is_told_with_what_to_do():
+    """Poisson numbers: P(0) of a mean of 0.5 is 0.61, the likeliest number of a mean of 10 has 0.125."""
+    rng = np.random.default_rng(3)
+    full, seldom = rng.poisson(10.0, (200, 3)), rng.poisson(0.5, (200, 1))
+    y = np.hstack([full[:, :2], seldom, full[:, 2:]]).astype(float)
+    zeros = int((seldom == 0).sum())
+    assert unvaried.sparse(runs(y)) == (
+        f"n at x = 3 is 0 in {zeros} of 200 training runs: the noise of so few counts is no Gaussian, as the emulators take it to "
+        "be, and a posterior that rests on it comes out too narrow. Choose outputs that every run fills well, by ten counts "
+        "or more (of histograms: wider bins, or fewer of them)."
+    )
+    twice = np.hstack([seldom, y[:, 1:]]).astype(float)
+    assert "(1 more of 4 outputs are alike)" in unvaried.sparse(runs(twice))
+    assert unvaried.sparse(runs(np.hstack([full, full[:, :1]]).astype(float))) == ""
+    assert unvaried.sparse(runs(np.hstack([full, 0 * seldom]).astype(float))) == "", "that one is told as a constant"
+    assert unvaried.sparse(runs(y, stochastic=False)) == ""
 
 
 def test_a_failed_run_does_not_count():
