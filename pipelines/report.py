@@ -66,7 +66,20 @@ def _set(page: Mapping[str, Any]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True)  # fmt: skip
-    names = ("number", "percent", "time", "given", "bound", "value", "prior", "alike", "symbol", "prose", "coded")
+    names = (
+        "number",
+        "percent",
+        "time",
+        "given",
+        "bound",
+        "value",
+        "prior",
+        "alike",
+        "symbol",
+        "prose",
+        "coded",
+        "unit",
+    )
     environment.filters |= {name: getattr(typeset, name) for name in names}
     environment.filters["json"] = lambda x: json.dumps(x, indent=1, ensure_ascii=False)
     environment.filters["merged"] = _merged

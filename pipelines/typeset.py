@@ -18,6 +18,7 @@ NONE = "\u2013"  # a dash where there is nothing
 _TIMES = "\u00d7"
 _SPACE = "\u00a0"  # keeps a number and its unit on one line
 _POWER = re.compile(r"(?<![\w.])(-?\d+(?:\.\d+)?)e([+-]?\d+)(?!\w)")  # a number of e-notation that stands alone
+_OF_UNIT = re.compile(r"(?<=\w)\^(-?\d+)(?![\w.])")  # the power of a unit
 _SET = {"+-": "±", "sigma": "\u03c3", "chi2": "χ²", " %": f"{_SPACE}%"}
 _WORD = re.compile(r"\+-|(?<![\w.])(?:sigma|chi2)(?!\.?\w)|(?<=\d) %")
 _TOKEN = re.compile(
@@ -142,13 +143,23 @@ def value(finding: Mapping[str, Any]) -> str:
     return f"{number(100 * met, digits)}{_SPACE}%" if _share(finding) else number(met, digits)
 
 
+def unit(text: str) -> str:
+    """A unit, or a sentence with units, whose powers are raised.
+
+    >>> unit("GeV^-2"), unit("k^{1.5} of m_1^2"), unit("2^n")
+    ('GeV⁻²', 'k^{1.5} of m_1²', '2^n')
+    """
+    return _OF_UNIT.sub(lambda m: m[1].translate(_RAISED), text)
+
+
 def prose(sentence: str) -> str:
     """A sentence as a page sets it: `3.1e-07` is a power of ten, `+-` and `sigma` are signs, a number keeps its percent.
 
     >>> prose("off by 3.1e-07 +- 0.02 sigma, chi2 of 1 %")
     'off by 3.1\xa0×\xa010⁻⁷ ± 0.02 σ, χ² of 1\xa0%'
     """
-    text = _POWER.sub(lambda m: f"{m[1]}{_SPACE}{_TIMES}{_SPACE}10{str(int(m[2])).translate(_RAISED)}", sentence)
+    text = unit(sentence)
+    text = _POWER.sub(lambda m: f"{m[1]}{_SPACE}{_TIMES}{_SPACE}10{str(int(m[2])).translate(_RAISED)}", text)
     return _WORD.sub(lambda m: _SET[m[0]], text)
 
 

@@ -7,7 +7,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from emulate.checks._words import at, listing, number, percent
+from emulate.checks._words import at, count, listing, number, percent
 from emulate.contracts import Check, Evidence, Finding, Jacobians
 from emulate.runs import Outputs
 from emulate.space import Space
@@ -43,7 +43,7 @@ class Gradient(Check):
         emulator, known = evidence.emulator, evidence.jacobians
         space, g = emulator.space, len(known.theta)
         if g < self.minimum:
-            said = f"Cannot say: derivatives at {g} points were given, and the check needs at least {self.minimum}."
+            said = f"Cannot say: derivatives at {count(g, 'point')} were given, and the check needs at least {self.minimum}."
             return self._error("", float("nan"), said), self._cosine(float("nan"), said)
         with torch.no_grad():
             mean = emulator.predict(known.theta).mean
