@@ -18,7 +18,7 @@ NONE = "\u2013"  # a dash where there is nothing
 _TIMES = "\u00d7"
 _SPACE = "\u00a0"  # keeps a number and its unit on one line
 _POWER = re.compile(r"(?<![\w.])(-?\d+(?:\.\d+)?)e([+-]?\d+)(?!\w)")  # a number of e-notation that stands alone
-_OF_UNIT = re.compile(r"(?<=\w)\^(-?\d+)(?![\w.])")  # the power of a unit
+_OF_UNIT = re.compile(r"(?<=\w)\^(-?\d+)(?!\w|\.\d)")  # the power of a unit
 _SET = {"+-": "±", "sigma": "\u03c3", "chi2": "χ²", " %": f"{_SPACE}%"}
 _WORD = re.compile(r"\+-|(?<![\w.])(?:sigma|chi2)(?!\.?\w)|(?<=\d) %")
 _TOKEN = re.compile(
