@@ -82,29 +82,34 @@ def drawn(prediction: Distribution, shape: tuple[int, ...] = (), *, seed: int, *
                          f"{type(prediction).__name__}; return a Gaussian of emulate.distributions.") from e  # fmt: skip
 
 
-def apart(prediction: Distribution, y: Tensor) -> Tensor:
-    """y `[..., m]` with the prediction's mean for outputs that it holds to be constant, as no training run varied them.
-
-    Their density does not depend on theta. Where y differs there, it is 1e15 nats below, beside which all else loses its
-    digits; at the mean it is a constant.
-
-    >>> one = torch.ones(2, dtype=torch.float64)
-    >>> p = Gaussian(0 * one, one[:1], torch.tensor([[1.0, 0.0]], dtype=torch.float64), 1e-24 * one)
-    >>> p.constant = torch.tensor([False, True])
-    >>> apart(p, one)
-    tensor([1., 0.], dtype=torch.float64)
-    """
+def constant(prediction: Distribution) -> Tensor | None:
+    """`[m]`, the value of each output that no training run varied, NaN of others; None where there are none."""
     inner: Any = prediction
     while hasattr(inner, "inner"):
         inner = inner.inner
-    constant = getattr(inner, "constant", None)
-    return y if constant is None else torch.where(constant.to(y.device), prediction.mean, y)
+    return getattr(inner, "constant", None)
+
+
+def apart(prediction: Distribution, y: Tensor) -> Tensor:
+    """y `[..., m]` with the predicted value for outputs that the prediction holds to be constant.
+
+    Their density does not depend on theta. Where y differs there, it is 1e15 nats below, beside which all else loses its
+    digits; at the value itself it is a constant.
+
+    >>> one = torch.ones(2, dtype=torch.float64)
+    >>> p = Gaussian(0 * one, one[:1], torch.tensor([[1.0, 0.0]], dtype=torch.float64), 1e-24 * one)
+    >>> p.constant = torch.tensor([math.nan, 0.0], dtype=torch.float64)
+    >>> apart(p, one)
+    tensor([1., 0.], dtype=torch.float64)
+    """
+    known = constant(prediction)
+    return y if known is None else torch.where(known.to(y.device).isnan(), y, known.to(y.device))
 
 
 class Joint(Distribution):
     """What predictions of several outputs share: distribution functions are those of each output, and live elsewhere."""
 
-    constant: Tensor | None = None  # [m], outputs that no training run varied; None: there are none
+    constant: Tensor | None = None  # see the function of that name
 
     @property
     def arg_constraints(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from emulate.distributions import Joint, fitting, gaussian_of
+from emulate.distributions import Joint, constant, fitting, gaussian_of
 from emulate.errors import InputError, nearest
 from emulate.runs import places
 from emulate.space import Space
@@ -187,6 +187,8 @@ def checked(outside: Any) -> None:
 class Widened(Joint):
     """A prediction with its variance times `factor` `[...]`: y = mean + sqrt(factor) (y' - mean), whatever y' is.
 
+    Outputs that no training run varied keep theirs.
+
     >>> from torch.distributions import Independent, Normal
     >>> one = torch.ones(2, dtype=torch.float64)
     >>> Widened(Independent(Normal(one, one), 1), torch.tensor(4.0, dtype=torch.float64)).variance
@@ -194,13 +196,15 @@ class Widened(Joint):
     """
 
     def __init__(self, inner: Distribution, factor: Tensor):
+        known = constant(inner)  # whatever lies where, such an output keeps its error
         self.inner, self.factor = inner, factor
+        self._each = factor[..., None] if known is None else torch.where(known.isnan(), factor[..., None], 1.0)
         self.has_rsample = inner.has_rsample
         super().__init__(inner.batch_shape, inner.event_shape, validate_args=False)
 
     @property
     def _stretch(self) -> Tensor:
-        return self.factor.sqrt()[..., None]
+        return self._each.sqrt()
 
     @property
     def mean(self) -> Tensor:
@@ -208,11 +212,11 @@ class Widened(Joint):
 
     @property
     def variance(self) -> Tensor:
-        return self.inner.variance * self.factor[..., None]
+        return self.inner.variance * self._each
 
     @property
     def covariance_matrix(self) -> Tensor:
-        return gaussian_of(self.inner)[1] * self.factor[..., None, None]
+        return gaussian_of(self.inner)[1] * self._stretch[..., :, None] * self._stretch[..., None, :]
 
     def gaussian(self) -> tuple[Tensor, Tensor]:
         """The mean `[..., m]` and covariance `[..., m, m]`."""
@@ -228,4 +232,4 @@ class Widened(Joint):
     def log_prob(self, value: Tensor) -> Tensor:
         value = fitting(self, value)
         inner = self.inner.log_prob(self.mean + (value - self.mean) / self._stretch)
-        return inner - 0.5 * self.event_shape.numel() * self.factor.log()
+        return inner - 0.5 * self._each.expand(*self._each.shape[:-1], *self.event_shape).log().sum(-1)

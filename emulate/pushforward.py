@@ -258,7 +258,9 @@ def moved(
         t.to(device) for t in (prediction.loc, prediction.spread, prediction.basis, prediction.diagonal)
     )
     rest, log, mix = (None if t is None else t.to(device) for t in (prediction.rest, prediction.log, prediction.mix))
-    return Gaussian(loc, spread, basis, diagonal, rest, log, mix)
+    made = Gaussian(loc, spread, basis, diagonal, rest, log, mix)
+    made.constant = None if prediction.constant is None else prediction.constant.to(device)
+    return made
 
 
 def nodes(z: Distribution, device: torch.device | None = None) -> Tensor:

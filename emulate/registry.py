@@ -49,6 +49,16 @@ def place(word: str) -> tuple[str, str | None]:
     if len(homes) > 1:
         raise InputError(f"{word!r} must be looked up in one room. Got an entry of {' and '.join(homes)}; say which, as in "
                          f"`emulate list {homes[0]} {word}`.")  # fmt: skip
+    if not homes and word not in ROOMS:
+        every = [*ROOMS, *dict.fromkeys(name for room in ROOMS for name in names(room))]
+        own = (
+            " Of a class of your own name the room too: `emulate list emulators my_lab.flows:Flow`."
+            if ":" in word
+            else ""
+        )
+        raise InputError(
+            f"there is no room and no entry {word!r}; rooms are {', '.join(ROOMS)}.{nearest(word, every)}{own}"
+        )
     return (homes[0], word) if homes else (word, None)
 
 

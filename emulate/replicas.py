@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from emulate.contracts import Likelihood, Replicas
-from emulate.distributions import seeded
+from emulate.distributions import apart, seeded
 from emulate.errors import InputError
 from emulate.runs import Outputs
 from emulate.seeds import replicate
@@ -40,18 +40,26 @@ def replicas(predict: Callable[[Tensor], Distribution], likelihood: Likelihood, 
             covariance = likelihood.covariance(mean, prediction)
             whiten = {name: _whitening(covariance[:, s, s]) for name, s in parts.items()}
             known.append((prediction, mean, whiten))
-            off.append((data - mean) / covariance.diagonal(dim1=-2, dim2=-1).clamp_min(1e-300).sqrt())
-        observed = torch.cat([_chi2(data - mean, whiten, parts) for _, mean, whiten in known])
+            off.append(
+                (_told(likelihood, prediction, data) - mean)
+                / covariance.diagonal(dim1=-2, dim2=-1).clamp_min(1e-300).sqrt()
+            )
+        observed = torch.cat([_chi2(_told(likelihood, p, data) - mean, whiten, parts) for p, mean, whiten in known])
         made: list[Tensor] = []
         while len(some) * len(made) < max(_MOST, _EACH * len(parts)) and not _resolved(observed, made):
             again = []
             for prediction, mean, whiten in known:
                 first = len(some) * len(made) + sum(len(x) for x in again)
                 y = _again(prediction, mean, likelihood, generator, seed, first)
-                again.append(_chi2(y - mean, whiten, parts))
+                again.append(_chi2(_told(likelihood, prediction, y) - mean, whiten, parts))
             made.append(torch.cat(again))
     sizes = tuple(len(range(*s.indices(outputs.size))) for s in parts.values())
     return Replicas(tuple(parts), sizes, observed, torch.stack(made), torch.cat(off).mean(0), noisy)
+
+
+def _told(likelihood: Likelihood, prediction: Distribution, y: Tensor) -> Tensor:
+    """y, but for outputs that a likelihood which is the emulator's own leaves out."""
+    return y if likelihood.adds_noise else apart(prediction, y)
 
 
 def _parts(outputs: Outputs) -> dict[str, slice]:

@@ -53,8 +53,9 @@ class OutputTransform(torch.nn.Module):
         self._any_log = bool(self.log.any())
         self._any_rest = len(self.rest) > 0
         self._varies = bool(self.basis.any())  # where nothing does, z says nothing, whatever its distribution
-        constant = ~torch.cat([self.basis, self.rest]).any(0)
-        self._constant = constant if constant.any() else None
+        varies = torch.cat([self.basis, self.rest]).any(0)
+        value = torch.where(self.log, torch.where(self.log, self.centre, 0.0).exp(), self.centre)
+        self._constant = None if varies.all() else torch.where(varies, torch.nan, value)
         self._share = (self.basis / self.scale).square().mean(-1)  # of the mean variance that one unit of z_j makes
 
     @staticmethod

@@ -172,6 +172,29 @@ def test_what_is_exported_answers_without_emulate_for_any_number_of_points(emula
     torch.testing.assert_close(slope, emulator.jacobian(THETA)[:, 0], rtol=1e-6, atol=1e-9)
 
 
+GP = {"use": "gp", "mean": "constant", "starts": 1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", [
+    *({**GP, "kernel": kernel} for kernel in ("matern52", "matern32", "additive")),
+    {"use": "residual", "first": {**GP, "kernel": "rbf"}, "then": {"use": "noisy_gp", "starts": 1}},
+], ids=["matern52", "matern32", "additive", "residual"])  # fmt: skip
+def test_slopes_in_closed_form_leave_a_graph_that_can_be_differentiated_at_the_runs_too(spec, tmp_path):
+    runs = laws.runs(32)
+    emulator = laws.FIT(registry.build("emulators", spec), runs, seed=0)
+    assert emulator.core.closed
+    graph = torch.export.load(export(emulator, tmp_path / "e.pt2", jacobian=True)).module()
+    agrees(emulator, graph, jacobian=True, mean=1e-13, variance=1e-11, slopes=1e-8)
+    theta = torch.from_numpy(runs.theta[:4])
+    slope = [
+        torch.autograd.grad(f(leaf)[0][:, 1].sum(), leaf)[0]
+        for f in (graph, emulator.moments)
+        for leaf in [theta.clone().requires_grad_()]
+    ]
+    torch.testing.assert_close(slope[0], slope[1], rtol=1e-6, atol=1e-7 * float(slope[1].abs().max()))
+
+
 @pytest.mark.slow
 def test_onnx_says_what_its_results_are(emulator, session):
     assert [o.name for o in session.get_outputs()] == ["mean", "variance", "outside", "jacobian"]

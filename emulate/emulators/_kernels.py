@@ -55,7 +55,7 @@ def correlation_slope(e: Tensor, name: str) -> Tensor:
     """dk/de."""
     if name == "rbf":
         return e.exp()
-    r = (-2 * e).clamp_min(0).sqrt()
+    r = (-2 * e).clamp_min(1e-30).sqrt()  # as above
     if name == "matern32":
         return 3 * (-math.sqrt(3) * r).exp()
     return 5 / 3 * (1 + math.sqrt(5) * r) * (-math.sqrt(5) * r).exp()

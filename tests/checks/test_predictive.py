@@ -7,13 +7,15 @@ import pytest
 import torch
 from scipy.stats import chi2, kstest
 
+import emulate
 from emulate import registry
 from emulate.checks.predictive import Predictive
 from emulate.contracts import Evidence
 from emulate.distributions import Gaussian as Prediction
 from emulate.likelihoods.gaussian import Gaussian
 from emulate.replicas import p_values, replicas
-from emulate.runs import Field, Outputs
+from emulate.runs import Field, Outputs, Runs
+from emulate.space import Parameter, Space, Uniform
 from tests.checks.stand_ins import OUTPUTS, SIZE, StandIn, again
 
 TWO = Outputs((Field("pk", "", True, "k", (0.1, 0.2, 0.3), "h/Mpc"), Field("counts", "", True, "bin", (1.0, 2.0))))
@@ -56,6 +58,23 @@ def test_p_values_of_normal_data_are_the_closed_form():
         exact = chi2.sf(off, size).mean()
         assert abs(p_values(known)[0][i] - exact) < 4 * math.sqrt(exact * (1 - exact) / n) + 2 / n
     assert torch.allclose(known.pull, (data - 20 - draws).mean(0) / math.sqrt(variance))
+
+
+def test_an_output_that_no_run_varied_has_no_say_where_the_noise_is_that_of_runs():
+    """Whatever is observed there, the discrepancies are those of an emulator without it."""
+    rng, space = np.random.default_rng(2), Space((Parameter("a", Uniform(0.0, 1.0)),))
+    theta, found = rng.random((40, 1)), []
+    y = theta + 0.1 * rng.standard_normal((40, 2))
+    for names, rows, data in (("yz", y, [0.6, 0.4]), ("yzx", np.hstack([y, 0 * theta]), [0.6, 0.4, 1.0])):
+        outputs = Outputs(tuple(Field(n) for n in names))
+        runs = Runs.of(space, outputs, theta, rows, stochastic=True)
+        predict = emulate.fit(registry.build("emulators", "polynomial"), runs, seed=0).predict
+        likelihood = registry.build("likelihoods", "predictive").on(outputs)
+        draws = torch.full((50, 1), 0.5, dtype=torch.float64)
+        found.append(replicas(predict, likelihood, torch.tensor(data, dtype=torch.float64), draws, outputs, seed=1))
+    torch.testing.assert_close(found[1].data[:, 0], found[0].data[:, 0], rtol=1e-6, atol=0.0)
+    assert kstest(found[1].replica[..., 0].flatten(), chi2(2).cdf).pvalue > 0.001
+    assert found[1].pull[2].abs() < 1e-6
 
 
 @pytest.mark.parametrize("name", registry.names("likelihoods"))

@@ -1,5 +1,6 @@
 """The predictive likelihood against densities of scipy and closed forms, and its refusal word for word."""
 
+import math
 import re
 
 import numpy as np
@@ -8,13 +9,13 @@ import torch
 from scipy.stats import laplace, multivariate_normal, norm
 
 from emulate import registry
-from emulate.distributions import Exact, Gaussian
+from emulate.distributions import Exact, Gaussian, apart
 from emulate.domain import Widened
 from emulate.emulator import fit
 from emulate.errors import InputError
 from emulate.likelihoods.predictive import Predictive
 from emulate.posterior import Posterior
-from emulate.pushforward import Pushforward
+from emulate.pushforward import Pushforward, moved
 from emulate.runs import Field, Outputs, Runs
 from emulate.simulators.linear_gaussian import LinearGaussian
 from emulate.space import Parameter, Space, Uniform
@@ -68,6 +69,37 @@ def test_an_output_that_no_run_varied_leaves_the_posterior_and_its_digits_alone(
             density = Predictive().log_prob(emulator.predict(at), torch.tensor(data, dtype=torch.float64))
             found.append(density - density[0])
         torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-8)
+
+
+def test_where_error_bars_are_widened_that_output_is_left_alone_too():
+    """The density of a wide bar is low by ln of its width for every output, which is no output's business that has no bar."""
+    rng, space = np.random.default_rng(1), Space((Parameter("a", Uniform(0.0, 1.0)),))
+    theta = np.concatenate([rng.uniform(0.0, 0.3, 20), rng.uniform(0.7, 1.0, 20)])[:, None]
+    y = theta + 0.1 * rng.standard_normal((40, 1))
+    at = torch.tensor([[0.25], [0.5], [0.9]], dtype=torch.float64)
+    found = []
+    for names, rows in (("y", y), ("yzx", np.hstack([y, 0 * theta, 0 * theta]))):
+        runs = Runs.of(space, Outputs(tuple(Field(n) for n in names)), theta, rows, stochastic=True)
+        p = fit(registry.build("emulators", {"use": "polynomial"}), runs, seed=0).predict(at, outside="inflate")
+        density = Predictive().log_prob(p, torch.full((len(names),), 0.4, dtype=torch.float64))
+        found.append(density - density[0])
+        assert p.variance[1, 0] > 1.5 * p.variance[0, 0], "between the two clusters the bars are wide"
+        spread = p.sample((4000,), generator=torch.Generator().manual_seed(1)).var(0)
+        torch.testing.assert_close(spread[:, 0], p.variance[:, 0], rtol=0.15, atol=0.0)
+        torch.testing.assert_close(p.covariance_matrix.diagonal(dim1=-2, dim2=-1), p.variance, rtol=1e-9, atol=0.0)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-8)
+
+
+def test_what_no_run_varied_is_known_on_every_device_and_costs_a_flow_no_mean(monkeypatch):
+    made = Gaussian(DATA, DATA, torch.zeros(3, 3).double(), DATA)
+    made.constant = torch.tensor([math.nan, 2.0, math.nan], dtype=torch.float64)
+    other = moved(made, torch.device("meta"), torch.device("cpu"))
+    assert apart(other, 0 * DATA).tolist() == [0.0, 2.0, 0.0]
+    z = torch.distributions.Independent(torch.distributions.Laplace(torch.zeros(1).double(), 1.0), 1)
+    flow = Pushforward(z, torch.tensor([3.0]).double(), torch.tensor([[2.0]]).double(), torch.zeros(1).double())
+    flow.constant = torch.tensor([5.0], dtype=torch.float64)
+    monkeypatch.setattr(Pushforward, "mean", property(lambda _: pytest.fail("a mean over nodes was taken")))
+    assert apart(flow, torch.zeros(1).double()).tolist() == [5.0]
 
 
 def test_fisher_and_mode_are_those_of_a_run_of_known_noise():

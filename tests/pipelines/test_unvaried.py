@@ -41,13 +41,13 @@ def test_nothing_is_said_where_nothing_is_amiss(y, stochastic):
 
 
 def test_a_bin_that_is_seldom_filled_is_told_with_what_to_do():
-    """Poisson numbers: P(0) of a mean of 0.5 is 0.61, the likeliest number of a mean of 10 has 0.125."""
+    """Poisson numbers: P(0) of a mean of 0.5 is 0.61, of a mean of 10 it is 5e-5, however few the runs."""
     rng = np.random.default_rng(3)
     full, seldom = rng.poisson(10.0, (200, 3)), rng.poisson(0.5, (200, 1))
     y = np.hstack([full[:, :2], seldom, full[:, 2:]]).astype(float)
     zeros = int((seldom == 0).sum())
     assert unvaried.sparse(runs(y)) == (
-        f"n at x = 3 is 0 in {zeros} of 200 training runs: the noise of so few counts is no Gaussian, as the emulators take it to "
+        f"n at x = 3 is 0 in {zeros} of 200 training runs: the noise of so few counts is no Gaussian, as most emulators take it to "
         "be, and a posterior that rests on it comes out too narrow. Choose outputs that every run fills well, by ten counts "
         "or more (of histograms: wider bins, or fewer of them)."
     )
@@ -56,6 +56,8 @@ def test_a_bin_that_is_seldom_filled_is_told_with_what_to_do():
     assert unvaried.sparse(runs(np.hstack([full, full[:, :1]]).astype(float))) == ""
     assert unvaried.sparse(runs(np.hstack([full, 0 * seldom]).astype(float))) == "", "that one is told as a constant"
     assert unvaried.sparse(runs(y, stochastic=False)) == ""
+    assert unvaried.sparse(runs(rng.poisson(10.0, (8, 4)).astype(float))) == ""
+    assert unvaried.sparse(runs(np.round(rng.normal(0.0, 1.0, (200, 4))))) == "", "numbers of either sign are no counts"
 
 
 def test_a_failed_run_does_not_count():
