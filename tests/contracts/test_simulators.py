@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from emulate import registry
 from emulate.contracts import Simulator
 from emulate.diagnosis import TROUBLES, diagnose
+from emulate.errors import RunFailed
 from emulate.keys import canonical, identity
 from emulate.noise import Noise
 from emulate.replication import each, lift
@@ -190,6 +191,12 @@ def test_what_stands_in_the_way_of_a_derivative_is_declared(case):
     simulator = built(*case)
     assert set(simulator.pathologies) <= set(TROUBLES)
     theta = simulator.space.from_unit(torch.full((simulator.space.d,), 0.5, dtype=torch.float64))
+    if simulator.rows() is not None:  # it has no run between its rows, and says so
+        with pytest.raises(
+            RunFailed, match=r"has no run at these parameters, and no other can be made\. Ask for points of"
+        ):
+            diagnose(simulator, theta, calls=500)
+        return
     found = diagnose(simulator, theta, calls=500)
     assert set(found.evidence["troubles"]) - {"smooth"} <= set(simulator.pathologies), str(found)
 
