@@ -1,6 +1,8 @@
 """`emulate predict` on tables and grids: what is kept, what is refused and in which words; judged by the function itself."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -55,6 +57,26 @@ def test_a_csv_keeps_its_columns_and_order(emulator, here):
     assert [n for n in made if n.startswith("draw")] == [f"draw{i}({n})" for i in (1, 2) for n in labels]
     assert (made["draw1(y)"] != made["draw2(y)"]).all()
     np.testing.assert_allclose(made["draw1(y)"], made["y"], atol=1e-6)
+
+
+FRONT = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("points", "out"), re.findall(r"--points (\S+) --out ([\w.]+)", FRONT))
+def test_the_commands_of_the_front_page_work(emulator, here, points, out):
+    frame = pandas.DataFrame({"a": [0.5, 0.25], "b": [1.0, 0.0]})
+    if points.endswith(".nc"):
+        frame.to_xarray().to_netcdf(points, engine="h5netcdf")
+    else:
+        frame.to_csv(points, index=False)
+    code, _, err = said(emulator, "--points", points, "--out", out)
+    assert code == 0, err
+    made = xarray.load_dataset(out, engine="h5netcdf") if out.endswith(".nc") else pandas.read_csv(out)
+    np.testing.assert_allclose(made["y"], truth(frame["a"], frame["b"])[:, 0], atol=1e-9)
+
+
+def test_the_front_page_has_such_commands():
+    assert len(re.findall(r"--points \S+ --out", FRONT)) == 2
 
 
 def test_standard_input_to_standard_output(emulator, here):
