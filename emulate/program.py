@@ -69,10 +69,10 @@ def export(emulator: Emulator, path: str | os.PathLike, *, jacobian: bool = Fals
     The graph takes theta `[n, d]` and gives, in this order, mean `[n, m]`, variance `[n, m]`, outside `[n]` and the
     Jacobian d mean / d theta `[n, m, d]`. No graph can warn: it extrapolates, and `outside`, as of `Emulator.domain`, is
     there for the program around it to refuse what is above 0. A .pt2 says what `Emulator.moments` says, bit for bit where
-    torch orders its sums alike. onnxruntime's exp and sums differ in the last bits, which move a mean by 1e-13 of what outputs
-    vary by, except where a process of runs without noise has a kernel matrix that is nearly singular: its weights of 1e6 cancel,
-    so that its own mean is known to no more than some 1e-9 (`noisy_gp`, `multifidelity`, `gradient_gp`; further outside the box),
-    and two libraries differ by as much. Names, units and priors of the parameters and the names, units and coordinates of the
+    torch orders its sums alike. onnxruntime's exp and sums differ in the last bits, which move a mean by less than 1e-10 of
+    what outputs vary by, except where a process of runs without noise has a kernel matrix that is nearly singular: its weights
+    of 1e6 cancel, so that its own mean is known to no more than some 1e-9 (`noisy_gp`, `multifidelity`, `gradient_gp`; further
+    outside the box), and two libraries differ by as much. Names, units and priors of the parameters and the names, units and coordinates of the
     outputs lie in the file as JSON: `emulate.json` in a .pt2, the metadata `emulate` in ONNX.
 
     `emulate.load` does not read such a file: the emulator itself is the folder that `save` writes. A .pt2 is in torch's

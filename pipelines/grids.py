@@ -49,8 +49,9 @@ def write(emulator: Emulator, given: "xarray.Dataset", source: Path, out: Path |
         raise InputError(f"points from NetCDF must be answered in NetCDF. Got {'no --out' if out is None else out}; add "
                          f"--out {source.stem}_predicted.nc.")  # fmt: skip
     made = emulator.to_xarray(given, **how)
-    both = [n for n in made.variables if n in given.variables and n not in emulator.space.names]
-    if taken := [n for n in both if not made[n].equals(given[n])]:  # coordinates of the points, as a frame's index, stay
+    # coordinates of the points, as the index of a frame, stay
+    same = [n for n in made.variables if n in given.variables and made.variables[n].equals(given.variables[n])]
+    if taken := [n for n in made.variables if n in given.variables and n not in (*emulator.space.names, *same)]:
         raise InputError(f"{source} must leave the names of the answers free. Got a variable {taken[0]!r}; rename it, or take it "
                          "out.")  # fmt: skip
     rest = given.drop_vars([n for n in emulator.space.names if n in given.variables])
