@@ -72,8 +72,8 @@ def export(emulator: Emulator, path: str | os.PathLike, *, jacobian: bool = Fals
     torch orders its sums alike. onnxruntime's exp and sums differ in the last bits, which move a mean by less than 1e-10 of
     what outputs vary by, except where a process of runs without noise has a kernel matrix that is nearly singular: its weights
     of 1e6 cancel, so that its own mean is known to no more than some 1e-9 (`noisy_gp`, `multifidelity`, `gradient_gp`; further
-    outside the box), and two libraries differ by as much. Names, units and priors of the parameters and the names, units and coordinates of the
-    outputs lie in the file as JSON: `emulate.json` in a .pt2, the metadata `emulate` in ONNX.
+    outside the box), and two libraries differ by as much. Names, units and priors of the parameters and the names, units and
+    coordinates of the outputs lie in the file as JSON: `emulate.json` in a .pt2, the metadata `emulate` in ONNX.
 
     `emulate.load` does not read such a file: the emulator itself is the folder that `save` writes. A .pt2 is in torch's
     format; open only those whose writer you trust. Raises `InputError` where the recipe's prediction is no such graph.
