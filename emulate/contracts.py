@@ -170,6 +170,12 @@ class Core(torch.nn.Module, ABC):
     closed: bool = False  # whether `tangent` is one expression for any number of points, fit for `program.export`
     left_out: Distribution | None = None  # p(z) of each training run by the other runs, where training knows it
 
+    @property
+    def log(self) -> Callable[[Tensor], Tensor]:
+        """The logarithm with which theta becomes u, for `space.scaled`: torch's, or that which a part of it asks for."""
+        parts = (m for m in self.modules() if isinstance(m, Core) and m is not self)
+        return next((log for log in (m.log for m in parts) if log is not torch.log), torch.log)
+
     @abstractmethod
     def forward(self, u: Tensor) -> Distribution:
         """p(z | u), differentiable with respect to u, batched over leading axes: a Normal or MultivariateNormal, or any

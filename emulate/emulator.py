@@ -337,7 +337,11 @@ class Emulator(torch.nn.Module):
     forward = predict
 
     def _prediction(self, theta: Tensor) -> Gaussian | Pushforward:
-        return self.transform.push(self.core(self.space.scaled(_at(theta, self.device))))
+        return self.transform.push(self.core(self.scaled(_at(theta, self.device))))
+
+    def scaled(self, theta: Tensor) -> Tensor:
+        """theta `[..., d]` -> u `[..., d]`, the coordinates that its core reads: those of `space.scaled`, to its own bits."""
+        return self.space.scaled(theta, self.core.log)
 
     def look(self, theta: Tensor, outside: Outside = "box", *, strict: bool = False) -> None:
         """What `predict` says of theta `[..., d]` before it predicts: warnings, or `InputError`."""
@@ -401,13 +405,12 @@ class Emulator(torch.nn.Module):
         theta = theta.clone() if theta.is_inference() else theta
         self.look(theta)
         flat = theta.reshape(-1, self.space.d).to(self.device)
-        u = self.space.scaled(flat)
+        u = self.scaled(flat)
         prediction, slopes = self.core.tangent(u)
         if slopes is None:
             block = 8 if hasattr(type(prediction), "nodes") else 512  # a mean over nodes holds 30 MiB for each point
             rows = [
-                rows_of(lambda t: self.transform.push(self.core(self.space.scaled(t))).mean, t)
-                for t in flat.split(block)
+                rows_of(lambda t: self.transform.push(self.core(self.scaled(t))).mean, t) for t in flat.split(block)
             ]
             return torch.cat(rows).reshape(*theta.shape[:-1], self.outputs.size, self.space.d).to(theta.device)
         stretch = self.space.stretch(flat)[:, None, :]

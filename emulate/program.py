@@ -49,7 +49,7 @@ class Planes(Moments):
 
     def forward(self, theta: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
         e = self.emulator
-        u, a = e.space.scaled(theta), e.space.scaled(at)
+        u, a = e.scaled(theta), e.scaled(at)
         p, slopes = e.core.tangent(a)
         by_mean, by_variance = cast(tuple[Tensor, Tensor], slopes)
         step = (u - a)[..., None, :]

@@ -9,7 +9,7 @@ prior has tails.
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -24,6 +24,7 @@ from emulate.errors import InputError, nearest
 from emulate.labelled import columns, is_labelled
 
 _EDGE = 1e-12  # an unbounded prior reaches u = 0 and u = 1 at infinity only
+Log = Callable[[Tensor], Tensor]
 
 
 def _need(good: bool, sentence: str) -> None:
@@ -109,10 +110,10 @@ class LogUniform:
         _need(self.low > 0, f"log_uniform: low must be above 0. Got {self.low}; a logarithm needs positive bounds.")
         _ordered("log_uniform", self.low, self.high)
 
-    def to_unit(self, theta: Tensor) -> Tensor:
-        return torch.log(theta / self.low) / math.log(self.high / self.low)
+    def scaled(self, theta: Tensor, log: Log = torch.log) -> Tensor:
+        return log(theta / self.low) / math.log(self.high / self.low)
 
-    scaled = to_unit
+    to_unit = scaled
 
     def from_unit(self, u: Tensor) -> Tensor:
         return self.low * torch.exp(u * math.log(self.high / self.low))
@@ -186,8 +187,8 @@ class LogNormal:
         safe = torch.where(inside, theta, math.exp(self.mean))  # keeps the gradient finite
         return torch.where(inside, ndtr((safe.log() - self.mean) / self.sd), theta * math.exp(-self.mean))
 
-    def scaled(self, theta: Tensor) -> Tensor:
-        return 0.5 + (theta.log() - self.mean) / (4 * self.sd)  # two standard deviations either side are [0, 1]
+    def scaled(self, theta: Tensor, log: Log = torch.log) -> Tensor:
+        return 0.5 + (log(theta) - self.mean) / (4 * self.sd)  # two standard deviations either side are [0, 1]
 
     def unscaled(self, x: Tensor) -> Tensor:
         return (self.mean + 4 * self.sd * (x - 0.5)).exp()
@@ -331,10 +332,15 @@ class Space:
             [p.prior.from_unit(x) for p, x in zip(self.parameters, self._columns(u, "u"), strict=True)], -1
         )
 
-    def scaled(self, theta: Tensor) -> Tensor:
-        """theta `[..., d]` -> the coordinates `[..., d]` in which emulators work: about [0, 1], smooth in theta."""
+    def scaled(self, theta: Tensor, log: Log = torch.log) -> Tensor:
+        """theta `[..., d]` -> the coordinates `[..., d]` in which emulators work: about [0, 1], smooth in theta.
+
+        `log` is the logarithm to take where one is taken: torch's, or `emulate.portable.log`.
+        """
+        priors = [p.prior for p in self.parameters]
+        pairs = zip(priors, self._columns(theta, "theta"), strict=True)
         return torch.stack(
-            [p.prior.scaled(t) for p, t in zip(self.parameters, self._columns(theta, "theta"), strict=True)], -1
+            [p.scaled(t, log) if isinstance(p, LogUniform | LogNormal) else p.scaled(t) for p, t in pairs], -1
         )
 
     def beyond(self, theta: Tensor) -> Tensor:

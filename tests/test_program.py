@@ -221,6 +221,18 @@ def test_onnxruntime_gives_the_same_answers_in_float64(emulator, session):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kernel", ["rbf", "matern52", "matern32", "additive"])
+def test_portable_arithmetic_leaves_onnxruntime_nothing_to_differ_in(kernel, tmp_path):
+    """Weights of 1e5 to 1e7 would turn another exp or another order of sums into 1e-10 and more; variances into 1e-5."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    recipe = registry.build("emulators", {**GP, "kernel": kernel, "arithmetic": "portable"})
+    emulator = laws.FIT(recipe, laws.runs(32), seed=0)
+    path = export(emulator, tmp_path / "e.onnx", jacobian=True)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    agrees(emulator, run_by(session), jacobian=True, mean=1e-12, variance=1e-9)
+
+
+@pytest.mark.slow
 def test_onnxruntime_moves_by_no_more_than_last_bits_do(emulator, session):
     within_its_condition(emulator, run_by(session))
 

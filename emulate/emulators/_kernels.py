@@ -6,6 +6,7 @@ made 3e-10 of the outputs' scale of that.
 """
 
 import math
+from collections.abc import Callable
 from functools import reduce
 from operator import add
 from typing import Any
@@ -19,9 +20,10 @@ STATIONARY = ("rbf", "matern52", "matern32")
 KERNELS = (*STATIONARY, "additive")
 MEANS = ("constant", "linear", "quadratic")
 _CACHE = 2**15  # numbers that one step of a loop may touch: they stay in the cache
+Exp = Callable[[Tensor], Tensor]
 
 
-def kernel(u: Tensor, columns: Tensor, length: Tensor, order: Tensor, name: str) -> Tensor:
+def kernel(u: Tensor, columns: Tensor, length: Tensor, order: Tensor, name: str, exp: Exp = torch.exp) -> Tensor:
     """k(u, v) `[..., a, b]` with k(u, u) = 1, of u `[a, d]`, `columns_of(v)`, length `[..., d]` and order `[...]`.
 
     Stationary ones are functions of the distance in units of the lengths (Rasmussen and Williams 2006, section 4.2). The
@@ -31,41 +33,42 @@ def kernel(u: Tensor, columns: Tensor, length: Tensor, order: Tensor, name: str)
         k = [prod_i (1 + a e_i) - 1] / [(1 + a)^d - 1]
 
     Its limits are the mean of the e_i, a function without interactions (a to 0), and their product, the rbf (a large).
+    With another `exp` than torch's all is done one operation at a time, as `_arithmetic.Portable` asks.
     """
     if name == "additive":
-        if torch.compiler.is_compiling():
-            e, whole = _parts(u, columns, length, order)
+        if torch.compiler.is_compiling() or exp is not torch.exp:
+            e, whole = _parts(u, columns, length, order, exp)
             return whole * _share(order, len(e))
         return _Additive.apply(u, columns, length, order)
-    return correlation(exponents(u, columns, length), name)
+    return correlation(_exponents_for(exp)(u, columns, length), name, exp)
 
 
-def correlation(e: Tensor, name: str) -> Tensor:
+def correlation(e: Tensor, name: str, exp: Exp = torch.exp) -> Tensor:
     """k with k(0) = 1, of e = -r^2 / 2 with r the distance in units of the lengths."""
     if name == "rbf":
-        return e.exp()
+        return exp(e)
     r2 = (-2 * e).clamp_min(1e-30)  # the clamp keeps the gradient finite at a training point
     r = r2.sqrt()
     if name == "matern32":
-        return (1 + math.sqrt(3) * r) * (-math.sqrt(3) * r).exp()
-    return (1 + math.sqrt(5) * r + 5 / 3 * r2) * (-math.sqrt(5) * r).exp()
+        return (1 + math.sqrt(3) * r) * exp(-math.sqrt(3) * r)
+    return (1 + math.sqrt(5) * r + 5 / 3 * r2) * exp(-math.sqrt(5) * r)
 
 
-def correlation_slope(e: Tensor, name: str) -> Tensor:
+def correlation_slope(e: Tensor, name: str, exp: Exp = torch.exp) -> Tensor:
     """dk/de."""
     if name == "rbf":
-        return e.exp()
+        return exp(e)
     r = (-2 * e).clamp_min(1e-30).sqrt()  # as above
     if name == "matern32":
-        return 3 * (-math.sqrt(3) * r).exp()
-    return 5 / 3 * (1 + math.sqrt(5) * r) * (-math.sqrt(5) * r).exp()
+        return 3 * exp(-math.sqrt(3) * r)
+    return 5 / 3 * (1 + math.sqrt(5) * r) * exp(-math.sqrt(5) * r)
 
 
-def slopes(u: Tensor, columns: Tensor, length: Tensor, order: Tensor, name: str) -> Tensor:
+def slopes(u: Tensor, columns: Tensor, length: Tensor, order: Tensor, name: str, exp: Exp = torch.exp) -> Tensor:
     """dk(u, v) / du_i `[d, ..., a, b]`, without a graph."""
     if name == "additive":
-        return torch.stack(_rates(u, columns, length, order))
-    rate, far = -correlation_slope(exponents(u, columns, length), name), length.square()
+        return torch.stack(_rates(u, columns, length, order, exp))
+    rate, far = -correlation_slope(_exponents_for(exp)(u, columns, length), name, exp), length.square()
     return torch.stack(
         [rate * (x[:, None] - v) / far[..., i, None, None] for i, (x, v) in enumerate(zip(u.T, columns))]
     )
@@ -146,15 +149,27 @@ def _exponents_of_any(u: Tensor, columns: Tensor, length: Tensor) -> Tensor:
     return e
 
 
+def _exponents_for(exp: Exp) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    return exponents if exp is torch.exp else _exponents_in_order
+
+
+def _exponents_in_order(u: Tensor, columns: Tensor, length: Tensor) -> Tensor:
+    """The same without `addcmul`, which rounds once or twice as the machine likes."""
+    rates = (-0.5 / length.square()).movedim(-1, 0)[..., None, None]
+    return reduce(add, ((x[:, None] - v).square() * rate for x, v, rate in zip(u.T, columns, rates, strict=True)))
+
+
 def _share(order: Tensor, d: int) -> Tensor:
     """1 / [(1 + a)^d - 1] `[..., 1, 1]`."""
     return torch.expm1(d * torch.log1p(order.exp())).reciprocal()[..., None, None]
 
 
-def _parts(u: Tensor, columns: Tensor, length: Tensor, order: Tensor) -> tuple[list[Tensor], Tensor]:
+def _parts(
+    u: Tensor, columns: Tensor, length: Tensor, order: Tensor, exp: Exp = torch.exp
+) -> tuple[list[Tensor], Tensor]:
     """e_i, d times `[..., a, b]`, and prod_i (1 + a e_i) - 1, summed so that small a lose no digits."""
     rate, a = -0.5 / length.square(), order.exp()[..., None, None]
-    e = [((u[:, i, None] - columns[i]).square() * rate[..., i, None, None]).exp() for i in range(u.shape[-1])]
+    e = [exp((u[:, i, None] - columns[i]).square() * rate[..., i, None, None]) for i in range(u.shape[-1])]
     whole = a * e[0]
     for x in e[1:]:
         whole = whole + a * x * (1 + whole)
@@ -203,9 +218,9 @@ class _Additive(torch.autograd.Function):
         return _over_points(_Additive, in_dims, u, *rest), 0
 
 
-def _rates(u: Tensor, columns: Tensor, length: Tensor, order: Tensor) -> list[Tensor]:
+def _rates(u: Tensor, columns: Tensor, length: Tensor, order: Tensor, exp: Exp = torch.exp) -> list[Tensor]:
     """dk/du_i, d times `[..., a, b]`."""
-    e, whole = _parts(u, columns, length, order)
+    e, whole = _parts(u, columns, length, order, exp)
     a, share = order.exp()[..., None, None], _share(order, len(e))
     rate = -1 / length.square()
     return [share * (1 + whole) * (a * x / (1 + a * x)) * (u[:, i, None] - columns[i]) * rate[..., i, None, None]

@@ -1,5 +1,6 @@
 """Exact Gaussian processes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
@@ -15,10 +16,11 @@ from emulate.contracts import Core, Recipe
 from emulate.costs import Cost, affordable, steps
 from emulate.distributions import Correlated
 from emulate.emulators import _calibration as calibration
+from emulate.emulators._arithmetic import Arithmetic, chosen
 from emulate.emulators._evidence import ROUGH, Evidence, Factors
 from emulate.emulators._kernels import KERNELS, MEANS, basis, basis_slopes, columns_of, determined, kernel, slopes
 from emulate.emulators._places import dealt
-from emulate.emulators._threads import SMALL, calm
+from emulate.emulators._threads import calm
 from emulate.errors import InputError
 
 Kernel = Literal["auto", "rbf", "matern52", "matern32", "additive"]
@@ -26,8 +28,7 @@ _LEADING = 3  # components on which "auto" compares
 _FOLDS = 5  # by which error bars are scaled
 _MANY, _SOME = 600, 500  # with more runs than the first, the search begins on so many of them
 _ROUNDING = 1e-20  # variance of z that sums of thousands of float64 products have, where the trend explains everything
-_ROWS, _CACHE = 256, 2**18  # a batch is worked off in parts of that many points, or of so many numbers that fit a cache
-_FEW = 4  # points below which BLAS adds the products of a variance in another order than for a batch
+_ROWS = 256  # of a batch whose slopes are found at once
 _EACH = ("variance", "weights", "beta")  # of every component; the rest of a fit is that of its kernel
 _SHARED = ("length", "order", "eta", "inverse", "q", "r_inverse")
 
@@ -50,7 +51,7 @@ class _Fitted(Core):
     q: Tensor
     r_inverse: Tensor
 
-    def __init__(self, state: dict[str, Tensor]):
+    def __init__(self, state: dict[str, Tensor], arithmetic: Arithmetic = "auto"):
         super().__init__()
         before = {"group": torch.arange(len(state["variance"])), "order": torch.zeros_like(state["eta"]),
                   "mix": state["eta"].new_zeros(0, 0)}  # fmt: skip
@@ -60,7 +61,12 @@ class _Fitted(Core):
         self._kernel, self._mean = KERNELS[int(self.choice[0])], MEANS[int(self.choice[1])]
         self._columns = columns_of(self.points)
         self._sizes = torch.bincount(self.group).tolist()  # components of each kernel; those of one follow each other
-        self._rows = max(_ROWS, _CACHE // self.weights.numel())
+        self._by = chosen(arithmetic, self.weights, self.inverse)
+        self._rows = max(self._by.rows, self._by.cache // self.weights.numel())
+
+    @property
+    def log(self) -> Callable[[Tensor], Tensor]:
+        return self._by.log
 
     def forward(self, u: Tensor) -> Normal | Correlated:
         flat = u.reshape(-1, u.shape[-1])
@@ -76,17 +82,12 @@ class _Fitted(Core):
     def _moments(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and sd `[p, N]` at u `[N, d]`."""
         h = basis(u, self._mean)
-        k = kernel(u, self._columns, self.length, self.order, self._kernel)  # [g, N, n]
+        k = kernel(u, self._columns, self.length, self.order, self._kernel, self._by.exp)  # [g, N, n]
         every = k if len(k) == len(self.group) else k[self.group]
-        mean = (every * self.weights[:, None, :]).sum(-1)  # a product adds in an order of the batch's own
-        mean = mean + self.beta @ h.T
-        if torch.compiler.is_compiling():  # a graph for any number of points has no branch for few
-            k = torch.cat([k, *[k[:, :1]] * (_FEW - 1)], 1)
-        elif len(u) < _FEW and len(self.points) <= SMALL:
-            k = torch.cat([k] * _FEW, 1)[:, :_FEW]
-        v = (k @ self.inverse.mT)[:, : u.shape[0]]  # a length would be a constant of an exported graph
+        mean = self._by.total(every * self.weights[:, None]) + self._by.total(h * self.beta[:, None])
+        v = self._by.whitened(k, self.inverse)
         t = h @ self.r_inverse - v @ self.q
-        spread = (1 - v.square().sum(-1)).clamp_min(0) + t.square().sum(-1) + self.eta[:, None]
+        spread = (1 - self._by.total(v.square())).clamp_min(0) + t.square().sum(-1) + self.eta[:, None]
         return mean, (self.variance[:, None] * spread[self.group] + _ROUNDING).sqrt()
 
     @property
@@ -114,14 +115,12 @@ class _Fitted(Core):
     def _slopes(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """The formulas of `_moments` differentiated, `[p, N, d]`."""
         h, dh = basis(u, self._mean), basis_slopes(u, self._mean)
-        k = kernel(u, self._columns, self.length, self.order, self._kernel)
-        by_kernel = slopes(u, self._columns, self.length, self.order, self._kernel)  # [d, g, N, n]
+        of_kernel = (u, self._columns, self.length, self.order, self._kernel, self._by.exp)
+        k, by_kernel = kernel(*of_kernel), slopes(*of_kernel)  # [d, g, N, n]
         parts = zip(by_kernel.unbind(1), self.weights.split(self._sizes))
-        mean = torch.cat([rate @ w.T for rate, w in parts], -1).permute(
-            2, 1, 0
-        )  # components of a kernel in one product
+        mean = torch.cat([self._by.weighted(rate, w) for rate, w in parts], -1).permute(2, 1, 0)
         mean = mean + torch.einsum("pk,nkd->pnd", self.beta, dh)
-        v = k @ self.inverse.mT
+        v = self._by.whitened(k, self.inverse)
         t = h @ self.r_inverse - v @ self.q
         inside = (v.square().sum(-1, keepdim=True) < 1) * v
         pulled = -2 * (inside + t @ self.q.mT) @ self.inverse
@@ -156,6 +155,12 @@ class GP(Recipe):
     of four functions, 100 runs, intervals of 95 % then hold 95 % of new points. Those of one fit scatter: half of the fits lie
     between 94 and 98 %.
 
+    Smooth functions have weights C^-1 (z - H beta) of 1e4 to 1e9 that cancel and magnify the last bits of exp and of sums,
+    which differ between machines and libraries: to 1e-12 to 1e-6 of what a component varies by, always far less than the
+    process errs. With `arithmetic: portable` all give the same bits (see `_arithmetic.py`), also an exported graph in
+    onnxruntime, for 1.2 times the time of a prediction at one point and 2 to 8 times that of thousands. "auto" is portable for
+    up to 128 runs with weights above 1e4, and else the libraries of torch.
+
     >>> GP(mean="quadratic").minimum_runs(2)
     8
     """
@@ -166,6 +171,9 @@ class GP(Recipe):
     noise: Literal["auto", "fixed", "fitted"] = "auto"  # auto: fitted for a stochastic simulator, else a tiny nugget
     kernels: Annotated[int, Ge(1)] = 8  # components with lengths and eta of their own; the rest share theirs
     starts: Annotated[int, Ge(1)] = 3  # starting points of the search for the lengths and eta
+    arithmetic: Arithmetic = (
+        "auto"  # of predictions; portable: the same bits everywhere, and longer; auto: where it matters
+    )
 
     def minimum_runs(self, d: int) -> int:
         return 2 + {"linear": 1 + d, "quadratic": (d + 1) * (d + 2) // 2}.get(self.mean, 1)
@@ -196,7 +204,7 @@ class GP(Recipe):
             own = max(self.kernels, len(found)) if z.shape[1] > self.kernels + 1 else z.shape[1]
             parts = [*z[:, :own].split(1, 1), *([z[:, own:]] if own < z.shape[1] else [])]
             found += [_fit(u, part, kernel, mean, noisy, starts) for part in parts[len(found) :]]
-            core = _Fitted(_joined(u, kernel, mean, found))
+            core = _Fitted(_joined(u, kernel, mean, found), self.arithmetic)
             left_out = [torch.cat([getattr(f, name) for f in found], 1) for name in ("left_out", "spread")]
             if self.calibrate:
                 left_out = _blind(u, parts, kernel, mean, noisy, found) or left_out
@@ -208,7 +216,7 @@ class GP(Recipe):
         return core
 
     def rebuild(self, state: dict[str, Tensor]) -> Core:
-        return _Fitted(state)
+        return _Fitted(state, self.arithmetic)
 
     def _choose(self, u: Tensor, z: Tensor, noisy: bool, starts: list[np.ndarray]) -> tuple[str, str, list["_Fit"]]:
         """Kernel, mean, and the fits of the leading components."""

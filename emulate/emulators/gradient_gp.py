@@ -1,5 +1,6 @@
 """Exact Gaussian processes of runs that carry their Jacobians."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -14,6 +15,7 @@ from torch.distributions import Normal
 from emulate.contracts import Core, Recipe
 from emulate.costs import Cost
 from emulate.emulators._agreement import doubt
+from emulate.emulators._arithmetic import Arithmetic, chosen
 from emulate.emulators._derivatives import KERNELS, Evidence, Seen, covariance, determined, radial, trend
 from emulate.emulators._kernels import MEANS, basis
 from emulate.emulators._places import dealt
@@ -25,7 +27,6 @@ _LEADING = 3  # components on which "auto" compares
 _FOLDS = 5
 _SHORT = 40  # iterations of a search that starts at lengths found before
 _ROUNDING = 1e-20  # variance of z that sums of thousands of float64 products have, where the trend explains everything
-_NUMBERS = 2**20  # that one part of a batch may hold per array
 _EACH = ("variance", "weights", "beta")  # of every component; the rest of a fit is that of its kernel
 _SHARED = ("length", "eta", "inverse", "q", "r_inverse")
 _EXACT = 1e-7  # of the size of a component's slopes: where some are exactly 0, only an error keeps ln E finite
@@ -48,12 +49,17 @@ class _Fitted(Core):
     q: Tensor
     r_inverse: Tensor
 
-    def __init__(self, state: dict[str, Tensor]):
+    def __init__(self, state: dict[str, Tensor], arithmetic: Arithmetic = "auto"):
         super().__init__()
         for name in ("choice", "points", "group", *_EACH, *_SHARED):
             self.register_buffer(name, state[name])
         self._kernel, self._mean = KERNELS[int(self.choice[0])], MEANS[int(self.choice[1])]
-        self._rows = max(1, _NUMBERS // max(self.weights.numel(), self.inverse[..., 0].numel()))
+        self._by = chosen(arithmetic, self.weights, self.inverse)
+        self._rows = max(1, self._by.cache // max(self.weights.numel(), self.inverse[..., 0].numel()))
+
+    @property
+    def log(self) -> Callable[[Tensor], Tensor]:
+        return self._by.log
 
     def forward(self, u: Tensor) -> Normal:
         flat = u.reshape(-1, u.shape[-1])
@@ -78,24 +84,23 @@ class _Fitted(Core):
     def _moments(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and sd `[p, N]` at u `[N, d]`."""
         gaps, h = self._gaps(u), basis(u, self._mean)
-        f, f1, _, _ = radial(-0.5 * reduce(add, (gap.square() for gap in gaps)), self._kernel)
+        f, f1, _, _ = radial(-0.5 * reduce(add, (gap.square() for gap in gaps)), self._kernel, self._by.exp)
         k = torch.cat([f, *(f1 * gap for gap in gaps)], -1)  # [g, N, (1 + d) n]
         every = k if len(k) == len(self.group) else k[self.group]
-        mean = (every * self.weights[:, None]).sum(-1)  # a product of matrices adds in an order of the batch's own
-        mean = mean + (h * self.beta[:, None]).sum(-1)
+        mean = self._by.total(every * self.weights[:, None]) + self._by.total(h * self.beta[:, None])
         v, t = self._whitened(k, h)
-        spread = (1 - v.square().sum(-1)).clamp_min(0) + t.square().sum(-1) + self.eta[:, :1]
+        spread = (1 - self._by.total(v.square())).clamp_min(0) + t.square().sum(-1) + self.eta[:, :1]
         return mean, (self.variance[:, None] * spread[self.group] + _ROUNDING).sqrt()
 
     def _whitened(self, k: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """v = L^-1 k `[g, N, (1 + d) n]` and t = R^-T h - Q^T v `[g, N, k]`."""
-        v = k @ self.inverse.mT
+        v = self._by.whitened(k, self.inverse)
         return v, h @ self.r_inverse - v @ self.q
 
     def _slopes(self, u: Tensor) -> tuple[Tensor, Tensor]:
         gaps = self._gaps(u)
         h, by_u = trend(u, self._mean)
-        f, f1, f2, _ = radial(-0.5 * reduce(add, (gap.square() for gap in gaps)), self._kernel)
+        f, f1, f2, _ = radial(-0.5 * reduce(add, (gap.square() for gap in gaps)), self._kernel, self._by.exp)
         v, t = self._whitened(torch.cat([f, *(f1 * gap for gap in gaps)], -1), h)
         inside = v.square().sum(-1, keepdim=True) < 1  # elsewhere rounding has cut that part of the variance off at 0
         pulled = (torch.where(inside, v, 0.0) + t @ self.q.mT) @ self.inverse
@@ -107,12 +112,11 @@ class _Fitted(Core):
         mean = mean + self._along(gaps, f1, f2, self.weights[:, None], self.length[self.group])
         return mean.movedim(0, 1), (self.variance[:, None, None] * spread[self.group]).movedim(0, 1)
 
-    @staticmethod
-    def _along(gaps: list[Tensor], f1: Tensor, f2: Tensor, weights: Tensor, length: Tensor) -> Tensor:
+    def _along(self, gaps: list[Tensor], f1: Tensor, f2: Tensor, weights: Tensor, length: Tensor) -> Tensor:
         """dk/du^T w `[..., N, d]` of weights w, those of the values and then those of the slopes."""
         value, *slope = weights.chunk(1 + len(gaps), -1)
         steep = f1 * value + f2 * reduce(add, (gap * w for gap, w in zip(gaps, slope, strict=True)))
-        pulls = [(f1 * w - gap * steep).sum(-1) for gap, w in zip(gaps, slope, strict=True)]
+        pulls = [self._by.total(f1 * w - gap * steep) for gap, w in zip(gaps, slope, strict=True)]
         return torch.stack(pulls, -1) / length[:, None]
 
 
@@ -133,7 +137,7 @@ class GradientGP(Recipe):
     (With one nugget for all of them 50 runs of the borehole had an error of 0.39 % and not 0.11 %: where one slope is steep
     at the edge of the box, it spoiled the others.) "auto" takes the kernel and mean with the highest log density of the
     values of runs that are left out whole, with their slopes, in closed form; a richer one must win by two standard errors.
-    The slopes of matern32 have no derivative, so it is not offered. `calibrate` is that of `gp`.
+    The slopes of matern32 have no derivative, so it is not offered. `calibrate` and `arithmetic` are those of `gp`.
 
     Cost: some hundred steps for each of the first `kernels` components, each of which solves one system of N = n (1 + d)
     numbers; N^2 numbers of each are kept for the variance. `most` is there lest a fit takes hours and a file a gigabyte.
@@ -150,6 +154,9 @@ class GradientGP(Recipe):
     noise: Literal["auto", "fixed", "fitted"] = "auto"  # of the values; auto: fitted for a stochastic simulator
     kernels: Annotated[int, Ge(1)] = 8  # components with lengths and nuggets of their own; the rest share theirs
     starts: Annotated[int, Ge(1)] = 2  # starting points of the search for the lengths and nuggets
+    arithmetic: Arithmetic = (
+        "auto"  # of predictions; portable: the same bits everywhere, and longer; auto: where it matters
+    )
     most: Annotated[int, Ge(1)] = 3000  # size of the system, runs x (1 + parameters), from which on it is refused
 
     def minimum_runs(self, d: int) -> int:
@@ -177,13 +184,13 @@ class GradientGP(Recipe):
             fits += [_fit(seen, noisy, self.starts, seed=seed) for seen in rest]
             factors = [_inflation(f, noisy) if self.calibrate else torch.ones_like(f.spread[0]) for f in fits]
         state, inflation = _joined(fits), torch.cat(factors)
-        core = _Fitted({**state, "variance": state["variance"] * inflation})
+        core = _Fitted({**state, "variance": state["variance"] * inflation}, self.arithmetic)
         residual, spread = (torch.cat(some, 1) for some in zip(*((f.residual, f.spread) for f in fits), strict=True))
         core.left_out = Normal(z - residual, (spread * inflation + _ROUNDING).sqrt(), validate_args=False)
         return core
 
     def rebuild(self, state: dict[str, Tensor]) -> Core:
-        return _Fitted(state)
+        return _Fitted(state, self.arithmetic)
 
     def _refuse(self, n: int, d: int) -> None:
         if (size := n * (1 + d)) > self.most:

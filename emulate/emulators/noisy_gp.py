@@ -13,6 +13,7 @@ from torch.distributions import Normal
 from emulate.contracts import Core, Recipe
 from emulate.distributions import Correlated
 from emulate.emulators import _calibration as calibration
+from emulate.emulators._arithmetic import Arithmetic
 from emulate.emulators._evidence import Evidence, Factors, packed
 from emulate.emulators._kernels import KERNELS, MEANS, determined
 from emulate.emulators._threads import calm
@@ -30,10 +31,10 @@ class _Noisy(Core):
     level: Tensor
     mix: Tensor
 
-    def __init__(self, state: dict[str, Tensor]):
+    def __init__(self, state: dict[str, Tensor], arithmetic: Arithmetic = "auto"):
         super().__init__()
         self.process, self.noise = (
-            _Fitted({n.removeprefix(part): t for n, t in state.items() if n.startswith(part)})
+            _Fitted({n.removeprefix(part): t for n, t in state.items() if n.startswith(part)}, arithmetic)
             for part in ("process.", "noise.")
         )
         self.register_buffer("level", state["level"])
@@ -64,8 +65,9 @@ class NoisyGP(Recipe):
 
     Where fewer than eight places have two runs, the noise is read from the residuals of a process with one noise (Goldberg,
     Williams and Bishop 1998; Kersting et al. 2007), which needs many runs. The prediction is that of a single run, noise
-    included. Repeat points with other seeds, by `design.replicates` of a study or in a table for `Runs.of`: five to ten
-    runs each, at ten places per parameter. A fit costs k^3 for each of p components, so it is for some hundred places.
+    included. Repeat points with other seeds, by `design.replicates` of a study or in a table for `Runs.of`: five to ten runs
+    each, at ten places per parameter. A fit costs k^3 for each of p components, so it is for some hundred places.
+    `arithmetic` is that of `gp`.
 
     >>> NoisyGP().minimum_runs(3)
     3
@@ -74,6 +76,9 @@ class NoisyGP(Recipe):
     kernel: Literal["rbf", "matern52", "matern32"] = "rbf"  # of the mean; the noise is always rbf
     mean: Literal["constant", "linear", "quadratic"] = "constant"  # the trend below the process
     starts: Annotated[int, Ge(1)] = 2  # starting points of the search for the lengths and eta
+    arithmetic: Arithmetic = (
+        "auto"  # of predictions; portable: the same bits everywhere, and longer; auto: where it matters
+    )
 
     def minimum_runs(self, d: int) -> int:
         return 2 + {"linear": 1 + d, "quadratic": (d + 1) * (d + 2) // 2}.get(self.mean, 1)
@@ -109,7 +114,7 @@ class NoisyGP(Recipe):
         return core
 
     def rebuild(self, state: dict[str, Tensor]) -> Core:
-        return _Noisy(state)
+        return _Noisy(state, self.arithmetic)
 
     def _fit(self, seen: "_Seen", noisy: bool, starts: list[np.ndarray]) -> "_Fit":
         return _fit(seen, self.kernel, self.mean, noisy, starts[: self.starts])

@@ -20,7 +20,7 @@ def told(emulator: Emulator, theta: Tensor) -> Estimate:
         gradient = emulator.jacobian(theta)
         with torch.no_grad():
             value = emulator.predict(theta).mean
-        u, replicates = emulator.space.scaled(theta)[None], 0
+        u, replicates = emulator.scaled(theta)[None], 0
         if (members := getattr(emulator.core, "members", None)) is not None:
             covariance, replicates = _of_members(emulator, members, theta)
         elif (between := getattr(emulator.core, "covariance", None)) is not None:
@@ -41,7 +41,7 @@ def _of_members(emulator: Emulator, members: Callable[[Tensor], Tensor], theta: 
     """The covariance `[m, d, d]` of one member's slopes, and how many there are."""
 
     def each(t: Tensor) -> Tensor:
-        return emulator.transform.from_z(members(emulator.space.scaled(t))).movedim(0, -2).flatten(-2)
+        return emulator.transform.from_z(members(emulator.scaled(t))).movedim(0, -2).flatten(-2)
 
     m = emulator.outputs.size
     slopes = rows_of(each, theta[None])[0].reshape(-1, m, len(theta))
