@@ -104,9 +104,13 @@ class Portable(torch.nn.Module):
         return slices
 
 
-def chosen(arithmetic: Arithmetic, weights: Tensor, inverse: Tensor) -> Library | Portable:
-    """That of a process with weights `[p, n]` and L^-1 `[g, n, n]`."""
+def choice(arithmetic: Arithmetic, weights: Tensor) -> int:
+    """What a process with weights `[p, n]` keeps in its file: 0 for torch's libraries, 1 for portable."""
     if arithmetic == "auto":
-        heavy = bool((weights.abs() > _LARGE).any())
-        arithmetic = "portable" if heavy and weights.shape[-1] <= _QUICK else "library"
-    return Portable(inverse) if arithmetic == "portable" else Library()
+        return int(weights.shape[-1] <= _QUICK and bool((weights.abs() > _LARGE).any()))
+    return ("library", "portable").index(arithmetic)
+
+
+def made(kind: int, inverse: Tensor) -> Library | Portable:
+    """That of a process with L^-1 `[g, n, n]`."""
+    return Portable(inverse) if kind else Library()

@@ -16,7 +16,7 @@ from emulate.contracts import Core, Recipe
 from emulate.costs import Cost, affordable, steps
 from emulate.distributions import Correlated
 from emulate.emulators import _calibration as calibration
-from emulate.emulators._arithmetic import Arithmetic, chosen
+from emulate.emulators._arithmetic import Arithmetic, choice, made
 from emulate.emulators._evidence import ROUGH, Evidence, Factors
 from emulate.emulators._kernels import KERNELS, MEANS, basis, basis_slopes, columns_of, determined, kernel, slopes
 from emulate.emulators._places import dealt
@@ -37,7 +37,7 @@ class _Fitted(Core):
     """Prediction in closed form from cached factors: no solve, no graph but that of u."""
 
     closed = True
-    choice: Tensor  # kernel and mean, by their places in KERNELS and MEANS
+    choice: Tensor  # kernel and mean, by their places in KERNELS and MEANS, and arithmetic; once without
     points: Tensor
     group: Tensor
     mix: Tensor
@@ -51,7 +51,7 @@ class _Fitted(Core):
     q: Tensor
     r_inverse: Tensor
 
-    def __init__(self, state: dict[str, Tensor], arithmetic: Arithmetic = "auto"):
+    def __init__(self, state: dict[str, Tensor]):
         super().__init__()
         before = {"group": torch.arange(len(state["variance"])), "order": torch.zeros_like(state["eta"]),
                   "mix": state["eta"].new_zeros(0, 0)}  # fmt: skip
@@ -61,7 +61,7 @@ class _Fitted(Core):
         self._kernel, self._mean = KERNELS[int(self.choice[0])], MEANS[int(self.choice[1])]
         self._columns = columns_of(self.points)
         self._sizes = torch.bincount(self.group).tolist()  # components of each kernel; those of one follow each other
-        self._by = chosen(arithmetic, self.weights, self.inverse)
+        self._by = made(int(self.choice[2:].sum()), self.inverse)
         self._rows = max(self._by.rows, self._by.cache // self.weights.numel())
 
     @property
@@ -156,10 +156,10 @@ class GP(Recipe):
     between 94 and 98 %.
 
     Smooth functions have weights C^-1 (z - H beta) of 1e4 to 1e9 that cancel and magnify the last bits of exp and of sums,
-    which differ between machines and libraries: to 1e-12 to 1e-6 of what a component varies by, always far less than the
-    process errs. With `arithmetic: portable` all give the same bits (see `_arithmetic.py`), also an exported graph in
-    onnxruntime, for 1.2 times the time of a prediction at one point and 2 to 8 times that of thousands. "auto" is portable for
-    up to 128 runs with weights above 1e4, and else the libraries of torch.
+    which differ between machines and libraries: up to 4e-6 of what a component of 200 runs varies by, far less than the
+    process errs, and 9 % of a small variance. With `arithmetic: portable` all round alike (see `_arithmetic.py`), also an
+    exported graph in onnxruntime, whose means then differ by 1e-13, for 1.2 to 1.5 times the time of one point and 2 to 8 times
+    that of thousands. "auto" is portable for up to 128 runs with weights above 1e4, and else the libraries of torch.
 
     >>> GP(mean="quadratic").minimum_runs(2)
     8
@@ -204,7 +204,7 @@ class GP(Recipe):
             own = max(self.kernels, len(found)) if z.shape[1] > self.kernels + 1 else z.shape[1]
             parts = [*z[:, :own].split(1, 1), *([z[:, own:]] if own < z.shape[1] else [])]
             found += [_fit(u, part, kernel, mean, noisy, starts) for part in parts[len(found) :]]
-            core = _Fitted(_joined(u, kernel, mean, found), self.arithmetic)
+            core = _Fitted(_joined(u, kernel, mean, found, self.arithmetic))
             left_out = [torch.cat([getattr(f, name) for f in found], 1) for name in ("left_out", "spread")]
             if self.calibrate:
                 left_out = _blind(u, parts, kernel, mean, noisy, found) or left_out
@@ -216,7 +216,7 @@ class GP(Recipe):
         return core
 
     def rebuild(self, state: dict[str, Tensor]) -> Core:
-        return _Fitted(state, self.arithmetic)
+        return _Fitted(state)
 
     def _choose(self, u: Tensor, z: Tensor, noisy: bool, starts: list[np.ndarray]) -> tuple[str, str, list["_Fit"]]:
         """Kernel, mean, and the fits of the leading components."""
@@ -276,13 +276,13 @@ def _lengths(x: np.ndarray, d: int) -> np.ndarray:
     return np.append(x[:d], x[-1])
 
 
-def _joined(u: Tensor, kernel: str, mean: str, fits: list[_Fit]) -> dict[str, Tensor]:
+def _joined(u: Tensor, kernel: str, mean: str, fits: list[_Fit], arithmetic: Arithmetic) -> dict[str, Tensor]:
     """The state of a core of several fits."""
     state = {name: torch.cat([f.state[name] for f in fits]) for name in _EACH}
     state |= {name: torch.stack([f.state[name] for f in fits]) for name in _SHARED}
     sizes = torch.tensor([len(f.state["variance"]) for f in fits])
-    choice = torch.tensor([KERNELS.index(kernel), MEANS.index(mean)])
-    return {**state, "group": torch.repeat_interleave(sizes), "points": u.contiguous(), "choice": choice}
+    kinds = torch.tensor([KERNELS.index(kernel), MEANS.index(mean), choice(arithmetic, state["weights"])])
+    return {**state, "group": torch.repeat_interleave(sizes), "points": u.contiguous(), "choice": kinds}
 
 
 def _fit(u: Tensor, z: Tensor, name: str, mean: str, noisy: bool, starts: list[np.ndarray]) -> _Fit:

@@ -15,7 +15,7 @@ from torch.distributions import Normal
 from emulate.contracts import Core, Recipe
 from emulate.costs import Cost
 from emulate.emulators._agreement import doubt
-from emulate.emulators._arithmetic import Arithmetic, chosen
+from emulate.emulators._arithmetic import Arithmetic, choice, made
 from emulate.emulators._derivatives import KERNELS, Evidence, Seen, covariance, determined, radial, trend
 from emulate.emulators._kernels import MEANS, basis
 from emulate.emulators._places import dealt
@@ -49,12 +49,12 @@ class _Fitted(Core):
     q: Tensor
     r_inverse: Tensor
 
-    def __init__(self, state: dict[str, Tensor], arithmetic: Arithmetic = "auto"):
+    def __init__(self, state: dict[str, Tensor]):
         super().__init__()
         for name in ("choice", "points", "group", *_EACH, *_SHARED):
             self.register_buffer(name, state[name])
         self._kernel, self._mean = KERNELS[int(self.choice[0])], MEANS[int(self.choice[1])]
-        self._by = chosen(arithmetic, self.weights, self.inverse)
+        self._by = made(int(self.choice[2:].sum()), self.inverse)
         self._rows = max(1, self._by.cache // max(self.weights.numel(), self.inverse[..., 0].numel()))
 
     @property
@@ -183,14 +183,14 @@ class GradientGP(Recipe):
             rest = [Seen(u, z[:, part], slopes[:, part], kernel, mean) for part in parts]
             fits += [_fit(seen, noisy, self.starts, seed=seed) for seen in rest]
             factors = [_inflation(f, noisy) if self.calibrate else torch.ones_like(f.spread[0]) for f in fits]
-        state, inflation = _joined(fits), torch.cat(factors)
-        core = _Fitted({**state, "variance": state["variance"] * inflation}, self.arithmetic)
+        state, inflation = _joined(fits, self.arithmetic), torch.cat(factors)
+        core = _Fitted({**state, "variance": state["variance"] * inflation})
         residual, spread = (torch.cat(some, 1) for some in zip(*((f.residual, f.spread) for f in fits), strict=True))
         core.left_out = Normal(z - residual, (spread * inflation + _ROUNDING).sqrt(), validate_args=False)
         return core
 
     def rebuild(self, state: dict[str, Tensor]) -> Core:
-        return _Fitted(state, self.arithmetic)
+        return _Fitted(state)
 
     def _refuse(self, n: int, d: int) -> None:
         if (size := n * (1 + d)) > self.most:
@@ -244,14 +244,14 @@ class _Fit(NamedTuple):
         return -0.5 * (self.residual.square() / spread + spread.log())
 
 
-def _joined(fits: list[_Fit]) -> dict[str, Tensor]:
+def _joined(fits: list[_Fit], arithmetic: Arithmetic = "library") -> dict[str, Tensor]:
     """The state of a core of several fits with the same kernel and mean."""
     seen = fits[0].seen
     state = {name: torch.cat([f.state[name] for f in fits]) for name in _EACH}
     state |= {name: torch.stack([f.state[name] for f in fits]) for name in _SHARED}
     sizes = torch.tensor([len(f.state["variance"]) for f in fits])
-    choice = torch.tensor([KERNELS.index(seen.kernel), MEANS.index(seen.mean)])
-    return {**state, "group": torch.repeat_interleave(sizes), "points": seen.u.contiguous(), "choice": choice}
+    kinds = torch.tensor([KERNELS.index(seen.kernel), MEANS.index(seen.mean), choice(arithmetic, state["weights"])])
+    return {**state, "group": torch.repeat_interleave(sizes), "points": seen.u.contiguous(), "choice": kinds}
 
 
 def _fit(seen: Seen, noisy: bool, start: int | np.ndarray, *, seed: int = 0, steps: int = 200) -> _Fit:

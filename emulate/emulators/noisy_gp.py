@@ -13,7 +13,7 @@ from torch.distributions import Normal
 from emulate.contracts import Core, Recipe
 from emulate.distributions import Correlated
 from emulate.emulators import _calibration as calibration
-from emulate.emulators._arithmetic import Arithmetic
+from emulate.emulators._arithmetic import Arithmetic, choice
 from emulate.emulators._evidence import Evidence, Factors, packed
 from emulate.emulators._kernels import KERNELS, MEANS, determined
 from emulate.emulators._threads import calm
@@ -31,10 +31,10 @@ class _Noisy(Core):
     level: Tensor
     mix: Tensor
 
-    def __init__(self, state: dict[str, Tensor], arithmetic: Arithmetic = "auto"):
+    def __init__(self, state: dict[str, Tensor]):
         super().__init__()
         self.process, self.noise = (
-            _Fitted({n.removeprefix(part): t for n, t in state.items() if n.startswith(part)}, arithmetic)
+            _Fitted({n.removeprefix(part): t for n, t in state.items() if n.startswith(part)})
             for part in ("process.", "noise.")
         )
         self.register_buffer("level", state["level"])
@@ -97,7 +97,8 @@ class NoisyGP(Recipe):
                 noise = _noise(seen, self._fit(seen, noisy, starts), starts) if noisy else _even(seen)
                 noises.append(noise)
                 fits.append(self._fit(seen.weighted(_told(noise, places)), noisy, starts))
-            state = {f"process.{n}": t for n, t in _joined(fits, self.kernel, self.mean).items()}
+            process = _joined(fits, self.kernel, self.mean, self.arithmetic)
+            state = {f"process.{n}": t for n, t in process.items()}
             state |= {f"noise.{n}": t for n, t in _joined(noises, "rbf", "constant").items()}
             level = torch.cat([f.level for f in fits])
             core = _Noisy({**state, "level": level})
@@ -114,7 +115,7 @@ class NoisyGP(Recipe):
         return core
 
     def rebuild(self, state: dict[str, Tensor]) -> Core:
-        return _Noisy(state, self.arithmetic)
+        return _Noisy(state)
 
     def _fit(self, seen: "_Seen", noisy: bool, starts: list[np.ndarray]) -> "_Fit":
         return _fit(seen, self.kernel, self.mean, noisy, starts[: self.starts])
@@ -223,8 +224,8 @@ def _told(noise: _Fit, u: Tensor) -> Tensor:
     return _Fitted(_joined([noise], "rbf", "constant"))(u).mean[:, 0].exp()
 
 
-def _joined(fits: list[_Fit], name: str, mean: str) -> dict[str, Tensor]:
+def _joined(fits: list[_Fit], name: str, mean: str, arithmetic: Arithmetic = "library") -> dict[str, Tensor]:
     state = {n: torch.cat([f.state[n] for f in fits]) for n in _EACH}
     state |= {n: torch.stack([f.state[n] for f in fits]) for n in _SHARED}
-    choice = torch.tensor([KERNELS.index(name), MEANS.index(mean)])
-    return {**state, "group": torch.arange(len(fits)), "points": fits[0].points.contiguous(), "choice": choice}
+    kinds = torch.tensor([KERNELS.index(name), MEANS.index(mean), choice(arithmetic, state["weights"])])
+    return {**state, "group": torch.arange(len(fits)), "points": fits[0].points.contiguous(), "choice": kinds}
