@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emulate.emulators._kernels import Exp, basis, basis_slopes
+from emulate.emulators._arithmetic import LIBRARY, Library, Portable
+from emulate.emulators._kernels import basis, basis_slopes
 
 KERNELS = ("rbf", "matern52")  # a slope has a covariance where k has two derivatives
 LENGTH, LENGTH_PRIOR = (math.log(0.02), math.log(1e8)), (math.log(2.0), 20.0)  # of ln(length / box width)
@@ -34,13 +35,13 @@ ROUGH = (math.log(1e-4), math.log(1e-2))  # ln eta of a start, of values and of 
 _SMALLEST = 1e-30  # of r^2: keeps derivatives finite where two points meet
 
 
-def radial(e: Tensor, kernel: str, exp: Exp = torch.exp) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def radial(e: Tensor, kernel: str, by: Library | Portable = LIBRARY) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """f, f', f'' and f''' of k = f(e), e = -r^2 / 2; the last is infinite at 0 for matern52, where D^3 makes it 0."""
     if kernel == "rbf":
-        f = exp(e)
+        f = by.exp(e)
         return f, f, f, f
-    r = math.sqrt(5) * (-2 * e).clamp_min(_SMALLEST).sqrt()
-    f = exp(-r)
+    r = math.sqrt(5) * by.sqrt((-2 * e).clamp_min(_SMALLEST))
+    f = by.exp(-r)
     return (1 + r + r.square() / 3) * f, 5 / 3 * (1 + r) * f, 25 / 3 * f, 125 / 3 * f / r
 
 

@@ -6,7 +6,6 @@ made 3e-10 of the outputs' scale of that.
 """
 
 import math
-from collections.abc import Callable
 from functools import reduce
 from operator import add
 from typing import Any
@@ -14,16 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from emulate.emulators._arithmetic import LIBRARY, Library, Portable
 from emulate.errors import InputError
 
 STATIONARY = ("rbf", "matern52", "matern32")
 KERNELS = (*STATIONARY, "additive")
 MEANS = ("constant", "linear", "quadratic")
 _CACHE = 2**15  # numbers that one step of a loop may touch: they stay in the cache
-Exp = Callable[[Tensor], Tensor]
 
 
-def kernel(u: Tensor, columns: Tensor, length: Tensor, order: Tensor, name: str, exp: Exp = torch.exp) -> Tensor:
+def kernel(
+    u: Tensor, columns: Tensor, length: Tensor, order: Tensor, name: str, by: Library | Portable = LIBRARY
+) -> Tensor:
     """k(u, v) `[..., a, b]` with k(u, u) = 1, of u `[a, d]`, `columns_of(v)`, length `[..., d]` and order `[...]`.
 
     Stationary ones are functions of the distance in units of the lengths (Rasmussen and Williams 2006, section 4.2). The
@@ -33,42 +34,44 @@ def kernel(u: Tensor, columns: Tensor, length: Tensor, order: Tensor, name: str,
         k = [prod_i (1 + a e_i) - 1] / [(1 + a)^d - 1]
 
     Its limits are the mean of the e_i, a function without interactions (a to 0), and their product, the rbf (a large).
-    With another `exp` than torch's all is done one operation at a time, as `_arithmetic.Portable` asks.
+    By `_arithmetic.Portable` all is done one operation at a time.
     """
     if name == "additive":
-        if torch.compiler.is_compiling() or exp is not torch.exp:
-            e, whole = _parts(u, columns, length, order, exp)
-            return whole * _share(order, len(e))
+        if torch.compiler.is_compiling() or by.ordered:
+            e, whole = _parts(u, columns, length, order, by)
+            return whole * _share(order, len(e), by)
         return _Additive.apply(u, columns, length, order)
-    return correlation(_exponents_for(exp)(u, columns, length), name, exp)
+    return correlation(exponents(u, columns, length, by), name, by)
 
 
-def correlation(e: Tensor, name: str, exp: Exp = torch.exp) -> Tensor:
+def correlation(e: Tensor, name: str, by: Library | Portable = LIBRARY) -> Tensor:
     """k with k(0) = 1, of e = -r^2 / 2 with r the distance in units of the lengths."""
     if name == "rbf":
-        return exp(e)
+        return by.exp(e)
     r2 = (-2 * e).clamp_min(1e-30)  # the clamp keeps the gradient finite at a training point
-    r = r2.sqrt()
+    r = by.sqrt(r2)
     if name == "matern32":
-        return (1 + math.sqrt(3) * r) * exp(-math.sqrt(3) * r)
-    return (1 + math.sqrt(5) * r + 5 / 3 * r2) * exp(-math.sqrt(5) * r)
+        return (1 + math.sqrt(3) * r) * by.exp(-math.sqrt(3) * r)
+    return (1 + math.sqrt(5) * r + 5 / 3 * r2) * by.exp(-math.sqrt(5) * r)
 
 
-def correlation_slope(e: Tensor, name: str, exp: Exp = torch.exp) -> Tensor:
+def correlation_slope(e: Tensor, name: str, by: Library | Portable = LIBRARY) -> Tensor:
     """dk/de."""
     if name == "rbf":
-        return exp(e)
-    r = (-2 * e).clamp_min(1e-30).sqrt()  # as above
+        return by.exp(e)
+    r = by.sqrt((-2 * e).clamp_min(1e-30))  # as above
     if name == "matern32":
-        return 3 * exp(-math.sqrt(3) * r)
-    return 5 / 3 * (1 + math.sqrt(5) * r) * exp(-math.sqrt(5) * r)
+        return 3 * by.exp(-math.sqrt(3) * r)
+    return 5 / 3 * (1 + math.sqrt(5) * r) * by.exp(-math.sqrt(5) * r)
 
 
-def slopes(u: Tensor, columns: Tensor, length: Tensor, order: Tensor, name: str, exp: Exp = torch.exp) -> Tensor:
+def slopes(
+    u: Tensor, columns: Tensor, length: Tensor, order: Tensor, name: str, by: Library | Portable = LIBRARY
+) -> Tensor:
     """dk(u, v) / du_i `[d, ..., a, b]`, without a graph."""
     if name == "additive":
-        return torch.stack(_rates(u, columns, length, order, exp))
-    rate, far = -correlation_slope(_exponents_for(exp)(u, columns, length), name, exp), length.square()
+        return torch.stack(_rates(u, columns, length, order, by))
+    rate, far = -correlation_slope(exponents(u, columns, length, by), name, by), length.square()
     return torch.stack(
         [rate * (x[:, None] - v) / far[..., i, None, None] for i, (x, v) in enumerate(zip(u.T, columns))]
     )
@@ -114,8 +117,10 @@ def _over_points(function: Any, in_dims: tuple, u: Tensor, *rest: Tensor) -> Ten
     return k.unflatten(-2, u.shape[:2]).movedim(-3, 0)
 
 
-def exponents(u: Tensor, columns: Tensor, length: Tensor) -> Tensor:
+def exponents(u: Tensor, columns: Tensor, length: Tensor, by: Library | Portable = LIBRARY) -> Tensor:
     """-|(u - v) / length|^2 / 2 `[..., a, b]` of u `[a, d]`, `columns_of(v)` and length `[..., d]`, differentiable in u."""
+    if by.ordered:
+        return _exponents_in_order(u, columns, length)
     if torch.compiler.is_compiling():
         return _exponents_of_any(u, columns, length)
     return _Exponents.apply(u, columns, length)
@@ -149,27 +154,26 @@ def _exponents_of_any(u: Tensor, columns: Tensor, length: Tensor) -> Tensor:
     return e
 
 
-def _exponents_for(exp: Exp) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    return exponents if exp is torch.exp else _exponents_in_order
-
-
 def _exponents_in_order(u: Tensor, columns: Tensor, length: Tensor) -> Tensor:
     """The same without `addcmul`, which rounds once or twice as the machine likes."""
     rates = (-0.5 / length.square()).movedim(-1, 0)[..., None, None]
     return reduce(add, ((x[:, None] - v).square() * rate for x, v, rate in zip(u.T, columns, rates, strict=True)))
 
 
-def _share(order: Tensor, d: int) -> Tensor:
+def _share(order: Tensor, d: int, by: Library | Portable = LIBRARY) -> Tensor:
     """1 / [(1 + a)^d - 1] `[..., 1, 1]`."""
+    if by.ordered:
+        a = order.exp()
+        return reduce(lambda whole, _: whole * (1 + a) + a, range(d - 1), a).reciprocal()[..., None, None]
     return torch.expm1(d * torch.log1p(order.exp())).reciprocal()[..., None, None]
 
 
 def _parts(
-    u: Tensor, columns: Tensor, length: Tensor, order: Tensor, exp: Exp = torch.exp
+    u: Tensor, columns: Tensor, length: Tensor, order: Tensor, by: Library | Portable = LIBRARY
 ) -> tuple[list[Tensor], Tensor]:
     """e_i, d times `[..., a, b]`, and prod_i (1 + a e_i) - 1, summed so that small a lose no digits."""
     rate, a = -0.5 / length.square(), order.exp()[..., None, None]
-    e = [exp((u[:, i, None] - columns[i]).square() * rate[..., i, None, None]) for i in range(u.shape[-1])]
+    e = [by.exp((u[:, i, None] - columns[i]).square() * rate[..., i, None, None]) for i in range(u.shape[-1])]
     whole = a * e[0]
     for x in e[1:]:
         whole = whole + a * x * (1 + whole)
@@ -218,10 +222,10 @@ class _Additive(torch.autograd.Function):
         return _over_points(_Additive, in_dims, u, *rest), 0
 
 
-def _rates(u: Tensor, columns: Tensor, length: Tensor, order: Tensor, exp: Exp = torch.exp) -> list[Tensor]:
+def _rates(u: Tensor, columns: Tensor, length: Tensor, order: Tensor, by: Library | Portable = LIBRARY) -> list[Tensor]:
     """dk/du_i, d times `[..., a, b]`."""
-    e, whole = _parts(u, columns, length, order, exp)
-    a, share = order.exp()[..., None, None], _share(order, len(e))
+    e, whole = _parts(u, columns, length, order, by)
+    a, share = order.exp()[..., None, None], _share(order, len(e), by)
     rate = -1 / length.square()
     return [share * (1 + whole) * (a * x / (1 + a * x)) * (u[:, i, None] - columns[i]) * rate[..., i, None, None]
             for i, x in enumerate(e)]  # fmt: skip

@@ -61,7 +61,7 @@ class _Fitted(Core):
         self._kernel, self._mean = KERNELS[int(self.choice[0])], MEANS[int(self.choice[1])]
         self._columns = columns_of(self.points)
         self._sizes = torch.bincount(self.group).tolist()  # components of each kernel; those of one follow each other
-        self._by = made(int(self.choice[2:].sum()), self.inverse)
+        self._by = made(int(self.choice[2:].sum()), self.inverse, self.q)
         self._rows = max(self._by.rows, self._by.cache // self.weights.numel())
 
     @property
@@ -82,12 +82,12 @@ class _Fitted(Core):
     def _moments(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and sd `[p, N]` at u `[N, d]`."""
         h = basis(u, self._mean)
-        k = kernel(u, self._columns, self.length, self.order, self._kernel, self._by.exp)  # [g, N, n]
+        k = kernel(u, self._columns, self.length, self.order, self._kernel, self._by)  # [g, N, n]
         every = k if len(k) == len(self.group) else k[self.group]
         mean = self._by.total(every * self.weights[:, None]) + self._by.total(h * self.beta[:, None])
         v = self._by.whitened(k, self.inverse)
-        t = h @ self.r_inverse - v @ self.q
-        spread = (1 - self._by.total(v.square())).clamp_min(0) + t.square().sum(-1) + self.eta[:, None]
+        t = self._by.lack(h, v, self.r_inverse, self.q)
+        spread = (1 - self._by.total(v.square())).clamp_min(0) + self._by.total(t.square()) + self.eta[:, None]
         return mean, (self.variance[:, None] * spread[self.group] + _ROUNDING).sqrt()
 
     @property
@@ -115,13 +115,13 @@ class _Fitted(Core):
     def _slopes(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """The formulas of `_moments` differentiated, `[p, N, d]`."""
         h, dh = basis(u, self._mean), basis_slopes(u, self._mean)
-        of_kernel = (u, self._columns, self.length, self.order, self._kernel, self._by.exp)
+        of_kernel = (u, self._columns, self.length, self.order, self._kernel, self._by)
         k, by_kernel = kernel(*of_kernel), slopes(*of_kernel)  # [d, g, N, n]
         parts = zip(by_kernel.unbind(1), self.weights.split(self._sizes))
         mean = torch.cat([self._by.weighted(rate, w) for rate, w in parts], -1).permute(2, 1, 0)
         mean = mean + torch.einsum("pk,nkd->pnd", self.beta, dh)
         v = self._by.whitened(k, self.inverse)
-        t = h @ self.r_inverse - v @ self.q
+        t = self._by.lack(h, v, self.r_inverse, self.q)
         inside = (v.square().sum(-1, keepdim=True) < 1) * v
         pulled = -2 * (inside + t @ self.q.mT) @ self.inverse
         spread = (by_kernel * pulled).sum(-1).movedim(0, -1)

@@ -54,8 +54,8 @@ class _Fitted(Core):
         for name in ("choice", "points", "group", *_EACH, *_SHARED):
             self.register_buffer(name, state[name])
         self._kernel, self._mean = KERNELS[int(self.choice[0])], MEANS[int(self.choice[1])]
-        self._by = made(int(self.choice[2:].sum()), self.inverse)
-        self._rows = max(1, self._by.cache // max(self.weights.numel(), self.inverse[..., 0].numel()))
+        self._by = made(int(self.choice[2:].sum()), self.inverse, self.q)
+        self._rows = max(1, 4 * self._by.cache // max(self.weights.numel(), self.inverse[..., 0].numel()))
 
     @property
     def log(self) -> Callable[[Tensor], Tensor]:
@@ -84,23 +84,23 @@ class _Fitted(Core):
     def _moments(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and sd `[p, N]` at u `[N, d]`."""
         gaps, h = self._gaps(u), basis(u, self._mean)
-        f, f1, _, _ = radial(-0.5 * reduce(add, (gap.square() for gap in gaps)), self._kernel, self._by.exp)
+        f, f1, _, _ = radial(-0.5 * reduce(add, (gap.square() for gap in gaps)), self._kernel, self._by)
         k = torch.cat([f, *(f1 * gap for gap in gaps)], -1)  # [g, N, (1 + d) n]
         every = k if len(k) == len(self.group) else k[self.group]
         mean = self._by.total(every * self.weights[:, None]) + self._by.total(h * self.beta[:, None])
         v, t = self._whitened(k, h)
-        spread = (1 - self._by.total(v.square())).clamp_min(0) + t.square().sum(-1) + self.eta[:, :1]
+        spread = (1 - self._by.total(v.square())).clamp_min(0) + self._by.total(t.square()) + self.eta[:, :1]
         return mean, (self.variance[:, None] * spread[self.group] + _ROUNDING).sqrt()
 
     def _whitened(self, k: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """v = L^-1 k `[g, N, (1 + d) n]` and t = R^-T h - Q^T v `[g, N, k]`."""
         v = self._by.whitened(k, self.inverse)
-        return v, h @ self.r_inverse - v @ self.q
+        return v, self._by.lack(h, v, self.r_inverse, self.q)
 
     def _slopes(self, u: Tensor) -> tuple[Tensor, Tensor]:
         gaps = self._gaps(u)
         h, by_u = trend(u, self._mean)
-        f, f1, f2, _ = radial(-0.5 * reduce(add, (gap.square() for gap in gaps)), self._kernel, self._by.exp)
+        f, f1, f2, _ = radial(-0.5 * reduce(add, (gap.square() for gap in gaps)), self._kernel, self._by)
         v, t = self._whitened(torch.cat([f, *(f1 * gap for gap in gaps)], -1), h)
         inside = v.square().sum(-1, keepdim=True) < 1  # elsewhere rounding has cut that part of the variance off at 0
         pulled = (torch.where(inside, v, 0.0) + t @ self.q.mT) @ self.inverse
