@@ -27,6 +27,10 @@ _OF_TENSORS = {  # the same operation where a number became a tensor
     **{getattr(_aten, n).Scalar: getattr(_aten, n).Tensor for n in ("gt", "ge", "lt", "le", "eq", "ne")},
 }  # fmt: skip
 
+_FACTORS = {  # and what makes up for half of a factor
+    _aten.mul.Tensor: 2.0, _aten.mul.Scalar: 2.0, _aten.div.Tensor: 0.5, _aten.div.Scalar: 0.5,
+}  # fmt: skip
+
 
 def need() -> None:
     """Complain where the packages that write ONNX are not installed."""
@@ -133,9 +137,18 @@ def fold(module: torch.fx.GraphModule) -> None:
 
 
 def keep_numbers(module: torch.fx.GraphModule) -> None:
-    """Turn the numbers in the calls of a graph that single precision would change into float64 tensors, in place."""
+    """Turn the numbers in the calls of a graph that single precision would change into float64 tensors, in place.
+
+    onnxruntime leaves out factors that are 1 in single precision, as the width of a box may be that has been rounded: half of
+    them and then a factor of 2 are the same to the last bit.
+    """
     kept: dict[float, str] = {}
     for node in list(module.graph.nodes):
+        if node.target in _FACTORS and isinstance(c := node.args[1], float) and c != 1 and not _changes(c, 1.0):
+            with module.graph.inserting_after(node):
+                whole = module.graph.call_function(_aten.mul.Tensor, (node, _FACTORS[node.target]))
+            node.replace_all_uses_with(whole, delete_user_cb=lambda user, whole=whole: user is not whole)
+            node.args = (node.args[0], c / 2)
         if node.op != "call_function" or not any(isinstance(a, float) and _changes(a) for a in node.args):
             continue
         if node.target in (_aten.scalar_tensor.default, _aten.full.default):
@@ -153,9 +166,10 @@ def keep_numbers(module: torch.fx.GraphModule) -> None:
         node.target = _OF_TENSORS.get(node.target, node.target)
 
 
-def _changes(x: float) -> bool:
+def _changes(x: float, into: float | None = None) -> bool:
+    """Whether single precision makes another number of it, or another one than `into`."""
     try:
-        return x == x and struct.unpack("f", struct.pack("f", x))[0] != x
+        return x == x and struct.unpack("f", struct.pack("f", x))[0] != (x if into is None else into)
     except OverflowError:
         return True
 
@@ -167,16 +181,31 @@ def _tensor(module: torch.fx.GraphModule, kept: dict[float, str], x: float) -> t
     return module.graph.get_attr(kept[x])
 
 
+def _tidied(model: Any) -> None:
+    """One graph without functions, nor what nobody reads or stands there twice, in place.
+
+    The optimizer that torch.onnx calls also takes a number below 1e-8 for 0, and leaves out what adds it: a parameter of 1e-9
+    then has another box.
+    """
+    from onnx_ir.passes import Sequential, common
+
+    steps = (common.InlinePass, common.RemoveUnusedNodesPass, common.RemoveUnusedFunctionsPass, common.RemoveUnusedOpsetsPass,
+             common.DeduplicateInitializersPass, common.CommonSubexpressionEliminationPass, common.OutputFixPass,
+             common.NameFixPass)  # fmt: skip
+    Sequential(*(step() for step in steps))(model)
+
+
 def write(program: torch.export.ExportedProgram, path: Path, results: list[str], text: str) -> None:
     """One file with the input `theta`, outputs by the names of `results`, and `text` as its metadata `emulate`."""
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)  # it tells of packages that nobody asked for
     try:
-        told = torch.onnx.export(program, input_names=["theta"], output_names=results, verbose=False)
+        told = torch.onnx.export(program, input_names=["theta"], output_names=results, verbose=False, optimize=False)
     finally:
         log.setLevel(level)
     made = cast(torch.onnx.ONNXProgram, told)  # None only where torch writes the file itself
+    _tidied(made.model)
     own = set(map(id, made.model.graph.outputs))
     for i, value in enumerate(v for node in made.model.graph for v in node.outputs):
         if value.name in results and id(value) not in own:  # torch calls what a mean gives `mean`, too

@@ -247,6 +247,25 @@ def test_slopes_by_onnxruntime_are_those_of_its_mean(session):
     assert error.max() < 1e-5
 
 
+def test_onnx_takes_no_small_number_for_0_and_none_near_1_for_1(tmp_path):
+    """An optimizer of graphs left out what adds 1e-9: parameters of that size had a box that began at 0."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    a = torch.linspace(0, 1, 9, dtype=torch.float64)
+    theta = torch.stack([1e-9 + 2e-9 * a, (1 + 1e-9) * a.roll(4), 1e-12 * torch.sin(9 * a)], 1)
+    box = ((1e-9, 3e-9), (0.0, 1 + 1e-9), (-1e-12, 1e-12))
+    names = zip("abc", box, strict=True)
+    space = emulate.Space(tuple(emulate.Parameter(n, emulate.Uniform(*ends)) for n, ends in names))
+    y = (space.scaled(theta) @ torch.tensor([1.0, 2.0, 3.0]).double()).square()[:, None]
+    outputs = emulate.Outputs((emulate.Field("y"), emulate.Field("tiny")))
+    runs = emulate.Runs.of(space, outputs, theta.numpy(), torch.cat([y, 1e-12 + 1e-13 * y], 1).numpy())
+    emulator = emulate.fit(Polynomial(degree=1), runs, seed=0)
+    path = export(emulator, tmp_path / "e.onnx")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for found, own in zip(run_by(session)(theta), (*emulator.moments(theta), emulator.domain(theta)), strict=True):
+        torch.testing.assert_close(found, own, rtol=1e-10, atol=0.0)
+
+
 def test_onnx_without_its_packages_is_refused_before_anything(tmp_path, monkeypatch):
     monkeypatch.setattr("emulate.exchange.find_spec", lambda name: None)
     emulator = emulate.fit(Polynomial(), laws.runs(32), seed=0)
