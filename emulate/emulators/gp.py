@@ -158,7 +158,7 @@ class GP(Recipe):
     Smooth functions have weights C^-1 (z - H beta) of 1e4 to 1e9 that cancel and magnify the last bits of exp and of sums,
     which differ between machines and libraries: up to 4e-6 of what a component of 200 runs varies by, far less than the
     process errs, and 9 % of a small variance. With `arithmetic: portable` all round alike (see `_arithmetic.py`), also an
-    exported graph in onnxruntime, whose means then differ by 1e-13, for 1.2 to 1.5 times the time of one point and 2 to 8 times
+    exported graph in onnxruntime, which then differs by 1e-14, for 1.2 to 1.8 times the time of one point and 2 to 7 times
     that of thousands. "auto" is portable for up to 128 runs with weights above 1e4, and else the libraries of torch.
 
     >>> GP(mean="quadratic").minimum_runs(2)
