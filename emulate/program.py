@@ -70,7 +70,7 @@ def export(emulator: Emulator, path: str | os.PathLike, *, jacobian: bool = Fals
     Jacobian d mean / d theta `[n, m, d]`. No graph can warn: it extrapolates, and `outside`, as of `Emulator.domain`, is
     there for the program around it to refuse what is above 0. A .pt2 says what `Emulator.moments` says, bit for bit where
     torch orders its sums alike. onnxruntime's exp and sums differ in the last bits, which move a mean by less than 1e-10 of
-    what outputs vary by. More than 128 smooth runs without noise are the exception: the weights of a process then cancel and
+    what outputs vary by. More than 32 smooth runs without noise are the exception: the weights of a process then cancel and
     magnify those bits, up to 4e-6 of the outputs' spread in a mean of 200 runs and to some per cent of a variance, which is
     rounding in the emulator too; `arithmetic: portable` of `gp` rounds alike in both, for some times the time. Names, units
     and priors of the parameters and the names, units and coordinates of the outputs lie in the file as JSON: `emulate.json` in a

@@ -169,10 +169,11 @@ def test_far_away_only_the_trend_is_left(spec):
 
 
 def test_auto_is_portable_for_few_runs_with_large_weights(pair):
-    few, many = torch.ones(1, 8), torch.ones(1, 129)
-    assert [choice("auto", w) for w in (few, 2e4 * few, 2e4 * many)] == [0, 1, 0]
-    assert choice("portable", many) == 1
-    assert choice("library", 2e4 * few) == 0
+    few, many = torch.ones(1, 32), torch.ones(1, 33)
+    assert [choice("auto", w, w.shape[1]) for w in (few, 2e4 * few, 2e4 * many)] == [0, 1, 0]
+    assert choice("auto", 2e4 * torch.ones(1, 128), 32) == 1, "values and slopes of 32 runs"
+    assert choice("portable", many, 33) == 1
+    assert choice("library", 2e4 * few, 32) == 0
     by_default = emulate.fit(registry.build("emulators", GP), laws.runs(32), seed=0)
     theta = laws.points(9, seed=3)
     assert torch.equal(by_default.moments(theta)[1], pair[0].moments(theta)[1])

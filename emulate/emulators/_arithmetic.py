@@ -21,7 +21,7 @@ from emulate.emulators._threads import SMALL
 
 Arithmetic = Literal["auto", "library", "portable"]
 _LARGE = 1e4  # weights, in units of a component's spread, above which last bits are magnified to more than some 1e-12
-_QUICK = 128  # numbers up to which products of slices take microseconds
+_QUICK = 32  # runs up to which it costs little: with 64, hmc of the README's main job took three times as long
 _FEW = 4  # points below which BLAS adds the products of a variance in another order than for a batch
 _SLICES, _DIGITS = 3, 53  # of a float64
 _FINEST = 2.0**150  # numbers of 1e-29 and more are whole multiples of its inverse
@@ -129,10 +129,10 @@ class Sliced(torch.nn.Module):
 LIBRARY = Library()
 
 
-def choice(arithmetic: Arithmetic, weights: Tensor) -> int:
-    """What a process with weights `[p, n]` keeps in its file: 0 for torch's libraries, 1 for portable."""
+def choice(arithmetic: Arithmetic, weights: Tensor, runs: int) -> int:
+    """What a process with weights `[p, n]` of so many runs keeps in its file: 0 for torch's libraries, 1 for portable."""
     if arithmetic == "auto":
-        return int(weights.shape[-1] <= _QUICK and bool((weights.abs() > _LARGE).any()))
+        return int(runs <= _QUICK and bool((weights.abs() > _LARGE).any()))
     return ("library", "portable").index(arithmetic)
 
 

@@ -159,7 +159,7 @@ class GP(Recipe):
     which differ between machines and libraries: up to 4e-6 of what a component of 200 runs varies by, far less than the
     process errs, and 9 % of a small variance. With `arithmetic: portable` all round alike (see `_arithmetic.py`), also an
     exported graph in onnxruntime, which then differs by 1e-14, for 1.2 to 1.8 times the time of one point and 2 to 7 times
-    that of thousands. "auto" is portable for up to 128 runs with weights above 1e4, and else the libraries of torch.
+    that of thousands. "auto" is portable for up to 32 runs with weights above 1e4, and else the libraries of torch.
 
     >>> GP(mean="quadratic").minimum_runs(2)
     8
@@ -281,7 +281,7 @@ def _joined(u: Tensor, kernel: str, mean: str, fits: list[_Fit], arithmetic: Ari
     state = {name: torch.cat([f.state[name] for f in fits]) for name in _EACH}
     state |= {name: torch.stack([f.state[name] for f in fits]) for name in _SHARED}
     sizes = torch.tensor([len(f.state["variance"]) for f in fits])
-    kinds = torch.tensor([KERNELS.index(kernel), MEANS.index(mean), choice(arithmetic, state["weights"])])
+    kinds = torch.tensor([KERNELS.index(kernel), MEANS.index(mean), choice(arithmetic, state["weights"], len(u))])
     return {**state, "group": torch.repeat_interleave(sizes), "points": u.contiguous(), "choice": kinds}
 
 

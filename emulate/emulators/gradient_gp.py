@@ -250,7 +250,9 @@ def _joined(fits: list[_Fit], arithmetic: Arithmetic = "library") -> dict[str, T
     state = {name: torch.cat([f.state[name] for f in fits]) for name in _EACH}
     state |= {name: torch.stack([f.state[name] for f in fits]) for name in _SHARED}
     sizes = torch.tensor([len(f.state["variance"]) for f in fits])
-    kinds = torch.tensor([KERNELS.index(seen.kernel), MEANS.index(seen.mean), choice(arithmetic, state["weights"])])
+    kinds = torch.tensor(
+        [KERNELS.index(seen.kernel), MEANS.index(seen.mean), choice(arithmetic, state["weights"], len(seen.u))]
+    )
     return {**state, "group": torch.repeat_interleave(sizes), "points": seen.u.contiguous(), "choice": kinds}
 
 

@@ -227,5 +227,7 @@ def _told(noise: _Fit, u: Tensor) -> Tensor:
 def _joined(fits: list[_Fit], name: str, mean: str, arithmetic: Arithmetic = "library") -> dict[str, Tensor]:
     state = {n: torch.cat([f.state[n] for f in fits]) for n in _EACH}
     state |= {n: torch.stack([f.state[n] for f in fits]) for n in _SHARED}
-    kinds = torch.tensor([KERNELS.index(name), MEANS.index(mean), choice(arithmetic, state["weights"])])
+    kinds = torch.tensor(
+        [KERNELS.index(name), MEANS.index(mean), choice(arithmetic, state["weights"], len(fits[0].points))]
+    )
     return {**state, "group": torch.arange(len(fits)), "points": fits[0].points.contiguous(), "choice": kinds}
